@@ -1,0 +1,73 @@
+"""Every knob of an engine, in one frozen record, each with its unit, its default and the reason for it."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+import msgspec
+
+from pikkupy.durations import Duration, microseconds
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one engine: `pikku.open(path, config=Config(...))` or the same names as keyword arguments.
+
+    Raises `ValueError` (`DurationError` for a duration) on a value that makes no sense.
+    """
+
+    durability: Literal["full", "process"] = "full"
+    """`full`: what is acknowledged survives loss of power (`synchronous=FULL`, one sync per group of commits).
+    `process`: it survives the death of the process; loss of power may take back the newest commits."""
+
+    max_payload: int = 2_000_000
+    """Bytes that one encoded value may have; beyond it `PayloadError`. 2 MB is Temporal's limit for one payload."""
+
+    warn_payload: int = 262_144
+    """Bytes from which a value is logged as large: the journal is no blob store. 256 KiB, as Temporal warns."""
+
+    async_workers: int = 1_000
+    """Attempts of `async` functions and inline steps that run at once on the event loop; the rest wait their turn."""
+
+    thread_workers: int = 32
+    """Threads for `def` functions; CPython's own default pool has `min(32, cpus + 4)`."""
+
+    process_workers: int = 2
+    """Worker processes for `worker="process"` functions: one per core of the small machines that pikkupy is made for."""
+
+    shutdown_grace: Duration = "10s"
+    """How long running steps may go on when the engine is left, in real time; Kubernetes kills after 30 s."""
+
+    cancel_grace: Duration = "5s"
+    """How long a step that was asked to stop may take before it is abandoned and its late result kept out."""
+
+    show_running_after: Duration = "100ms"
+    """An attempt that lasts longer gets a `running` row, so that other readers of the file can see it."""
+
+    max_cut_offs: int = 10
+    """Start-ups in a row that may find a run cut off in the same step before the run is suspended: a step that
+    kills the process must not kill it for ever."""
+
+    def __post_init__(self) -> None:
+        if self.durability not in ("full", "process"):
+            raise ValueError(f"durability={self.durability!r}: use 'full' or 'process'")
+        for name in ("max_payload", "warn_payload", "async_workers", "thread_workers", "process_workers", "max_cut_offs"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}={value!r}: use a whole number of 1 or more")
+        for name in ("shutdown_grace", "cancel_grace", "show_running_after"):
+            microseconds(getattr(self, name))
+
+
+class Settings(TypedDict, total=False):
+    """The fields of `Config` as keyword arguments of `Pikku.open`; a test keeps the two equal."""
+
+    durability: Literal["full", "process"]
+    max_payload: int
+    warn_payload: int
+    async_workers: int
+    thread_workers: int
+    process_workers: int
+    shutdown_grace: Duration
+    cancel_grace: Duration
+    show_running_after: Duration
+    max_cut_offs: int
