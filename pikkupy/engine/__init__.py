@@ -1,0 +1,7 @@
+"""The engine and what it shows: runs in memory, their recovery, and the public views of the journal."""
+
+from pikkupy.engine.engine import Engine
+from pikkupy.engine.handle import RunHandle
+from pikkupy.engine.views import Attempt, Page, Run, Step
+
+__all__ = ["Attempt", "Engine", "Page", "Run", "RunHandle", "Step"]

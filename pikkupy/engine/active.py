@@ -1,0 +1,405 @@
+"""A run in memory: carries out the commands of its execution, and feeds it what came of them once that is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from pikkupy.core.commands import Armed, Cancelled, Commands, Completed, End, Parked, StepCall
+from pikkupy.core.commands import Failed as RunFailure
+from pikkupy.core.decide import Run, Settle, Wait, after_failure, next_move
+from pikkupy.core.history import TimerFired, outcome_of
+from pikkupy.core.machine import FINAL_STEPS, RUN, RunEvent, StepEvent, advance
+from pikkupy.core.model import Change, ErrorInfo, Recorded, RunMove, StepKind, StepRow, StepStatus, TimerRow
+from pikkupy.core.outcomes import Failed, Outcome, Stopped, Succeeded
+from pikkupy.engine.host import Host
+from pikkupy.engine.live import LiveStep, job_of
+from pikkupy.errors import Interrupted
+from pikkupy.execution import Execution, step_failed
+from pikkupy.failures import describe
+from pikkupy.log import Logger
+from pikkupy.timers import Timer
+
+Ended = Callable[["ActiveRun", RunMove], None]
+
+
+class ActiveRun:
+    """One run in memory, from its start (or the start-up) to its end. Methods run in callbacks of the host loop."""
+
+    def __init__(self, host: Host, execution: Execution, recorded: Recorded, ended: Ended) -> None:
+        self.host = host
+        self.run = recorded.run
+        self.status = recorded.run.status
+        self.steps: dict[int, LiveStep] = {}  # without an outcome, by position
+        self.over: asyncio.Future[None] = host.loop.create_future()  # done when the end is on disk
+        self.ending = False
+        self._execution = execution
+        self._rows = {row.position: row for row in recorded.steps if row.seq is None}
+        self._seq = recorded.last_seq
+        self._timers: dict[int, Timer] = {}
+        self._ended = ended
+
+    # Commands
+
+    def carry_out(self, commands: Commands) -> None:
+        """Do what the execution asks for, in the order of the calls."""
+        now_us = self.host.now_us()
+        for call in commands.calls:
+            row = self._rows.pop(call.position, None)
+            self.steps[call.position] = LiveStep(self.run.number, call, row, now_us)
+        if commands.end is not None:
+            self._end(commands.end)
+            return
+        for number in commands.dropped:
+            self._disarm(number)
+        for armed in commands.armed:
+            self._arm(armed, now_us)
+        for position in commands.stopped:
+            self._stop(position)
+        for call in commands.calls:
+            step = self.steps.get(call.position)
+            if step is not None and self.host.dispatching:
+                self._dispatch(step)
+
+    def adopt(self, commands: Commands, *, cut_off: bool) -> None:
+        """After a start-up: carry out what a replay left to do; `cut_off` if the last owner did not leave in order."""
+        flying = self._in_flight(commands) if cut_off and commands.end is None else []
+        if not flying:
+            self.carry_out(commands)
+            return
+        rows = [self._cut_off(call) for call in flying]
+        self._rows.update({row.position: row for row in rows})
+        worst = max(rows, key=lambda row: row.cut_offs)
+        self._log().warning("run_cut_off", step=worst.name, times=worst.cut_offs)
+        if worst.cut_offs >= self.host.config.max_cut_offs:
+            self._end(Parked(_crash_loop(worst)), rows)
+        else:
+            self.host.write(rows, partial(self._carry_on, commands))
+
+    def _carry_on(self, commands: Commands) -> None:
+        if not self.ending:
+            self.carry_out(commands)
+
+    def _in_flight(self, commands: Commands) -> list[StepCall]:
+        """The calls whose attempt the crash cut off, or would have if it had begun."""
+        return [
+            call
+            for call in commands.calls
+            if call.kind in (StepKind.FUNCTION, StepKind.INLINE)
+            and call.position not in commands.stopped
+            and isinstance(next_move(self._rows.get(call.position)), Run)
+        ]
+
+    def _cut_off(self, call: StepCall) -> StepRow:
+        step = LiveStep(self.run.number, call, self._rows.get(call.position), self.host.now_us())
+        step.cut_off()
+        return step.unfinished_row()
+
+    # Steps
+
+    def _dispatch(self, step: LiveStep) -> None:
+        """Give a step without an outcome its next move."""
+        call = step.call
+        if call.refused is not None:
+            step.attempts = 1
+            self._settle(step, Failed(call.refused, None, final=True))
+        elif call.kind is StepKind.SLEEP:
+            self._sleep(step)
+        elif step.status is StepStatus.RUNNING and call.policy.at_most_once:
+            self._failed(step, Failed(_interrupted(call), None, final=False))
+        else:
+            match next_move(step.unfinished_row()):
+                case Run(attempt):
+                    self._begin(step, attempt)
+                case Wait(attempt, wake_at_us):
+                    step.timer = self.host.timers.call_at(wake_at_us, partial(self._begin, step, attempt))
+
+    def _sleep(self, step: LiveStep) -> None:
+        if step.wake_at is not None:
+            self._await_waking(step)
+            return
+        call = step.call
+        now_us = self.host.now_us()
+        step.wake_at = now_us + (call.duration_us or 0) if call.until_us is None else call.until_us
+        step.move(StepEvent.SCHEDULE)
+        if step.wake_at <= now_us:
+            self._settle(step, Succeeded("null"))
+        else:
+            self.host.write([step.unfinished_row()], partial(self._await_waking, step))
+
+    def _await_waking(self, step: LiveStep) -> None:
+        if self._is_live(step) and step.wake_at is not None:
+            step.timer = self.host.timers.call_at(step.wake_at, partial(self._settle, step, Succeeded("null")))
+
+    def _begin(self, step: LiveStep, attempt: int) -> None:
+        """Begin an attempt; of an `at_most_once` step after its start is on disk."""
+        step.timer = None
+        if not step.call.policy.at_most_once:
+            self._work(step, attempt)
+        elif self._is_live(step):
+            self._begun(step, attempt)
+            self.host.write([step.unfinished_row()], partial(self._work, step, attempt))
+
+    def _work(self, step: LiveStep, attempt: int) -> None:
+        if not self._is_live(step):
+            return
+        job = job_of(step.call, self.run.run_id, self.run.workflow, attempt)
+        step.working = True
+        working = self.host.workers.begin(job, partial(self._begun, step, attempt), partial(self._attempt_ended, step))
+        if step.working:
+            step.attempt = working
+
+    def _begun(self, step: LiveStep, attempt: int) -> None:
+        if step.status is not StepStatus.RUNNING:
+            step.move(StepEvent.BEGIN)
+        step.attempts = attempt
+        step.began_at = self.host.now_us()
+        self.host.shown.add(self, step)
+
+    def _attempt_ended(self, step: LiveStep, outcome: Outcome) -> None:
+        """One attempt has ended, or was stopped: this is the whole mapping from outcomes to writes."""
+        step.attempt = None
+        step.working = False
+        wanted = step.call.position in self._execution.open
+        if self.ending:
+            self._keep_evidence(step, outcome)
+        elif isinstance(outcome, Succeeded):
+            self._settle(step, outcome)
+        elif not wanted:
+            self._cancelled(step)
+        elif isinstance(outcome, Failed):
+            self._failed(step, outcome)
+        else:
+            self._interrupted(step)
+
+    def _interrupted(self, step: LiveStep) -> None:
+        """The engine is being left. The attempt runs again in the next life, but not one that must not run twice."""
+        if step.call.policy.at_most_once and step.status is StepStatus.RUNNING:
+            self._failed(step, Failed(_interrupted(step.call), None, final=False))
+
+    def _failed(self, step: LiveStep, failed: Failed) -> None:
+        now_us = self.host.now_us()
+        self._log().info(
+            "step_attempt_failed",
+            step=step.call.name,
+            attempt=step.attempts,
+            error_type=failed.error.type,
+            error=failed.error.message,
+        )
+        verdict = after_failure(step.call.policy, step.attempts, now_us, self.host.jitter.random())
+        if isinstance(verdict, Settle) or failed.final:
+            self._settle(step, failed)
+            return
+        failed = self._asked_to_retry(step, failed)
+        if failed.final:
+            self._settle(step, failed)
+            return
+        step.cut_offs = 0
+        changes: list[Change] = [step.attempt_row(failed, self._next_seq(), now_us)]
+        step.move(StepEvent.SCHEDULE)
+        step.wake_at = verdict.wake_at_us
+        step.error = failed.error
+        changes.append(step.unfinished_row())
+        self.host.write(changes, partial(self._await_retry, step))
+
+    def _asked_to_retry(self, step: LiveStep, failed: Failed) -> Failed:
+        """The failure, made final if `retry_if` wants no other attempt; its own failure if it raises."""
+        retry_if = step.call.policy.retry_if
+        if retry_if is None:
+            return failed
+        error = failed.exception
+        if error is None:
+            error = step_failed(step.call.name, step.attempts, failed.error)
+        try:
+            wanted = bool(retry_if(error))
+        except Exception as raised:  # noqa: BLE001 - it becomes the step's failure
+            return Failed(describe(raised), raised, final=True)
+        return Failed(failed.error, failed.exception, final=not wanted)
+
+    def _await_retry(self, step: LiveStep) -> None:
+        if self._is_live(step) and step.wake_at is not None:
+            self._log().info("step_retry_scheduled", step=step.call.name, attempt=step.attempts + 1)
+            step.timer = self.host.timers.call_at(step.wake_at, partial(self._begin, step, step.attempts + 1))
+
+    def _settle(self, step: LiveStep, outcome: Succeeded | Failed) -> None:
+        """Record the step's outcome; the run sees it when it is on disk."""
+        del self.steps[step.call.position]
+        now_us = self.host.now_us()
+        changes: list[Change] = []
+        if step.attempts > 1:
+            changes.append(step.attempt_row(outcome, self._next_seq(), now_us))
+        row = step.settled_row(outcome, self._next_seq(), now_us)
+        changes.append(row)
+        self.host.write(changes, partial(self._deliver, row))
+
+    def _deliver(self, row: StepRow) -> None:
+        if not self.ending:
+            self.carry_out(self._execution.deliver(outcome_of(row)))
+
+    def _stop(self, position: int) -> None:
+        """The workflow does not wait for the step any more."""
+        step = self.steps.get(position)
+        if step is None:
+            return  # its outcome is on the way to the disk
+        if step.status in FINAL_STEPS:
+            del self.steps[position]  # an earlier life has recorded it as cancelled
+        elif step.attempt is not None:
+            step.attempt.late = partial(self._keep_evidence, step)
+            step.attempt.stop()
+        else:
+            self._cancelled(step)
+
+    def _cancelled(self, step: LiveStep) -> None:
+        if self.steps.pop(step.call.position, None) is not None:
+            self.host.write([step.cancelled_row(self.host.now_us())], _nothing)
+
+    def _keep_evidence(self, step: LiveStep, outcome: Outcome) -> None:
+        """A result that came too late to count: it shows in the history, and changes nothing."""
+        if not isinstance(outcome, Stopped) and step.attempts:
+            row = step.attempt_row(outcome, self._next_seq(), self.host.now_us())
+            self.host.journal.submit([row], _nothing_more)  # refused if the run was deleted meanwhile, which is fine
+
+    def live_rows(self) -> list[StepRow]:
+        """The steps without an outcome, as they stand in memory."""
+        return [step.unfinished_row() for step in self.steps.values()]
+
+    def show_running(self, step: LiveStep) -> None:
+        """Write a row for a step whose attempt has lasted a moment, so that other readers of the file see it."""
+        if self._is_live(step) and step.status is StepStatus.RUNNING:
+            self.host.write([step.unfinished_row()], _nothing)
+
+    def _is_live(self, step: LiveStep) -> bool:
+        return self.host.dispatching and not self.ending and self.steps.get(step.call.position) is step
+
+    def _next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    # Timers of the run's own loop
+
+    def _arm(self, armed: Armed, now_us: int) -> None:
+        # Not before its delay has passed from now, either: the commit of the outcome that the run has just seen,
+        # and that its time stands at, took time.
+        due_us = max(armed.due_us, now_us + armed.delay_us)
+        self._timers[armed.number] = self.host.timers.call_at(due_us, partial(self._fire, armed))
+
+    def _disarm(self, number: int) -> None:
+        timer = self._timers.pop(number, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _fire(self, armed: Armed) -> None:
+        del self._timers[armed.number]
+        row = TimerRow(
+            run=self.run.number,
+            number=armed.number,
+            due_at=armed.due_us,
+            seq=self._next_seq(),
+            fired_at=self.host.now_us(),
+        )
+        self.host.write([row], partial(self._fired, TimerFired(row.number, row.fired_at, row.due_at)))
+
+    def _fired(self, event: TimerFired) -> None:
+        if not self.ending:
+            self.carry_out(self._execution.deliver(event))
+
+    # The end
+
+    def cancel(self, reason: str) -> None:
+        """End the run as cancelled, from outside."""
+        self._end(Cancelled(reason))
+
+    def leave_memory(self) -> None:
+        """Forget the run without ending it: it goes on in the next life."""
+        self.ending = True
+        self._drop_timers()
+        self._execution.tear_down()
+        if not self.over.done():
+            self.over.cancel()
+
+    def _end(self, end: End, rows: list[StepRow] | None = None) -> None:
+        self.ending = True
+        self._drop_timers()
+        changes: list[Change] = [*(rows or ())]
+        if not isinstance(end, Parked):
+            changes.extend(self._cancel_steps(end))
+        move = self._move(end)
+        changes.append(move)
+        self._execution.tear_down()
+        self.host.write(changes, partial(self._end_is_on_disk, move))
+
+    def _cancel_steps(self, end: End) -> list[StepRow]:
+        """Stop what is under way; every step without an outcome becomes cancelled."""
+        steps = [step for step in self.steps.values() if step.status not in FINAL_STEPS]
+        self.steps.clear()
+        if steps and isinstance(end, Completed):
+            self._log().warning("steps_unawaited", steps=[step.call.name for step in steps])
+        for step in steps:
+            if step.attempt is not None:
+                step.attempt.late = partial(self._keep_evidence, step)
+                step.attempt.stop()
+        return [step.cancelled_row(self.host.now_us()) for step in steps]
+
+    def _move(self, end: End) -> RunMove:
+        match end:
+            case Completed(output):
+                return self._moved(RunEvent.COMPLETE, output=output)
+            case RunFailure(error):
+                return self._moved(RunEvent.FAIL, error=error)
+            case Cancelled(reason):
+                return self._moved(RunEvent.CANCEL, reason=reason)
+            case Parked(reason):
+                return self._moved(RunEvent.SUSPEND, reason=reason)
+
+    def _moved(
+        self, event: RunEvent, *, output: str | None = None, error: ErrorInfo | None = None, reason: str | None = None
+    ) -> RunMove:
+        before, self.status = self.status, advance(RUN, self.status, event)
+        return RunMove(
+            number=self.run.number,
+            before=before,
+            status=self.status,
+            output=output,
+            error=error,
+            reason=reason,
+            at=self.host.now_us(),
+        )
+
+    def _end_is_on_disk(self, move: RunMove) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+        self._ended(self, move)
+
+    def _drop_timers(self) -> None:
+        for number in list(self._timers):
+            self._disarm(number)
+        for step in self.steps.values():
+            if step.timer is not None:
+                step.timer.cancel()
+
+    def _log(self) -> Logger:
+        return self.host.log.bind(run_id=self.run.run_id, workflow=self.run.workflow)
+
+
+def _crash_loop(row: StepRow) -> str:
+    return (
+        f"step {row.name!r} was under way at {row.cut_offs} ends of the process in a row that were not in good order; "
+        "it may be what kills the process. See what it does, then engine.resume(run_id) runs it again"
+    )
+
+
+def _interrupted(call: StepCall) -> ErrorInfo:
+    return describe(
+        Interrupted(
+            f"step {call.name!r} is at_most_once and its attempt was cut off; whether it had its effect is unknown"
+        )
+    )
+
+
+def _nothing() -> None:
+    """What follows a write that nobody waits for."""
+
+
+def _nothing_more(error: Exception | None) -> None:
+    """What follows a write whose refusal changes nothing."""

@@ -1,0 +1,352 @@
+"""The engine: the composition root. It wires the rooms together and is what applications talk to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextvars import copy_context
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+from pikkupy.clock import SystemClock
+from pikkupy.config import Config
+from pikkupy.core.clock import Clock
+from pikkupy.core.machine import FINAL_RUNS, RUN, RunEvent, advance
+from pikkupy.core.model import RunDeleted, RunMove, RunRow, RunStatus, StepsCancelled
+from pikkupy.durations import Duration, microseconds
+from pikkupy.engine.active import ActiveRun
+from pikkupy.engine.handle import RunHandle
+from pikkupy.engine.host import Host, in_callback, open_host
+from pikkupy.engine.residents import Residents
+from pikkupy.engine.starts import Starts
+from pikkupy.engine.views import Attempt, Page, Run, Step, attempts_of, run_of, step_of
+from pikkupy.errors import (
+    EngineClosed,
+    JournalError,
+    PayloadError,
+    PikkuError,
+    RunCancelled,
+    RunFailed,
+    RunNotFound,
+    RunStateError,
+    WorkflowNotFound,
+)
+from pikkupy.log import logger
+from pikkupy.names import check_name
+from pikkupy.registry import Registry, WorkflowFunction
+from pikkupy.services import check_services
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+MAX_PAGE = 500  # runs on one page of `list_runs`
+
+
+class Engine:
+    """One open journal and the runs in it. Made by `Pikku.open`; use it with `async with`.
+
+    Entering opens the file, takes its lock and goes on with what is unfinished; it raises `JournalLocked`,
+    `JournalFormatError`, `JournalError` or `RegistrationError`. Leaving lets running steps finish for
+    `Config.shutdown_grace`, then interrupts them; every run stays resumable.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], registry: Registry, services: object, clock: Clock | None, config: Config
+    ) -> None:
+        self._path = os.fspath(path)
+        self._registry = registry
+        self._services = services
+        self._clock = SystemClock() if clock is None else clock
+        self._config = config
+        self._log = logger()
+        self._host: Host | None = None
+        self._residents: Residents | None = None
+        self._unusable: PikkuError = EngineClosed("the engine is not open: use `async with pikku.open(...) as engine:`")
+
+    # Opening and leaving
+
+    async def __aenter__(self) -> Engine:
+        if self._host is not None:
+            raise PikkuError("this engine is open already; call pikku.open(...) again for another one")
+        check_services(self._services)
+        self._registry.resolve()
+        self._host = await open_host(
+            self._path, self._registry, self._services, self._clock, self._config, self._log, self._journal_failed
+        )
+        self._residents = Residents(self._host)
+        self._starts = Starts(self._host, self._residents)
+        try:
+            recovered = await self._residents.recover(clean=self._host.journal.clean)
+        except BaseException:
+            await self._leave()
+            raise
+        self._log.info("engine_opened", path=self._path, recovered=recovered)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await asyncio.shield(asyncio.ensure_future(self._leave()))
+
+    async def _leave(self) -> None:
+        host, residents = self._host, self._residents
+        if host is None or residents is None:
+            return
+        host.stop_dispatching()
+        await host.workers.close(microseconds(self._config.shutdown_grace) / 1e6)
+        if host.journal.failure is None:
+            await host.journal.idle()
+        if isinstance(self._unusable, EngineClosed):
+            self._unusable = EngineClosed("the engine was left; unfinished runs go on at the next open")
+        self._host = self._residents = None
+        await in_callback(host.loop, partial(residents.leave, self._unusable))
+        await host.close()
+        self._log.info("engine_closed", path=self._path)
+
+    def _journal_failed(self, failure: JournalError) -> None:
+        """The journal has stopped: tell everybody who waits, and take the runs out of memory."""
+        self._unusable = failure
+        self._log.error("journal_failed", path=self._path, error=str(failure))
+        if self._host is not None and self._residents is not None:
+            self._host.stop_dispatching()
+            self._residents.leave(failure)
+
+    # Starting
+
+    @overload
+    async def start(
+        self, workflow: WorkflowFunction[None, Out], data: None = None, *, run_id: str | None = None
+    ) -> RunHandle[Out]: ...
+    @overload
+    async def start(
+        self, workflow: WorkflowFunction[In, Out], data: In, *, run_id: str | None = None
+    ) -> RunHandle[Out]: ...
+    @overload
+    async def start(self, workflow: str, data: Any = None, *, run_id: str | None = None) -> RunHandle[Any]: ...
+    async def start(self, workflow: Any, data: Any = None, *, run_id: str | None = None) -> RunHandle[Any]:
+        """Start a run; it is on disk when this returns, and goes on whatever happens to the process.
+
+        The same `run_id` with the same workflow and input gives the existing run's handle, finished or not. Raises
+        `WorkflowNotFound`, `PayloadError` (no run is created), `RunConflict` (the id belongs to another workflow or
+        input), `TypeError` or `ValueError` for an id that is no text of 1 to 256 characters.
+        """
+        host = self._use()
+        found = self._registry.find_workflow(workflow)
+        if run_id is not None:
+            check_name(run_id, "run_id")
+        text = _encoded_input(host, found, data)
+        return RunHandle(self, await self._starts.start(found.name, text, run_id, copy_context()))
+
+    @overload
+    async def run(self, workflow: WorkflowFunction[None, Out], data: None = None, *, run_id: str | None = None) -> Out: ...
+    @overload
+    async def run(self, workflow: WorkflowFunction[In, Out], data: In, *, run_id: str | None = None) -> Out: ...
+    @overload
+    async def run(self, workflow: str, data: Any = None, *, run_id: str | None = None) -> Any: ...
+    async def run(self, workflow: Any, data: Any = None, *, run_id: str | None = None) -> Any:
+        """`start` and wait for the result. Raises as `start` and `RunHandle.result` do."""
+        handle = await self.start(workflow, data, run_id=run_id)
+        return await handle.result()
+
+    async def handle(self, run_id: str) -> RunHandle[Any]:
+        """A handle for a run that was started earlier. Raises `RunNotFound`."""
+        await self._row(run_id)
+        return RunHandle(self, run_id)
+
+    # Asking
+
+    async def get_run(self, run_id: str) -> Run:
+        """The run as it stands on disk. Raises `RunNotFound`."""
+        row = await self._row(run_id)
+        return (await self._views([row]))[0]
+
+    async def list_runs(
+        self,
+        *,
+        workflow: str | WorkflowFunction[Any, Any] | None = None,
+        status: RunStatus | str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """Runs, newest first: `limit` (1 to 500) of them, from `cursor` (a `Page.next_cursor`) on.
+
+        Runs that start meanwhile do not disturb the pages. Raises `ValueError` for a limit, status or cursor that
+        there is not.
+        """
+        host = self._use()
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_PAGE:
+            raise ValueError(f"limit={limit!r}: use a whole number from 1 to {MAX_PAGE}")
+        rows = await host.journal.runs(
+            workflow=workflow.name if isinstance(workflow, WorkflowFunction) else workflow,
+            status=None if status is None else _status(status),
+            limit=limit + 1,
+            before=None if cursor is None else _cursor(cursor),
+        )
+        shown = rows[:limit]
+        more = str(shown[-1].number) if len(rows) > limit else None
+        return Page(runs=tuple(await self._views(shown)), next_cursor=more)
+
+    async def steps(self, run_id: str) -> list[Step]:
+        """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""
+        host = self._use()
+        row = await self._row(run_id)
+        rows = {step.position: step for step in await host.journal.steps(row.number)}
+        active = self._residents.active.get(run_id)
+        if active is not None:  # what is under way is in memory first
+            for step in active.live_rows():
+                known = rows.get(step.position)
+                if known is None or known.seq is None:
+                    rows[step.position] = step
+        return [step_of(rows[position], run_id, host.values) for position in sorted(rows)]
+
+    async def history(self, run_id: str) -> list[Attempt]:
+        """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
+        host = self._use()
+        row = await self._row(run_id)
+        attempts = await host.journal.attempts(row.number)
+        return attempts_of(await host.journal.steps(row.number), attempts)
+
+    # Acting
+
+    async def cancel(self, run_id: str, reason: str) -> None:
+        """End the run as `cancelled`. When this returns, no further step of it starts.
+
+        Running async steps get `CancelledError`; what comes late is kept in `history` and changes nothing. Raises
+        `RunNotFound`, `RunStateError` for a run that has ended, `TypeError` for a reason that is no text.
+        """
+        host = self._use()
+        if not isinstance(reason, str):
+            raise TypeError(f"cancel(run_id, reason): the reason must be a str, not {type(reason).__name__}")
+        await self._starts.settled(run_id)
+        active = self._residents.active.get(run_id)
+        if active is not None and not active.ending:
+            await in_callback(host.loop, partial(active.cancel, reason))
+            await self._over(active)
+            return
+        if active is not None:
+            await self._over(active)
+        row = await self._row(run_id)
+        if row.status in FINAL_RUNS:
+            raise RunStateError(f"run {run_id!r} is {row.status}: it cannot be cancelled any more")
+        now_us = host.now_us()
+        status = advance(RUN, row.status, RunEvent.CANCEL)
+        move = RunMove(number=row.number, before=row.status, status=status, reason=reason, at=now_us)
+        await host.journal.commit([StepsCancelled(run=row.number, at=now_us), move])
+        self._residents.tell(run_id, move)
+
+    async def resume(self, run_id: str) -> None:
+        """Take up a suspended run again, after the reason in `Run.reason` was mended.
+
+        A run whose code still does not fit stays suspended. Raises `RunNotFound`, `RunStateError` for a run that is
+        not suspended.
+        """
+        host = self._use()
+        row = await self._row(run_id)
+        recorded = await host.journal.recorded(row.number)
+        if recorded is None or run_id in self._residents.active or recorded.run.status is not RunStatus.SUSPENDED:
+            raise RunStateError(f"run {run_id!r} is {row.status}, not suspended: there is nothing to resume")
+        await in_callback(host.loop, partial(self._residents.resume, recorded, copy_context()))
+        await host.journal.idle()
+
+    async def delete_run(self, run_id: str) -> None:
+        """Delete a run that has ended, with its steps and history. Raises `RunNotFound`, `RunStateError`."""
+        host = self._use()
+        row = await self._row(run_id)
+        if row.status not in FINAL_RUNS:
+            raise RunStateError(f"run {run_id!r} is {row.status}: only a run that has ended can be deleted; cancel it first")
+        await host.journal.commit([RunDeleted(number=row.number)])
+
+    # For handles
+
+    async def _result(self, run_id: str, timeout: Duration | None) -> Any:
+        """What `RunHandle.result` returns or raises."""
+        host = self._use()
+        limit_us = None if timeout is None else microseconds(timeout)
+        active = self._residents.active.get(run_id)
+        if active is None:
+            row = await self._row(run_id)
+            if row.status in FINAL_RUNS:
+                return self._outcome(host, run_id, row.workflow, row)
+            workflow = row.workflow
+        else:
+            workflow = active.run.workflow
+        end = await self._end_of(host, run_id, limit_us)
+        return self._outcome(host, run_id, workflow, end)
+
+    async def _end_of(self, host: Host, run_id: str, limit_us: int | None) -> RunMove:
+        """The end of a run that has not ended. Raises `TimeoutError` after `limit_us`."""
+        if limit_us == 0:
+            raise TimeoutError(f"run {run_id!r} has not ended")
+        end = self._residents.wait_for(run_id)
+        timer = None
+        if limit_us is not None:
+            timer = host.timers.call_at(host.now_us() + limit_us, partial(_time_out, end, run_id, limit_us))
+        try:
+            return await end
+        finally:
+            self._residents.wait_no_more(run_id, end)
+            if timer is not None:
+                timer.cancel()
+
+    def _outcome(self, host: Host, run_id: str, workflow: str, end: RunRow | RunMove) -> Any:
+        if end.error is not None:
+            raise RunFailed(run_id, end.error)
+        if end.status is RunStatus.CANCELLED:
+            raise RunCancelled(run_id, end.reason or "")
+        return host.values.decode(end.output or "null", self._types(workflow)[1], what=f"output of run {run_id!r}")
+
+    # Inside
+
+    def _use(self) -> Host:
+        if self._host is None or isinstance(self._unusable, JournalError):
+            raise self._unusable
+        return self._host
+
+    async def _over(self, active: ActiveRun) -> None:
+        """Wait until the run's end is on disk."""
+        await asyncio.shield(active.over)
+
+    async def _row(self, run_id: str) -> RunRow:
+        row = await self._use().journal.run(run_id)
+        if row is None:
+            raise RunNotFound(f"no run with the id {run_id!r}")
+        return row
+
+    async def _views(self, rows: list[RunRow]) -> list[Run]:
+        host = self._use()
+        open_runs = [row.number for row in rows if row.status not in FINAL_RUNS]
+        changed = await host.journal.last_change(open_runs) if open_runs else {}
+        return [run_of(row, host.values, changed.get(row.number), *self._types(row.workflow)) for row in rows]
+
+    def _types(self, workflow: str) -> tuple[Any, Any]:
+        """Annotations of input and output; `Any` if the workflow is not registered (any more)."""
+        try:
+            found = self._registry.find_workflow(workflow)
+        except WorkflowNotFound:
+            return Any, Any
+        return found.data_type, found.result_type
+
+
+def _encoded_input(host: Host, workflow: WorkflowFunction[Any, Any], data: Any) -> str:
+    if not workflow.takes_data and data is not None:
+        raise PayloadError(f"input of workflow {workflow.name!r}: it takes no data, got {type(data).__name__}")
+    return host.values.encode(data, workflow.data_type, what=f"input of workflow {workflow.name!r}")
+
+
+def _time_out(end: asyncio.Future[RunMove], run_id: str, limit_us: int) -> None:
+    if not end.done():
+        end.set_exception(TimeoutError(f"run {run_id!r} has not ended within {limit_us / 1e6:g} s; it goes on"))
+
+
+def _status(status: RunStatus | str) -> RunStatus:
+    try:
+        return RunStatus(status)
+    except ValueError:
+        raise ValueError(f"status={status!r}: use one of {', '.join(RunStatus)}") from None
+
+
+def _cursor(cursor: str) -> int:
+    if not isinstance(cursor, str) or not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
+        raise ValueError(f"cursor={cursor!r}: use the next_cursor of a page of list_runs")
+    return int(cursor)

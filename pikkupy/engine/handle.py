@@ -1,0 +1,48 @@
+"""`RunHandle`: one run, as its starter holds it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from pikkupy.core.model import RunStatus
+from pikkupy.durations import Duration
+
+if TYPE_CHECKING:
+    from pikkupy.engine.views import Run
+
+Out = TypeVar("Out", covariant=True)
+
+
+class Runs(Protocol):
+    """What a handle needs of its engine."""
+
+    async def get_run(self, run_id: str) -> Run: ...
+    async def cancel(self, run_id: str, reason: str) -> None: ...
+    async def _result(self, run_id: str, timeout: Duration | None) -> Any: ...
+
+
+class RunHandle(Generic[Out]):
+    """A run that is on disk. Handles are cheap; two handles of one id are the same run."""
+
+    def __init__(self, engine: Runs, run_id: str) -> None:
+        self._engine = engine
+        self.id = run_id
+
+    def __repr__(self) -> str:
+        return f"<RunHandle {self.id!r}>"
+
+    async def status(self) -> RunStatus:
+        """Where the run stands. Raises `RunNotFound` if it was deleted."""
+        return (await self._engine.get_run(self.id)).status
+
+    async def result(self, timeout: Duration | None = None) -> Out:
+        """The run's output, once it has ended; a suspended run is waited for.
+
+        Raises `RunFailed`, `RunCancelled`, or the built-in `TimeoutError` after `timeout` (a duration by the engine's
+        clock; 0 looks once): the run goes on. Raises `EngineClosed` if the engine is left meanwhile.
+        """
+        return await self._engine._result(self.id, timeout)  # type: ignore[no-any-return]
+
+    async def cancel(self, reason: str) -> None:
+        """As `Engine.cancel`."""
+        await self._engine.cancel(self.id, reason)

@@ -1,0 +1,189 @@
+"""What the parts of one engine share."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, TypeVar, runtime_checkable
+
+from pikkupy.codec import Codec
+from pikkupy.config import Config
+from pikkupy.core.clock import Clock
+from pikkupy.core.model import Change
+from pikkupy.core.ports import Values
+from pikkupy.durations import microseconds
+from pikkupy.engine.live import LiveStep
+from pikkupy.errors import JournalError
+from pikkupy.log import Logger
+from pikkupy.registry import Registry
+from pikkupy.store import Journal
+from pikkupy.timers import Timers
+from pikkupy.workers import Workers
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Host:
+    """The rooms that every run of an engine needs, and whether the engine is still dispatching."""
+
+    config: Config
+    clock: Clock
+    loop: asyncio.AbstractEventLoop
+    journal: Journal
+    registry: Registry
+    values: Values
+    timers: Timers
+    workers: Workers
+    services: object
+    log: Logger
+    shown: Shown
+    dispatching: bool = True
+    jitter: random.Random = field(default_factory=random.Random)
+
+    def now_us(self) -> int:
+        """The engine's time, epoch microseconds."""
+        return self.clock.now_us()
+
+    def next_number(self) -> int:
+        """The number of the next run."""
+        number = self.journal.next_number
+        self.journal.next_number += 1
+        return number
+
+    def write(self, changes: Sequence[Change], done: Callable[[], None]) -> None:
+        """Write one logical change, then call `done`; not after an error, which stops the engine."""
+        self.journal.submit(changes, partial(self._written, done))
+
+    def _written(self, done: Callable[[], None], error: Exception | None) -> None:
+        if error is None:
+            done()
+            self.clock.poke()
+        elif self.journal.failure is None:
+            # Memory and file do not agree any more: go on, and something wrong would be recorded.
+            self.journal.fail(JournalError(f"a change of the engine was refused: {error}"))
+
+    def stop_dispatching(self) -> None:
+        """Begin no step and fire no timer any more; what is under way is still recorded."""
+        self.dispatching = False
+        self.timers.hold()
+
+    async def close(self) -> None:
+        """Close the rooms. The end is in good order unless the journal has failed."""
+        self.shown.close()
+        self.timers.clear()
+        if isinstance(self.clock, Attachable):
+            self.clock.detach(self)
+        await self.journal.close(clean=self.journal.failure is None)
+
+
+class Shows(Protocol):
+    """A run that can show that one of its steps is running."""
+
+    def show_running(self, step: LiveStep) -> None: ...
+
+
+class Shown:
+    """Attempts that have just begun. Those that last a moment get a row, so that other readers of the file see them.
+
+    In real time: it is a matter of display.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, after_s: float) -> None:
+        self._loop = loop
+        self._after_s = after_s
+        self._begun: deque[tuple[float, Shows, LiveStep, int]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, run: Shows, step: LiveStep) -> None:
+        """An attempt has begun."""
+        self._begun.append((self._loop.time() + self._after_s, run, step, step.attempts))
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._after_s, self._show)
+
+    def close(self) -> None:
+        """Show nothing any more."""
+        self._begun.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _show(self) -> None:
+        self._timer = None
+        begun, now = self._begun, self._loop.time()
+        while begun and begun[0][0] <= now:
+            _, run, step, attempts = begun.popleft()
+            if step.working and step.attempts == attempts:
+                run.show_running(step)
+        if begun:
+            self._timer = self._loop.call_later(begun[0][0] - now, self._show)
+
+
+@runtime_checkable
+class Attachable(Protocol):
+    """A clock that wants to know the engines that live by it."""
+
+    def attach(self, host: Host) -> None: ...
+    def detach(self, host: Host) -> None: ...
+
+
+async def open_host(
+    path: str,
+    registry: Registry,
+    services: object,
+    clock: Clock,
+    config: Config,
+    log: Logger,
+    journal_failed: Callable[[JournalError], None],
+) -> Host:
+    """Open the journal and build the rooms around it."""
+    loop = asyncio.get_running_loop()
+    journal = await Journal.open(path, durability=config.durability, now_us=clock.now_us())
+    journal.on_failure = journal_failed
+    values = Codec(config.max_payload, config.warn_payload, partial(_large, log))
+    timers = Timers(clock, loop)
+    host = Host(
+        config=config,
+        clock=clock,
+        loop=loop,
+        journal=journal,
+        registry=registry,
+        values=values,
+        timers=timers,
+        workers=Workers(config, values, timers, services),
+        services=services,
+        log=log,
+        shown=Shown(loop, microseconds(config.show_running_after) / 1e6),
+    )
+    if isinstance(clock, Attachable):
+        clock.attach(host)
+    return host
+
+
+def _large(log: Logger, what: str, size: int) -> None:
+    log.warning("payload_large", what=what, bytes=size)
+
+
+async def in_callback(loop: asyncio.AbstractEventLoop, act: Callable[[], T]) -> T:
+    """The result of `act`, called from a plain callback of `loop`.
+
+    Workflow code must not run while a task of the host loop does: from Python 3.14 on a thread has one current task.
+    """
+    done: asyncio.Future[T] = loop.create_future()
+
+    def call() -> None:
+        try:
+            result = act()
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
+            if not done.cancelled():
+                done.set_exception(error)
+        else:
+            if not done.cancelled():
+                done.set_result(result)
+
+    loop.call_soon(call)
+    return await asyncio.shield(done)

@@ -1,0 +1,169 @@
+"""What users see of runs, steps and attempts, made from the journal's rows. Values are decoded, times are aware."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from pikkupy.core.model import (
+    AttemptRow,
+    AttemptStatus,
+    ErrorInfo,
+    RunRow,
+    RunStatus,
+    StepKind,
+    StepRow,
+    StepStatus,
+)
+from pikkupy.core.ports import Values
+from pikkupy.engine.live import step_id
+from pikkupy.services import invocation_id
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One execution of a workflow, as it stood when it was asked for."""
+
+    id: str
+    workflow: str
+    status: RunStatus
+    input: Any
+    output: Any
+    error: ErrorInfo | None
+    """`type`, `message` and `traceback` of a failed run."""
+    reason: str | None
+    """Why it was cancelled or is suspended."""
+    created_at: datetime
+    updated_at: datetime
+    """The last recorded change of the run or one of its steps."""
+    ended_at: datetime | None
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One durable call of a run."""
+
+    name: str
+    """With its ordinal if the run has reached the name before: `name`, `name#1`."""
+    kind: StepKind
+    target: str | None
+    """The function's or workflow's name."""
+    status: StepStatus
+    attempts: int
+    """Attempts that have begun."""
+    started_at: datetime | None
+    """When the run reached it."""
+    ended_at: datetime | None
+    output: Any
+    error: ErrorInfo | None
+    """Of the last failed attempt; `None` after a success."""
+    wake_at: datetime | None
+    """When the sleep ends or the next attempt begins; kept afterwards."""
+    step_id: str
+    invocation_id: str
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One finished attempt of a step."""
+
+    step_name: str
+    attempt: int
+    status: AttemptStatus
+    error: ErrorInfo | None
+    started_at: datetime
+    ended_at: datetime
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Some runs, newest first, and where the next page begins."""
+
+    runs: tuple[Run, ...]
+    next_cursor: str | None
+    """For the next call of `list_runs`; `None` exactly when no older run is left."""
+
+
+def moment(us: int) -> datetime:
+    """Epoch microseconds as an aware `datetime` in UTC."""
+    return _EPOCH + timedelta(microseconds=us)
+
+
+def _maybe(us: int | None) -> datetime | None:
+    return None if us is None else moment(us)
+
+
+def run_of(row: RunRow, values: Values, changed_at: int | None, input_type: Any, output_type: Any) -> Run:
+    """The public form of a run; `changed_at` is the newest change among its steps."""
+    return Run(
+        id=row.run_id,
+        workflow=row.workflow,
+        status=row.status,
+        input=shown(values, row.input, input_type),
+        output=shown(values, row.output, output_type),
+        error=row.error,
+        reason=row.reason,
+        created_at=moment(row.created_at),
+        updated_at=moment(max(row.updated_at, changed_at or 0)),
+        ended_at=_maybe(row.ended_at),
+    )
+
+
+def step_of(row: StepRow, run_id: str, values: Values) -> Step:
+    """The public form of a step."""
+    return Step(
+        name=row.name,
+        kind=row.kind,
+        target=row.target,
+        status=row.status,
+        attempts=row.attempts,
+        started_at=_maybe(row.started_at),
+        ended_at=_maybe(row.ended_at),
+        output=None if row.kind is StepKind.SLEEP else shown(values, row.output, Any),
+        error=row.error,
+        wake_at=_maybe(row.wake_at),
+        step_id=step_id(run_id, row.name),
+        invocation_id=str(UUID(invocation_id(run_id, row.name))),
+    )
+
+
+def attempts_of(steps: Sequence[StepRow], attempts: Iterable[AttemptRow]) -> list[Attempt]:
+    """Every finished attempt, oldest first. A step that ended with its first attempt tells it by its own row."""
+    names = {row.position: row.name for row in steps}
+    listed = [(row.seq, _attempt_of(row, names[row.position])) for row in attempts if row.position in names]
+    listed += [(row.seq, _only_attempt(row)) for row in steps if row.seq is not None and row.attempts == 1]
+    return [attempt for _, attempt in sorted(listed, key=lambda pair: pair[0])]
+
+
+def _attempt_of(row: AttemptRow, name: str) -> Attempt:
+    return Attempt(
+        step_name=name,
+        attempt=row.attempt,
+        status=row.status,
+        error=row.error,
+        started_at=moment(row.started_at),
+        ended_at=moment(row.ended_at),
+    )
+
+
+def _only_attempt(row: StepRow) -> Attempt:
+    return Attempt(
+        step_name=row.name,
+        attempt=1,
+        status=AttemptStatus.SUCCEEDED if row.status is StepStatus.SUCCEEDED else AttemptStatus.FAILED,
+        error=row.error,
+        started_at=moment(row.started_at or 0),
+        ended_at=moment(row.ended_at or 0),
+    )
+
+
+def shown(values: Values, text: str | None, annotation: Any) -> Any:
+    """The decoded value; plain JSON values where its type cannot be found or no longer fits."""
+    if text is None:
+        return None
+    try:
+        return values.decode(text, annotation, what="value")
+    except Exception:  # noqa: BLE001 - to show something beats to show nothing
+        return values.decode_plain(text)

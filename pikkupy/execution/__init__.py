@@ -1,0 +1,9 @@
+"""One run in memory: workflow code on its own loop, outcomes in, commands out.
+
+This room is where run loop, registry and codec meet. It does no I/O and knows no clock but the recorded time.
+"""
+
+from pikkupy.execution.execution import Execution, step_failed
+from pikkupy.execution.workflow import Workflow
+
+__all__ = ["Execution", "Workflow", "step_failed"]

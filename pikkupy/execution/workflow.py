@@ -1,0 +1,228 @@
+"""`Workflow`: what a workflow function gets as its first argument."""
+
+from __future__ import annotations
+
+import random as random_module
+from asyncio import Future
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from datetime import datetime, timedelta, timezone
+from typing import Any, NoReturn, TypeVar, Unpack, overload
+from uuid import UUID
+
+from pikkupy.core.commands import Policy, StepCall
+from pikkupy.core.model import ErrorInfo, StepKind
+from pikkupy.durations import Duration, microseconds
+from pikkupy.errors import DurationError, PayloadError, WorkflowMisuse
+from pikkupy.execution.execution import Execution
+from pikkupy.execution.options import StepOptions, policy_of
+from pikkupy.failures import describe
+from pikkupy.names import check_name, check_step_name
+from pikkupy.registry import Function, Registry, WorkflowFunction, inline_result_type
+from pikkupy.run_loop import Unwind
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_NO_POLICY = policy_of({})
+
+
+class Workflow:
+    """The durable calls of one run. Each takes its place in the run when it is called, and returns an awaitable."""
+
+    def __init__(self, execution: Execution, registry: Registry, services: Any, logger: Any) -> None:
+        self._execution = execution
+        self._registry = registry
+        self._random: random_module.Random | None = None
+        self._uuids: random_module.Random | None = None
+        self.run_id: str = execution.run.run_id
+        self.name: str = execution.run.workflow
+        self.services = services
+        self.logger = logger
+
+    @overload
+    def do(
+        self, step_name: str, target: Function[In, Any, Any] | str, data: In = ..., *, result_type: type[Out], **options: Unpack[StepOptions]
+    ) -> Future[Out]: ...
+    @overload
+    def do(
+        self, step_name: str, target: Callable[[], Any], *, result_type: type[Out], **options: Unpack[StepOptions]
+    ) -> Future[Out]: ...
+    @overload
+    def do(
+        self, step_name: str, target: Function[None, Out, Any], data: None = None, **options: Unpack[StepOptions]
+    ) -> Future[Out]: ...
+    @overload
+    def do(
+        self, step_name: str, target: Function[In, Out, Any], data: In, **options: Unpack[StepOptions]
+    ) -> Future[Out]: ...
+    @overload
+    def do(
+        self, step_name: str, target: WorkflowFunction[None, Out], data: None = None, **options: Unpack[StepOptions]
+    ) -> Future[Out]: ...
+    @overload
+    def do(
+        self, step_name: str, target: WorkflowFunction[In, Out], data: In, **options: Unpack[StepOptions]
+    ) -> Future[Out]: ...
+    @overload
+    def do(self, step_name: str, target: str, data: Any = None, **options: Unpack[StepOptions]) -> Future[Any]: ...
+    @overload
+    def do(
+        self, step_name: str, target: Callable[[], Awaitable[Out]], **options: Unpack[StepOptions]
+    ) -> Future[Out]: ...
+    @overload
+    def do(self, step_name: str, target: Callable[[], Out], **options: Unpack[StepOptions]) -> Future[Out]: ...
+    def do(self, step_name: str, target: Any, data: Any = None, *, result_type: Any = None, **options: Any) -> Future[Any]:
+        """One durable step: `target` runs until its outcome is recorded, and never after that.
+
+        `target` is the name of a function, a `@pikku.function` object, or a callable without arguments, sync or async,
+        that is called on the application's event loop (an inline step). The options are those of `StepOptions`;
+        `result_type` is the type that the result is converted to, in place of the target's annotation.
+
+        Awaiting the result raises `StepFailed` when the attempts are used up. The call itself raises, before anything
+        happens: `TypeError` or `ValueError` (name, options), `DurationError`, `FunctionNotFound`, and `WorkflowMisuse`
+        outside of the workflow function.
+        """
+        self._execution.check_caller("do")
+        name = check_step_name(step_name)
+        policy = policy_of(options) if options else _NO_POLICY
+        if isinstance(target, str):
+            target = self._named(target)
+        if isinstance(target, Function):
+            return self._function_step(name, self._registry.find_function(target), data, policy, result_type)
+        if isinstance(target, WorkflowFunction):
+            self._registry.find_workflow(target)
+            raise WorkflowMisuse(
+                f"step {name!r}: this version of pikkupy cannot start workflow {target.name!r} as a child run; "
+                f"await engine.start({target.name!r}, ...) in a step instead"
+            )
+        return self._inline_step(name, target, data, policy, result_type)
+
+    def sleep(self, step_name: str, duration: Duration) -> Future[None]:
+        """A durable timer: its deadline is on disk before the wait begins, and a restart does not change it.
+
+        A `str` like "5min", a number of **milliseconds**, or a `timedelta`. Raises `DurationError` in the call.
+        """
+        self._execution.check_caller("sleep")
+        name = check_step_name(step_name)
+        return self._sleep_step(name, duration_us=microseconds(duration))
+
+    def sleep_until(self, step_name: str, when: datetime) -> Future[None]:
+        """A durable timer that ends at `when`, an aware `datetime`; a past one goes on at once.
+
+        Raises `DurationError` for a naive one, and beyond 100 years.
+        """
+        self._execution.check_caller("sleep_until")
+        name = check_step_name(step_name)
+        if not isinstance(when, datetime) or when.utcoffset() is None:
+            raise DurationError(f"sleep_until({name!r}): {when!r} is no aware datetime; give it a tzinfo")
+        microseconds(max(when - self.now(), timedelta(0)))  # the 100 years
+        return self._sleep_step(name, until_us=(when - _EPOCH) // timedelta(microseconds=1))
+
+    def cancel(self, reason: str) -> NoReturn:
+        """End the run as `cancelled`, here and now: nothing after this call runs, whatever the code catches."""
+        self._execution.check_caller("cancel")
+        if not isinstance(reason, str):
+            raise TypeError(f"cancel(reason): the reason must be a str, not {type(reason).__name__}")
+        self._execution.cancel(reason)
+        raise Unwind
+
+    def now(self) -> datetime:
+        """The recorded time (UTC) of the last outcome that reached the run, of its start before the first."""
+        return _EPOCH + timedelta(microseconds=self._execution.loop.now_us)
+
+    def random(self) -> random_module.Random:
+        """The run's own generator, seeded from its id: the same numbers on every replay."""
+        if self._random is None:
+            self._random = random_module.Random(self.run_id)  # noqa: S311 - repeatable on purpose
+        return self._random
+
+    def uuid4(self) -> UUID:
+        """A UUID (version 4) that is the same on every replay and different for every call and run.
+
+        Derived from run id and start time, so whoever knows both can compute it: no secret.
+        """
+        if self._uuids is None:
+            seed = f"uuid4\0{self.run_id}\0{self._execution.run.created_at}"
+            self._uuids = random_module.Random(seed)  # noqa: S311
+        return UUID(int=self._uuids.getrandbits(128), version=4)
+
+    def _named(self, name: str) -> Any:
+        found = self._registry.find(check_name(name, "target name"))
+        if found is None:
+            self._registry.find_function(name)  # raises FunctionNotFound with the names that there are
+        return found
+
+    def _function_step(
+        self, name: str, function: Function[Any, Any, Any], data: Any, policy: Policy, result_type: Any
+    ) -> Future[Any]:
+        execution = self._execution
+        name = execution.name_step(name)
+        position = execution.next_position()
+        text, refused = None, None
+        if not execution.is_settled(position):
+            text, refused = self._encode_data(name, function, data)
+        return execution.place(
+            StepCall(
+                position=position,
+                name=name,
+                kind=StepKind.FUNCTION,
+                target=function.name,
+                policy=policy,
+                body=function,
+                data=text,
+                refused=refused,
+                result_type=function.result_type if result_type is None else result_type,
+                variables=copy_context(),
+            )
+        )
+
+    def _encode_data(
+        self, name: str, function: Function[Any, Any, Any], data: Any
+    ) -> tuple[str | None, ErrorInfo | None]:
+        try:
+            if function.takes_data:
+                what = f"data of step {name!r} for function {function.name!r}"
+                return self._execution.values.encode(data, function.data_type, what=what), None
+            if data is not None:
+                raise PayloadError(f"data of step {name!r}: function {function.name!r} takes none; leave it out")
+        except PayloadError as error:
+            return None, describe(error)
+        return None, None
+
+    def _inline_step(
+        self, name: str, body: Callable[[], Any], data: Any, policy: Policy, result_type: Any
+    ) -> Future[Any]:
+        if not callable(body):
+            raise TypeError(
+                f"step {name!r}: target must be a function's name, a @pikku.function object or a callable of no "
+                f"arguments, not {type(body).__name__}"
+            )
+        if data is not None:
+            raise TypeError(f"step {name!r}: an inline step takes no data; use it in the callable: lambda: f(data)")
+        execution = self._execution
+        return execution.place(
+            StepCall(
+                position=execution.next_position(),
+                name=execution.name_step(name),
+                kind=StepKind.INLINE,
+                policy=policy,
+                body=body,
+                result_type=inline_result_type(body) if result_type is None else result_type,
+                variables=copy_context(),
+            )
+        )
+
+    def _sleep_step(self, name: str, *, duration_us: int | None = None, until_us: int | None = None) -> Future[None]:
+        execution = self._execution
+        return execution.place(
+            StepCall(
+                position=execution.next_position(),
+                name=execution.name_step(name),
+                kind=StepKind.SLEEP,
+                policy=_NO_POLICY,
+                duration_us=duration_us,
+                until_us=until_us,
+            )
+        )

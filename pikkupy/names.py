@@ -1,0 +1,37 @@
+"""The rule for names: of steps, runs, signals, gates, functions and workflows."""
+
+from __future__ import annotations
+
+import re
+
+MAX_NAME = 256  # characters; long enough for a sentence with an e-mail address, short enough for a table and an index
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+_ORDINAL = re.compile(r"#[0-9]+\Z")
+
+
+def check_name(name: object, what: str) -> str:
+    """`name`, if it is 1 to 256 characters without control characters.
+
+    Raises `TypeError` naming the type, or `ValueError`.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be a str, not {type(name).__name__}: {_short(name)}")
+    if not 1 <= len(name) <= MAX_NAME:
+        raise ValueError(f"{what} must have 1 to {MAX_NAME} characters, not {len(name)}: {_short(name)}")
+    if _CONTROL.search(name):
+        raise ValueError(f"{what} must not have control characters: {_short(name)}")
+    return name
+
+
+def check_step_name(name: object, what: str = "step name") -> str:
+    """As `check_name`; also refuses an end like `#1`, which names the repetitions of a step."""
+    checked = check_name(name, what)
+    if _ORDINAL.search(checked):
+        raise ValueError(f"{what} must not end in '#' and digits, which number repeated steps: {_short(checked)}")
+    return checked
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."

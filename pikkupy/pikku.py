@@ -1,0 +1,36 @@
+"""`Pikku`: where an application declares its functions and workflows, and opens engines for them."""
+
+from __future__ import annotations
+
+import os
+from typing import Unpack
+
+from pikkupy.config import Config, Settings
+from pikkupy.core.clock import Clock
+from pikkupy.engine import Engine
+from pikkupy.registry import Registry
+
+
+class Pikku(Registry):
+    """A plain registry: no I/O, no threads, no global state. Declare with `function` and `workflow`, then `open`."""
+
+    def open(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        services: object = None,
+        clock: Clock | None = None,
+        config: Config | None = None,
+        **settings: Unpack[Settings],
+    ) -> Engine:
+        """An engine on the SQLite file at `path` (or ":memory:"), to be entered with `async with`.
+
+        `services` is any object; functions read its attributes through their first argument. `clock` is a
+        `pikkupy.testing.VirtualClock`, or `None` for the system's. Settings are the fields of `Config`, given one by
+        one or as `config`, not both. Nothing is opened before the engine is entered.
+        """
+        if config is not None and settings:
+            raise TypeError(f"open() got config= and also {', '.join(settings)}; give the settings in one place")
+        if clock is not None and not getattr(clock, "virtual", False):
+            raise TypeError(f"clock={clock!r}: use a pikkupy.testing.VirtualClock, or None for the system's clock")
+        return Engine(path, self, services, clock, Config(**settings) if config is None else config)
