@@ -9,6 +9,9 @@ import msgspec
 from pikkupy.durations import Duration, microseconds
 
 
+_COUNTS = ("max_payload", "warn_payload", "async_workers", "thread_workers", "process_workers", "max_cut_offs")
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one engine: `pikku.open(path, config=Config(...))` or the same names as keyword arguments.
 
@@ -32,7 +35,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Threads for `def` functions; CPython's own default pool has `min(32, cpus + 4)`."""
 
     process_workers: int = 2
-    """Worker processes for `worker="process"` functions: one per core of the small machines that pikkupy is made for."""
+    """Worker processes for `worker="process"` functions: one per core of a small machine."""
 
     shutdown_grace: Duration = "10s"
     """How long running steps may go on when the engine is left, in real time; Kubernetes kills after 30 s."""
@@ -50,7 +53,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.durability not in ("full", "process"):
             raise ValueError(f"durability={self.durability!r}: use 'full' or 'process'")
-        for name in ("max_payload", "warn_payload", "async_workers", "thread_workers", "process_workers", "max_cut_offs"):
+        for name in (
+            "max_payload",
+            "warn_payload",
+            "async_workers",
+            "thread_workers",
+            "process_workers",
+            "max_cut_offs",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}={value!r}: use a whole number of 1 or more")

@@ -1,30 +1,30 @@
 """Every exception that pikkupy raises, grouped by who has to act.
 
-    PikkuError
-    ├── the author of the application mends the code
-    │   ├── RegistrationError      a function or workflow cannot be registered as it is written
-    │   ├── WorkflowNotFound       no workflow of that name
-    │   ├── FunctionNotFound       no function of that name
-    │   ├── WorkflowMisuse         a workflow did something that cannot be replayed
-    │   ├── ReplayMismatch         the code asks for other steps than the recorded ones
-    │   ├── DurationError          not a duration (also a ValueError)
-    │   ├── PayloadError           a value that cannot be kept exactly
-    │   └── NonRetryableError      raised by a step to end its retries
-    ├── the caller handles it
-    │   ├── RunNotFound            no run of that id
-    │   ├── RunConflict            the id belongs to a run with another workflow or input
-    │   ├── RunStateError          the run is in the wrong state for the call
-    │   ├── RunFailed              the run ended failed; `.error` says how
-    │   ├── RunCancelled           the run was cancelled; `.reason` says why
-    │   ├── StepFailed             a step used up its attempts (raised inside workflows)
-    │   │   └── SignalTimeout      no signal came in time
-    │   ├── WorkerLost             the process that ran a step died (named by `StepFailed.error_type`)
-    │   ├── Interrupted            a crash cut off an `at_most_once` step (named by `StepFailed.error_type`)
-    │   └── EngineClosed           the engine was left; the run goes on at the next `open`
-    └── the operator looks at the file or the disk
-        └── JournalError           the journal cannot be read or written
-            ├── JournalLocked      another engine holds the file
-            └── JournalFormatError the file is damaged, newer, or another application's
+PikkuError
+├── the author of the application mends the code
+│   ├── RegistrationError      a function or workflow cannot be registered as it is written
+│   ├── WorkflowNotFound       no workflow of that name
+│   ├── FunctionNotFound       no function of that name
+│   ├── WorkflowMisuse         a workflow did something that cannot be replayed
+│   ├── ReplayMismatch         the code asks for other steps than the recorded ones
+│   ├── DurationError          not a duration (also a ValueError)
+│   ├── PayloadError           a value that cannot be kept exactly
+│   └── NonRetryableError      raised by a step to end its retries
+├── the caller handles it
+│   ├── RunNotFound            no run of that id
+│   ├── RunConflict            the id belongs to a run with another workflow or input
+│   ├── RunStateError          the run is in the wrong state for the call
+│   ├── RunFailed              the run ended failed; `.error` says how
+│   ├── RunCancelled           the run was cancelled; `.reason` says why
+│   ├── StepFailed             a step used up its attempts (raised inside workflows)
+│   │   └── SignalTimeout      no signal came in time
+│   ├── WorkerLost             the process that ran a step died (named by `StepFailed.error_type`)
+│   ├── Interrupted            a crash cut off an `at_most_once` step (named by `StepFailed.error_type`)
+│   └── EngineClosed           the engine was left; the run goes on at the next `open`
+└── the operator looks at the file or the disk
+    └── JournalError           the journal cannot be read or written
+        ├── JournalLocked      another engine holds the file
+        └── JournalFormatError the file is damaged, newer, or another application's
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class StepFailed(PikkuError):
     (64 KiB at most).
     """
 
-    def __init__(  # noqa: PLR0917 - one place builds it
+    def __init__(
         self, step_name: str, attempts: int, error_type: str, message: str, traceback: str, bases: Sequence[str] = ()
     ) -> None:
         tries = "attempt" if attempts == 1 else "attempts"

@@ -92,9 +92,7 @@ class WorkflowFunction(_Declared[In, Out, Coroutine[Any, Any, Out]]):
 
     noun = "workflow"
 
-    def __init__(
-        self, fn: Callable[..., Coroutine[Any, Any, Out]], name: str, local_names: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, fn: Callable[..., Coroutine[Any, Any, Out]], name: str, local_names: Mapping[str, Any]) -> None:
         super().__init__(fn, name, local_names)
         if not inspect.iscoroutinefunction(fn):
             raise RegistrationError(f"workflow {name!r} must be `async def`: {name}{inspect.signature(fn)}")

@@ -1,8 +1,8 @@
 """A run's own event loop: a FIFO of ready callbacks, timers that somebody else fires, and nothing else.
 
-Workflow code runs on it, so plain asyncio (`gather`, `TaskGroup`, `wait`, `timeout`, `Queue`, `Lock` …) does exactly the
-same on every replay: the only things that enter are recorded outcomes, one at a time. Its `time()` is the run's recorded
-time. There is no I/O in it, and whoever asks for some is told to wrap it in a step.
+Workflow code runs on it, so plain asyncio (`gather`, `TaskGroup`, `wait`, `timeout`, `Queue`, `Lock` …) does exactly
+the same on every replay: the only things that enter are recorded outcomes, one at a time. Its `time()` is the run's
+recorded time. There is no I/O in it, and whoever asks for some is told to wrap it in a step.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ class RunTask(asyncio.Task[T]):
 
     def __hash__(self) -> int:
         return self._number
+
+    def close_body(self) -> None:
+        """A task that was cancelled before its first step has never touched its coroutine: close it unawaited."""
+        self._body.close()
 
     def unwind(self) -> None:
         """End the coroutine here and now; what it awaits in `finally` blocks is not waited for."""
@@ -213,7 +217,7 @@ class RunLoop(asyncio.AbstractEventLoop):
             if close is not None:
                 close()
             raise WorkflowMisuse(
-                "asyncio.as_completed over bare coroutines starts them in an order that differs from process to process; "
+                "asyncio.as_completed over bare coroutines starts them in an order that no replay can repeat; "
                 "make tasks first: as_completed([asyncio.create_task(c) for c in coroutines])"
             )
         options.pop("eager_start", None)  # Python 3.14: an eager task would run before its number is known
@@ -225,6 +229,8 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(hash(task), None)
+        if isinstance(task, RunTask):
+            task.close_body()
 
     def get_debug(self) -> bool:
         return False
@@ -257,7 +263,7 @@ def _refusal(name: str) -> Callable[..., NoReturn]:
 
 
 def _refuse_the_rest() -> None:
-    """Everything of an event loop that is not defined above is I/O, threads, signals or policy: refused with the cure."""
+    """Everything of an event loop that is not defined above is I/O, threads or signals: refused with the cure."""
     for name in dir(asyncio.AbstractEventLoop):
         if not name.startswith("_") and name not in vars(RunLoop):
             setattr(RunLoop, name, _refusal(name))
@@ -284,7 +290,9 @@ def _guarded(coro: Coroutine[Any, Any, T], loop: RunLoop) -> Generator[Any, Any,
             error = None
             if yielded is not None and getattr(yielded, "_loop", loop) is not loop:
                 yielded._asyncio_future_blocking = False
-                error = WorkflowMisuse(f"a workflow body awaited {yielded!r}, which belongs to another event loop; {_CURE}")
+                error = WorkflowMisuse(
+                    f"a workflow body awaited {yielded!r}, which belongs to another event loop; {_CURE}"
+                )
                 continue
             try:
                 yield yielded

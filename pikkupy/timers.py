@@ -1,6 +1,6 @@
 """The heap of timers of one engine. A cache of what the journal holds, never the truth.
 
-One host-loop timer is set for the earliest entry; whatever wakes it, each entry fires only when the clock has reached it.
+One host-loop timer is set for the earliest entry; whatever wakes it, an entry fires only when the clock has reached it.
 """
 
 from __future__ import annotations

@@ -139,7 +139,9 @@ class Engine:
         return RunHandle(self, await self._starts.start(found.name, text, run_id, copy_context()))
 
     @overload
-    async def run(self, workflow: WorkflowFunction[None, Out], data: None = None, *, run_id: str | None = None) -> Out: ...
+    async def run(
+        self, workflow: WorkflowFunction[None, Out], data: None = None, *, run_id: str | None = None
+    ) -> Out: ...
     @overload
     async def run(self, workflow: WorkflowFunction[In, Out], data: In, *, run_id: str | None = None) -> Out: ...
     @overload
@@ -254,7 +256,9 @@ class Engine:
         host = self._use()
         row = await self._row(run_id)
         if row.status not in FINAL_RUNS:
-            raise RunStateError(f"run {run_id!r} is {row.status}: only a run that has ended can be deleted; cancel it first")
+            raise RunStateError(
+                f"run {run_id!r} is {row.status}: only a run that has ended can be deleted; cancel it first"
+            )
         await host.journal.commit([RunDeleted(number=row.number)])
 
     # For handles

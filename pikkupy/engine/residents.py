@@ -181,5 +181,3 @@ def _about(move: RunMove) -> dict[str, str]:
 
 def _nothing() -> None:
     """What follows a write that nobody waits for."""
-
-

@@ -50,9 +50,7 @@ class Starts:
         if pending is not None:
             await asyncio.shield(pending[1])
 
-    def _submit(
-        self, workflow: str, text: str, run_id: str, variables: Context
-    ) -> tuple[RunRow, asyncio.Future[None]]:
+    def _submit(self, workflow: str, text: str, run_id: str, variables: Context) -> tuple[RunRow, asyncio.Future[None]]:
         now_us = self._host.now_us()
         row = RunRow(
             number=self._host.next_number(),
@@ -68,9 +66,7 @@ class Starts:
         self._host.journal.submit([row], partial(self._on_disk, row, started, variables))
         return row, started
 
-    def _on_disk(
-        self, row: RunRow, started: asyncio.Future[None], variables: Context, error: Exception | None
-    ) -> None:
+    def _on_disk(self, row: RunRow, started: asyncio.Future[None], variables: Context, error: Exception | None) -> None:
         del self._pending[row.run_id]
         if error is not None:
             started.set_exception(error)

@@ -240,7 +240,7 @@ class Execution:
 
     def _commands(self) -> Commands:
         calls, self._calls = [call for call in self._calls if not self.is_settled(call.position)], []
-        stopped, self._stopped = self._stopped, []
+        stopped, self._stopped = [position for position in self._stopped if not self.is_settled(position)], []
         armed = [Armed(timer.number, timer.due_us, timer.delay_us) for timer in self.loop.take_armed()]
         return Commands(calls, stopped, armed, self.loop.take_dropped(), self._end)
 
@@ -270,7 +270,7 @@ def _described(error: BaseException) -> ErrorInfo:
     described = describe(error)
     if not isinstance(error, StepFailed):
         return described
-    both = f"{error.traceback}\nThe step {error.step_name!r} failed with the error above; the workflow:\n\n{described.traceback}"
+    both = f"{error.traceback}\nThat is why step {error.step_name!r} failed; the workflow:\n\n{described.traceback}"
     return ErrorInfo(error.error_type, error.message, both, error.bases)
 
 

@@ -6,7 +6,7 @@ import random as random_module
 from asyncio import Future
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TypeVar, Unpack, overload
 from uuid import UUID
 
@@ -24,7 +24,7 @@ from pikkupy.run_loop import Unwind
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_POLICY = policy_of({})
 
 
@@ -43,7 +43,13 @@ class Workflow:
 
     @overload
     def do(
-        self, step_name: str, target: Function[In, Any, Any] | str, data: In = ..., *, result_type: type[Out], **options: Unpack[StepOptions]
+        self,
+        step_name: str,
+        target: Function[In, Any, Any] | str,
+        data: In = ...,
+        *,
+        result_type: type[Out],
+        **options: Unpack[StepOptions],
     ) -> Future[Out]: ...
     @overload
     def do(
@@ -73,7 +79,9 @@ class Workflow:
     ) -> Future[Out]: ...
     @overload
     def do(self, step_name: str, target: Callable[[], Out], **options: Unpack[StepOptions]) -> Future[Out]: ...
-    def do(self, step_name: str, target: Any, data: Any = None, *, result_type: Any = None, **options: Any) -> Future[Any]:
+    def do(
+        self, step_name: str, target: Any, data: Any = None, *, result_type: Any = None, **options: Any
+    ) -> Future[Any]:
         """One durable step: `target` runs until its outcome is recorded, and never after that.
 
         `target` is the name of a function, a `@pikku.function` object, or a callable without arguments, sync or async,

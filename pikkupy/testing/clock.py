@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from pikkupy.durations import Duration, microseconds
 from pikkupy.errors import DurationError
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_START = datetime(2030, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_START = datetime(2030, 1, 1, tzinfo=UTC)
 
 QUIET_TURNS = 3  # turns of the host loop in a row in which nothing was ready
 SPINS = 20_000  # turns after which a step that never stops being ready is no longer waited for
