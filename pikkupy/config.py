@@ -8,7 +8,6 @@ import msgspec
 
 from pikkupy.durations import Duration, microseconds
 
-
 _COUNTS = ("max_payload", "warn_payload", "async_workers", "thread_workers", "process_workers", "max_cut_offs")
 
 

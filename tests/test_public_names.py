@@ -1,0 +1,63 @@
+"""The public face: what users import is pinned."""
+
+from __future__ import annotations
+
+import pikkupy
+import pikkupy.testing
+
+PUBLIC = [
+    "Attempt",
+    "Clock",
+    "Config",
+    "DurationError",
+    "Engine",
+    "EngineClosed",
+    "FunctionNotFound",
+    "Interrupted",
+    "JournalError",
+    "JournalFormatError",
+    "JournalLocked",
+    "NonRetryableError",
+    "Page",
+    "PayloadError",
+    "Pikku",
+    "PikkuError",
+    "RegistrationError",
+    "ReplayMismatch",
+    "Run",
+    "RunCancelled",
+    "RunConflict",
+    "RunFailed",
+    "RunHandle",
+    "RunNotFound",
+    "RunStateError",
+    "Services",
+    "SignalTimeout",
+    "Step",
+    "StepContext",
+    "StepFailed",
+    "WorkerLost",
+    "Workflow",
+    "WorkflowMisuse",
+    "WorkflowNotFound",
+    "current_step",
+]
+
+
+def test_the_public_names_are_these() -> None:
+    """A name comes or goes only on purpose, with an entry in the changelog."""
+    assert pikkupy.__all__ == sorted(PUBLIC)
+    assert all(hasattr(pikkupy, name) for name in pikkupy.__all__)
+    assert pikkupy.testing.__all__ == ["VirtualClock"]
+
+
+def test_all_errors_are_in_one_tree() -> None:
+    """`except PikkuError` catches whatever pikkupy raises."""
+    errors = [getattr(pikkupy, name) for name in PUBLIC if isinstance(getattr(pikkupy, name), type)]
+    errors = [error for error in errors if issubclass(error, Exception)]
+
+    assert len(errors) == 23
+    assert all(issubclass(error, pikkupy.PikkuError) for error in errors)
+    assert issubclass(pikkupy.JournalLocked, pikkupy.JournalError)
+    assert issubclass(pikkupy.JournalFormatError, pikkupy.JournalError)
+    assert issubclass(pikkupy.DurationError, ValueError)
