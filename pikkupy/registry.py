@@ -32,11 +32,11 @@ class _Declared(Generic[In, Out, Result]):
         self.__qualname__ = fn.__qualname__
         self.__module__ = fn.__module__
         self.__doc__ = fn.__doc__
-        self._hints: dict[str, Any] | None = None
+        self._types: tuple[Any, Any] | None = None  # of data and result, once the annotations are resolved
         try:
-            self._hints = typing.get_type_hints(fn, localns=dict(local_names), include_extras=True)
+            self._types = self._look_up(dict(local_names))
         except Exception:  # noqa: BLE001 - a forward reference; `resolve` tries again when everything is defined
-            self._hints = None
+            self._types = None
 
     def __call__(self, context: Any, data: Any = None, /) -> Result:
         """Call the plain function."""
@@ -47,9 +47,9 @@ class _Declared(Generic[In, Out, Result]):
 
     def resolve(self) -> None:
         """Look up the names in the annotations. Raises `RegistrationError` if one cannot be found."""
-        if self._hints is None:
+        if self._types is None:
             try:
-                self._hints = typing.get_type_hints(self.fn, include_extras=True)
+                self._types = self._look_up(None)
             except Exception as error:
                 raise RegistrationError(
                     f"{self.noun} {self.name!r}: its annotations cannot be resolved: {error}; "
@@ -60,18 +60,18 @@ class _Declared(Generic[In, Out, Result]):
     def data_type(self) -> Any:
         """The annotation of `data`; `Any` where there is none."""
         self.resolve()
-        assert self._hints is not None
-        if not self.takes_data:
-            return Any
-        data = list(inspect.signature(self.fn).parameters)[1]
-        return self._hints.get(data, Any)
+        return self._types[0] if self._types else Any
 
     @property
     def result_type(self) -> Any:
         """The annotation of the result; `Any` where there is none."""
         self.resolve()
-        assert self._hints is not None
-        return awaited_type(self._hints.get("return", Any))
+        return self._types[1] if self._types else Any
+
+    def _look_up(self, local_names: dict[str, Any] | None) -> tuple[Any, Any]:
+        hints = typing.get_type_hints(self.fn, localns=local_names, include_extras=True)
+        data = list(inspect.signature(self.fn).parameters)[1] if self.takes_data else ""
+        return hints.get(data, Any), awaited_type(hints.get("return", Any))
 
 
 class Function(_Declared[In, Out, Result]):
@@ -118,7 +118,7 @@ class Registry:
     def function(self, fn: Callable[[Any], Out], /) -> Function[None, Out, Out]: ...
     @overload
     def function(self, *, name: str | None = None, worker: Where | None = None) -> _FunctionDecorator: ...
-    def function(self, fn: Any = None, /, *, name: str | None = None, worker: Where | None = None) -> Any:
+    def function(self, fn: Any = None, *, name: str | None = None, worker: Where | None = None) -> Any:
         """Register an RPC function, bare or with arguments; its name is the Python name unless `name` says otherwise.
 
         `worker`: "async" (the default of `async def`: on the event loop), "thread" (the default of `def`), or
@@ -129,7 +129,9 @@ class Registry:
 
         def register(fn: Callable[..., Any]) -> Function[Any, Any, Any]:
             _check_callable("function", fn)
-            return self._add(Function(fn, _checked(name, fn), worker, local_names))
+            declared: Function[Any, Any, Any] = Function(fn, _checked(name, fn), worker, local_names)
+            self._add(declared)
+            return declared
 
         return register if fn is None else register(fn)
 
@@ -139,13 +141,15 @@ class Registry:
     def workflow(self, fn: Callable[[Any], Coroutine[Any, Any, Out]], /) -> WorkflowFunction[None, Out]: ...
     @overload
     def workflow(self, *, name: str | None = None) -> _WorkflowDecorator: ...
-    def workflow(self, fn: Any = None, /, *, name: str | None = None) -> Any:
+    def workflow(self, fn: Any = None, *, name: str | None = None) -> Any:
         """Register a workflow, bare or with a name. Raises `RegistrationError` at once, as `function` does."""
         local_names = sys._getframe(1).f_locals
 
         def register(fn: Callable[..., Any]) -> WorkflowFunction[Any, Any]:
             _check_callable("workflow", fn)
-            return self._add(WorkflowFunction(fn, _checked(name, fn), local_names))
+            declared: WorkflowFunction[Any, Any] = WorkflowFunction(fn, _checked(name, fn), local_names)
+            self._add(declared)
+            return declared
 
         return register if fn is None else register(fn)
 
@@ -174,7 +178,7 @@ class Registry:
         for declared in self._declared.values():
             declared.resolve()
 
-    def _add(self, declared: Any) -> Any:
+    def _add(self, declared: Function[Any, Any, Any] | WorkflowFunction[Any, Any]) -> None:
         taken = self._declared.get(declared.name)
         if taken is not None:
             raise RegistrationError(
@@ -182,7 +186,6 @@ class Registry:
                 f"{taken.fn.__qualname__}; functions and workflows share one namespace, give one of them name=..."
             )
         self._declared[declared.name] = declared
-        return declared
 
     def _not_found(self, noun: str, name: str, target: object) -> str:
         if not isinstance(target, str) and name in self._declared:

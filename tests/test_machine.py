@@ -21,7 +21,7 @@ from pikkupy.core.machine import (
 from pikkupy.core.model import RunStatus, StepStatus
 
 
-@pytest.mark.parametrize(("status", "event"), itertools.product(RunStatus, RunEvent))
+@pytest.mark.parametrize(("status", "event"), list(itertools.product(RunStatus, RunEvent)))
 def test_a_run_moves_by_the_table_or_not_at_all(status: RunStatus, event: RunEvent) -> None:
     """I3: of the final statuses only `failed` has a way out, by `engine.retry`."""
     if (status, event) in RUN:
@@ -32,7 +32,7 @@ def test_a_run_moves_by_the_table_or_not_at_all(status: RunStatus, event: RunEve
             advance(RUN, status, event)
 
 
-@pytest.mark.parametrize(("status", "event"), itertools.product(StepStatus, StepEvent))
+@pytest.mark.parametrize(("status", "event"), list(itertools.product(StepStatus, StepEvent)))
 def test_a_step_moves_by_the_table_or_not_at_all(status: StepStatus, event: StepEvent) -> None:
     """I1, I2: nothing follows a recorded outcome."""
     if (status, event) in STEP:

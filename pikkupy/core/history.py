@@ -36,9 +36,9 @@ class History:
 
     def __init__(self, recorded: Recorded) -> None:
         self.steps: Mapping[int, StepRow] = {row.position: row for row in recorded.steps}
-        placed = [(row.seq, outcome_of(row)) for row in recorded.steps if row.seq is not None]
-        fired = [(row.seq, fired_of(row)) for row in recorded.timers]
-        self.events: list[Event] = [event for _, event in sorted([*placed, *fired], key=lambda pair: pair[0])]
+        placed: list[tuple[int, Event]] = [(row.seq, outcome_of(row)) for row in recorded.steps if row.seq is not None]
+        placed += [(row.seq, fired_of(row)) for row in recorded.timers]
+        self.events = [event for _, event in sorted(placed, key=lambda pair: pair[0])]
 
     def has_outcome(self, position: int) -> bool:
         """True if the step at `position` is recorded as succeeded or failed: nothing of it is needed any more."""

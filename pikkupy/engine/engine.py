@@ -7,7 +7,7 @@ import os
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 from pikkupy.clock import SystemClock
 from pikkupy.config import Config
@@ -43,6 +43,14 @@ Out = TypeVar("Out")
 MAX_PAGE = 500  # runs on one page of `list_runs`
 
 
+class _Parts(NamedTuple):
+    """What an open engine consists of."""
+
+    host: Host
+    residents: Residents
+    starts: Starts
+
+
 class Engine:
     """One open journal and the runs in it. Made by `Pikku.open`; use it with `async with`.
 
@@ -60,24 +68,23 @@ class Engine:
         self._clock = SystemClock() if clock is None else clock
         self._config = config
         self._log = logger()
-        self._host: Host | None = None
-        self._residents: Residents | None = None
+        self._parts: _Parts | None = None
         self._unusable: PikkuError = EngineClosed("the engine is not open: use `async with pikku.open(...) as engine:`")
 
     # Opening and leaving
 
     async def __aenter__(self) -> Engine:
-        if self._host is not None:
+        if self._parts is not None:
             raise PikkuError("this engine is open already; call pikku.open(...) again for another one")
         check_services(self._services)
         self._registry.resolve()
-        self._host = await open_host(
+        host = await open_host(
             self._path, self._registry, self._services, self._clock, self._config, self._log, self._journal_failed
         )
-        self._residents = Residents(self._host)
-        self._starts = Starts(self._host, self._residents)
+        residents = Residents(host)
+        self._parts = _Parts(host, residents, Starts(host, residents))
         try:
-            recovered = await self._residents.recover(clean=self._host.journal.clean)
+            recovered = await residents.recover(clean=host.journal.clean)
         except BaseException:
             await self._leave()
             raise
@@ -90,16 +97,16 @@ class Engine:
         await asyncio.shield(asyncio.ensure_future(self._leave()))
 
     async def _leave(self) -> None:
-        host, residents = self._host, self._residents
-        if host is None or residents is None:
+        if self._parts is None:
             return
+        host, residents, _ = self._parts
         host.stop_dispatching()
         await host.workers.close(microseconds(self._config.shutdown_grace) / 1e6)
         if host.journal.failure is None:
             await host.journal.idle()
         if isinstance(self._unusable, EngineClosed):
             self._unusable = EngineClosed("the engine was left; unfinished runs go on at the next open")
-        self._host = self._residents = None
+        self._parts = None
         await in_callback(host.loop, partial(residents.leave, self._unusable))
         await host.close()
         self._log.info("engine_closed", path=self._path)
@@ -108,9 +115,9 @@ class Engine:
         """The journal has stopped: tell everybody who waits, and take the runs out of memory."""
         self._unusable = failure
         self._log.error("journal_failed", path=self._path, error=str(failure))
-        if self._host is not None and self._residents is not None:
-            self._host.stop_dispatching()
-            self._residents.leave(failure)
+        if self._parts is not None:
+            self._parts.host.stop_dispatching()
+            self._parts.residents.leave(failure)
 
     # Starting
 
@@ -131,12 +138,12 @@ class Engine:
         `WorkflowNotFound`, `PayloadError` (no run is created), `RunConflict` (the id belongs to another workflow or
         input), `TypeError` or `ValueError` for an id that is no text of 1 to 256 characters.
         """
-        host = self._use()
+        host, _, starts = self._use()
         found = self._registry.find_workflow(workflow)
         if run_id is not None:
             check_name(run_id, "run_id")
         text = _encoded_input(host, found, data)
-        return RunHandle(self, await self._starts.start(found.name, text, run_id, copy_context()))
+        return RunHandle(self, await starts.start(found.name, text, run_id, copy_context()))
 
     @overload
     async def run(
@@ -176,7 +183,7 @@ class Engine:
         Runs that start meanwhile do not disturb the pages. Raises `ValueError` for a limit, status or cursor that
         there is not.
         """
-        host = self._use()
+        host = self._use().host
         if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_PAGE:
             raise ValueError(f"limit={limit!r}: use a whole number from 1 to {MAX_PAGE}")
         rows = await host.journal.runs(
@@ -191,10 +198,10 @@ class Engine:
 
     async def steps(self, run_id: str) -> list[Step]:
         """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""
-        host = self._use()
+        host, residents, _ = self._use()
         row = await self._row(run_id)
         rows = {step.position: step for step in await host.journal.steps(row.number)}
-        active = self._residents.active.get(run_id)
+        active = residents.active.get(run_id)
         if active is not None:  # what is under way is in memory first
             for step in active.live_rows():
                 known = rows.get(step.position)
@@ -204,7 +211,7 @@ class Engine:
 
     async def history(self, run_id: str) -> list[Attempt]:
         """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
-        host = self._use()
+        host = self._use().host
         row = await self._row(run_id)
         attempts = await host.journal.attempts(row.number)
         return attempts_of(await host.journal.steps(row.number), attempts)
@@ -217,11 +224,11 @@ class Engine:
         Running async steps get `CancelledError`; what comes late is kept in `history` and changes nothing. Raises
         `RunNotFound`, `RunStateError` for a run that has ended, `TypeError` for a reason that is no text.
         """
-        host = self._use()
+        host, residents, starts = self._use()
         if not isinstance(reason, str):
             raise TypeError(f"cancel(run_id, reason): the reason must be a str, not {type(reason).__name__}")
-        await self._starts.settled(run_id)
-        active = self._residents.active.get(run_id)
+        await starts.settled(run_id)
+        active = residents.active.get(run_id)
         if active is not None and not active.ending:
             await in_callback(host.loop, partial(active.cancel, reason))
             await self._over(active)
@@ -235,7 +242,7 @@ class Engine:
         status = advance(RUN, row.status, RunEvent.CANCEL)
         move = RunMove(number=row.number, before=row.status, status=status, reason=reason, at=now_us)
         await host.journal.commit([StepsCancelled(run=row.number, at=now_us), move])
-        self._residents.tell(run_id, move)
+        residents.tell(run_id, move)
 
     async def resume(self, run_id: str) -> None:
         """Take up a suspended run again, after the reason in `Run.reason` was mended.
@@ -243,17 +250,17 @@ class Engine:
         A run whose code still does not fit stays suspended. Raises `RunNotFound`, `RunStateError` for a run that is
         not suspended.
         """
-        host = self._use()
+        host, residents, _ = self._use()
         row = await self._row(run_id)
         recorded = await host.journal.recorded(row.number)
-        if recorded is None or run_id in self._residents.active or recorded.run.status is not RunStatus.SUSPENDED:
+        if recorded is None or run_id in residents.active or recorded.run.status is not RunStatus.SUSPENDED:
             raise RunStateError(f"run {run_id!r} is {row.status}, not suspended: there is nothing to resume")
-        await in_callback(host.loop, partial(self._residents.resume, recorded, copy_context()))
+        await in_callback(host.loop, partial(residents.resume, recorded, copy_context()))
         await host.journal.idle()
 
     async def delete_run(self, run_id: str) -> None:
         """Delete a run that has ended, with its steps and history. Raises `RunNotFound`, `RunStateError`."""
-        host = self._use()
+        host = self._use().host
         row = await self._row(run_id)
         if row.status not in FINAL_RUNS:
             raise RunStateError(
@@ -265,9 +272,9 @@ class Engine:
 
     async def _result(self, run_id: str, timeout: Duration | None) -> Any:
         """What `RunHandle.result` returns or raises."""
-        host = self._use()
+        host, residents, _ = self._use()
         limit_us = None if timeout is None else microseconds(timeout)
-        active = self._residents.active.get(run_id)
+        active = residents.active.get(run_id)
         if active is None:
             row = await self._row(run_id)
             if row.status in FINAL_RUNS:
@@ -275,23 +282,8 @@ class Engine:
             workflow = row.workflow
         else:
             workflow = active.run.workflow
-        end = await self._end_of(host, run_id, limit_us)
+        end = await _end_of(host, residents, run_id, limit_us)
         return self._outcome(host, run_id, workflow, end)
-
-    async def _end_of(self, host: Host, run_id: str, limit_us: int | None) -> RunMove:
-        """The end of a run that has not ended. Raises `TimeoutError` after `limit_us`."""
-        if limit_us == 0:
-            raise TimeoutError(f"run {run_id!r} has not ended")
-        end = self._residents.wait_for(run_id)
-        timer = None
-        if limit_us is not None:
-            timer = host.timers.call_at(host.now_us() + limit_us, partial(_time_out, end, run_id, limit_us))
-        try:
-            return await end
-        finally:
-            self._residents.wait_no_more(run_id, end)
-            if timer is not None:
-                timer.cancel()
 
     def _outcome(self, host: Host, run_id: str, workflow: str, end: RunRow | RunMove) -> Any:
         if end.error is not None:
@@ -302,23 +294,23 @@ class Engine:
 
     # Inside
 
-    def _use(self) -> Host:
-        if self._host is None or isinstance(self._unusable, JournalError):
+    def _use(self) -> _Parts:
+        if self._parts is None or isinstance(self._unusable, JournalError):
             raise self._unusable
-        return self._host
+        return self._parts
 
     async def _over(self, active: ActiveRun) -> None:
         """Wait until the run's end is on disk."""
         await asyncio.shield(active.over)
 
     async def _row(self, run_id: str) -> RunRow:
-        row = await self._use().journal.run(run_id)
+        row: RunRow | None = await self._use().host.journal.run(run_id)
         if row is None:
             raise RunNotFound(f"no run with the id {run_id!r}")
         return row
 
     async def _views(self, rows: list[RunRow]) -> list[Run]:
-        host = self._use()
+        host = self._use().host
         open_runs = [row.number for row in rows if row.status not in FINAL_RUNS]
         changed = await host.journal.last_change(open_runs) if open_runs else {}
         return [run_of(row, host.values, changed.get(row.number), *self._types(row.workflow)) for row in rows]
@@ -326,7 +318,7 @@ class Engine:
     def _types(self, workflow: str) -> tuple[Any, Any]:
         """Annotations of input and output; `Any` if the workflow is not registered (any more)."""
         try:
-            found = self._registry.find_workflow(workflow)
+            found: WorkflowFunction[Any, Any] = self._registry.find_workflow(workflow)
         except WorkflowNotFound:
             return Any, Any
         return found.data_type, found.result_type
@@ -336,6 +328,22 @@ def _encoded_input(host: Host, workflow: WorkflowFunction[Any, Any], data: Any) 
     if not workflow.takes_data and data is not None:
         raise PayloadError(f"input of workflow {workflow.name!r}: it takes no data, got {type(data).__name__}")
     return host.values.encode(data, workflow.data_type, what=f"input of workflow {workflow.name!r}")
+
+
+async def _end_of(host: Host, residents: Residents, run_id: str, limit_us: int | None) -> RunMove:
+    """The end of a run that has not ended. Raises `TimeoutError` after `limit_us`."""
+    if limit_us == 0:
+        raise TimeoutError(f"run {run_id!r} has not ended")
+    end = residents.wait_for(run_id)
+    timer = None
+    if limit_us is not None:
+        timer = host.timers.call_at(host.now_us() + limit_us, partial(_time_out, end, run_id, limit_us))
+    try:
+        return await end
+    finally:
+        residents.wait_no_more(run_id, end)
+        if timer is not None:
+            timer.cancel()
 
 
 def _time_out(end: asyncio.Future[RunMove], run_id: str, limit_us: int) -> None:

@@ -51,7 +51,7 @@ class Host:
 
     def next_number(self) -> int:
         """The number of the next run."""
-        number = self.journal.next_number
+        number: int = self.journal.next_number
         self.journal.next_number += 1
         return number
 

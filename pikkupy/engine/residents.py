@@ -102,7 +102,7 @@ class Residents:
 
     def _adopt(self, recorded: Recorded, variables: Context, *, clean: bool, changes: list[Change]) -> None:
         try:
-            workflow = self._host.registry.find_workflow(recorded.run.workflow)
+            workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(recorded.run.workflow)
         except WorkflowNotFound as error:
             self._park(recorded.run, f"WorkflowNotFound: {error}; the run goes on at the next open that has it")
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
@@ -125,7 +124,7 @@ def step_of(row: StepRow, run_id: str, values: Values) -> Step:
         error=row.error,
         wake_at=_maybe(row.wake_at),
         step_id=step_id(run_id, row.name),
-        invocation_id=str(UUID(invocation_id(run_id, row.name))),
+        invocation_id=invocation_id(run_id, row.name),
     )
 
 

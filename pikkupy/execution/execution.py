@@ -21,7 +21,7 @@ from pikkupy.core.ports import Values
 from pikkupy.errors import PayloadError, StepFailed, WorkflowMisuse
 from pikkupy.failures import describe
 from pikkupy.registry import WorkflowFunction
-from pikkupy.run_loop import RunFuture, RunLoop, RunTask, Unwind
+from pikkupy.run_loop import RunFuture, RunTask, Unwind, new_run_loop
 
 _HERE = os.path.dirname(__file__)  # noqa: PTH120 - compared with code file names, which are strings
 
@@ -47,7 +47,7 @@ class Execution:
 
     def __init__(self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, values: Values) -> None:
         self.run = recorded.run
-        self.loop = RunLoop(recorded.run.run_id, recorded.run.created_at)
+        self.loop = new_run_loop(recorded.run.run_id, recorded.run.created_at)
         self.open: dict[int, StepFuture] = {}  # steps that the run has asked for and that have no outcome, by position
         self.replaying = True
         self._workflow = workflow

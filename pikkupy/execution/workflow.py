@@ -7,7 +7,7 @@ from asyncio import Future
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, TypeVar, Unpack, overload
+from typing import Any, NoReturn, TypeVar, Unpack, cast, overload
 from uuid import UUID
 
 from pikkupy.core.commands import Policy, StepCall
@@ -94,7 +94,7 @@ class Workflow:
         """
         self._execution.check_caller("do")
         name = check_step_name(step_name)
-        policy = policy_of(options) if options else _NO_POLICY
+        policy = policy_of(cast(StepOptions, options)) if options else _NO_POLICY
         if isinstance(target, str):
             target = self._named(target)
         if isinstance(target, Function):

@@ -1,0 +1,152 @@
+"""Values as JSON text that anyone can read in a sqlite3 shell, and back: equal in type and content, all the way down.
+
+Plain JSON values stand for themselves; everything else is a tagged object, `{"$t": "tuple", "v": [1, 2]}` or
+`{"$t": "app.models:Profile", "v": {"id": 1}}`. `pack` makes the tree of a value and `unpack` the value of a tree; `fit`
+deals with annotations, `shapes` with the user's classes, `scalars` and `moments` with the built-ins that JSON lacks.
+
+What is kept is the value, not its identity: an object that is met twice comes back as two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from pikkupy.codec.fit import Fit, fitter
+from pikkupy.codec.pack import Packer, TooLarge
+from pikkupy.codec.refusal import Refused, class_name
+from pikkupy.codec.unpack import Unpacker
+from pikkupy.errors import PayloadError
+
+__all__ = ["Codec", "check_annotation"]
+
+_UNLIMITED = 1 << 62
+
+
+class Codec:
+    """Encodes and decodes values. Holds nothing but its settings; any thread may use it."""
+
+    def __init__(
+        self,
+        max_payload: int = 2_000_000,
+        warn_payload: int = 262_144,
+        on_large: Callable[[str, int], None] | None = None,
+    ) -> None:
+        """`max_payload`, `warn_payload`: bytes of UTF-8; `on_large(what, size)` is called from `warn_payload` on."""
+        self.max_payload = max_payload
+        self.warn_payload = warn_payload
+        self.on_large = on_large
+
+    def encode(self, value: object, annotation: Any = Any, *, what: str) -> str:
+        """JSON text from which `decode` gives an equal value of equal types, after fitting it to `annotation`.
+
+        `what` names the value in errors: "output of step 'Charge'". Raises `PayloadError` with the path
+        (`$.order.items[1]`) if the value does not fit, cannot be kept exactly, or has more than `max_payload` bytes.
+        """
+        try:
+            fit = None if annotation is Any else _fitter(annotation)
+            data = self._encoded(value if fit is None else fit(value), fit)
+        except Refused as refused:
+            raise PayloadError(f"{what}: {refused.path}: {refused.reason}") from refused
+        except RecursionError:
+            raise PayloadError(f"{what}: $: nested too deeply for Python's stack; keep it flat") from None
+        except TooLarge as large:
+            raise PayloadError(f"{what}: {self._too_large(f'at least {large.size:,}')}") from None
+        if len(data) > self.max_payload:
+            raise PayloadError(f"{what}: {self._too_large(f'{len(data):,}')}")
+        if len(data) >= self.warn_payload and self.on_large is not None:
+            self.on_large(what, len(data))
+        return data.decode()
+
+    def decode(self, text: str, annotation: Any = Any, *, what: str) -> Any:
+        """The value that was encoded, fitted to `annotation`.
+
+        Raises `PayloadError` naming `what`, type and path if it does not fit, or if a class of it is gone or changed and
+        the annotation names none that it fits. Imports nothing and evaluates nothing, whatever the text.
+        """
+        try:
+            return _decoded(text, None if annotation is Any else _fitter(annotation))
+        except Refused as refused:
+            raise PayloadError(f"{what}: {refused.path}: {refused.reason}") from refused
+        except RecursionError:
+            raise PayloadError(f"{what}: $: nested too deeply for Python's stack") from None
+
+    def decode_plain(self, text: str) -> Any:
+        """For inspection: as `decode` without annotation, and where a class is gone its fields as plain values.
+
+        What cannot be unpacked stays in its JSON form; JSON nested too deeply to be read at all is given as its text.
+        Raises `PayloadError` for text that is no JSON.
+        """
+        try:
+            return Unpacker(plain=True).unpack(_parsed(text))
+        except RecursionError:
+            return text
+        except Refused as refused:
+            raise PayloadError(refused.reason) from refused
+
+    def _encoded(self, value: object, fit: Fit | None) -> bytes:
+        packer = Packer(self.max_payload)
+        data = msgspec.json.encode(packer.pack(value))
+        if packer.classes:
+            _check_round_trip(data, packer, fit)
+        return data
+
+    def _too_large(self, size: str) -> str:
+        return (
+            f"{size} bytes are more than the limit of {self.max_payload:,} (max_payload); "
+            "store the value elsewhere and hand over a reference to it"
+        )
+
+
+def check_annotation(annotation: Any) -> None:
+    """Raise `TypeError` if no value could be fitted to `annotation`: a text, a number, a form that nobody knows."""
+    fitter(annotation)
+
+
+def _fitter(annotation: Any) -> Fit:
+    try:
+        return fitter(annotation)
+    except TypeError as error:
+        raise Refused(f"the annotation cannot be used: {error}") from error
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise Refused(f"the recorded text is no JSON that can be read: {error}") from error
+
+
+def _decoded(text: str, fit: Fit | None) -> Any:
+    tree = _parsed(text)
+    if '"$t"' not in text:
+        return tree if fit is None else fit(tree)
+    unpacker = Unpacker()
+    value = unpacker.unpack(tree)
+    if fit is not None:
+        value = fit(value)
+    if unpacker.losses:
+        Packer(_UNLIMITED).pack(value)  # refuses what is still lost, with its path
+    return value
+
+
+def _check_round_trip(data: bytes, packed: Packer, fit: Fit | None) -> None:
+    """Refuse instances that would come back otherwise: of another class, with other content, or not at all.
+
+    Packing says everything that is to be kept, so what comes back is compared by packing it again.
+    """
+    nameless = ", ".join(sorted(map(class_name, packed.nameless)))
+    try:
+        again = Packer(_UNLIMITED)
+        same = msgspec.json.encode(again.pack(_decoded(data.decode(), fit))) == data
+    except Refused as refused:
+        if nameless:
+            refused.reason = (
+                f"{nameless} cannot be found by name again; define it at the top of a module, or annotate it"
+            )
+        raise
+    if not same or again.classes != packed.classes:
+        names = nameless or ", ".join(sorted(map(class_name, packed.classes)))
+        raise Refused(f"a value made of {names} would come back different; hand over plain data")

@@ -1,0 +1,367 @@
+"""Annotations: converts a value to the type that was annotated, or says why it does not fit.
+
+The rule is msgspec's strict conversion, with what it lacks for values that are objects already: an instance of the
+annotated class, or of a subclass, is kept as it is (its fields are not checked again: Python does not either), an Enum
+member counts as itself, an abstract container keeps the type it came in, and every union works. The JSON form of a type
+is accepted wherever the type is. A `Lost` value becomes an instance of the class that the annotation names.
+
+`Any`, `object`, the bare containers and annotations that describe no value leave everything as it is.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import typing
+from collections.abc import Callable
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union
+
+from pikkupy.codec.convert import by_msgspec, check_msgspec, convert, validated
+from pikkupy.codec.lost import Lost, holds_lost
+from pikkupy.codec.refusal import Refused, class_name, key_step
+from pikkupy.codec.shapes import is_pydantic, shape_of
+
+Fit = Callable[[Any], Any]
+
+_AS_IT_IS: tuple[Any, ...] = (
+    Any, object, inspect.Parameter.empty, typing.NoReturn, typing.Never,
+    dict, list, tuple, set, frozenset, typing.Dict, typing.List, typing.Tuple, typing.Set, typing.FrozenSet,  # noqa: UP006
+)  # fmt: skip
+_SEQUENCES = (
+    collections.abc.Iterable,
+    collections.abc.Collection,
+    collections.abc.Sequence,
+    collections.abc.MutableSequence,
+)
+_SETS = (collections.abc.Set, collections.abc.MutableSet)
+_MAPPINGS = (collections.abc.Mapping, collections.abc.MutableMapping)
+_LISTED = (list, tuple, set, frozenset)
+
+
+def fitter(annotation: Any) -> Fit:
+    """The function that fits a value to `annotation`; it raises `Refused`. Raises `TypeError` if it is no type."""
+    try:
+        hash(annotation)
+    except TypeError:
+        return _compiled(annotation)
+    return _cached(annotation)
+
+
+def rebuild(cls: type, lost: Lost) -> Any:
+    """An instance of `cls` from what was recorded of another class. Raises `Refused` if it does not fit."""
+    shape = shape_of(cls)
+    if shape is None:
+        raise Refused(lost.reason)
+    try:
+        return shape.build(mend_fields(cls, lost.fields), lost.extra)
+    except (Refused, RecursionError):
+        raise
+    except Exception as error:  # constructors and default factories are the user's code
+        raise Refused(f"{class_name(cls)} cannot be made of what was recorded: {error}") from error
+
+
+def mend_fields(cls: type, fields: Any) -> Any:
+    """The fields of an instance of `cls`, with each `Lost` in them made an instance of what the field's type names."""
+    if type(fields) is not dict:
+        return fields
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except Exception:  # noqa: BLE001 - unresolvable hints mend nothing; a `Lost` that is left is reported later
+        return fields
+    return {
+        name: _mended(hints.get(name, Any), value) if holds_lost(value) else value for name, value in fields.items()
+    }
+
+
+def _mended(hint: Any, value: Any) -> Any:
+    try:
+        return fitter(hint)(value)
+    except (Refused, TypeError):
+        return value
+
+
+@lru_cache(maxsize=1024)
+def _cached(annotation: Any) -> Fit:
+    return _compiled(annotation)
+
+
+def _compiled(annotation: Any) -> Fit:
+    if annotation is None or annotation is NoneType:
+        return _none
+    if any(annotation is plain for plain in _AS_IT_IS):
+        return _keep
+    if isinstance(annotation, typing.NewType):
+        return fitter(annotation.__supertype__)
+    if type(annotation).__name__ == "TypeAliasType":
+        # Only looked into when it is used: such an alias may contain itself.
+        return lambda value: fitter(annotation.__value__)(value)  # noqa: PLW0108 - the attribute is evaluated late
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _annotated(annotation, arguments[0], arguments[1:])
+    if origin is Union or origin is UnionType:
+        return _union(annotation, arguments)
+    cls = annotation if origin is None else origin
+    if isinstance(cls, type):
+        if _is_typed_dict(cls):
+            return _typed_dict(annotation, cls)
+        if _has_shape(cls):
+            return _instance(annotation, cls)
+        if arguments:
+            return _container(annotation, cls, arguments) or _leaf(annotation)
+    return _leaf(annotation)
+
+
+def _keep(value: Any) -> Any:
+    return value
+
+
+def _none(value: Any) -> None:
+    if value is not None:
+        raise _mismatch(None, value)
+
+
+def _leaf(annotation: Any) -> Fit:
+    """What msgspec converts by itself. Raises `TypeError` for an annotation that it does not know."""
+    check_msgspec(annotation)
+    exact = annotation if isinstance(annotation, type) else None
+
+    def fit(value: Any) -> Any:
+        return value if type(value) is exact else convert(value, annotation)
+
+    return fit
+
+
+def _annotated(annotation: Any, base: Any, notes: tuple[Any, ...]) -> Fit:
+    """`Annotated[base, *notes]`: the notes that are a `msgspec.Meta` constrain the value."""
+    origin, arguments = typing.get_origin(base), typing.get_args(base)
+    if isinstance(base, typing.NewType):
+        return fitter(Annotated[base.__supertype__, *notes])
+    if origin is Union or origin is UnionType:
+        return _union(annotation, tuple(_with_notes(member, notes) for member in arguments))
+    if any(base is plain for plain in _LISTED + (dict,)):
+        return _leaf(annotation)
+    fit = fitter(base)
+    if origin in (*_LISTED, dict):
+        bounds = fitter(Annotated[origin, *notes])
+
+        def fit_and_check(value: Any) -> Any:
+            fitted = fit(value)
+            bounds(fitted)
+            return fitted
+
+        return fit_and_check
+    return fit if isinstance(base, type) and _has_shape(base) else _leaf(annotation)
+
+
+def _with_notes(member: Any, notes: tuple[Any, ...]) -> Any:
+    """The member of a union with the notes that go with its type: a bound says nothing of `None`."""
+    noted = Annotated[member, *notes]
+    try:
+        fitter(noted)
+    except TypeError:
+        return member
+    return noted
+
+
+def _union(annotation: Any, members: tuple[Any, ...]) -> Fit:
+    fits = [fitter(member) for member in members if member not in (None, NoneType)]
+    optional = len(fits) < len(members)
+    whole = by_msgspec(annotation)
+
+    def fit(value: Any) -> Any:
+        if value is None and optional:
+            return None
+        if len(fits) == 1:
+            return fits[0](value)
+        fitted = [result for result in (_tried(one, value) for one in fits) if result is not _UNFIT]
+        for result in fitted:
+            if _unchanged(result, value):  # as it is, before anything converted
+                return result
+        if whole is not None and len(fitted) != 1:
+            return whole(value)
+        return _only(fitted, annotation, value)
+
+    return fit
+
+
+_UNFIT = object()
+
+
+def _tried(fit: Fit, value: Any) -> Any:
+    try:
+        return fit(value)
+    except Refused:
+        return _UNFIT
+
+
+def _unchanged(result: Any, value: Any) -> bool:
+    """Did fitting leave the value as it was, but for copies of its containers?"""
+    if result is value:
+        return True
+    if type(result) is not type(value) or type(result) not in (*_LISTED, dict) or len(result) != len(value):
+        return False
+    if type(result) in (set, frozenset):
+        return {*map(id, result)} == {*map(id, value)}
+    if type(result) is dict:
+        return all(_unchanged(*pair) for pair in zip(result.items(), value.items(), strict=True))
+    return all(_unchanged(*pair) for pair in zip(result, value, strict=True))
+
+
+def _only(fitted: list[Any], annotation: Any, value: Any) -> Any:
+    """The one result; of several classes that a `Lost` fits, the one that still has its name."""
+    if type(value) is Lost and len(fitted) > 1:
+        fitted = [result for result in fitted if type(result).__name__ == value.simple_name]
+    if len(fitted) == 1:
+        return fitted[0]
+    if fitted:
+        raise Refused(f"{type(value).__name__} fits more than one of `{class_name(annotation)}`; hand over an instance")
+    raise _mismatch(annotation, value)
+
+
+def _instance(annotation: Any, cls: type) -> Fit:
+    """A class of the user's: instances as they are, else by its JSON form."""
+    by_form = (lambda value: validated(cls, value)) if is_pydantic(cls) else by_msgspec(annotation)
+
+    def fit(value: Any) -> Any:
+        if isinstance(value, cls):
+            return value
+        if type(value) is Lost:
+            return rebuild(cls, value)
+        if by_form is None or not isinstance(value, str | int | float | list | tuple | dict):
+            raise _mismatch(annotation, value)
+        return by_form(value)
+
+    return fit
+
+
+def _typed_dict(annotation: Any, cls: Any) -> Fit:
+    """A TypedDict: its keys are fitted; keys that it does not name stay, since nothing says that there are none."""
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"{class_name(cls)}: {error}") from error
+    fits = {key: fitter(_unqualified(hint)) for key, hint in hints.items()}
+
+    def fit(value: Any) -> Any:
+        if type(value) is not dict:
+            raise _mismatch(annotation, value)
+        for key in sorted(cls.__required_keys__):
+            if key not in value:
+                raise Refused(f"{class_name(cls)} needs the key {key!r}")
+        return {key: _at(key_step(key), fits.get(key, _keep), item) for key, item in value.items()}
+
+    return fit
+
+
+def _unqualified(hint: Any) -> Any:
+    """Without `Required[...]`, `NotRequired[...]`, `ReadOnly[...]`."""
+    while getattr(typing.get_origin(hint), "_name", None) in ("Required", "NotRequired", "ReadOnly"):
+        hint = typing.get_args(hint)[0]
+    return hint
+
+
+def _container(annotation: Any, cls: type, arguments: tuple[Any, ...]) -> Fit | None:
+    """A container of something: by msgspec as far as that goes, else item by item, which also finds the path."""
+    if cls in _SEQUENCES or cls in _SETS:
+        return _items(annotation, fitter(arguments[0]), cls)
+    if cls in _MAPPINGS:
+        return _pairs(annotation, fitter(arguments[0]), fitter(arguments[1]))
+    if cls is dict:
+        slow = _pairs(annotation, fitter(arguments[0]), fitter(arguments[1]), arguments[0])
+    elif cls is tuple and not (len(arguments) == 2 and arguments[1] is ...):
+        slow = _row(annotation, [fitter(argument) for argument in arguments])
+    elif cls in _LISTED:
+        slow = _items(annotation, fitter(arguments[0]), cls)
+    else:
+        return None
+    fast = by_msgspec(annotation)
+    if fast is None:
+        return slow
+
+    def fit(value: Any) -> Any:
+        try:
+            return fast(value)
+        except Refused:
+            return slow(value)
+
+    return fit
+
+
+def _items(annotation: Any, fit_item: Fit, cls: Any) -> Fit:
+    abstract = cls not in _LISTED
+    made: Any = set if cls in _SETS else list if abstract else cls
+
+    def fit(value: Any) -> Any:
+        if type(value) not in _LISTED:
+            raise _mismatch(annotation, value)
+        items = [_at(f"[{index}]", fit_item, item) for index, item in enumerate(value)]
+        return (type(value) if abstract and isinstance(value, cls) else made)(items)
+
+    return fit
+
+
+def _row(annotation: Any, fits: list[Fit]) -> Fit:
+    def fit(value: Any) -> Any:
+        if type(value) not in (list, tuple):
+            raise _mismatch(annotation, value)
+        if len(value) != len(fits):
+            raise Refused(f"expected {len(fits)} items, got {len(value)}")
+        return tuple(_at(f"[{index}]", one, item) for index, (one, item) in enumerate(zip(fits, value, strict=True)))
+
+    return fit
+
+
+def _pairs(annotation: Any, fit_key: Fit, fit_value: Fit, key_type: Any = str) -> Fit:
+    def fit(value: Any) -> Any:
+        if type(value) is not dict:
+            raise _mismatch(annotation, value)
+        return {
+            _at(key_step(key), _key_fitter(fit_key, key_type), key): _at(key_step(key), fit_value, item)
+            for key, item in value.items()
+        }
+
+    return fit
+
+
+def _key_fitter(fit_key: Fit, key_type: Any) -> Fit:
+    """Fits a key; in JSON every key is text, so the text of a number counts as the number."""
+
+    def fit(key: Any) -> Any:
+        try:
+            return fit_key(key)
+        except Refused:
+            if type(key) is not str:
+                raise
+            form: dict[Any, None] = convert({key: None}, dict[key_type, None], str_keys=True)
+            return next(iter(form))
+
+    return fit
+
+
+def _at(step: str, fit: Fit, item: Any) -> Any:
+    try:
+        return fit(item)
+    except Refused as refused:
+        refused.under(step)
+        raise
+    except TypeError as error:
+        raise Refused(str(error)).under(step) from error
+
+
+def _mismatch(annotation: Any, value: Any) -> Refused:
+    if type(value) is Lost:
+        return Refused(value.reason)
+    return Refused(f"expected `{class_name(annotation)}`, got `{class_name(type(value))}`")
+
+
+def _has_shape(cls: type) -> bool:
+    try:
+        return shape_of(cls) is not None
+    except Refused:
+        return True
+
+
+def _is_typed_dict(cls: type) -> bool:
+    return hasattr(cls, "__required_keys__") and hasattr(cls, "__total__") and issubclass(cls, dict)

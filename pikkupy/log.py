@@ -1,0 +1,121 @@
+"""The log: structlog over the stdlib logger `pikkupy`, which the application shows, filters or leaves alone.
+
+Nothing is configured here for the application: neither structlog nor the root logger. A plain handler shows
+`event key=value …`; a handler that wants fields finds them in `record.pikku`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias, cast
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+Logger: TypeAlias = structlog.stdlib.BoundLogger
+
+EVENTS: dict[str, str] = {
+    "engine_opened": "An engine has opened its journal and taken up what was unfinished.",
+    "engine_closed": "An engine was left in good order.",
+    "journal_waiting": "A commit waits for the disk or for another writer; nothing is lost, dispatching is paused.",
+    "journal_failed": "The journal cannot be written any more; the engine stops, and a restart goes by the file.",
+    "run_started": "A run is on disk and begins.",
+    "run_recovered": "A run that an earlier process left unfinished goes on.",
+    "run_cut_off": "A crash had cut off an attempt of this run; too many in a row suspend it.",
+    "run_suspended": "A run is parked: by its own code, by a signal that it awaits, or because its code has changed.",
+    "run_completed": "A run has ended with a result.",
+    "run_failed": "A run has ended with an error.",
+    "run_cancelled": "A run was cancelled, by itself or from outside.",
+    "step_attempt_failed": "One attempt of a step has failed; retries may follow.",
+    "step_retry_scheduled": "Another attempt of a step is due at a later time.",
+    "step_abandoned": "An attempt did not end after it was asked to; it is left behind and its result does not count.",
+    "steps_unawaited": "A workflow returned before these steps had ended; they are cancelled.",
+    "payload_large": "A value is larger than `warn_payload`; the journal is no blob store.",
+    "worker_lost": "A worker process died while it ran an attempt; the attempt has failed.",
+}
+"""Every event that pikkupy logs by itself, and what it means."""
+
+_STDLIB = logging.getLogger("pikkupy")
+_STDLIB.addHandler(logging.NullHandler())  # without it, warnings of an unconfigured application go to stderr
+
+_BARE = re.compile(r"[^\s\"'=\\]+")  # a value that can stand in a line without quotes
+
+
+def logger(*, silent: Callable[[], bool] | None = None) -> Logger:
+    """A logger of the name `pikkupy`. While `silent` returns true it says nothing."""
+    processors: list[Processor] = [structlog.stdlib.filter_by_level, _as_record]
+    if silent is not None:
+        processors.insert(1, _unless(silent))
+    wrapped = structlog.wrap_logger(
+        _STDLIB, processors=processors, wrapper_class=structlog.stdlib.BoundLogger, context_class=dict
+    )
+    return cast(Logger, wrapped.bind())
+
+
+def _unless(silent: Callable[[], bool]) -> Processor:
+    def pass_or_drop(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+        if silent():
+            _drop()
+        return event_dict
+
+    return pass_or_drop
+
+
+def _drop() -> NoReturn:
+    raise structlog.DropEvent
+
+
+def _as_record(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> tuple[tuple[str], dict[str, Any]]:
+    """The arguments for the stdlib logger: a finished message, and no arguments that could be formatted into it."""
+    options: dict[str, Any] = {
+        name: event_dict.pop(name) for name in ("exc_info", "stack_info") if event_dict.get(name) is not None
+    }
+    options["stacklevel"] = _frames_to_the_caller() + event_dict.pop("stacklevel", 1) - 1
+    event = _formatted(event_dict.pop("event", None), event_dict.pop("positional_args", ()))
+    words = [_printable(event), *(f"{_printable(str(key))}={_shown(value)}" for key, value in event_dict.items())]
+    options["extra"] = {"pikku": {**event_dict, "event": event}}
+    return (" ".join(words),), options
+
+
+def _frames_to_the_caller() -> int:
+    """How far the stdlib logger has to look up the stack for the line that logged."""
+    depth = 0
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("structlog."):
+        frame = frame.f_back
+        depth += 1
+    return depth
+
+
+def _formatted(event: object, arguments: tuple[object, ...]) -> str:
+    """`event % arguments`, as the stdlib does it; what cannot be formatted is shown unformatted."""
+    text = _text(event)
+    if not arguments:
+        return text
+    try:
+        return text % arguments
+    except Exception:  # noqa: BLE001 - a slip in a log line must not fail a step
+        return " ".join([text, *map(_shown, arguments)])
+
+
+def _shown(value: object) -> str:
+    """`value` as one word of the line: in quotes and escaped when it is more than a word."""
+    text = _text(value)
+    if _BARE.fullmatch(text) and text.isprintable():
+        return text
+    return repr(text) if isinstance(value, str) else _printable(text)
+
+
+def _text(value: object) -> str:
+    try:
+        return value if type(value) is str else str(value) if isinstance(value, str) else repr(value)
+    except Exception as error:  # noqa: BLE001 - as above
+        return f"<repr() of this {type(value).__name__} raised {type(error).__name__}>"
+
+
+def _printable(text: str) -> str:
+    """`text` with its control characters escaped: a log line stays one line."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

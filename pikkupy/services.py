@@ -1,0 +1,126 @@
+"""What step code is given: the application's services, a logger and the step that it is.
+
+Three ways to the same facts: `services.workflow_step`, `services.logger` and, where no services are passed,
+`current_step()`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pikkupy.errors import RegistrationError
+from pikkupy.log import Logger, logger
+
+INVOCATIONS = uuid.UUID("6d3f0f52-6d2e-5c43-9a52-6b1f2a7c9e10")  # random, and never to change: ids outlive releases
+
+OWN_NAMES = ("logger", "workflow_step")
+
+
+def invocation_id(run_id: str, step_name: str) -> str:
+    """The idempotency key of a step: the same on every attempt and in every life, different for every other step."""
+    return str(uuid.uuid5(INVOCATIONS, f"{run_id}\0{step_name}"))
+
+
+class StepContext(msgspec.Struct, frozen=True):
+    """The step that is running: what `services.workflow_step` and `current_step()` give."""
+
+    run_id: str
+    workflow: str
+    step_id: str
+    step_name: str
+    attempt_count: int  # failed attempts so far + 1
+
+    @property
+    def invocation_id(self) -> str:
+        """The idempotency key to hand to an outside API; computed from the ids when asked for."""
+        return invocation_id(self.run_id, self.step_name)
+
+
+_current: ContextVar[StepContext | None] = ContextVar("pikkupy_step", default=None)
+
+
+def current_step() -> StepContext | None:
+    """The step whose code calls this, also from its tasks and `asyncio.to_thread`; `None` outside a step."""
+    return _current.get()
+
+
+def enter(step: StepContext) -> None:
+    """Make `step` the current one, for good, in the calling context: a copy that belongs to one attempt."""
+    _current.set(step)
+
+
+class Services:
+    """The first parameter of a function. Subclass it to type what the application gives to `pikku.open(services=...)`.
+
+    `logger` and `workflow_step` are always there. `Services()`, or the subclass, can be made by hand to call a function
+    outside a workflow: its `workflow_step` is `None`.
+    """
+
+    logger: Logger
+    workflow_step: StepContext | None = None
+
+    if not TYPE_CHECKING:  # a type checker would take every name for granted
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "logger":
+                return logger()
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
+
+class _BoundServices(Services):
+    """The services of one attempt: the step's own two, and everything else as the application has it."""
+
+    def __init__(self, application: object, step: StepContext, absence: str) -> None:
+        self.workflow_step = step
+        self.__application = application
+        self.__absence = absence
+
+    def __repr__(self) -> str:
+        return f"<services of step {self.workflow_step and self.workflow_step.step_id!r}: {self.__application!r}>"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Only what is not there yet gets here, so the logger is made when it is first wanted.
+            if name == "logger":
+                self.logger = _logger_of(self.workflow_step)
+                return self.logger
+            application = self.__application
+            try:
+                return getattr(application, name)
+            except AttributeError as error:
+                if error.obj is not application or error.name != name:
+                    raise  # the application's own property has failed
+                raise AttributeError(f"services.{name}: {self.__absence}", name=name, obj=self) from None
+
+
+def bind(application: object | None, step: StepContext) -> Services:
+    """The services for one attempt of `step` in this process."""
+    return _BoundServices(application, step, "it was not given to pikku.open(services=...)")
+
+
+def bind_in_worker_process(step: StepContext) -> Services:
+    """The services for one attempt of `step` in a worker process, where the application's objects cannot be."""
+    return _BoundServices(None, step, "a function with worker='process' has only logger and workflow_step")
+
+
+def check_services(application: object) -> None:
+    """Raise `RegistrationError` if the application's object has a `logger` or `workflow_step` of its own."""
+    for name in OWN_NAMES:
+        if name in getattr(application, "__dict__", ()) or any(name in vars(kind) for kind in _kinds(application)):
+            raise RegistrationError(
+                f"services: {type(application).__name__}.{name} would be hidden by the {name} that every step gets; "
+                "give it another name"
+            )
+
+
+def _kinds(application: object) -> list[type]:
+    return [kind for kind in type(application).__mro__ if kind not in (Services, object)]
+
+
+def _logger_of(step: StepContext) -> Logger:
+    return logger().bind(run_id=step.run_id, workflow=step.workflow, step=step.step_name, attempt=step.attempt_count)

@@ -1,0 +1,202 @@
+"""Group commit: everything that is pending goes to the database thread in one hop, and is released after its commit.
+
+This is the event loop's side. It keeps the queue, takes batches from its head, and tells each change what became of it,
+in the order of submission, from plain callbacks of the loop. Changes leave the queue only when that is known, so that a
+batch which has to be tried again simply is still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
+
+import msgspec
+
+from pikkupy.errors import JournalError
+from pikkupy.store.plan import Op
+from pikkupy.store.writer import Failpoint, Written
+
+MAX_CHANGES = 1_000  # logical changes per transaction: enough to make a sync cheap, few enough to keep waits short
+FIRST_PAUSE_S = 0.05  # before the first new try after a full disk or a foreign lock; doubles from try to try
+MAX_PAUSE_S = 5.0
+
+Done = Callable[[Exception | None], None]
+
+_log = logging.getLogger("pikkupy.journal")
+
+
+class Logical(msgspec.Struct, frozen=True):
+    """A logical change: what is written with it or not at all, and who wants to know."""
+
+    ops: Sequence[Op]
+    done: Done
+
+
+class Committer:
+    """The queue of one journal. All methods belong to the loop's thread."""
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[Sequence[Op]]], Awaitable[Written]],
+        loop: asyncio.AbstractEventLoop,
+        on_failure: Callable[[JournalError], None],
+        failpoint: Failpoint | None,
+    ) -> None:
+        self.failure: JournalError | None = None  # set by a fail-stop
+        self.waiting: str | None = None  # why nothing is written just now
+        self._write = write
+        self._loop = loop
+        self._on_failure = on_failure
+        self._reach = failpoint
+        self._queue: deque[Logical] = deque()
+        self._hop: asyncio.Task[Written] | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._pause_s = 0.0
+        self._last_try = False
+        self._refusal: JournalError | None = None  # what every further change gets
+        self._idlers: list[asyncio.Future[None]] = []
+
+    @property
+    def busy(self) -> bool:
+        """True while anything is queued or being written."""
+        return bool(self._queue) or self._hop is not None
+
+    def submit(self, logical: Logical) -> None:
+        """Queue a logical change; `done` gets None after its commit, or the error."""
+        self._queue.append(logical)
+        if self._refusal is None:
+            self._begin()
+        else:
+            self._loop.call_soon(self._refuse_all)
+
+    async def idle(self) -> None:
+        """Return when nothing is queued and nothing is being written."""
+        while self.busy:
+            idler: asyncio.Future[None] = self._loop.create_future()
+            self._idlers.append(idler)
+            await idler
+
+    def fail(self, failure: JournalError) -> None:
+        """Stop: write nothing any more, and give `failure` to every change that was not told otherwise."""
+        if self._refusal is not None:
+            return
+        self.failure = self._refusal = failure
+        self.waiting = None
+        self._stop_waiting()
+        self._loop.call_soon(self._failed)
+
+    async def finish(self, refusal: JournalError) -> None:
+        """Write what is queued, once more if it is waiting to be tried again; further changes get `refusal`."""
+        self._last_try = True
+        if self._stop_waiting():
+            self._begin()
+        await self.idle()
+        if self._refusal is None:
+            self._refusal = refusal
+
+    # The cycle: begin, written, released, begin
+
+    def _begin(self) -> None:
+        if self._queue and self._hop is None and self._retry is None and self._refusal is None:
+            self._hop = self._loop.create_task(self._take())
+            self._hop.add_done_callback(self._written)
+
+    async def _take(self) -> Written:
+        """Write what is pending. The batch is taken when the task runs: what this turn of the loop brings is in it."""
+        return await self._write([logical.ops for logical in islice(self._queue, MAX_CHANGES)])
+
+    def _written(self, hop: asyncio.Task[Written]) -> None:
+        written = _result(hop)
+        if self._refusal is None:
+            self._release(written.outcomes)
+            if written.failure is not None:
+                self.fail(written.failure)
+            elif written.pause is not None:
+                self._pause(written.pause)
+            else:
+                self._go_on()
+        self._hop = None
+        self._begin()
+        self._wake_idlers()
+
+    def _release(self, outcomes: Sequence[JournalError | None]) -> None:
+        if self._reach is not None and outcomes:
+            try:
+                self._reach("before_release")
+            except Exception as error:  # noqa: BLE001 - a test's
+                self.fail(JournalError(f"the journal has stopped before a release: {error}"))
+                return
+        for outcome in outcomes:
+            self._tell(self._queue.popleft(), self.failure or outcome)
+
+    def _tell(self, logical: Logical, outcome: JournalError | None) -> None:
+        try:
+            logical.done(outcome)
+        except Exception as error:  # noqa: BLE001 - the changes behind it must still be told
+            self._loop.call_exception_handler({"message": "a journal callback failed", "exception": error})
+
+    # Pauses and ends
+
+    def _pause(self, why: str) -> None:
+        if self._last_try:
+            self.fail(JournalError(f"{why}; the journal was closed before that passed"))
+            return
+        self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), MAX_PAUSE_S)
+        if self.waiting is None:
+            _log.warning("the journal waits, nothing is lost: %s", why)
+        self.waiting = f"{why}; it is tried again every {MAX_PAUSE_S:g} s or sooner"
+        self._retry = self._loop.call_later(self._pause_s, self._again)
+
+    def _again(self) -> None:
+        self._retry = None
+        self._begin()
+
+    def _go_on(self) -> None:
+        if self.waiting is not None:
+            _log.warning("the journal goes on after a pause")
+            self.waiting = None
+            self._pause_s = 0.0
+
+    def _stop_waiting(self) -> bool:
+        """Cancel the timer of the next try; True if there was one."""
+        if self._retry is None:
+            return False
+        self._retry.cancel()
+        self._retry = None
+        return True
+
+    def _failed(self) -> None:
+        """Tell of the failure: first to the owner, so that it dispatches nothing more, then to who waits."""
+        if self.failure is not None:
+            try:
+                self._on_failure(self.failure)
+            except Exception as error:  # noqa: BLE001 - those who wait must still be told
+                self._loop.call_exception_handler({"message": "on_failure failed", "exception": error})
+        self._refuse_all()
+
+    def _refuse_all(self) -> None:
+        while self._queue:
+            self._tell(self._queue.popleft(), self._refusal)
+        self._wake_idlers()
+
+    def _wake_idlers(self) -> None:
+        if not self.busy:
+            idlers, self._idlers = self._idlers, []
+            for idler in idlers:
+                if not idler.done():
+                    idler.set_result(None)
+
+
+def _result(hop: asyncio.Task[Written]) -> Written:
+    """What the hop says; a hop that was cut off or broke leaves the outcome unknown."""
+    if hop.cancelled():
+        return Written([], failure=JournalError("the journal has stopped: a write was cut off by the end of the loop"))
+    error = hop.exception()
+    if error is None:
+        return hop.result()
+    failure = JournalError(f"the journal has stopped: {error!r}")
+    failure.__cause__ = error
+    return Written([], failure=failure)

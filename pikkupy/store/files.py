@@ -1,0 +1,192 @@
+"""What is looked at before a journal is opened. Every refusal leaves the file untouched and says what to do.
+
+The file itself is looked at through SQLite alone, over a connection that cannot write. Opening and closing it by hand
+would drop the POSIX locks of every SQLite connection that this process has on it, an application's own included.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pikkupy.errors import JournalError, JournalFormatError
+from pikkupy.store.connection import connect, uri
+from pikkupy.store.migrations import APPLICATION_ID, FORMAT
+from pikkupy.store.queries import QUERIES
+
+FILE_MODE = 0o600  # the journal holds what the application's steps return; -wal and -shm inherit the mode
+MAX_QUICK_CHECK = 67_108_864  # bytes; checking a larger file would make each start after a crash slow
+
+_MOUNTS = Path("/proc/self/mountinfo")
+_NETWORK = re.compile(
+    r"nfs4?|cifs|smb[23]?|smbfs|9p|afs|ceph|glusterfs|lustre|ncpfs|coda"
+    r"|fuse\.(sshfs|rclone|s3fs|s3ql|goofys|gcsfuse|glusterfs|ceph|cephfs|davfs|davfs2|smbnetfs|curlftpfs|nfs|juicefs|blobfuse2?)"
+)
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What is in the file: the format of its journal (0: none yet), whether the file is ours alone, how it was left."""
+
+    format: int = 0
+    stamped: bool = True  # application_id and user_version are pikkupy's; else they belong to an application
+    clean: bool = True
+
+
+def real_path(path: str) -> str:
+    """Where the file is or will be, symbolic links followed. Raises `JournalError` if no journal can be there."""
+    try:
+        real = Path(path).resolve() if path else None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise JournalError(f"{path!r} is not a usable path: {error}") from error
+    if real is None:
+        raise JournalError("the path of the journal is empty; give a file name or ':memory:'")
+    _check_folder(path, real.parent)
+    if real.exists():
+        _check_file(path, real)
+    return str(real)
+
+
+def _check_folder(path: str, folder: Path) -> None:
+    if not folder.is_dir():
+        raise JournalError(f"{path}: the folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise JournalError(f"{path}: the folder {folder} cannot be written; the journal needs files beside its own")
+    kind = network_filesystem(_read_mounts(), str(folder))
+    if kind is not None:
+        raise JournalError(
+            f"{path}: {folder} is on a network file system ({kind}), where SQLite's shared memory does not work; "
+            "put the file on a local disk"
+        )
+
+
+def _check_file(path: str, real: Path) -> None:
+    if real.is_dir():
+        raise JournalFormatError(f"{path} is a directory; give the name of a file")
+    if not real.is_file():
+        raise JournalFormatError(f"{path} is not a regular file; give the name of one")
+    if not os.access(real, os.R_OK | os.W_OK):
+        raise JournalError(f"{path} cannot be read and written by this user; change its mode, or its owner")
+    links = real.stat().st_nlink
+    if links > 1:
+        raise JournalError(
+            f"{path} has {links} hard links, each of which would get a WAL and a lock of its own; "
+            "keep one of them, or use a copy"
+        )
+
+
+def network_filesystem(mountinfo: str, folder: str) -> str | None:
+    """The type of the network file system that the absolute `folder` is on; None for a local one.
+
+    `mountinfo` is the text of Linux's /proc/self/mountinfo (proc(5)); of two mounts on one point the later one covers
+    the other.
+    """
+    best, kind = "", ""
+    for point, fstype in _mounts(mountinfo):
+        if len(point) >= len(best) and f"{folder}/".startswith(f"{point.rstrip('/')}/"):
+            best, kind = point, fstype
+    return kind if _NETWORK.fullmatch(kind) else None
+
+
+def _mounts(mountinfo: str) -> Iterator[tuple[str, str]]:
+    for line in mountinfo.splitlines():
+        before, separator, after = line.partition(" - ")
+        fields, rest = before.split(), after.split()
+        if separator and len(fields) > 4 and rest:
+            yield _OCTAL.sub(lambda code: chr(int(code[1], 8)), fields[4]), rest[0]
+
+
+def _read_mounts() -> str:
+    try:
+        return _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""  # not Linux, or no /proc: nothing is known
+
+
+def inspect(path: str, real: str) -> Found:
+    """What is in the file, which is made if it is missing. Call it under the lock, and before it is opened to write.
+
+    Raises `JournalFormatError` for what is no database, is damaged, belongs to another application or is newer, and
+    `JournalError` for damage that a crash left behind.
+    """
+    try:
+        if not _make(real) and Path(real).stat().st_size:
+            with closing(connect(uri(real, _look_only(real)))) as db:
+                return _look(path, db, Path(real).stat().st_size)
+        return Found()
+    except sqlite3.Error as error:
+        raise _unreadable(path, error) from error
+    except OSError as error:
+        raise JournalError(f"{path} cannot be made or read: {error}") from error
+
+
+def _make(real: str) -> bool:
+    """True if the file was missing. It is made here, because SQLite would make it readable for everybody."""
+    try:
+        os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_RDWR, FILE_MODE))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _look_only(real: str) -> str:
+    """URI options: without a log beside it the file alone is the truth, and no -shm need be made to read it."""
+    logs = (Path(f"{real}-wal"), Path(f"{real}-journal"))
+    return "mode=ro" if any(log.exists() for log in logs) else "mode=ro&immutable=1"
+
+
+def _look(path: str, db: sqlite3.Connection, size: int) -> Found:
+    application = _one(db, "PRAGMA application_id")
+    if application not in {0, APPLICATION_ID}:
+        raise JournalFormatError(
+            f"{path} belongs to another application (its application_id is {application:#x}); give another file name"
+        )
+    journal = db.execute(QUERIES["format_and_clean"]).fetchone() if _one(db, QUERIES["own_table"]) else None
+    stamped = application == APPLICATION_ID or (journal is None and _one(db, QUERIES["foreign_tables"]) == 0)
+    newest = max(0 if journal is None else journal[0], _one(db, "PRAGMA user_version") if stamped else 0)
+    if newest > FORMAT:
+        raise JournalFormatError(
+            f"{path} has format {newest}, this release of pikkupy knows formats up to {FORMAT}; upgrade pikkupy"
+        )
+    if journal is None:
+        return Found(stamped=stamped)
+    clean = journal[1] == 1
+    if not clean and size <= MAX_QUICK_CHECK:
+        _check_pages(path, db, whole=stamped)
+    return Found(journal[0], stamped, clean)
+
+
+def _check_pages(path: str, db: sqlite3.Connection, *, whole: bool) -> None:
+    """SQLite's own check; in a file with foreign tables only of ours, because theirs may need extensions."""
+    tables = ("journal", "runs", "steps", "attempts", "timers")
+    checks = ["PRAGMA quick_check(1)"] if whole else [f"PRAGMA quick_check(pikkupy_{table})" for table in tables]
+    for check in checks:
+        try:
+            finding = _one(db, check)
+        except sqlite3.DatabaseError as error:
+            finding = str(error)
+        if finding != "ok":
+            raise JournalError(
+                f"{path} was damaged when its last owner was cut off: {finding}; restore it from a backup, "
+                "or save what is left with the sqlite3 shell's .recover into another file"
+            )
+
+
+def _one(db: sqlite3.Connection, query: str) -> Any:
+    return db.execute(query).fetchall()[0][0]
+
+
+def _unreadable(path: str, error: sqlite3.Error) -> JournalError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_NOTADB:
+        return JournalFormatError(f"{path} is not an SQLite database; give another file name")
+    if code == sqlite3.SQLITE_CORRUPT:
+        return JournalFormatError(f"{path} is damaged ({error}); restore it from a backup")
+    return JournalError(f"{path} cannot be opened: {error}")

@@ -1,0 +1,279 @@
+"""The journal: what an engine asks of the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TypeVar
+
+from pikkupy.core.model import AttemptRow, Change, Recorded, RunRow, RunStatus, StepRow
+from pikkupy.errors import JournalError
+from pikkupy.store import reader
+from pikkupy.store.committer import Committer, Done, Logical
+from pikkupy.store.connection import (
+    Connection,
+    Durability,
+    check_library,
+    connect_memory,
+    connect_reader,
+    connect_writer,
+)
+from pikkupy.store.files import Found, inspect, real_path
+from pikkupy.store.migrations import migrate
+from pikkupy.store.owner import Lock, Owned, leave, take_over
+from pikkupy.store.plan import Op, op_of
+from pikkupy.store.writer import Failpoint, Writer, Written
+
+MEMORY = ":memory:"
+
+T = TypeVar("T")
+
+_log = logging.getLogger("pikkupy.journal")
+
+
+class Journal:
+    """One open journal and its only owner. Made by `open`; everything but `open` belongs to the loop's thread.
+
+    Public attributes: `epoch`, raised by one at each open; `clean`, True if the last owner left in good order or the
+    file is new; `next_number`, for the next run, to be counted on by who takes it; `on_failure`, called once on the
+    loop after a fail-stop; `damaged`, the errors of the unfinished runs that `unfinished` had to leave out, by number.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        owned: Owned,
+        writer: Connection,
+        reading: Connection,
+        lock: Lock | None,
+        failpoint: Failpoint | None,
+    ) -> None:
+        self.epoch = owned.epoch
+        self.clean = owned.clean
+        self.next_number = owned.next_number
+        self.on_failure: Callable[[JournalError], None] | None = None
+        self.damaged: dict[int, JournalError] = {}
+        self._path = path
+        self._loop = asyncio.get_running_loop()
+        self._writer = writer
+        self._reader = reading
+        self._lock = lock
+        self._write_in_thread = Writer(path, owned.epoch, failpoint).write
+        self._committer = Committer(self._write, self._loop, self._tell_failure, failpoint)
+        self._closing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls, path: str, *, durability: Durability, now_us: int, failpoint: Failpoint | None = None
+    ) -> Journal:
+        """Open or make the journal at `path`, or one in memory at `:memory:`, and become its owner.
+
+        Raises `JournalLocked`, `JournalFormatError` or `JournalError`; then, and when it is cancelled, nothing stays
+        open and the lock is free. `failpoint` is for tests: it is called with the names of the places that a write
+        passes, in the database thread, and with `before_release` on the loop.
+        """
+        opening = asyncio.ensure_future(_open(path, durability, now_us, failpoint))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await _give_up(opening)
+            raise
+
+    # Writing
+
+    @property
+    def busy(self) -> bool:
+        """True while anything is queued or being written."""
+        return self._committer.busy
+
+    @property
+    def failure(self) -> JournalError | None:
+        """Why nothing is written any more, after a fail-stop."""
+        return self._committer.failure
+
+    @property
+    def waiting(self) -> str | None:
+        """Why writing pauses just now: the disk is full, or another program holds the file."""
+        return self._committer.waiting
+
+    def submit(self, changes: Sequence[Change], done: Done) -> None:
+        """Queue one logical change, atomic in itself.
+
+        `done` is called in the order of submission from a plain callback of the loop, after the commit: with None, or
+        with the `JournalError`.
+        """
+        self._committer.submit(Logical([op_of(change) for change in changes], done))
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        """Write one logical change. Cancelling the waiter does not take it back. Raises `JournalError`."""
+        written: asyncio.Future[None] = self._loop.create_future()
+        self.submit(changes, partial(_resolve, written))
+        await written
+
+    async def idle(self) -> None:
+        """Return when nothing is queued and nothing is being written."""
+        await self._committer.idle()
+
+    def fail(self, failure: JournalError) -> None:
+        """Fail-stop from outside: the owner does not trust its own state any more."""
+        self._committer.fail(failure)
+
+    # Reading
+
+    async def run(self, run_id: str) -> RunRow | None:
+        """The run of that id. As every read, it raises `JournalError` naming what is damaged."""
+        return await self._read(lambda db: reader.run(db, run_id))
+
+    async def runs(
+        self, *, workflow: str | None, status: RunStatus | None, limit: int, before: int | None
+    ) -> list[RunRow]:
+        """At most `limit` runs with a number below `before`, newest first."""
+        return await self._read(lambda db: reader.runs(db, workflow, status, limit, before))
+
+    async def steps(self, number: int) -> list[StepRow]:
+        """The steps of one run, by position."""
+        return await self._read(lambda db: reader.steps(db, number))
+
+    async def attempts(self, number: int) -> list[AttemptRow]:
+        """The finished attempts of one run, by seq."""
+        return await self._read(lambda db: reader.attempts(db, number))
+
+    async def recorded(self, number: int) -> Recorded | None:
+        """Everything that a replay of one run needs."""
+        return await self._read(lambda db: reader.recorded(db, number))
+
+    async def unfinished(self, *, after: int = 0, limit: int = 500) -> list[Recorded]:
+        """The next running and suspended runs with a number above `after`, by number; none if there are no more.
+
+        A damaged run does not take the others down: it is logged, kept in `damaged`, and left out.
+        """
+        while True:
+            chunk = await self._read(partial(reader.unfinished, after=after, limit=limit))
+            for number, error in chunk.damaged.items():
+                _log.error("%s: %s; the run is left as it is", self._path, error)
+                self.damaged[number] = error
+            if chunk.runs or chunk.last is None:
+                return chunk.runs
+            after = chunk.last
+
+    async def last_change(self, numbers: Sequence[int]) -> dict[int, int]:
+        """Per run the latest recorded time of its steps, attempts and timers, in µs; runs without any are absent."""
+        return await self._read(lambda db: reader.last_change(db, numbers))
+
+    # Closing
+
+    async def close(self, *, clean: bool = True) -> None:
+        """Write what is queued and let the file go. Does not hang, and may be called again.
+
+        Changes that still cannot be written are told so. `clean` marks the end as in good order, unless writing failed.
+        """
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close(clean))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, clean: bool) -> None:
+        await self._committer.finish(JournalError(f"{self._path}: the journal is closed"))
+        self._closed = True
+        try:
+            await self._close_connections(clean)
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    async def _close_connections(self, clean: bool) -> None:
+        if self.failure is not None:
+            # The reader goes last: a writer that is not the last connection leaves the WAL alone when it closes, and
+            # after a failed sync nothing should be moved from there into the file before it is read anew.
+            await _all_closed(self._writer, self._reader)
+            return
+        if self._reader is not self._writer:
+            await _all_closed(self._reader)
+        if clean:
+            try:
+                await self._writer.run(lambda db: leave(db, self.epoch))
+            except sqlite3.Error as error:
+                _log.warning("%s: the end could not be marked as clean: %s", self._path, error)
+        await _all_closed(self._writer)
+
+    # Inside
+
+    async def _write(self, batch: Sequence[Sequence[Op]]) -> Written:
+        return await self._writer.run(lambda db: self._write_in_thread(db, batch))
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._closed:
+            raise JournalError(f"{self._path}: the journal is closed")
+        try:
+            return await self._reader.run(work)
+        except sqlite3.Error as error:
+            raise JournalError(f"{self._path}: the journal cannot be read: {error}") from error
+
+    def _tell_failure(self, failure: JournalError) -> None:
+        if self.on_failure is not None:
+            self.on_failure(failure)
+
+
+async def _open(path: str, durability: Durability, now_us: int, failpoint: Failpoint | None) -> Journal:
+    check_library()
+    real = None if path == MEMORY else real_path(path)
+    async with AsyncExitStack() as undo:
+        lock = None if real is None else Lock.take(path, real, now_us)
+        if lock is not None:
+            undo.callback(lock.release)
+        try:
+            writer = await Connection.open(partial(_prepare, path, real, durability, now_us))
+            undo.push_async_callback(writer.close)
+            owned = await writer.run(lambda db: take_over(db, now_us))
+            reading = writer if real is None else await Connection.open(partial(connect_reader, real))
+        except sqlite3.Error as error:
+            raise JournalError(f"{path} cannot be opened: {error}") from error
+        undo.pop_all()
+    return Journal(path, owned, writer, reading, lock, failpoint)
+
+
+def _prepare(path: str, real: str | None, durability: Durability, now_us: int) -> sqlite3.Connection:
+    """In the database thread: look first, then open to write and bring the tables up to date."""
+    if real is None:
+        found, db = Found(), connect_memory()
+    else:
+        found, db = inspect(path, real), connect_writer(real, durability)
+    try:
+        migrate(db, found.format, stamped=found.stamped, now_us=now_us)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+async def _give_up(opening: asyncio.Future[Journal]) -> None:
+    """Wait for an opening that nobody wants any more, however often that is cancelled, and undo it."""
+    while not opening.done():
+        try:
+            await asyncio.wait([opening])
+        except asyncio.CancelledError:
+            pass  # the caller raises it
+    if not opening.cancelled() and opening.exception() is None:
+        journal = opening.result()
+        await journal.close(clean=journal.clean)
+
+
+async def _all_closed(*connections: Connection) -> None:
+    for connection in connections:
+        try:
+            await connection.close()
+        except sqlite3.Error as error:
+            _log.warning("a connection could not be closed in good order: %s", error)
+
+
+def _resolve(written: asyncio.Future[None], error: Exception | None) -> None:
+    if written.done():
+        return  # the waiter was cancelled
+    if error is None:
+        written.set_result(None)
+    else:
+        written.set_exception(error)

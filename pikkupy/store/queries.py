@@ -1,0 +1,32 @@
+"""The statements of queries.sql by name."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+
+_NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_ROW = re.compile(r"(?<=VALUES )\([?, ]+\)")
+
+
+def script(name: str) -> str:
+    """The text of one of the SQL files of this room."""
+    return (files("pikkupy.store") / name).read_text(encoding="utf-8")
+
+
+def _statements(text: str) -> dict[str, str]:
+    _, *parts = _NAME.split(text)
+    return {
+        name: "\n".join(line for line in body.splitlines() if line and not line.startswith("--"))
+        for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+QUERIES = _statements(script("queries.sql"))
+
+
+@cache
+def many(name: str, count: int) -> str:
+    """The statement with `count` rows after VALUES."""
+    return _ROW.sub(lambda row: ", ".join([row.group()] * count), QUERIES[name])

@@ -1,0 +1,155 @@
+"""Records as columns and back, with checksums.
+
+A checksum is the CRC-32 of the values packed as MessagePack, which writes the type and the length before each value, so
+that no two different rows are packed alike. Of the single-bit faults of a file that SQLite itself does not notice, most
+change a recorded value; the checksum names the run and the step instead.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from pikkupy.core.machine import FINAL_RUNS
+from pikkupy.core.model import AttemptRow, ErrorInfo, RunMove, RunRow, StepRow, TimerRow
+from pikkupy.errors import JournalError
+
+Columns = tuple[Any, ...]
+Row = TypeVar("Row", bound=msgspec.Struct)
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+def run_columns(row: RunRow) -> Columns:
+    """The columns of a run, with its two checksums: what it was started with, and what moves change."""
+    error = _error_text(row.error)
+    columns = (
+        row.number,
+        row.run_id,
+        row.workflow,
+        row.status.value,
+        row.input,
+        row.output,
+        error,
+        row.reason,
+        row.created_at,
+        row.updated_at,
+        row.ended_at,
+    )
+    return (*columns, *_run_checksums(columns))
+
+
+def step_columns(row: StepRow) -> Columns:
+    """The columns of a step, with its checksum."""
+    columns = (
+        row.run,
+        row.position,
+        row.name,
+        row.kind.value,
+        row.target,
+        row.status.value,
+        row.attempts,
+        row.cut_offs,
+        row.wake_at,
+        row.seq,
+        row.output,
+        None if row.error is None else _error_text(row.error),
+        row.started_at,
+        row.ended_at,
+    )
+    return (*columns, _step_checksum(columns))
+
+
+def attempt_columns(row: AttemptRow) -> Columns:
+    """The columns of an attempt, with its checksum."""
+    columns = (
+        row.run,
+        row.position,
+        row.attempt,
+        row.seq,
+        row.status.value,
+        _error_text(row.error),
+        row.started_at,
+        row.ended_at,
+    )
+    return (*columns, _checksum(columns))
+
+
+def timer_columns(row: TimerRow) -> Columns:
+    """The columns of a fired timer, with its checksum."""
+    columns = (row.run, row.number, row.due_at, row.seq, row.fired_at)
+    return (*columns, _checksum(columns))
+
+
+def move_columns(move: RunMove) -> Columns:
+    """What `move_runs` wants: number, before, status, output, error, reason, time, end, checksum."""
+    ended_at = move.at if move.status in FINAL_RUNS else None
+    changed = (move.status.value, move.output, _error_text(move.error), move.reason, move.at, ended_at)
+    return (move.number, move.before.value, *changed, _checksum((move.number, *changed)))
+
+
+def run_of(columns: Columns) -> RunRow:
+    """The run. Raises `JournalError` naming it if it is damaged."""
+    what = f"run {columns[1]!r} (number {columns[0]})"
+    return _record(RunRow, columns[:11], columns[11:], _run_checksums, what)
+
+
+def step_of(columns: Columns) -> StepRow:
+    """The step. Raises `JournalError` naming it if it is damaged."""
+    what = f"step {columns[2]!r} (position {columns[1]}) of run number {columns[0]}"
+    return _record(StepRow, columns[:14], columns[14], _step_checksum, what)
+
+
+def attempt_of(columns: Columns) -> AttemptRow:
+    """The attempt. Raises `JournalError` naming it if it is damaged."""
+    what = f"attempt {columns[2]} of the step at position {columns[1]} of run number {columns[0]}"
+    return _record(AttemptRow, columns[:8], columns[8], _checksum, what)
+
+
+def timer_of(columns: Columns) -> TimerRow:
+    """The fired timer. Raises `JournalError` naming it if it is damaged."""
+    return _record(TimerRow, columns[:5], columns[5], _checksum, f"timer {columns[1]} of run number {columns[0]}")
+
+
+def _record(kind: type[Row], columns: Columns, recorded: object, checksum: Any, what: str) -> Row:
+    try:
+        intact = checksum(columns) == recorded
+        if intact:
+            fields = dict(zip(kind.__struct_fields__, columns, strict=True))
+            if fields.get("error") is not None:
+                fields["error"] = msgspec.json.decode(fields["error"])
+            return msgspec.convert(fields, kind)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise _damaged(what) from error
+    raise _damaged(what)
+
+
+def _damaged(what: str) -> JournalError:
+    return JournalError(f"{what} is damaged: what is recorded is not what was written; restore the file from a backup")
+
+
+def _run_checksums(columns: Sequence[Any]) -> tuple[int, int]:
+    number, run_id, workflow, status, given, output, error, reason, created_at, updated_at, ended_at = columns
+    start = _checksum((number, run_id, workflow, given, created_at))
+    return start, _checksum((number, status, output, error, reason, updated_at, ended_at))
+
+
+def _step_checksum(columns: Sequence[Any]) -> int:
+    """Without `started_at`, which a later row may leave as it was and which only displays.
+
+    Status and end count once there is an outcome; until then a step can be cancelled by a plain UPDATE.
+    """
+    seq = columns[9]
+    end = (None, None) if seq is None else (columns[5], columns[13])
+    return _checksum((*columns[:5], *columns[6:12], *end))
+
+
+def _checksum(values: Sequence[Any]) -> int:
+    return zlib.crc32(_pack(values))
+
+
+def _error_text(error: ErrorInfo | None) -> str | None:
+    return None if error is None else msgspec.json.encode(error).decode()

@@ -1,0 +1,93 @@
+"""What engine and worker process say to each other, and how both find the function that is meant.
+
+A message is a length of eight bytes, big-endian, and that many bytes of msgpack. The process answers a `Request` with
+an empty message when the body begins and a `Reply` when it has ended.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import reduce
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from pikkupy.core.model import ErrorInfo
+from pikkupy.errors import RegistrationError
+from pikkupy.services import StepContext
+
+LENGTH = 8  # bytes in front of each message that say how long it is
+
+
+class Main(msgspec.Struct, frozen=True):
+    """Where the program's `__main__` comes from, as far as it can be imported again."""
+
+    module: str | None  # of `python -m module`
+    path: str | None  # of `python path`
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """Run this function."""
+
+    module: str
+    name: str  # qualified
+    step: StepContext
+    data: str | None  # encoded
+    main: Main
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """It returned `output`, encoded, or failed with `error`."""
+
+    output: str | None = None
+    error: ErrorInfo | None = None
+    final: bool = False
+
+
+class Registered(Protocol):
+    """What is needed here of a registered function."""
+
+    name: str
+    fn: Any
+    takes_data: bool
+
+    @property
+    def data_type(self) -> Any: ...
+    @property
+    def result_type(self) -> Any: ...
+
+
+def framed(message: bytes) -> bytes:
+    """`message` as it goes through a pipe."""
+    return len(message).to_bytes(LENGTH, "big") + message
+
+
+def source_of_main() -> Main:
+    """What a worker process needs to know to import this program's `__main__` again."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    return Main(module=None if spec is None else spec.name, path=getattr(main, "__file__", None))
+
+
+def find_function(module: str, name: str) -> Registered:
+    """The function registered with `worker="process"` whose code is `name` in `module`; imports the module.
+
+    Raises `RegistrationError` for anything else that is there, so that a process runs registered functions only.
+    """
+    imported = import_module(module)
+    try:
+        found = reduce(getattr, name.split("."), imported)
+    except AttributeError:
+        raise RegistrationError(f"worker='process': module {module!r} has no {name!r} when it is imported") from None
+    for candidate in (found, *vars(imported).values()):  # it may have been registered under another variable
+        if _is_registered(candidate) and (candidate is found or candidate.fn is found):
+            return cast(Registered, candidate)
+    raise RegistrationError(
+        f"worker='process': {module}.{name} is no function registered with worker='process' when {module!r} is "
+        "imported; register it where it is defined, at the top of the module"
+    )
+
+
+def _is_registered(candidate: Any) -> bool:
+    return getattr(type(candidate), "__pikku_function__", False) and candidate.worker == "process"

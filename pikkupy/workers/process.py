@@ -1,0 +1,144 @@
+"""The program of a worker process: takes requests from its engine until that hangs up."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import runpy
+import sys
+import threading
+from queue import SimpleQueue
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import msgspec
+
+from pikkupy.codec import Codec
+from pikkupy.core.ports import Values
+from pikkupy.errors import NonRetryableError, PayloadError, RegistrationError
+from pikkupy.failures import describe
+from pikkupy.log import logger
+from pikkupy.services import bind_in_worker_process, enter
+from pikkupy.workers.messages import LENGTH, Main, Registered, Reply, Request, find_function, framed
+
+_AGAIN = "__mp_main__"  # the name under which a main module is imported again, as multiprocessing calls it
+
+
+def main(requests: BinaryIO) -> None:
+    """Serve the requests that come through the pipe, one after another."""
+    answers = _own_standard_streams()
+    max_payload, warn_payload = map(int, sys.argv[1:])
+    values = Codec(max_payload, warn_payload, _large)
+    inbox: SimpleQueue[bytes | None] = SimpleQueue()
+    busy = threading.Event()
+    threading.Thread(target=_listen, args=(requests, inbox, busy), name="pikkupy requests", daemon=True).start()
+    while (request := inbox.get()) is not None:
+        busy.set()
+        reply = perform(msgspec.msgpack.decode(request, type=Request), values, answers)
+        busy.clear()
+        _send(answers, msgspec.msgpack.encode(reply))
+
+
+def perform(request: Request, values: Values, answers: BinaryIO) -> Reply:
+    """Run the function that is asked for. Raises nothing."""
+    try:
+        if request.module == "__main__" or "__main__" in (request.data or ""):
+            _import_main(request.main)
+        function = find_function(request.module, request.name)
+        arguments = _arguments(request, function, values)
+    except BaseException as error:  # noqa: BLE001 - as everything below: it is the attempt's failure
+        return _failed(error, final=isinstance(error, PayloadError | RegistrationError))
+    _send(answers, b"")
+    enter(request.step)
+    try:
+        value = function.fn(*arguments)
+        if inspect.iscoroutine(value):
+            value = asyncio.run(_caught(value))
+            if isinstance(value, Reply):
+                return value
+    except BaseException as error:  # noqa: BLE001
+        return _failed(error)
+    try:
+        return Reply(
+            output=values.encode(value, function.result_type, what=f"output of step {request.step.step_name!r}")
+        )
+    except BaseException as error:  # noqa: BLE001
+        return _failed(error, final=isinstance(error, PayloadError))
+
+
+async def _caught(coroutine: Any) -> Any:
+    """Its value, or the reply that it failed: asyncio would raise SystemExit and KeyboardInterrupt through the loop."""
+    try:
+        return await coroutine
+    except BaseException as error:  # noqa: BLE001
+        return _failed(error)
+
+
+def _failed(error: BaseException, *, final: bool = False) -> Reply:
+    return Reply(error=describe(error), final=final or isinstance(error, NonRetryableError))
+
+
+def _arguments(request: Request, function: Registered, values: Values) -> tuple[Any, ...]:
+    services = bind_in_worker_process(request.step)
+    if request.data is None:
+        return (services,)
+    what = f"data of step {request.step.step_name!r}"
+    return services, values.decode(request.data, function.data_type, what=what)
+
+
+def _own_standard_streams() -> BinaryIO:
+    """Keep the pipe for answers; give the function an empty standard input, and stderr in place of stdout."""
+    answers = os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    try:
+        os.dup2(2, 1)
+    except OSError:  # the engine has no stderr
+        os.dup2(nothing, 1)
+    os.close(nothing)
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    return answers
+
+
+def _listen(requests: BinaryIO, inbox: SimpleQueue[bytes | None], busy: threading.Event) -> None:
+    """On a thread, so that a busy process notices at once that its engine is gone: the run may go on elsewhere."""
+    while len(head := requests.read(LENGTH)) == LENGTH:
+        inbox.put(requests.read(int.from_bytes(head, "big")))
+    if busy.is_set():
+        os._exit(1)
+    inbox.put(None)
+
+
+def _send(answers: BinaryIO, message: bytes) -> None:
+    answers.write(framed(message))
+    answers.flush()
+
+
+def _import_main(source: Main) -> None:
+    """Import the program's main module again, under another name, so that it does not start the program again."""
+    if _AGAIN in sys.modules:
+        return
+    if source.module is not None:
+        content = runpy.run_module(source.module, run_name=_AGAIN, alter_sys=True)
+    elif source.path is not None:
+        content = runpy.run_path(source.path, run_name=_AGAIN)
+    else:
+        return
+    again = ModuleType(_AGAIN)
+    vars(again).update(content)
+    _rename(list(content.values()))
+    sys.modules["__main__"] = sys.modules[_AGAIN] = again
+
+
+def _rename(defined: list[object]) -> None:
+    """Classes go by their recorded names: what is `__main__.Order` for the engine must be that here, too."""
+    for item in defined:
+        if isinstance(item, type) and item.__module__ == _AGAIN:
+            item.__module__ = "__main__"
+            _rename(list(vars(item).values()))
+
+
+def _large(what: str, size: int) -> None:
+    logger().warning("payload_large", what=what, bytes=size)

@@ -1,0 +1,125 @@
+"""The workers of one engine: who runs, who waits, and how all of it comes to an end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from pikkupy.config import Config
+from pikkupy.core.outcomes import Outcome, Stopped
+from pikkupy.core.ports import Scheduler, Values
+from pikkupy.durations import microseconds
+from pikkupy.workers.attempts import KINDS, Attempt, Job, Premises
+from pikkupy.workers.lanes import Lane
+from pikkupy.workers.processes import Processes
+from pikkupy.workers.threads import Threads
+
+
+class Workers:
+    """Begins attempts and tells their outcomes. Make it, and call it, on the event loop; it is not thread-safe."""
+
+    def __init__(self, config: Config, values: Values, scheduler: Scheduler, application: object | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._cancel_grace_us = microseconds(config.cancel_grace)
+        on_loop: Lane[Attempt] = Lane(config.async_workers, loop, self._lane_emptied)
+        self._on_threads: Lane[Attempt] = Lane(config.thread_workers, loop, self._lane_emptied)
+        self._in_processes: Lane[Attempt] = Lane(config.process_workers, loop, self._lane_emptied)
+        self._lanes = {
+            "inline": on_loop,
+            "async": on_loop,
+            "thread": self._on_threads,
+            "process": self._in_processes,
+        }
+        self._each_lane = (on_loop, self._on_threads, self._in_processes)
+        self._premises = Premises(
+            loop=loop,
+            values=values,
+            scheduler=scheduler,
+            application=application,
+            cancel_grace_us=self._cancel_grace_us,
+            threads=Threads(loop),
+            processes=Processes(config.max_payload, config.warn_payload),
+            loop_is_ending=self._loop_is_ending,
+        )
+        self._canary: asyncio.Task[None] | None = None
+        self._closed = False
+        self._emptied: asyncio.Event | None = None  # set while `close` waits
+
+    @property
+    def running(self) -> int:
+        """Attempts that have a slot and have not ended."""
+        return sum(len(lane.running) for lane in self._each_lane)
+
+    @property
+    def waiting(self) -> int:
+        """Attempts that wait for a slot."""
+        return sum(len(lane.waiting) for lane in self._each_lane)
+
+    @property
+    def elsewhere(self) -> int:
+        """Those of `running` whose body is not on the event loop, so that a quiet loop says nothing about them."""
+        return len(self._on_threads.running) + len(self._in_processes.running)
+
+    def begin(self, job: Job, began: Callable[[], None], ended: Callable[[Outcome], None]) -> Attempt:
+        """Begin an attempt, or queue it until a slot is free.
+
+        `began` is called when the body starts, `ended` exactly once, both on the event loop in plain calls. An inline
+        callable that returns no awaitable has ended when this returns, if a slot was free. Does not raise.
+        """
+        if self._canary is None:
+            self._canary = self._premises.loop.create_task(_idle(), name="pikkupy workers")
+        attempt = KINDS[job.where](job, self._premises, self._lanes[job.where], began, ended)
+        if self._closed:
+            attempt.end(Stopped())
+        else:
+            self._lanes[job.where].enter(attempt)
+        return attempt
+
+    async def close(self, grace_s: float) -> None:
+        """Begin nothing any more, wait up to `grace_s` for what runs, then stop it and clear up.
+
+        In real time. Async bodies that were asked to stop get `Config.cancel_grace` for it, then they are left behind,
+        as threads are; worker processes are killed. `ended` has been called for each attempt when this returns.
+        """
+        self._closed = True
+        for lane in self._each_lane:
+            for attempt in list(lane.waiting):
+                attempt.stop()
+        await self._until_empty(grace_s)
+        for attempt in self._all_running():
+            attempt.halt()
+        await self._until_empty(self._cancel_grace_us / 1e6)
+        for attempt in self._all_running():
+            attempt.abandon()
+        self._premises.threads.close()
+        await self._premises.processes.close()
+        if self._canary is not None:
+            self._canary.cancel()
+            await asyncio.wait([self._canary])
+
+    async def _until_empty(self, patience_s: float) -> None:
+        try:
+            async with asyncio.timeout(patience_s):
+                while self.running:
+                    self._emptied = asyncio.Event()
+                    await self._emptied.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._emptied = None
+
+    def _lane_emptied(self) -> None:
+        if self._emptied is not None:
+            self._emptied.set()
+
+    def _all_running(self) -> list[Attempt]:
+        return [attempt for lane in self._each_lane for attempt in lane.running]
+
+    def _loop_is_ending(self) -> bool:
+        """True if the loop is being torn down, as at the end of `asyncio.run`: it cancels every task, this one too."""
+        return self._canary is not None and (self._canary.done() or self._canary.cancelling() > 0)
+
+
+async def _idle() -> None:
+    """Waits for nothing; the task exists to be cancelled with all others when the loop ends."""
+    await asyncio.get_running_loop().create_future()

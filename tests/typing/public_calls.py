@@ -1,0 +1,138 @@
+"""Each public call as a user would write it. Not run: mypy --strict and basedpyright check the inferred types."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any, assert_type
+from uuid import UUID
+
+import msgspec
+
+from pikkupy import (
+    Attempt,
+    Config,
+    Engine,
+    Page,
+    Pikku,
+    Run,
+    RunHandle,
+    Services,
+    Step,
+    StepContext,
+    Workflow,
+    current_step,
+)
+from pikkupy.testing import VirtualClock
+
+
+class NewUser(msgspec.Struct):
+    email: str
+
+
+class Profile(msgspec.Struct):
+    id: int
+
+
+class CrmClient:
+    async def create(self, email: str) -> Profile:
+        return Profile(len(email))
+
+
+class AppServices(Services):
+    crm: CrmClient
+
+
+pikku = Pikku()
+
+
+@pikku.function
+async def create_profile(services: AppServices, data: NewUser) -> Profile:
+    assert_type(services.crm, CrmClient)
+    assert_type(services.workflow_step, StepContext | None)
+    services.logger.info("creating", email=data.email)
+    return await services.crm.create(data.email)
+
+
+@pikku.function(name="processPayment", worker="process")
+def process_payment(services: Services, data: dict[str, int]) -> bool:
+    return data["amount"] > 0
+
+
+@pikku.function
+def no_data(services: Services) -> int:
+    return 1
+
+
+@pikku.workflow
+async def child(workflow: Workflow, data: int) -> list[str]:
+    return [str(data)]
+
+
+@pikku.workflow(name="onboarding")
+async def onboarding(workflow: Workflow, data: NewUser) -> str:
+    assert_type(await workflow.do("RPC", create_profile, data, retries=3, retry_delay="1s"), Profile)
+    assert_type(await workflow.do("RPC", process_payment, {"amount": 1}), bool)
+    assert_type(await workflow.do("RPC without data", no_data), int)
+    assert_type(await workflow.do("by name", "processPayment", {"amount": 1}), Any)
+    assert_type(await workflow.do("by name, typed", "processPayment", {"amount": 1}, result_type=bool), bool)
+    assert_type(await workflow.do("child", child, 5), list[str])
+
+    async def inline() -> Profile:
+        return Profile(1)
+
+    assert_type(await workflow.do("coroutine function", inline, timeout="5s", backoff="exponential"), Profile)
+    assert_type(await workflow.do("lambda", lambda: 5, jitter=0.5, max_retry_delay=timedelta(hours=1)), int)
+    assert_type(await workflow.do("lambda of a coroutine", lambda: inline(), at_most_once=True), Profile)
+    assert_type(await workflow.do("typed inline", lambda: {"id": 1}, result_type=Profile), Profile)
+    first, second = await asyncio.gather(workflow.do("a", inline), workflow.do("b", lambda: "text"))
+    assert_type(first, Profile)
+    assert_type(second, str)
+    await workflow.sleep("text", "5min")
+    await workflow.sleep("milliseconds", 5000)
+    await workflow.sleep_until("moment", datetime(2030, 1, 1, tzinfo=UTC))
+    assert_type(workflow.now(), datetime)
+    assert_type(workflow.random(), Random)
+    assert_type(workflow.uuid4(), UUID)
+    assert_type(workflow.run_id, str)
+    assert_type(workflow.name, str)
+    workflow.logger.info("hello", user=data.email)
+    if not data.email:
+        workflow.cancel("no address")
+    return data.email
+
+
+@pikku.workflow
+async def nightly(workflow: Workflow) -> None:
+    await workflow.sleep("Wait", "1d")
+
+
+async def main() -> None:
+    assert_type(current_step(), StepContext | None)
+    async with pikku.open("app.db", services=AppServices(), durability="process", shutdown_grace="5s") as engine:
+        assert_type(engine, Engine)
+        assert_type(await engine.run(onboarding, NewUser("ada@x.io")), str)
+        assert_type(await engine.run(nightly), None)
+        assert_type(await engine.run("onboarding", {"email": "ada@x.io"}), Any)
+        run = await engine.start(onboarding, NewUser("ada@x.io"), run_id="r")
+        assert_type(run, RunHandle[str])
+        assert_type(await run.result(timeout="5s"), str)
+        assert_type((await run.status()).value, str)
+        await run.cancel("enough")
+        assert_type(await engine.handle("r"), RunHandle[Any])
+        assert_type(await engine.get_run("r"), Run)
+        page = await engine.list_runs(workflow=onboarding, status="running", limit=10, cursor=None)
+        assert_type(page, Page)
+        assert_type(page.next_cursor, str | None)
+        assert_type(await engine.steps("r"), list[Step])
+        assert_type(await engine.history("r"), list[Attempt])
+        await engine.cancel("r", "enough")
+        await engine.resume("r")
+        await engine.delete_run("r")
+    clock = VirtualClock(start=datetime(2030, 1, 1, tzinfo=UTC), autojump=True)
+    async with pikku.open(":memory:", clock=clock, config=Config(max_payload=1_000)):
+        await clock.advance("5min")
+        assert_type(clock.now(), datetime)
+    assert_type(await create_profile(AppServices(), NewUser("ada@x.io")), Profile)
+    assert_type(process_payment(Services(), {"amount": 1}), bool)
