@@ -19,6 +19,7 @@ from pikkupy.core.commands import Commands, End, StepCall
 from pikkupy.core.history import Event, StepOutcome, TimerFired
 from pikkupy.core.model import ErrorInfo, Recorded, RunRow, RunStatus, StepKind, StepRow, StepStatus, TimerRow
 from pikkupy.execution import Execution, Workflow
+from pikkupy.log import logger
 from pikkupy.registry import Registry
 
 START_US = 1_900_000_000_000_000
@@ -318,7 +319,7 @@ class Life:
         registry = Registry()
         flow = registry.workflow(name="program")(partial_workflow(program, self.trace))
         self.execution = Execution(flow, recorded, PlainValues())
-        workflow = Workflow(self.execution, registry, None, None)
+        workflow = Workflow(self.execution, registry, None, logger)
         self.calls: dict[int, StepCall] = {}
         self.timers: dict[int, int] = {}
         self.stopped: dict[int, StepCall] = {}  # steps that nobody waits for, whose outcome may come all the same

@@ -610,6 +610,42 @@ async def test_contextvars_of_the_body_reach_async_and_thread_steps() -> None:
         variable.reset(token)
 
 
+async def test_asyncio_timers_are_durable_and_keep_their_deadline(db: Path) -> None:
+    """I7: a restart neither restarts nor shortens `asyncio.sleep` and `asyncio.timeout`."""
+    pikku = Pikku()
+    clock = VirtualClock()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> list[str]:
+        await asyncio.sleep(3600)
+        done = [await workflow.do("after an hour", lambda: clock.now().isoformat())]
+        try:
+            async with asyncio.timeout(1800):
+                await workflow.do("never", lambda: asyncio.Event().wait())
+        except TimeoutError:
+            done.append(await workflow.do("timed out", lambda: clock.now().isoformat()))
+        return done
+
+    begun = clock.now()
+    async with pikku.open(db, clock=clock) as engine:
+        await engine.start(flow, run_id="r")
+        await clock.advance("20min")
+    async with pikku.open(db, clock=clock) as engine:
+        await clock.advance("39min")
+        assert await engine.steps("r") == []
+        await clock.advance("1min")
+    await clock.advance("10min")
+    async with pikku.open(db, clock=clock, cancel_grace=0) as engine:
+        await clock.advance("19min")
+        assert (await engine.steps("r"))[1].status == "running"
+        await clock.advance("1min")
+        assert await (await engine.handle("r")).result() == [
+            (begun + timedelta(hours=1)).isoformat(),
+            (begun + timedelta(hours=1, minutes=30)).isoformat(),
+        ]
+        assert [step.status for step in await engine.steps("r")] == ["succeeded", "cancelled", "succeeded"]
+
+
 # Workflow misuse
 
 

@@ -63,8 +63,8 @@ class Codec:
     def decode(self, text: str, annotation: Any = Any, *, what: str) -> Any:
         """The value that was encoded, fitted to `annotation`.
 
-        Raises `PayloadError` naming `what`, type and path if it does not fit, or if a class of it is gone or changed and
-        the annotation names none that it fits. Imports nothing and evaluates nothing, whatever the text.
+        Raises `PayloadError` naming `what`, type and path if it does not fit, or if a class of it is gone or changed
+        and the annotation names none that it fits. Imports nothing and evaluates nothing, whatever the text.
         """
         try:
             return _decoded(text, None if annotation is Any else _fitter(annotation))

@@ -24,8 +24,8 @@ _ZONE_KEY = re.compile(r"[A-Za-z0-9_+\-]+(/[A-Za-z0-9_+\-]+)*", re.ASCII)
 
 def pack_moment(moment: datetime | time) -> dict[str, Any]:
     """The fields beside `$t` of a `datetime` or `time`: `v`, and where needed `zone`, `name` and `fold`."""
-    packed: dict[str, Any] = {"v": moment.isoformat()}
-    packed |= _pack_zone(moment.tzinfo)
+    zone = _pack_zone(moment.tzinfo)  # first: it refuses the zones whose code `isoformat` would run
+    packed: dict[str, Any] = {"v": moment.isoformat(), **zone}
     if moment.fold:
         packed["fold"] = moment.fold
     return packed

@@ -1,10 +1,10 @@
 """The user's classes: what an instance is made of, and how to make an equal one.
 
 Five families are known: Enum, msgspec Struct, pydantic model, dataclass or attrs class, NamedTuple. An instance is
-taken apart into its fields and its further state (`extra`: attributes that are no fields, pydantic's private ones). It is put
-together without running the class's code: no `__init__`, `__post_init__`, converter or validator. The exceptions are
-Structs, which can only be made by their constructor (its effects are then written over), and records that lack a field
-which the class has gained since, where the constructor has to supply it.
+taken apart into its fields and its further state (`extra`: attributes that are no fields, pydantic's private ones). It
+is put together without running the class's code: no `__init__`, `__post_init__`, converter or validator. The exceptions
+are Structs, which can only be made by their constructor (its effects are then written over), and records that lack a
+field which the class has gained since, where the constructor has to supply it.
 
 attrs and pydantic are recognised by what their classes carry and are never imported here.
 """
@@ -217,12 +217,14 @@ def tag_of(cls: type) -> str:
 def find_class(tag: str) -> type | None:
     """The class of that tag if its module is already imported and has it. Runs nothing: no import, no descriptor."""
     module, _, qualname = tag.partition(":")
-    found: Any = sys.modules.get(module)
-    for name in qualname.split("."):
-        try:
-            found = vars(found).get(name)
-        except TypeError:
-            return None
+    first, *inner = qualname.split(".")
+    try:
+        # Past the `__getattribute__` of a lazy module, which would load it.
+        found: Any = object.__getattribute__(sys.modules[module], "__dict__").get(first)
+    except (AttributeError, KeyError):
+        return None
+    for name in inner:
+        found = vars(found).get(name) if issubclass(type(found), type) else None
     return found if issubclass(type(found), type) else None
 
 

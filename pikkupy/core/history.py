@@ -10,7 +10,7 @@ import msgspec
 from pikkupy.core.model import ErrorInfo, Recorded, StepRow, StepStatus, TimerRow
 
 
-class StepOutcome(msgspec.Struct, frozen=True):
+class StepOutcome(msgspec.Struct, frozen=True, gc=False):
     """A step ended: with an encoded value, or with the error of its last attempt."""
 
     position: int
@@ -20,7 +20,7 @@ class StepOutcome(msgspec.Struct, frozen=True):
     attempts: int = 0
 
 
-class TimerFired(msgspec.Struct, frozen=True):
+class TimerFired(msgspec.Struct, frozen=True, gc=False):
     """A timer of the run's own loop fired."""
 
     number: int

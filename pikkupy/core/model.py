@@ -1,4 +1,5 @@
-"""The records that travel between the rooms. All frozen; times are integers, epoch microseconds in UTC.
+"""The records that travel between the rooms. All frozen; times are integers, epoch microseconds in UTC. Rows hold plain
+values only, so the garbage collector need not look at them (`gc=False`): under load there are many.
 
 `*Row` is what the journal holds (values as encoded text); `Run`, `Step` and `Attempt`, made from rows in
 `pikkupy.engine.views`, are what users see.
@@ -50,7 +51,7 @@ class AttemptStatus(StrEnum):
     FAILED = "failed"
 
 
-class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A recorded error: dotted class name, message, traceback, and the dotted names of the base classes."""
 
     type: str
@@ -59,7 +60,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     bases: tuple[str, ...] = ()
 
 
-class RunRow(msgspec.Struct, frozen=True, kw_only=True):
+class RunRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One run as the journal holds it."""
 
     number: int  # 1, 2, 3 … in the order of the starts, given by the engine; steps refer to it
@@ -75,7 +76,7 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: int | None = None  # set exactly when the status is final
 
 
-class StepRow(msgspec.Struct, frozen=True, kw_only=True):
+class StepRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One step as the journal holds it. Its identity is (run, position)."""
 
     run: int  # RunRow.number
@@ -94,7 +95,7 @@ class StepRow(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: int | None = None  # set exactly when the status is final
 
 
-class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
+class AttemptRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One finished attempt. A step that ended with its first attempt has none: its own row says it all."""
 
     run: int
@@ -107,7 +108,7 @@ class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: int
 
 
-class TimerRow(msgspec.Struct, frozen=True, kw_only=True):
+class TimerRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One fired timer of the run's own event loop (`asyncio.sleep`, `asyncio.timeout`)."""
 
     run: int
@@ -117,7 +118,7 @@ class TimerRow(msgspec.Struct, frozen=True, kw_only=True):
     fired_at: int
 
 
-class RunMove(msgspec.Struct, frozen=True, kw_only=True):
+class RunMove(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A change of a run's status and what comes with it. Applies only while the run has status `before`."""
 
     number: int
@@ -129,14 +130,14 @@ class RunMove(msgspec.Struct, frozen=True, kw_only=True):
     at: int  # becomes updated_at, and ended_at if the status is final
 
 
-class StepsCancelled(msgspec.Struct, frozen=True, kw_only=True):
+class StepsCancelled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Every step of the run that has no outcome becomes `cancelled`."""
 
     run: int
     at: int
 
 
-class RunDeleted(msgspec.Struct, frozen=True, kw_only=True):
+class RunDeleted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The run and all that belongs to it go."""
 
     number: int

@@ -7,7 +7,7 @@ import msgspec
 from pikkupy.core.model import ErrorInfo
 
 
-class Succeeded(msgspec.Struct, frozen=True):
+class Succeeded(msgspec.Struct, frozen=True, gc=False):
     """The body returned this value, encoded."""
 
     output: str

@@ -64,6 +64,7 @@ class ActiveRun:
 
     def adopt(self, commands: Commands, *, cut_off: bool) -> None:
         """After a start-up: carry out what a replay left to do; `cut_off` if the last owner did not leave in order."""
+        commands.armed = [Armed(armed.number, armed.due_us, 0) for armed in commands.armed]  # set in an earlier life
         flying = self._in_flight(commands) if cut_off and commands.end is None else []
         if not flying:
             self.carry_out(commands)
@@ -149,13 +150,16 @@ class ActiveRun:
         working = self.host.workers.begin(job, partial(self._begun, step, attempt), partial(self._attempt_ended, step))
         if step.working:
             step.attempt = working
+            if step.status is StepStatus.RUNNING:
+                self.host.shown.add(self, step)
 
     def _begun(self, step: LiveStep, attempt: int) -> None:
         if step.status is not StepStatus.RUNNING:
             step.move(StepEvent.BEGIN)
         step.attempts = attempt
         step.began_at = self.host.now_us()
-        self.host.shown.add(self, step)
+        if step.attempt is not None:  # it has waited for a slot
+            self.host.shown.add(self, step)
 
     def _attempt_ended(self, step: LiveStep, outcome: Outcome) -> None:
         """One attempt has ended, or was stopped: this is the whole mapping from outcomes to writes."""

@@ -14,7 +14,7 @@ from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.host import Host, in_callback
 from pikkupy.errors import PikkuError, WorkflowNotFound
 from pikkupy.execution import Execution, Workflow
-from pikkupy.log import logger
+from pikkupy.log import Logger, logger
 from pikkupy.registry import WorkflowFunction
 
 CHUNK = 200  # runs that are read and replayed between two chances for the application's own tasks
@@ -123,8 +123,7 @@ class Residents:
         self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, variables: Context
     ) -> tuple[Execution, Commands]:
         execution = Execution(workflow, recorded, self._host.values)
-        log = logger(silent=lambda: execution.replaying).bind(run_id=recorded.run.run_id, workflow=workflow.name)
-        context = Workflow(execution, self._host.registry, self._host.services, log)
+        context = Workflow(execution, self._host.registry, self._host.services, partial(_run_logger, execution))
         return execution, execution.begin(partial(workflow, context), variables)
 
     def _add(self, execution: Execution, recorded: Recorded) -> ActiveRun:
@@ -145,6 +144,11 @@ class Residents:
             return  # it is parked already
         self._host.log.warning("run_suspended", run_id=run.run_id, workflow=run.workflow, reason=reason)
         self._host.write([_move(run, RunEvent.SUSPEND, reason, self._host.now_us())], _nothing)
+
+
+def _run_logger(execution: Execution) -> Logger:
+    run = execution.run
+    return logger(silent=lambda: execution.replaying).bind(run_id=run.run_id, workflow=run.workflow)
 
 
 def _wakes_by_itself(run: RunRow) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os.path
 import sys
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
@@ -54,7 +53,7 @@ class Execution:
         self.values = values
         self._history = History(recorded)
         self._reached = 0
-        self._ordinals: Counter[str] = Counter()
+        self._ordinals: dict[str, int] = {}
         self._calls: list[StepCall] = []
         self._stopped: list[int] = []
         self._end: End | None = None
@@ -108,8 +107,8 @@ class Execution:
 
     def name_step(self, name: str) -> str:
         """`name`, with its ordinal if the run has reached a step of that name before."""
-        ordinal = self._ordinals[name]
-        self._ordinals[name] += 1
+        ordinal = self._ordinals.get(name, 0)
+        self._ordinals[name] = ordinal + 1
         return f"{name}#{ordinal}" if ordinal else name
 
     def next_position(self) -> int:
@@ -239,8 +238,11 @@ class Execution:
         return self._commands()
 
     def _commands(self) -> Commands:
-        calls, self._calls = [call for call in self._calls if not self.is_settled(call.position)], []
-        stopped, self._stopped = [position for position in self._stopped if not self.is_settled(position)], []
+        calls, self._calls = self._calls, []
+        stopped, self._stopped = self._stopped, []
+        if self._history.events:  # at the end of a replay most of what was asked for has its outcome
+            calls = [call for call in calls if not self.is_settled(call.position)]
+            stopped = [position for position in stopped if not self.is_settled(position)]
         armed = [Armed(timer.number, timer.due_us, timer.delay_us) for timer in self.loop.take_armed()]
         return Commands(calls, stopped, armed, self.loop.take_dropped(), self._end)
 

@@ -17,6 +17,7 @@ from pikkupy.errors import DurationError, PayloadError, WorkflowMisuse
 from pikkupy.execution.execution import Execution
 from pikkupy.execution.options import StepOptions, policy_of
 from pikkupy.failures import describe
+from pikkupy.log import Logger
 from pikkupy.names import check_name, check_step_name
 from pikkupy.registry import Function, Registry, WorkflowFunction, inline_result_type
 from pikkupy.run_loop import Unwind
@@ -31,7 +32,9 @@ _NO_POLICY = policy_of({})
 class Workflow:
     """The durable calls of one run. Each takes its place in the run when it is called, and returns an awaitable."""
 
-    def __init__(self, execution: Execution, registry: Registry, services: Any, logger: Any) -> None:
+    def __init__(
+        self, execution: Execution, registry: Registry, services: Any, make_logger: Callable[[], Logger]
+    ) -> None:
         self._execution = execution
         self._registry = registry
         self._random: random_module.Random | None = None
@@ -39,7 +42,8 @@ class Workflow:
         self.run_id: str = execution.run.run_id
         self.name: str = execution.run.workflow
         self.services = services
-        self.logger = logger
+        self._make_logger = make_logger
+        self._logger: Logger | None = None
 
     @overload
     def do(
@@ -135,6 +139,13 @@ class Workflow:
             raise TypeError(f"cancel(reason): the reason must be a str, not {type(reason).__name__}")
         self._execution.cancel(reason)
         raise Unwind
+
+    @property
+    def logger(self) -> Logger:
+        """A logger bound to the run; it says nothing while the run is replayed."""
+        if self._logger is None:
+            self._logger = self._make_logger()
+        return self._logger
 
     def now(self) -> datetime:
         """The recorded time (UTC) of the last outcome that reached the run, of its start before the first."""

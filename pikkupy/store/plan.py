@@ -97,10 +97,7 @@ def op_of(change: Change) -> Op:
 
 
 def statements(ops: Iterable[Op]) -> Iterator[Statement]:
-    """The statements that do the same as the changes one after the other.
-
-    The same in what succeeds: changes of which one is refused may be refused together, in another order.
-    """
+    """The statements that do the same as the changes one after the other, or are refused together if one of those is."""
     group = _Group()
     for op in ops:
         if op.error is not None:
@@ -115,26 +112,30 @@ def statements(ops: Iterable[Op]) -> Iterator[Statement]:
 class _Group:
     """Changes that can be written kind by kind."""
 
-    __slots__ = ("_last", "_parameters", "_rows")
+    __slots__ = ("_last", "_parameters", "_rows", "_runs")
 
     def __init__(self) -> None:
         self._rows: defaultdict[Kind, int] = defaultdict(int)
         self._parameters: defaultdict[Kind, list[Any]] = defaultdict(list)
-        self._last: dict[Kind, set[int]] = {Kind.MOVE: set(), Kind.CANCEL: set(), Kind.DELETE: set()}  # runs
+        self._runs: set[int] = set()
+        self._last: dict[Kind, set[int]] = {Kind.MOVE: set(), Kind.CANCEL: set(), Kind.DELETE: set()}  # runs, too
 
     def takes(self, op: Op) -> bool:
         """False if writing `op` together with the group could silently do something else than writing it afterwards."""
-        last = self._last
-        if op.run in last[Kind.DELETE]:
+        kind, run, last = op.kind, op.run, self._last
+        if run not in self._runs:
+            return True
+        if kind is Kind.RUN or run in last[Kind.DELETE]:
             return False
-        if op.kind is Kind.MOVE:
-            return op.run not in last[Kind.MOVE]  # of two moves of one run, one UPDATE would take any
-        if op.kind is Kind.STEP or op.kind is Kind.CANCEL:
-            return op.run not in last[Kind.CANCEL]
+        if kind is Kind.MOVE:
+            return run not in last[Kind.MOVE]  # of two moves of one run, one UPDATE would take any
+        if kind is Kind.STEP or kind is Kind.CANCEL:
+            return run not in last[Kind.CANCEL]
         return True
 
     def add(self, op: Op) -> None:
         kind = op.kind
+        self._runs.add(op.run)
         self._rows[kind] += 1
         self._parameters[kind].extend(op.columns)
         if kind >= Kind.MOVE:

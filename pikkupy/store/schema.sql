@@ -93,7 +93,8 @@ BEGIN
     UPDATE pikkupy_journal SET next_number = max(next_number, old.number + 1);
 END;
 
--- For joins with an application's own tables: ISO times in UTC, errors taken apart.
+-- For joins with an application's own tables: ISO times in UTC, errors taken apart (by json_each, because views may not
+-- use ->> on connections with trusted_schema = OFF).
 CREATE VIEW pikku_runs AS
 SELECT
     run_id,
@@ -101,8 +102,8 @@ SELECT
     status,
     input,
     output,
-    error ->> '$.type' AS error_type,
-    error ->> '$.message' AS error_message,
+    (SELECT value FROM json_each(error) WHERE key = 'type') AS error_type,
+    (SELECT value FROM json_each(error) WHERE key = 'message') AS error_message,
     reason,
     strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1e6, 'unixepoch') AS created_at,
     strftime('%Y-%m-%dT%H:%M:%fZ', ended_at / 1e6, 'unixepoch') AS ended_at
@@ -119,8 +120,8 @@ SELECT
     steps.status,
     steps.attempts,
     steps.output,
-    steps.error ->> '$.type' AS error_type,
-    steps.error ->> '$.message' AS error_message,
+    (SELECT value FROM json_each(steps.error) WHERE key = 'type') AS error_type,
+    (SELECT value FROM json_each(steps.error) WHERE key = 'message') AS error_message,
     strftime('%Y-%m-%dT%H:%M:%fZ', steps.wake_at / 1e6, 'unixepoch') AS wake_at,
     strftime('%Y-%m-%dT%H:%M:%fZ', steps.started_at / 1e6, 'unixepoch') AS started_at,
     strftime('%Y-%m-%dT%H:%M:%fZ', steps.ended_at / 1e6, 'unixepoch') AS ended_at

@@ -12,14 +12,9 @@ Each kind of worker says how its body is started and how it is asked to end; the
 from __future__ import annotations
 
 import asyncio
-import io
-import sys
-import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass, field
-from functools import partial
-from threading import Thread
 from typing import Any, Literal
 
 import msgspec
@@ -29,9 +24,8 @@ from pikkupy.core.ports import Cancellable, Scheduler, Values
 from pikkupy.errors import NonRetryableError, PayloadError
 from pikkupy.failures import describe
 from pikkupy.log import logger
-from pikkupy.services import StepContext, bind, enter
+from pikkupy.services import StepContext, bind
 from pikkupy.workers.lanes import Lane
-from pikkupy.workers.messages import Reply, Request, find_function, source_of_main
 from pikkupy.workers.processes import Processes
 from pikkupy.workers.threads import Threads
 
@@ -211,194 +205,6 @@ class Attempt:
             return failure(error)
 
 
-class TaskAttempt(Attempt):
-    """An attempt with a task on the event loop, which ends when it is cancelled."""
-
-    _task: asyncio.Task[Outcome] | None = None
-    _interruption: BaseException | None = None  # the CancelledError; it knows where the body stood
-
-    def _spawn(self, body: Coroutine[Any, Any, Outcome], context: Context | None = None) -> None:
-        self._task = self._premises.loop.create_task(body, name=self.job.context.step_id, context=context)
-        self._task.add_done_callback(self._task_done)
-
-    def _interrupt(self) -> None:
-        """Cancel the task; abandon it if that does not help within the grace."""
-        if self._task is not None:
-            self._task.cancel()
-            self._arm(self._premises.cancel_grace_us, self.abandon)
-
-    def _expire(self) -> None:
-        self._interrupt()
-
-    def _interrupted(self, error: BaseException) -> Outcome:
-        """What a CancelledError means. One that nobody here asked for is the body's own, unless the loop ends."""
-        self._interruption = error
-        if self.stopping or self.timed_out or self._premises.loop_is_ending():
-            return Stopped()
-        return failure(error)
-
-    def _task_done(self, task: asyncio.Task[Outcome]) -> None:
-        self._task = None  # or an error that it ended with would keep itself alive in a circle
-        # Cancelled before its first line ran, a task never gets to catch it.
-        outcome = self._interrupted(asyncio.CancelledError()) if task.cancelled() else task.result()
-        if self.timed_out and not self.over:
-            self.end(self._timeout(self._interruption))
-            if isinstance(outcome, Stopped):
-                return
-        self.end(outcome)
-
-    def _stack(self) -> str:
-        if self._task is None:
-            return ""
-        text = io.StringIO()
-        self._task.print_stack(file=text)
-        return text.getvalue()
-
-
-class LoopAttempt(TaskAttempt):
-    """An `async` function or an inline step, on the event loop."""
-
-    def _run(self) -> None:
-        self._begin()
-        context = self.job.variables.copy()
-        if self.job.where == "async":
-            self._spawn(self._call(), context)
-        else:
-            self._run_inline(context)
-
-    def _run_inline(self, context: Context) -> None:
-        """Call it here and now; await what it returns in a task if that is to be awaited."""
-        job = self.job
-        try:
-            value: Any = context.run(_call_in, job.context, job.call)
-        except BaseException as error:  # noqa: BLE001 - whatever a step raises is its failure
-            self.end(failure(error))
-            return
-        if hasattr(type(value), "__await__"):
-            self._spawn(self._outcome(lambda: value), context)
-            assert self._task is not None
-            self._task.add_done_callback(partial(_drop_unawaited, value))
-        else:
-            self.end(self._success(value))
-
-    def _ask_to_end(self) -> None:
-        self._interrupt()
-
-    async def _call(self) -> Outcome:
-        job = self.job
-        enter(job.context)
-        try:
-            arguments = self._arguments()
-        except PayloadError as error:
-            return refusal(error)
-        return await self._outcome(lambda: job.call(*arguments))
-
-    async def _outcome(self, call: Callable[[], Awaitable[object]]) -> Outcome:
-        """What comes of the body. Raises nothing: asyncio would let SystemExit and its like out of the loop."""
-        try:
-            value = await call()
-        except asyncio.CancelledError as error:
-            return self._interrupted(error)
-        except GeneratorExit as error:
-            if asyncio.current_task() is not self._task:
-                raise  # not the body's: this coroutine itself is being collected
-            return failure(error)
-        except BaseException as error:  # noqa: BLE001 - whatever a step raises is its failure
-            return failure(error)
-        return self._success(value)
-
-
-class ThreadAttempt(Attempt):
-    """A `def` function on a thread. Nothing can end a thread, so it is left behind at once."""
-
-    _thread: Thread | None = None
-
-    def _run(self) -> None:
-        self._begin()
-        context = self.job.variables.copy()
-        name = f"pikkupy {self.job.context.step_name}"
-        self._thread = self._premises.threads.submit(name, partial(context.run, self._work), self.end)
-
-    def _ask_to_end(self) -> None:
-        self.abandon()
-
-    def _expire(self) -> None:
-        self.abandon()
-
-    def _work(self) -> Outcome:
-        """On the thread."""
-        enter(self.job.context)
-        try:
-            arguments = self._arguments()
-        except PayloadError as error:
-            return refusal(error)
-        try:
-            value = self.job.call(*arguments)
-        except BaseException as error:  # noqa: BLE001 - whatever a step raises is its failure
-            return failure(error)
-        return self._success(value)
-
-    def _stack(self) -> str:
-        frame = sys._current_frames().get(self._thread.ident or 0) if self._thread else None
-        return "" if frame is None else "".join(traceback.format_stack(frame))
-
-
-class ProcessAttempt(TaskAttempt):
-    """A function in a worker process, which is killed if it must end: after the grace if it is only asked to."""
-
-    _killed = False
-
-    def _run(self) -> None:
-        self._spawn(self._converse())
-
-    def _ask_to_end(self) -> None:
-        if self._has_begun:
-            self._arm(self._premises.cancel_grace_us, self._interrupt)
-        else:
-            self._interrupt()
-
-    def halt(self) -> None:
-        self.stop()
-        if not self.over:
-            self._interrupt()
-
-    def _interrupt(self) -> None:
-        if not self._killed:  # a second cancel would cut off the wait for the killed process
-            self._killed = True
-            super()._interrupt()
-
-    async def _converse(self) -> Outcome:
-        try:
-            answer = await self._premises.processes.call(self._request(), self._begin, self.job.context)
-            return self._reply(msgspec.msgpack.decode(answer, type=Reply))
-        except asyncio.CancelledError as error:
-            return self._interrupted(error)
-        except Exception as error:  # noqa: BLE001 - a lost worker, or an answer that makes no sense
-            return Failed(describe(error), None, final=isinstance(error, PayloadError))
-
-    def _request(self) -> bytes:
-        job = self.job
-        assert job.importable is not None
-        module, name = job.importable
-        main = source_of_main()
-        return msgspec.msgpack.encode(Request(module=module, name=name, step=job.context, data=job.data, main=main))
-
-    def _reply(self, reply: Reply) -> Outcome:
-        if reply.error is not None:
-            return Failed(reply.error, None, reply.final)
-        return Succeeded(self._as_asked(reply.output or "null"))
-
-    def _as_asked(self, output: str) -> str:
-        """The process encodes to the function's own annotation; the call may have named another `result_type`."""
-        job, values = self.job, self._premises.values
-        assert job.importable is not None
-        annotation = find_function(*job.importable).result_type
-        if annotation is job.result_type or annotation == job.result_type:
-            return output
-        what = f"output of step {job.context.step_name!r}"
-        return values.encode(values.decode(output, annotation, what=what), job.result_type, what=what)
-
-
 def failure(error: BaseException) -> Failed:
     """The body has raised `error`."""
     return Failed(describe(error), error, final=isinstance(error, NonRetryableError))
@@ -407,22 +213,3 @@ def failure(error: BaseException) -> Failed:
 def refusal(error: PayloadError) -> Failed:
     """Data or output cannot be kept; another attempt would not change that."""
     return Failed(describe(error), error, final=True)
-
-
-def _call_in(step: StepContext, call: Callable[[], object]) -> object:
-    enter(step)
-    return call()
-
-
-def _drop_unawaited(awaitable: object, task: asyncio.Task[Outcome]) -> None:
-    """Close a coroutine whose task was cancelled before it could await it, or Python warns about it."""
-    if task.cancelled() and asyncio.iscoroutine(awaitable):
-        awaitable.close()
-
-
-KINDS: dict[Where, type[Attempt]] = {
-    "inline": LoopAttempt,
-    "async": LoopAttempt,
-    "thread": ThreadAttempt,
-    "process": ProcessAttempt,
-}

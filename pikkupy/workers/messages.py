@@ -1,7 +1,7 @@
 """What engine and worker process say to each other, and how both find the function that is meant.
 
 A message is a length of eight bytes, big-endian, and that many bytes of msgpack. The process answers a `Request` with
-an empty message when the body begins and a `Reply` when it has ended.
+an empty message when the body begins, if it gets that far, and a `Reply` when it has ended.
 """
 
 from __future__ import annotations

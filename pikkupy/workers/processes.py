@@ -109,17 +109,18 @@ class _Worker:
         try:
             async with asyncio.timeout(START_S):
                 await self._send(request)
-                await self._receive()
+                early = await self._receive()
         except TimeoutError:
             raise WorkerLost(f"worker process {self.pid} did not begin the function within {START_S:g} s") from None
         except WorkerLost:
             if self._served:
                 raise _DiedIdle from None
             raise
-        begun()
-        answer = await self._receive()
         self._served += 1
-        return answer
+        if early:
+            return early  # refused before it began
+        begun()
+        return await self._receive()
 
     def kill(self) -> None:
         """Kill it, with whatever it has started in its session."""

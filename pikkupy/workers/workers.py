@@ -9,10 +9,20 @@ from pikkupy.config import Config
 from pikkupy.core.outcomes import Outcome, Stopped
 from pikkupy.core.ports import Scheduler, Values
 from pikkupy.durations import microseconds
-from pikkupy.workers.attempts import KINDS, Attempt, Job, Premises
+from pikkupy.workers.attempts import Attempt, Job, Premises, Where
 from pikkupy.workers.lanes import Lane
+from pikkupy.workers.loop_attempts import LoopAttempt
+from pikkupy.workers.process_attempts import ProcessAttempt
 from pikkupy.workers.processes import Processes
+from pikkupy.workers.thread_attempts import ThreadAttempt
 from pikkupy.workers.threads import Threads
+
+KINDS: dict[Where, type[Attempt]] = {
+    "inline": LoopAttempt,
+    "async": LoopAttempt,
+    "thread": ThreadAttempt,
+    "process": ProcessAttempt,
+}
 
 
 class Workers:

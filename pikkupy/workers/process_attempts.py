@@ -1,0 +1,69 @@
+"""Attempts in worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from pikkupy.core.outcomes import Failed, Outcome, Succeeded
+from pikkupy.errors import PayloadError
+from pikkupy.failures import describe
+from pikkupy.workers.loop_attempts import TaskAttempt
+from pikkupy.workers.messages import Reply, Request, find_function, source_of_main
+
+
+class ProcessAttempt(TaskAttempt):
+    """A function in a worker process, which is killed if it must end: after the grace if it is only asked to."""
+
+    _killed = False
+
+    def _run(self) -> None:
+        self._spawn(self._converse())
+
+    def _ask_to_end(self) -> None:
+        if self._has_begun:
+            self._arm(self._premises.cancel_grace_us, self._interrupt)
+        else:
+            self._interrupt()
+
+    def halt(self) -> None:
+        self.stop()
+        if not self.over:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        if not self._killed:  # a second cancel would cut off the wait for the killed process
+            self._killed = True
+            super()._interrupt()
+
+    async def _converse(self) -> Outcome:
+        try:
+            answer = await self._premises.processes.call(self._request(), self._begin, self.job.context)
+            return self._reply(msgspec.msgpack.decode(answer, type=Reply))
+        except asyncio.CancelledError as error:
+            return self._interrupted(error)
+        except Exception as error:  # noqa: BLE001 - a lost worker, or an answer that makes no sense
+            return Failed(describe(error), None, final=isinstance(error, PayloadError))
+
+    def _request(self) -> bytes:
+        job = self.job
+        assert job.importable is not None
+        module, name = job.importable
+        main = source_of_main()
+        return msgspec.msgpack.encode(Request(module=module, name=name, step=job.context, data=job.data, main=main))
+
+    def _reply(self, reply: Reply) -> Outcome:
+        if reply.error is not None:
+            return Failed(reply.error, None, reply.final)
+        return Succeeded(self._as_asked(reply.output or "null"))
+
+    def _as_asked(self, output: str) -> str:
+        """The process encodes to the function's own annotation; the call may have named another `result_type`."""
+        job, values = self.job, self._premises.values
+        assert job.importable is not None
+        annotation = find_function(*job.importable).result_type
+        if annotation is job.result_type or annotation == job.result_type:
+            return output
+        what = f"output of step {job.context.step_name!r}"
+        return values.encode(values.decode(output, annotation, what=what), job.result_type, what=what)

@@ -1,0 +1,306 @@
+"""What is written can be read, in the order and with the refusals that the facade names."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from pikkupy.core.model import (
+    Recorded,
+    RunDeleted,
+    RunStatus,
+    StepsCancelled,
+    StepStatus,
+)
+from pikkupy.errors import JournalError
+from pikkupy.store import Journal
+from pikkupy.store.rows import run_columns, step_columns
+from tests.store.samples import BOOM, NOW, a_move, a_run, a_step, a_timer, an_attempt, open_journal, raw
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_rows_come_back_as_they_were_written(journal: Journal) -> None:
+    """Runs, steps, attempts and timers are equal after the way through the file."""
+    run = a_run(input='"line\\n\x00end £ 🦊"')
+    steps = (a_step(position=0), a_step(position=1, status=StepStatus.FAILED), a_step(position=2, name="#1'\""))
+    await journal.commit([run, *steps, an_attempt(position=1, seq=9), a_timer(seq=4)])
+
+    assert await journal.run("run-1") == run
+    assert await journal.steps(1) == list(steps)
+    assert await journal.attempts(1) == [an_attempt(position=1, seq=9)]
+    assert await journal.recorded(1) == Recorded(run=run, steps=steps, timers=(a_timer(seq=4),), last_seq=9)
+
+
+async def test_what_is_not_there_is_none_or_empty(journal: Journal) -> None:
+    """Asking for a run that does not exist is no error."""
+    assert await journal.run("nobody") is None
+    assert await journal.recorded(7) is None
+    assert await journal.steps(7) == []
+    assert await journal.attempts(7) == []
+    assert await journal.unfinished() == []
+    assert await journal.last_change([7]) == {}
+
+
+async def test_a_journal_in_memory_does_the_same(tmp_path: object) -> None:
+    """`:memory:` writes and reads through one connection and leaves no file."""
+    journal = await open_journal(":memory:")
+    await journal.commit([a_run(), a_step()])
+
+    assert await journal.recorded(1) == Recorded(run=a_run(), steps=(a_step(),), last_seq=1)
+    assert (journal.clean, journal.epoch, journal.next_number) == (True, 1, 1)
+    await journal.close()
+
+
+async def test_attempts_are_ordered_by_their_place_in_the_history(journal: Journal) -> None:
+    """`attempts` is by seq, whatever the order of writing."""
+    await journal.commit([a_run(), *(an_attempt(attempt=n, seq=n) for n in (3, 1, 2))])
+
+    assert [row.seq for row in await journal.attempts(1)] == [1, 2, 3]
+
+
+async def test_runs_are_listed_newest_first_in_pages(journal: Journal) -> None:
+    """`before` is exclusive, and filters combine."""
+    await journal.commit([a_run(n, workflow="even" if n % 2 == 0 else "odd") for n in range(1, 9)])
+    await journal.commit([a_move(4), a_move(5)])
+
+    async def numbers(
+        workflow: str | None = None, status: RunStatus | None = None, limit: int = 50, before: int | None = None
+    ) -> list[int]:
+        return [r.number for r in await journal.runs(workflow=workflow, status=status, limit=limit, before=before)]
+
+    assert await numbers(limit=3) == [8, 7, 6]
+    assert await numbers(limit=3, before=6) == [5, 4, 3]
+    assert await numbers(workflow="even") == [8, 6, 4, 2]
+    assert await numbers(status=RunStatus.COMPLETED) == [5, 4]
+    assert await numbers(workflow="even", status=RunStatus.RUNNING, before=8) == [6, 2]
+
+
+async def test_unfinished_runs_come_in_chunks_with_all_that_is_theirs(journal: Journal) -> None:
+    """Running and suspended runs are returned, final ones are not, and rows go to their own run."""
+    for n in range(1, 8):
+        await journal.commit([a_run(n), a_step(n, 0), a_step(n, 1), a_timer(n, seq=n + 10), an_attempt(n, seq=n + 20)])
+    await journal.commit([a_move(3), a_move(4, RunStatus.SUSPENDED)])
+
+    first = await journal.unfinished(limit=4)
+    second = await journal.unfinished(after=first[-1].run.number, limit=4)
+    third = await journal.unfinished(after=second[-1].run.number, limit=4)
+
+    assert [r.run.number for r in first] == [1, 2, 4, 5]
+    assert [r.run.number for r in second] == [6, 7]
+    assert third == []
+    assert first[2].run.status is RunStatus.SUSPENDED
+    assert first + second == [await journal.recorded(r.run.number) for r in first + second]
+    assert first[0].last_seq == 21
+
+
+async def test_the_last_change_is_the_latest_recorded_time(journal: Journal) -> None:
+    """Steps, attempts and timers count; runs without any are absent."""
+    await journal.commit([a_run(n) for n in range(1, 6)])
+    await journal.commit([a_step(1), an_attempt(1), a_timer(1), a_step(2), a_step(3, status=StepStatus.RUNNING)])
+    await journal.commit([a_step(4, status=StepStatus.PENDING, started_at=None)])
+
+    assert await journal.last_change([1, 2, 3, 4, 5]) == {1: NOW + 9, 2: NOW + 5, 3: NOW}
+
+
+async def test_a_step_is_replaced_until_it_is_final(journal: Journal) -> None:
+    """Each row replaces every column of the one before."""
+    await journal.commit([a_run(), a_step(status=StepStatus.RUNNING)])
+    waiting = a_step(status=StepStatus.SCHEDULED, attempts=2, cut_offs=3, wake_at=NOW + 99, error=BOOM, target=None)
+    await journal.commit([waiting])
+    assert await journal.steps(1) == [waiting]
+
+    await journal.commit([a_step()])
+    assert await journal.steps(1) == [a_step()]
+
+
+async def test_the_time_when_a_step_was_reached_is_kept(journal: Journal) -> None:
+    """A later row without `started_at` does not take it away."""
+    await journal.commit([a_run(), a_step(status=StepStatus.RUNNING)])
+    await journal.commit([a_step(started_at=None)])
+
+    assert await journal.steps(1) == [a_step()]
+
+
+@pytest.mark.parametrize("final", [StepStatus.SUCCEEDED, StepStatus.FAILED, StepStatus.CANCELLED])
+async def test_a_final_step_never_changes(journal: Journal, final: StepStatus) -> None:
+    """A second outcome is refused, and the first one stays."""
+    await journal.commit([a_run(), a_step(status=final)])
+
+    with pytest.raises(JournalError, match="final already"):
+        await journal.commit([a_step(output='"other"')])
+    assert await journal.steps(1) == [a_step(status=final)]
+
+
+async def test_a_run_id_is_taken_once(journal: Journal) -> None:
+    """A second run of the same id is refused with the reason."""
+    await journal.commit([a_run()])
+
+    with pytest.raises(JournalError, match="run_id"):
+        await journal.commit([a_run(2, run_id="run-1")])
+    assert journal.failure is None
+
+
+@pytest.mark.parametrize("status", [RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED])
+async def test_a_move_to_a_final_status_ends_the_run(journal: Journal, status: RunStatus) -> None:
+    """It brings output, error or reason, and both times."""
+    await journal.commit([a_run()])
+    move = a_move(status=status)
+    await journal.commit([move])
+
+    assert await journal.run("run-1") == a_run(
+        status=status,
+        output=move.output,
+        error=move.error,
+        reason=move.reason,
+        updated_at=move.at,
+        ended_at=move.at,
+    )
+
+
+async def test_a_move_to_another_status_clears_what_the_last_one_brought(journal: Journal) -> None:
+    """A failed run that runs again has no error and no end."""
+    await journal.commit([a_run()])
+    await journal.commit([a_move(status=RunStatus.FAILED)])
+    await journal.commit([a_move(status=RunStatus.RUNNING, before=RunStatus.FAILED)])
+
+    assert await journal.run("run-1") == a_run(updated_at=NOW + 20)
+
+
+async def test_a_move_applies_only_from_its_status(journal: Journal) -> None:
+    """A run that is elsewhere, or not there, is left alone, and the whole logical change is refused."""
+    await journal.commit([a_run()])
+    await journal.commit([a_move()])
+
+    with pytest.raises(JournalError, match="status"):
+        await journal.commit([a_step(), a_move(status=RunStatus.CANCELLED)])
+    with pytest.raises(JournalError, match="status"):
+        await journal.commit([a_move(99)])
+    assert await journal.steps(1) == []
+
+
+async def test_cancelling_steps_leaves_outcomes_alone(journal: Journal) -> None:
+    """Every step without a final status is cancelled, with its last error as evidence."""
+    retried = a_step(position=1, status=StepStatus.SCHEDULED, error=BOOM)
+    await journal.commit([a_run(), a_step(position=0), retried, a_step(position=2, status=StepStatus.RUNNING)])
+    await journal.commit([a_run(2), a_step(2, status=StepStatus.RUNNING)])
+    await journal.commit([StepsCancelled(run=1, at=NOW + 5)])
+
+    assert await journal.steps(1) == [
+        a_step(position=0),
+        a_step(position=1, status=StepStatus.CANCELLED, error=BOOM),
+        a_step(position=2, status=StepStatus.CANCELLED),
+    ]
+    assert await journal.steps(2) == [a_step(2, status=StepStatus.RUNNING)]
+
+
+async def test_a_deleted_run_leaves_nothing_behind(journal: Journal, path: str) -> None:
+    """Steps, attempts and timers go with it, and other runs stay."""
+    for n in (1, 2):
+        await journal.commit([a_run(n), a_step(n), an_attempt(n), a_timer(n)])
+    await journal.commit([RunDeleted(number=1)])
+
+    assert await journal.recorded(1) is None
+    for table in ("steps", "attempts", "timers"):
+        assert raw(path, f"SELECT run FROM pikkupy_{table}") == [(2,)]
+
+
+async def test_a_number_is_never_used_twice(path: str) -> None:
+    """The number of a deleted run, though it was the highest, is not given again."""
+    journal = await open_journal(path)
+    assert journal.next_number == 1
+    await journal.commit([a_run(n) for n in (1, 2, 3)])
+    await journal.commit([RunDeleted(number=3)])
+    await journal.close()
+
+    journal = await open_journal(path)
+    assert journal.next_number == 4
+    await journal.commit([RunDeleted(number=1), RunDeleted(number=2)])
+    await journal.close()
+
+    journal = await open_journal(path)
+    assert journal.next_number == 4
+    await journal.close()
+
+
+async def test_a_closed_journal_refuses(path: str) -> None:
+    """Reads raise, and changes are told."""
+    journal = await open_journal(path)
+    await journal.close()
+
+    with pytest.raises(JournalError, match="closed"):
+        await journal.run("run-1")
+    with pytest.raises(JournalError, match="closed"):
+        await journal.commit([a_run()])
+
+
+DAMAGE = [
+    ("UPDATE pikkupy_runs SET input = '{\"n\":2}' WHERE number = 1", "run-1"),
+    ("UPDATE pikkupy_runs SET workflow = 'onboardinh' WHERE number = 1", "run-1"),
+    ("UPDATE pikkupy_runs SET updated_at = updated_at + 1 WHERE number = 1", "run-1"),
+    ("UPDATE pikkupy_runs SET input = CAST(x'7bff' AS TEXT) WHERE number = 1", "run-1"),
+    ("UPDATE pikkupy_steps SET output = '\"dond\"' WHERE run = 1", "step 0"),
+    ("UPDATE pikkupy_steps SET ended_at = ended_at + 1 WHERE run = 1", "step 0"),
+    ("UPDATE pikkupy_steps SET seq = seq + 1 WHERE run = 1", "step 0"),
+    ("UPDATE pikkupy_steps SET name = 'step 1' WHERE run = 1", "run-1"),
+    ("UPDATE pikkupy_timers SET due_at = due_at + 1 WHERE run = 1", "timer 0"),
+]
+
+
+@pytest.mark.parametrize(("damage", "named"), DAMAGE)
+async def test_a_changed_value_is_noticed_and_named(
+    path: str, damage: str, named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A replay never gets a value that is not what was written; other runs are not taken down."""
+    journal = await open_journal(path)
+    for n in (1, 2):
+        await journal.commit([a_run(n), a_step(n), an_attempt(n), a_timer(n)])
+    await journal.close()
+    raw(path, damage)
+
+    journal = await open_journal(path)
+    with pytest.raises(JournalError, match=named):
+        await journal.recorded(1)
+    assert [r.run.number for r in await journal.unfinished(limit=1)] == [2]
+    assert named in str(journal.damaged[1])
+    assert named in caplog.text
+    await journal.close()
+
+
+async def test_a_damaged_attempt_is_named(journal: Journal, path: str) -> None:
+    """`attempts` checks, too."""
+    await journal.commit([a_run(), an_attempt(attempt=3)])
+    raw(path, "UPDATE pikkupy_attempts SET ended_at = 1")
+
+    with pytest.raises(JournalError, match="attempt 3"):
+        await journal.attempts(1)
+
+
+async def test_every_single_bit_of_a_recorded_value_is_guarded(journal: Journal, path: str) -> None:
+    """Whatever bit of an output flips, reading the step raises."""
+    await journal.commit([a_run(), a_step(output='{"id":1}')])
+    text = b'{"id":1}'
+
+    for bit in range(8 * len(text)):
+        flipped = bytearray(text)
+        flipped[bit // 8] ^= 1 << bit % 8
+        raw(path, "UPDATE pikkupy_steps SET output = CAST(? AS TEXT)", bytes(flipped))
+        with pytest.raises(JournalError, match="step 0"):
+            await journal.steps(1)
+
+
+def test_checksums_are_the_same_in_every_release() -> None:
+    """Files outlive releases: these numbers must never change."""
+    assert run_columns(a_run())[-2:] == (3_628_837_821, 1_780_378_867)
+    assert step_columns(a_step(error=BOOM))[-1] == 4_054_940_118
+
+
+async def test_a_read_that_sqlite_refuses_is_a_journal_error(journal: Journal, path: str) -> None:
+    """No error of SQLite gets out by itself."""
+    raw(path, "DROP TABLE pikkupy_attempts")
+
+    with pytest.raises(JournalError, match="cannot be read") as caught:
+        await journal.attempts(1)
+    assert isinstance(caught.value.__cause__, sqlite3.Error)
+

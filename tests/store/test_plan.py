@@ -1,0 +1,125 @@
+"""A batch means the same as its changes one by one."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from pikkupy.core.model import Change, RunDeleted, RunMove, RunStatus, StepsCancelled, StepStatus
+from pikkupy.store.migrations import migrate
+from pikkupy.store.plan import MAX_ROWS, Op, op_of, powers_of_two, statements
+from pikkupy.store.writer import Writer, Written
+from tests.store.samples import NOW, a_move, a_run, a_step, a_timer, an_attempt
+
+TABLES = ("runs", "steps", "attempts", "timers", "journal")
+
+
+@contextmanager
+def _journal() -> Iterator[sqlite3.Connection]:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.execute("PRAGMA foreign_keys = 1")
+    migrate(db, 0, stamped=True, now_us=0)
+    yield db
+    db.close()
+
+
+def _contents(db: sqlite3.Connection) -> list[object]:
+    return [db.execute(f"SELECT * FROM pikkupy_{table}").fetchall() for table in TABLES]
+
+
+def _random_change(rng: random.Random) -> Change:
+    run, position = rng.randint(1, 3), rng.randint(0, 2)
+    return rng.choice([
+        lambda: a_run(run),
+        lambda: a_run(run + 10, run_id=f"run-{run}"),
+        lambda: a_step(run, position, rng.choice(list(StepStatus)), started_at=rng.choice([None, NOW])),
+        lambda: a_step(run, position, StepStatus.RUNNING, attempts=rng.randint(0, 5)),
+        lambda: an_attempt(run, position, rng.randint(1, 3)),
+        lambda: a_timer(run, position),
+        lambda: a_move(run, rng.choice(list(RunStatus)), before=rng.choice(list(RunStatus)), at=rng.randint(1, 99)),
+        lambda: a_move(run, RunStatus.SUSPENDED),
+        lambda: a_move(run, RunStatus.RUNNING, before=RunStatus.SUSPENDED),
+        lambda: StepsCancelled(run=run, at=rng.randint(1, 99)),
+        lambda: RunDeleted(number=run),
+    ])()
+
+
+@pytest.mark.parametrize("seed", range(400))
+def test_a_batch_means_the_same_as_its_changes_one_by_one(seed: int) -> None:
+    """Same rows and same refusals, for random changes of few runs, whatever is grouped with what."""
+    rng = random.Random(seed)
+    batch = [[op_of(_random_change(rng)) for _ in range(rng.randint(1, 3))] for _ in range(rng.randint(1, 8))]
+    writer = Writer("test", 0, None)
+    with _journal() as together, _journal() as apart:
+        for number in (1, 2):
+            for db in (together, apart):
+                writer.write(db, [[op_of(a_run(number)), op_of(a_step(number, 0, StepStatus.RUNNING))]])
+
+        outcomes = writer.write(together, batch).outcomes
+        one_by_one = [writer.write(apart, [ops]).outcomes[0] for ops in batch]
+
+        assert [str(outcome) for outcome in outcomes] == [str(outcome) for outcome in one_by_one]
+        assert _contents(together) == _contents(apart)
+
+
+def test_many_changes_become_few_statements() -> None:
+    """Two thousand steps and their runs' ends are a dozen calls, not thousands."""
+    changes: list[Change] = []
+    for number in range(1, 1001):
+        changes += [a_step(number, 0), a_step(number, 1), a_move(number)]
+
+    assert len(list(statements(map(op_of, changes)))) < 20
+
+
+def test_numbers_are_sums_of_powers_of_two() -> None:
+    """So that few prepared statements serve every number of rows."""
+    assert list(powers_of_two(1)) == [1]
+    assert list(powers_of_two(13)) == [8, 4, 1]
+    assert list(powers_of_two(2 * MAX_ROWS + 3)) == [MAX_ROWS, MAX_ROWS, 2, 1]
+    assert all(sum(powers_of_two(n)) == n for n in range(1, 3000))
+
+
+def test_two_moves_of_one_run_are_both_made() -> None:
+    """Suspended and resumed within one batch: no statement sees the run twice."""
+    moves = [a_move(status=RunStatus.SUSPENDED), a_move(status=RunStatus.RUNNING, before=RunStatus.SUSPENDED), a_move()]
+    with _journal() as db:
+        written = _write(db, [[a_run()], *([move] for move in moves)])
+
+        assert written.outcomes == [None] * 4
+        assert db.execute("SELECT status FROM pikkupy_runs").fetchone() == ("completed",)
+
+
+def test_a_step_after_the_cancel_of_its_run_is_refused_within_one_batch() -> None:
+    """A late outcome must not slip in before the cancel that it was submitted after."""
+    with _journal() as db:
+        _write(db, [[a_run(), a_step(status=StepStatus.RUNNING)]])
+        written = _write(db, [[StepsCancelled(run=1, at=5)], [a_step()]])
+
+        assert [outcome is None for outcome in written.outcomes] == [True, False]
+        assert db.execute("SELECT status FROM pikkupy_steps").fetchone() == ("cancelled",)
+
+
+def test_the_logical_change_of_a_cancel_is_one_group() -> None:
+    """Its steps and its move can be written kind by kind."""
+    changes: list[Change] = [StepsCancelled(run=1, at=5), a_move(status=RunStatus.CANCELLED)]
+
+    assert len(list(statements(map(op_of, changes)))) == 2
+
+
+def _write(db: sqlite3.Connection, changes: Sequence[Sequence[Change]]) -> Written:
+    batch: list[list[Op]] = [[op_of(change) for change in logical] for logical in changes]
+    return Writer("test", 0, None).write(db, batch)
+
+
+def test_a_move_records_when_and_how() -> None:
+    """The times and texts of the move are those of the row."""
+    move: RunMove = a_move(status=RunStatus.CANCELLED)
+    with _journal() as db:
+        _write(db, [[a_run()], [move]])
+
+        row = db.execute("SELECT status, reason, updated_at, ended_at FROM pikkupy_runs").fetchone()
+        assert row == ("cancelled", "because", move.at, move.at)

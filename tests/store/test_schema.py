@@ -1,0 +1,226 @@
+"""The schema says the same as the records and the state machine, and the reads use its indexes."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from enum import StrEnum
+
+import msgspec
+import pytest
+
+from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
+from pikkupy.core.model import AttemptRow, AttemptStatus, RunRow, RunStatus, StepKind, StepRow, StepStatus, TimerRow
+from pikkupy.store.migrations import APPLICATION_ID, migrate
+from pikkupy.store.plan import MAX_ROWS
+from pikkupy.store.queries import QUERIES, many, script
+from pikkupy.store.rows import run_columns, step_columns
+from tests.store.samples import a_run, a_step, raw
+
+RECORDS: dict[str, type[msgspec.Struct]] = {
+    "pikkupy_runs": RunRow,
+    "pikkupy_steps": StepRow,
+    "pikkupy_attempts": AttemptRow,
+    "pikkupy_timers": TimerRow,
+}
+
+
+@pytest.fixture
+def db() -> Iterator[sqlite3.Connection]:
+    """An empty journal."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.execute("PRAGMA foreign_keys = 1")
+    migrate(db, 0, stamped=True, now_us=0)
+    yield db
+    db.close()
+
+
+def _listed(table: str, column: str) -> list[set[str]]:
+    """The word lists in the CHECKs of a table that speak of the column."""
+    body = script("schema.sql").split(f"CREATE TABLE {table} (")[1].split(") STRICT")[0]
+    lists = re.findall(rf"\b{column} IN \(('[^)]*)\)", body)
+    return [set(re.findall(r"'(\w+)'", words)) for words in lists]
+
+
+def _values(words: type[StrEnum]) -> set[str]:
+    return {word.value for word in words}
+
+
+def test_statuses_in_the_checks_are_those_of_the_model() -> None:
+    """The list of all statuses stands first in each table; the final ones are those of the state machine."""
+    runs, steps = _listed("pikkupy_runs", "status"), _listed("pikkupy_steps", "status")
+
+    assert runs[0] == _values(RunStatus)
+    assert {status.value for status in FINAL_RUNS} in runs
+    assert steps[0] == _values(StepStatus)
+    assert {status.value for status in FINAL_STEPS} in steps
+    assert {"succeeded", "failed"} in steps  # those with an outcome
+    assert _listed("pikkupy_steps", "kind") == [_values(StepKind)]
+    assert _listed("pikkupy_attempts", "status") == [_values(AttemptStatus)]
+
+
+def test_final_statuses_in_the_queries_are_those_of_the_machine() -> None:
+    """What guards final steps, and what counts as unfinished, follows the tables of the state machine."""
+    finals = {status.value for status in FINAL_STEPS}
+    for name in ("write_steps", "cancel_steps"):
+        [words] = re.findall(r"NOT IN \(([^)]*)\)", QUERIES[name])
+        assert set(re.findall(r"\w+", words)) == finals
+    unfinished = {status.value for status in set(RunStatus) - FINAL_RUNS}
+    for text in (QUERIES["unfinished_runs"], script("schema.sql").split("pikkupy_runs_unfinished ON")[1]):
+        words = re.findall(r"status IN \(([^)]*)\)", text)[0]
+        assert set(re.findall(r"\w+", words)) == unfinished
+
+
+def test_columns_are_the_fields_of_the_records(db: sqlite3.Connection) -> None:
+    """In the same order, with the checksums last: rows are built by position."""
+    for table, record in RECORDS.items():
+        columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+        fields = list(record.__struct_fields__)
+        assert columns[: len(fields)] == fields
+        assert all(name.endswith("checksum") for name in columns[len(fields) :])
+
+
+@pytest.mark.parametrize("status", list(RunStatus))
+@pytest.mark.parametrize("column", ["output", "error", "reason", "ended_at"])
+def test_an_illegal_run_cannot_be_written(db: sqlite3.Connection, status: RunStatus, column: str) -> None:
+    """Output exactly when completed, error exactly when failed, end exactly when final, a reason only with a cause."""
+    legal = _legal_run(status)
+    db.execute(QUERIES["insert_runs"], legal)
+    db.execute("DELETE FROM pikkupy_runs")
+    place = RunRow.__struct_fields__.index(column)
+    wrong = list(legal)
+    wrong[place] = None if legal[place] is not None else (5 if column == "ended_at" else '"x"')
+
+    if column == "reason" and status in {RunStatus.CANCELLED, RunStatus.SUSPENDED}:
+        db.execute(QUERIES["insert_runs"], wrong)  # the reason may be missing
+        return
+    with pytest.raises(sqlite3.IntegrityError):
+        db.execute(QUERIES["insert_runs"], wrong)
+
+
+def _legal_run(status: RunStatus) -> list[object]:
+    columns = list(run_columns(a_run(status=status)))
+    fields = RunRow.__struct_fields__
+    if status is RunStatus.COMPLETED:
+        columns[fields.index("output")] = "null"
+    if status is RunStatus.FAILED:
+        columns[fields.index("error")] = "{}"
+    if status in {RunStatus.CANCELLED, RunStatus.SUSPENDED}:
+        columns[fields.index("reason")] = "why"
+    return columns
+
+
+@pytest.mark.parametrize(
+    ("status", "wrong"),
+    [
+        (StepStatus.SUCCEEDED, {"output": None}),
+        (StepStatus.SUCCEEDED, {"seq": None}),
+        (StepStatus.SUCCEEDED, {"seq": 0}),
+        (StepStatus.SUCCEEDED, {"error": "{}"}),
+        (StepStatus.SUCCEEDED, {"ended_at": None}),
+        (StepStatus.FAILED, {"error": None}),
+        (StepStatus.FAILED, {"output": "1"}),
+        (StepStatus.FAILED, {"seq": None}),
+        (StepStatus.CANCELLED, {"seq": 3}),
+        (StepStatus.CANCELLED, {"output": "1"}),
+        (StepStatus.CANCELLED, {"ended_at": None}),
+        (StepStatus.RUNNING, {"output": "1"}),
+        (StepStatus.RUNNING, {"ended_at": 5}),
+        (StepStatus.RUNNING, {"seq": 3}),
+        (StepStatus.RUNNING, {"attempts": -1}),
+        (StepStatus.RUNNING, {"cut_offs": -1}),
+        (StepStatus.RUNNING, {"position": -1}),
+        (StepStatus.RUNNING, {"kind": "dance"}),
+        (StepStatus.RUNNING, {"status": "lost"}),
+        (StepStatus.RUNNING, {"run": 2}),
+        (StepStatus.RUNNING, {"attempts": "many"}),
+    ],
+)
+def test_an_illegal_step_cannot_be_written(
+    db: sqlite3.Connection, status: StepStatus, wrong: dict[str, object]
+) -> None:
+    """The CHECKs refuse each, though the same row without the fault is accepted."""
+    db.execute(QUERIES["insert_runs"], run_columns(a_run()))
+    columns = list(step_columns(a_step(status=status)))
+    db.execute(QUERIES["write_steps"], columns)
+    db.execute("DELETE FROM pikkupy_steps")
+    for name, value in wrong.items():
+        columns[StepRow.__struct_fields__.index(name)] = value
+
+    with pytest.raises(sqlite3.IntegrityError):
+        db.execute(QUERIES["write_steps"], columns)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, text in QUERIES.items() if text.startswith("SELECT") and "pikkupy_runs" in text]
+    + ["steps", "attempts", "recorded_timers", "last_attempt", "last_change"]
+    + ["write_steps", "move_runs", "cancel_steps", "delete_runs"],
+)
+def test_a_statement_finds_its_rows_by_an_index(db: sqlite3.Connection, name: str) -> None:
+    """No walk through a table and no sorting, except of the few rows that `last_change` groups."""
+    names = set(re.findall(r":(\w+)", QUERIES[name]))
+    parameters = dict.fromkeys(names, 1) if names else [None] * QUERIES[name].count("?")
+    plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {QUERIES[name]}", parameters)]
+
+    walks = [line for line in plan if line.startswith("SCAN") and "USING INDEX pikkupy_runs_unfinished" not in line]
+    allowed = ("SCAN json_each", "SCAN CONSTANT ROW", "SCAN move", "SCAN cancel", "SCAN 1 CONSTANT", "SCAN (subquery")
+    walks = [line for line in walks if not line.startswith(allowed) and name != "runs"]
+    assert walks == []
+    if name != "last_change":
+        assert not [line for line in plan if "TEMP B-TREE" in line]
+
+
+def test_unfinished_runs_are_found_without_walking_finished_ones(db: sqlite3.Connection) -> None:
+    """The planner takes the partial index, within the bounds of the chunk."""
+    for name in ("unfinished_runs", "unfinished_steps", "unfinished_timers", "unfinished_attempts"):
+        parameters = {"after": 1, "last": 9, "limit": 5}
+        plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {QUERIES[name]}", parameters)]
+        assert any("INDEX pikkupy_runs_unfinished (number>?" in line for line in plan), plan
+
+
+def test_the_largest_statement_stays_under_the_limit_of_parameters() -> None:
+    """SQLite allows 32,766."""
+    writing = ("insert_runs", "write_steps", "insert_attempts", "insert_timers", "move_runs", "cancel_steps")
+    for name in (*writing, "delete_runs"):
+        assert many(name, MAX_ROWS).count("?") == MAX_ROWS * QUERIES[name].count("?") <= 32_766
+
+
+def test_every_name_begins_with_the_prefix(db: sqlite3.Connection) -> None:
+    """So that they do not meet an application's own; the two views are the only others."""
+    names = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")}
+
+    assert {name for name in names if not name.startswith("pikkupy_")} == {"pikku_runs", "pikku_steps"}
+
+
+def test_the_file_is_marked_as_a_journal(db: sqlite3.Connection) -> None:
+    """`file` and other tools can tell; "piku" is the text of the application id."""
+    assert APPLICATION_ID.to_bytes(4, "big") == b"piku"
+    assert db.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+    assert db.execute("PRAGMA user_version").fetchone() == (1,)
+
+
+def test_the_views_have_readable_columns(db: sqlite3.Connection) -> None:
+    """Run ids, ISO times, and errors taken apart."""
+    db.execute("PRAGMA trusted_schema = 0")
+    db.execute(QUERIES["insert_runs"], run_columns(a_run()))
+    db.execute(QUERIES["write_steps"], step_columns(a_step(status=StepStatus.FAILED)))
+    db.row_factory = sqlite3.Row
+
+    run = dict(db.execute("SELECT * FROM pikku_runs").fetchone())
+    step = dict(db.execute("SELECT * FROM pikku_steps").fetchone())
+
+    assert run["run_id"] == step["run_id"] == "run-1"
+    assert (run["created_at"], run["ended_at"]) == ("2030-03-17T17:46:40.000Z", None)
+    assert (step["error_type"], step["error_message"]) == ("app.Boom", "too hot")
+    assert {"workflow", "status", "input", "output", "reason"} <= set(run)
+    assert {"position", "name", "kind", "attempts", "wake_at", "started_at"} <= set(step)
+
+
+def test_the_schema_is_sound(tmp_path: object, path: str) -> None:
+    """A file made of it passes SQLite's own check."""
+    db = sqlite3.connect(path, isolation_level=None)
+    migrate(db, 0, stamped=True, now_us=0)
+    db.close()
+
+    assert raw(path, "PRAGMA integrity_check") == [("ok",)]
