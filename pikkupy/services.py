@@ -53,6 +53,27 @@ def enter(step: StepContext) -> None:
     _current.set(step)
 
 
+class _PlainLogger:
+    """The `logger` of services that belong to no step. Not kept on the object: the name is not the application's."""
+
+    def __get__(self, services: Services | None, kind: type[Services]) -> Logger:
+        return logger()
+
+
+class _StepLogger(_PlainLogger):
+    """The `logger` of one step's services, made when it is first wanted and kept."""
+
+    def __get__(self, services: Services | None, kind: type[Services]) -> Logger:
+        step = None if services is None else services.workflow_step
+        if step is None:
+            return logger()
+        bound = logger().bind(
+            run_id=step.run_id, workflow=step.workflow, step=step.step_name, attempt=step.attempt_count
+        )
+        vars(services)["logger"] = bound
+        return bound
+
+
 class Services:
     """The first parameter of a function. Subclass it to type what the application gives to `pikku.open(services=...)`.
 
@@ -60,19 +81,14 @@ class Services:
     outside a workflow: its `workflow_step` is `None`.
     """
 
-    logger: Logger
+    logger = _PlainLogger()
     workflow_step: StepContext | None = None
-
-    if not TYPE_CHECKING:  # a type checker would take every name for granted
-
-        def __getattr__(self, name: str) -> Any:
-            if name == "logger":
-                return logger()
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
 
 class _BoundServices(Services):
     """The services of one attempt: the step's own two, and everything else as the application has it."""
+
+    logger = _StepLogger()
 
     def __init__(self, application: object, step: StepContext, absence: str) -> None:
         self.workflow_step = step
@@ -82,13 +98,9 @@ class _BoundServices(Services):
     def __repr__(self) -> str:
         return f"<services of step {self.workflow_step and self.workflow_step.step_id!r}: {self.__application!r}>"
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # a type checker would take every name for granted
 
         def __getattr__(self, name: str) -> Any:
-            # Only what is not there yet gets here, so the logger is made when it is first wanted.
-            if name == "logger":
-                self.logger = _logger_of(self.workflow_step)
-                return self.logger
             application = self.__application
             try:
                 return getattr(application, name)
@@ -120,7 +132,3 @@ def check_services(application: object) -> None:
 
 def _kinds(application: object) -> list[type]:
     return [kind for kind in type(application).__mro__ if kind not in (Services, object)]
-
-
-def _logger_of(step: StepContext) -> Logger:
-    return logger().bind(run_id=step.run_id, workflow=step.workflow, step=step.step_name, attempt=step.attempt_count)

@@ -59,7 +59,8 @@ class Demo:
     def live(self, kill_in: str | None) -> Report | None:
         """One life of the child, until it ends (its last report) or the step `kill_in` is under way (None: killed)."""
         self.lives += 1
-        command = [sys.executable, "-m", "pikkupy.cli.demo_app", str(self.journal), str(self.ledger), str(self._pace)]
+        code = "from pikkupy.cli.demo_app import run; run()"
+        command = [sys.executable, "-c", code, str(self.journal), str(self.ledger), str(self._pace)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as child:  # noqa: S603 - our own module
             assert child.stdout is not None
             self._screen.begin(self.lives, child.pid)

@@ -1,7 +1,5 @@
 """The application that `pikku demo` runs and kills: the onboarding workflow, for real, on a file.
 
-    python -m pikkupy.cli.demo_app JOURNAL LEDGER PACE
-
 It prints one JSON document per line on stdout: how the steps stand, whenever that changes, and the result at the end.
 The ledger is a file outside the database: every effect is one appended line, so that it tells what really happened.
 """
@@ -164,5 +162,6 @@ async def main(journal: str, ledger: str, pace: float) -> None:
         say(Report(await lines(engine), result))
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The program: journal, ledger and pace are its arguments."""
     asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))

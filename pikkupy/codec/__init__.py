@@ -88,7 +88,7 @@ class Codec:
 
     def _encoded(self, value: object, fit: Fit | None) -> bytes:
         packer = Packer(self.max_payload)
-        data = msgspec.json.encode(packer.pack(value))
+        data = msgspec.json.encode(packer.tree(value))
         if packer.classes:
             _check_round_trip(data, packer, fit)
         return data
@@ -128,7 +128,7 @@ def _decoded(text: str, fit: Fit | None) -> Any:
     if fit is not None:
         value = fit(value)
     if unpacker.losses:
-        Packer(_UNLIMITED).pack(value)  # refuses what is still lost, with its path
+        Packer(_UNLIMITED).tree(value)  # refuses what is still lost, with its path
     return value
 
 
@@ -140,7 +140,7 @@ def _check_round_trip(data: bytes, packed: Packer, fit: Fit | None) -> None:
     nameless = ", ".join(sorted(map(class_name, packed.nameless)))
     try:
         again = Packer(_UNLIMITED)
-        same = msgspec.json.encode(again.pack(_decoded(data.decode(), fit))) == data
+        same = msgspec.json.encode(again.tree(_decoded(data.decode(), fit))) == data
     except Refused as refused:
         if nameless:
             refused.reason = (

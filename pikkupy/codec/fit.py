@@ -13,7 +13,7 @@ from __future__ import annotations
 import collections.abc
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union
@@ -243,16 +243,23 @@ def _typed_dict(annotation: Any, cls: Any) -> Fit:
     except NameError as error:
         raise TypeError(f"{class_name(cls)}: {error}") from error
     fits = {key: fitter(_unqualified(hint)) for key, hint in hints.items()}
+    required = [key for key, hint in hints.items() if _is_required(hint, key in cls.__required_keys__)]
 
     def fit(value: Any) -> Any:
         if type(value) is not dict:
             raise _mismatch(annotation, value)
-        for key in sorted(cls.__required_keys__):
+        for key in required:
             if key not in value:
                 raise Refused(f"{class_name(cls)} needs the key {key!r}")
         return {key: _at(key_step(key), fits.get(key, _keep), item) for key, item in value.items()}
 
     return fit
+
+
+def _is_required(hint: Any, unless_said: bool) -> bool:
+    """`__required_keys__` does not see qualifiers in annotations that were strings, as all are by a future import."""
+    qualifier = getattr(typing.get_origin(hint), "_name", None)
+    return {"Required": True, "NotRequired": False}.get(str(qualifier), unless_said)
 
 
 def _unqualified(hint: Any) -> Any:
@@ -297,7 +304,7 @@ def _items(annotation: Any, fit_item: Fit, cls: Any) -> Fit:
         if type(value) not in _LISTED:
             raise _mismatch(annotation, value)
         items = [_at(f"[{index}]", fit_item, item) for index, item in enumerate(value)]
-        return (type(value) if abstract and isinstance(value, cls) else made)(items)
+        return _made(type(value) if abstract and isinstance(value, cls) else made, items)
 
     return fit
 
@@ -314,13 +321,14 @@ def _row(annotation: Any, fits: list[Fit]) -> Fit:
 
 
 def _pairs(annotation: Any, fit_key: Fit, fit_value: Fit, key_type: Any = str) -> Fit:
+    fit_text_key = _key_fitter(fit_key, key_type)
+
     def fit(value: Any) -> Any:
         if type(value) is not dict:
             raise _mismatch(annotation, value)
-        return {
-            _at(key_step(key), _key_fitter(fit_key, key_type), key): _at(key_step(key), fit_value, item)
-            for key, item in value.items()
-        }
+        keys = [_at(key_step(key), fit_text_key, key) for key in value]
+        items = [_at(key_step(key), fit_value, item) for key, item in value.items()]
+        return _made(dict, zip(keys, items, strict=True))
 
     return fit
 
@@ -346,8 +354,14 @@ def _at(step: str, fit: Fit, item: Any) -> Any:
     except Refused as refused:
         refused.under(step)
         raise
+
+
+def _made(cls: Any, items: Iterable[Any]) -> Any:
+    """The container of those items. Raises `Refused` for a set or dict of what cannot be hashed."""
+    try:
+        return cls(items)
     except TypeError as error:
-        raise Refused(str(error)).under(step) from error
+        raise Refused(str(error)) from error
 
 
 def _mismatch(annotation: Any, value: Any) -> Refused:

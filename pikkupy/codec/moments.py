@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 import zoneinfo
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from functools import lru_cache
@@ -67,6 +68,8 @@ def _pack_zone(zone: tzinfo | None) -> dict[str, str]:
         return {} if name == plain else {"name": name}
     if type(zone) is ZoneInfo and isinstance(zone.key, str):
         return {"zone": zone.key}
+    if _is_pydantic(type(zone)):
+        return {"offset": "pydantic"}
     raise Refused(f"the time zone {zone!r} ({class_name(type(zone))}) cannot be kept; use zoneinfo.ZoneInfo or UTC")
 
 
@@ -80,7 +83,23 @@ def _with_zone(moment: Moment, node: dict[str, Any]) -> Moment:
         offset = zone.utcoffset(None)
         assert offset is not None
         zone = timezone(offset, node["name"])
+    elif "offset" in node and zone is not None:
+        zone = _pydantic_zone(zone)
     return moment.replace(tzinfo=zone, fold=node.get("fold", 0))
+
+
+def _is_pydantic(cls: type) -> bool:
+    return cls.__name__ == "TzInfo" and cls.__module__.startswith("pydantic_core")
+
+
+def _pydantic_zone(zone: tzinfo) -> tzinfo:
+    """The fixed offset as pydantic makes it when it parses; the equal `timezone` where pydantic is not in use."""
+    made_by = getattr(sys.modules.get("pydantic_core"), "TzInfo", None)
+    offset = zone.utcoffset(None)
+    if made_by is None or offset is None:
+        return zone
+    made: tzinfo = made_by(int(offset.total_seconds()))
+    return made
 
 
 @lru_cache(maxsize=256)

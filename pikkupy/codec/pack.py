@@ -7,7 +7,7 @@ instance of a subclass of a built-in type is of another type, which JSON would s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -35,7 +35,7 @@ class TooLarge(Exception):
 class Packer:
     """Packs one value. Afterwards `classes` are the user's classes that were met, `nameless` those not found by name.
 
-    `limit`: raise `TooLarge` as soon as the JSON must have more bytes than that, before anything large is built.
+    `limit`: of the JSON's size, in bytes.
     """
 
     __slots__ = ("classes", "left", "limit", "nameless")
@@ -45,8 +45,16 @@ class Packer:
         self.classes: set[type] = set()
         self.nameless: set[type] = set()
 
-    def pack(self, value: Any, depth: int = 0) -> Any:
-        """`value` as a tree of plain JSON values; the same object where nothing in it needs a tag."""
+    def tree(self, value: Any) -> Any:
+        """`value` as a tree of plain JSON values; parts in which nothing needs a tag are shared with it.
+
+        Raises `Refused`, and `TooLarge` before a text is built that is larger than the limit for certain.
+        """
+        packed = self._pack(value, 0)
+        self._spend(0)
+        return packed
+
+    def _pack(self, value: Any, depth: int) -> Any:
         cls = type(value)
         if cls is str:
             return self._text(value)
@@ -89,21 +97,14 @@ class Packer:
             if find_class(shape.tag) is not cls:
                 self.nameless.add(cls)
         content, extra = shape.take(value)
-        packed = {"$t": shape.tag, "v": self._content(content, depth)}
-        if extra is not None:
-            packed["x"] = self._content(extra, depth)
-        return packed
-
-    def _content(self, content: Any, depth: int) -> Any:
-        """What an instance is made of: a dict here is the form of the fields, not a value."""
         if type(content) is dict:
-            return self._fields(content, depth)
-        if type(content) is list:
-            return self._items(content, depth)
-        return content
-
-    def _list(self, value: list[Any], depth: int) -> list[Any]:
-        return self._items(value, depth)
+            content = self._fields(content, depth)
+        elif type(content) is list:
+            content = self._items(content, depth)
+        packed = {"$t": shape.tag, "v": content}
+        if extra is not None:
+            packed["x"] = self._fields(extra, depth)
+        return packed
 
     def _tuple(self, value: tuple[Any, ...], depth: int) -> dict[str, Any]:
         return {"$t": "tuple", "v": self._items(value, depth)}
@@ -116,7 +117,13 @@ class Packer:
 
     def _set(self, value: set[Any] | frozenset[Any], depth: int) -> dict[str, Any]:
         """Sorted by the text of the items: the order in memory is another one in the next process."""
-        items = [self._item(item, depth, "[*]") for item in value]
+        self._spend(len(value))
+        try:
+            items = [self._pack(item, depth) for item in value]
+        except Refused as refused:
+            refused.under("[*]")
+            raise
+        self._spend(0)
         return {"$t": type(value).__name__, "v": sorted(items, key=msgspec.json.encode)}
 
     def _dict(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
@@ -129,9 +136,13 @@ class Packer:
     def _pairs(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
         self._spend(2 * len(value))
         pairs = []
-        for key, item in value.items():
-            step = key_step(key)
-            pairs.append([self._item(key, depth, step), self._item(item, depth, step)])
+        key: Any = None
+        try:
+            for key, item in value.items():
+                pairs.append([self._pack(key, depth), self._pack(item, depth)])
+        except Refused as refused:
+            refused.under(key_step(key))
+            raise
         return {"$t": "dict", "v": pairs}
 
     def _fields(self, value: dict[str, Any], depth: int) -> dict[str, Any]:
@@ -142,34 +153,26 @@ class Packer:
         try:
             for key, item in value.items():
                 self._text(key)
-                packed[key] = new = self.pack(item, depth)
+                packed[key] = new = self._pack(item, depth)
                 same = same and new is item
         except Refused as refused:
             refused.under(key_step(key))
             raise
         return value if same else packed
 
-    def _items(self, value: Iterable[Any], depth: int) -> list[Any]:
+    def _items(self, value: Collection[Any], depth: int) -> list[Any]:
         packed = []
         same = type(value) is list
-        self._spend(len(value))  # type: ignore[arg-type]
+        self._spend(len(value))
         try:
             for item in value:
-                new = self.pack(item, depth)
+                new = self._pack(item, depth)
                 same = same and new is item
                 packed.append(new)
         except Refused as refused:
             refused.under(f"[{len(packed)}]")
             raise
         return value if same else packed  # type: ignore[return-value]
-
-    def _item(self, item: Any, depth: int, step: str) -> Any:
-        self._spend(1)
-        try:
-            return self.pack(item, depth)
-        except Refused as refused:
-            refused.under(step)
-            raise
 
     def _spend(self, size: int) -> None:
         self.left -= size
@@ -178,7 +181,7 @@ class Packer:
 
 
 _CONTAINERS: dict[type, Callable[[Packer, Any, int], Any]] = {
-    list: Packer._list,
+    list: Packer._items,
     dict: Packer._dict,
     tuple: Packer._tuple,
     set: Packer._set,
@@ -195,7 +198,10 @@ def _deeper(depth: int) -> int:
 
 def _big_int(value: int) -> int:
     # The estimate comes first: to write a huge integer takes time that grows with the square of its length.
-    too_long = value.bit_length() > 4 * MAX_DIGITS
-    if too_long or len(str(value)) > MAX_DIGITS:
-        raise Refused(f"an integer of more than {MAX_DIGITS} digits cannot be kept; keep it as text or bytes")
-    return value
+    if value.bit_length() < 4 * MAX_DIGITS:
+        try:
+            if len(str(value)) <= MAX_DIGITS:
+                return value
+        except ValueError:  # the process has lowered the limit
+            pass
+    raise Refused(f"an integer of more than {MAX_DIGITS} digits cannot be kept; keep it as text or bytes")

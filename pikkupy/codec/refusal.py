@@ -25,7 +25,7 @@ class Refused(Exception):
 
 
 def key_step(key: object) -> str:
-    """One level of a path for a dict key: `.name` for names, `[...]` with the key's repr for all others."""
+    """One level of a path: `.name` for keys that are names, `[...]` with the repr for other keys and for indexes."""
     if isinstance(key, str) and key.isidentifier():
         return f".{key}"
     try:

@@ -7,6 +7,7 @@ or evaluated because of it.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pikkupy.codec.fit import mend_fields
@@ -31,78 +32,53 @@ class Unpacker:
 
     def unpack(self, node: Any) -> Any:
         """The value that `node` stands for. Raises `Refused` for a tag that is unknown or has wrong content."""
-        if type(node) is list:
-            return self._items(node)
-        if type(node) is not dict:
-            return node
-        if "$t" not in node:
-            return self._fields(node)
+        if type(node) is not dict or "$t" not in node:
+            return self._inside(node)
+        tag = node["$t"]
+        unpack = self._instance if type(tag) is str and ":" in tag else self._builtin
         if not self.plain:
-            return self._tagged(node)
+            return unpack(tag, node)
         try:
-            return self._tagged(node)
+            return unpack(tag, node)
         except Refused:
             return node
 
-    def _items(self, node: list[Any]) -> list[Any]:
-        for index, item in enumerate(node):
+    def _inside(self, content: Any) -> Any:
+        """`content` with everything in it unpacked; a dict here is no tagged object, whatever its keys."""
+        if type(content) is dict:
+            entries: Iterable[tuple[Any, Any]] = content.items()
+        elif type(content) is list:
+            entries = enumerate(content)
+        else:
+            return content
+        for key, item in entries:
             if type(item) is dict or type(item) is list:
                 try:
-                    node[index] = self.unpack(item)
-                except Refused as refused:
-                    refused.under(f"[{index}]")
-                    raise
-        return node
-
-    def _fields(self, node: dict[str, Any]) -> dict[str, Any]:
-        for key, item in node.items():
-            if type(item) is dict or type(item) is list:
-                try:
-                    node[key] = self.unpack(item)
+                    content[key] = self.unpack(item)
                 except Refused as refused:
                     refused.under(key_step(key))
                     raise
-        return node
+        return content
 
-    def _tagged(self, node: dict[str, Any]) -> Any:
-        tag = node["$t"]
-        if type(tag) is not str:
-            raise Refused("the tag `$t` of a recorded value is no text")
-        if ":" in tag:
-            return self._instance(tag, node)
+    def _builtin(self, tag: Any, node: dict[str, Any]) -> Any:
         try:
-            unpack = UNPACK.get(tag)
-            return self._container(tag, node) if unpack is None else unpack(node)
+            if tag in UNPACK:
+                return UNPACK[tag](node)
+            if tag in _FROM_LIST:
+                return _FROM_LIST[tag](_list(self._inside(node["v"])), node)
+            if tag == "dict":
+                content = node["v"]
+                return self._inside(content) if type(content) is dict else dict(_list(self._inside(content)))
         except (Refused, RecursionError):
             raise
         except Exception as error:
             raise Refused(f"the recorded {tag} is malformed: {type(error).__name__}: {error}") from error
-
-    def _container(self, tag: str, node: dict[str, Any]) -> Any:
-        content = node["v"]
-        if tag == "dict":
-            return self._fields(content) if type(content) is dict else self._pairs(content)
-        if type(content) is not list:
-            raise TypeError("its content is no list")
-        match tag:
-            case "tuple":
-                return tuple(self._items(content))
-            case "set":
-                return set(self._items(content))
-            case "frozenset":
-                return frozenset(self._items(content))
-            case "deque":
-                return deque(self._items(content), node.get("maxlen"))
-            case _:
-                raise Refused(f"the recorded value has the unknown tag {tag!r}")
-
-    def _pairs(self, content: list[list[Any]]) -> dict[Any, Any]:
-        return {self.unpack(key): self.unpack(item) for key, item in content}
+        raise Refused(f"the recorded value has the unknown tag {tag!r}")
 
     def _instance(self, tag: str, node: dict[str, Any]) -> Any:
         before = self.losses
-        fields = self._content(node.get("v"))
-        extra = self._content(node.get("x"))
+        fields = self._inside(node.get("v"))
+        extra = self._inside(node.get("x"))
         if extra is not None and type(extra) is not dict:
             raise Refused(f"the recorded {tag} is malformed")
         try:
@@ -130,8 +106,16 @@ class Unpacker:
             self.shapes[tag] = None if cls is None else shape_of(cls)
         return self.shapes[tag]
 
-    def _content(self, content: Any) -> Any:
-        """What an instance is made of: a dict here is the form of the fields, not a value."""
-        if type(content) is dict:
-            return self._fields(content)
-        return self._items(content) if type(content) is list else content
+
+_FROM_LIST: dict[str, Callable[[list[Any], dict[str, Any]], Any]] = {
+    "tuple": lambda items, _: tuple(items),
+    "set": lambda items, _: set(items),
+    "frozenset": lambda items, _: frozenset(items),
+    "deque": lambda items, node: deque(items, node.get("maxlen")),
+}
+
+
+def _list(content: Any) -> list[Any]:
+    if type(content) is not list:
+        raise TypeError("its content is no list")
+    return content

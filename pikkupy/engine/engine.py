@@ -85,6 +85,7 @@ class Engine:
         self._parts = _Parts(host, residents, Starts(host, residents))
         try:
             recovered = await residents.recover(clean=host.journal.clean)
+            await host.journal.commit([])  # what recovery has written is on disk: statuses are as they will be seen
         except BaseException:
             await self._leave()
             raise
@@ -256,7 +257,7 @@ class Engine:
         if recorded is None or run_id in residents.active or recorded.run.status is not RunStatus.SUSPENDED:
             raise RunStateError(f"run {run_id!r} is {row.status}, not suspended: there is nothing to resume")
         await in_callback(host.loop, partial(residents.resume, recorded, copy_context()))
-        await host.journal.idle()
+        await host.journal.commit([])  # the new status is on disk
 
     async def delete_run(self, run_id: str) -> None:
         """Delete a run that has ended, with its steps and history. Raises `RunNotFound`, `RunStateError`."""

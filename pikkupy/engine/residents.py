@@ -117,6 +117,7 @@ class Residents:
             recorded = _running(recorded)
         if changes:
             self._host.write(changes, _nothing)
+        self._host.log.info("run_recovered", run_id=recorded.run.run_id, workflow=workflow.name)
         self._add(execution, recorded).adopt(commands, cut_off=not clean)
 
     def _begin(

@@ -82,7 +82,9 @@ def an_attempt(run: int = 1, position: int = 0, attempt: int = 1, **changes: Any
 
 def a_timer(run: int = 1, number: int = 0, **changes: Any) -> TimerRow:
     """A timer that has fired."""
-    return TimerRow(**({"run": run, "number": number, "due_at": NOW, "seq": 50 + number, "fired_at": NOW + 9} | changes))
+    return TimerRow(
+        **({"run": run, "number": number, "due_at": NOW, "seq": 50 + number, "fired_at": NOW + 9} | changes)
+    )
 
 
 def a_move(number: int = 1, status: RunStatus = RunStatus.COMPLETED, **changes: Any) -> RunMove:

@@ -303,4 +303,3 @@ async def test_a_read_that_sqlite_refuses_is_a_journal_error(journal: Journal, p
     with pytest.raises(JournalError, match="cannot be read") as caught:
         await journal.attempts(1)
     assert isinstance(caught.value.__cause__, sqlite3.Error)
-

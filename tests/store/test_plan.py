@@ -33,19 +33,21 @@ def _contents(db: sqlite3.Connection) -> list[object]:
 
 def _random_change(rng: random.Random) -> Change:
     run, position = rng.randint(1, 3), rng.randint(0, 2)
-    return rng.choice([
-        lambda: a_run(run),
-        lambda: a_run(run + 10, run_id=f"run-{run}"),
-        lambda: a_step(run, position, rng.choice(list(StepStatus)), started_at=rng.choice([None, NOW])),
-        lambda: a_step(run, position, StepStatus.RUNNING, attempts=rng.randint(0, 5)),
-        lambda: an_attempt(run, position, rng.randint(1, 3)),
-        lambda: a_timer(run, position),
-        lambda: a_move(run, rng.choice(list(RunStatus)), before=rng.choice(list(RunStatus)), at=rng.randint(1, 99)),
-        lambda: a_move(run, RunStatus.SUSPENDED),
-        lambda: a_move(run, RunStatus.RUNNING, before=RunStatus.SUSPENDED),
-        lambda: StepsCancelled(run=run, at=rng.randint(1, 99)),
-        lambda: RunDeleted(number=run),
-    ])()
+    return rng.choice(
+        [
+            lambda: a_run(run),
+            lambda: a_run(run + 10, run_id=f"run-{run}"),
+            lambda: a_step(run, position, rng.choice(list(StepStatus)), started_at=rng.choice([None, NOW])),
+            lambda: a_step(run, position, StepStatus.RUNNING, attempts=rng.randint(0, 5)),
+            lambda: an_attempt(run, position, rng.randint(1, 3)),
+            lambda: a_timer(run, position),
+            lambda: a_move(run, rng.choice(list(RunStatus)), before=rng.choice(list(RunStatus)), at=rng.randint(1, 99)),
+            lambda: a_move(run, RunStatus.SUSPENDED),
+            lambda: a_move(run, RunStatus.RUNNING, before=RunStatus.SUSPENDED),
+            lambda: StepsCancelled(run=run, at=rng.randint(1, 99)),
+            lambda: RunDeleted(number=run),
+        ]
+    )()
 
 
 @pytest.mark.parametrize("seed", range(400))

@@ -153,7 +153,8 @@ def test_an_illegal_step_cannot_be_written(
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, text in QUERIES.items() if text.startswith("SELECT") and "pikkupy_runs" in text]
+    "name",
+    [name for name, text in QUERIES.items() if text.startswith("SELECT") and "pikkupy_runs" in text]
     + ["steps", "attempts", "recorded_timers", "last_attempt", "last_change"]
     + ["write_steps", "move_runs", "cancel_steps", "delete_runs"],
 )

@@ -124,13 +124,15 @@ async def test_a_stopped_thread_is_left_behind_at_once(caplog: pytest.LogCapture
 async def test_a_function_that_is_stopped_before_its_thread_begins_it_does_not_run() -> None:
     """After a cancel was acknowledged nothing of the run starts any more."""
     entered: list[bool] = []
-    async with scene() as stage:
+    release = threading.Event()
+    async with scene(thread_workers=1) as stage:
+        stage.begin(lambda services: release.wait(), "thread")
         watched = stage.begin(lambda services: entered.append(True), "thread")
-        watched.attempt.over = True  # as `stop` does it, in the instant before the thread looks
-        await until(lambda: watched.late)
+        watched.attempt.stop()
 
-        assert watched.late == [Stopped()]
+        assert watched.attempt._work() == Stopped()  # what its thread would do, had it been on the way already
         assert entered == []
+        release.set()
 
 
 async def test_a_thread_that_takes_too_long_fails_on_time() -> None:

@@ -1,0 +1,70 @@
+"""README and changelog say what is true: their code runs, their tables list what there is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pikkupy import Config
+from pikkupy.log import EVENTS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_the_python_blocks_of_the_readme_run_twice(number: int, tmp_path: Path) -> None:
+    """As a user would run them, in an empty folder; the second time the journal is there already."""
+    script = tmp_path / "example.py"
+    script.write_text(BLOCKS[number], encoding="utf-8")
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(script)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+        assert done.stderr == ""
+
+
+def test_the_example_on_the_first_screen_has_about_fifteen_lines() -> None:
+    """What comes first decides whether anybody reads on."""
+    lines = [line for line in BLOCKS[0].splitlines() if line.strip()]
+
+    assert len(lines) <= 16
+
+
+def test_every_event_is_in_the_readme_and_every_logged_name_is_an_event() -> None:
+    """A log line that nobody can look up, or a documented one that never comes, fails here."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "pikkupy").rglob("*.py"))
+    logged = set(re.findall(r"\.(?:info|warning|error|debug)\(\s*\"([a-z_]+)\"", sources))
+    logged |= {"run_completed", "run_failed", "run_cancelled", "run_suspended"}  # f"run_{status}"
+
+    assert logged - {"creating"} == set(EVENTS)
+    for event, meaning in EVENTS.items():
+        assert f"| `{event}` | {meaning} |" in README
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    """With its name as it is written in code."""
+    for field in Config.__struct_fields__:
+        assert f"`{field}`" in README
+
+
+def test_the_readme_s_commands_are_those_of_ci() -> None:
+    """The two commands stand in the README as they are run."""
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    setup = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest"
+
+    assert setup in README
+    assert setup.rpartition(" && ")[0] in ci
