@@ -65,9 +65,7 @@ async def test_i1_a_step_s_outcome_is_recorded_at_most_once(db: Path) -> None:
     assert await lives(pikku, db, minutes=7, lives=12) == 5
 
     with closing(sqlite3.connect(f"{db.as_uri()}?mode=ro", uri=True)) as connection:
-        rows = connection.execute(
-            "SELECT name, count(*), count(seq), count(DISTINCT seq) FROM pikkupy_steps GROUP BY 1"
-        )
+        rows = connection.execute("SELECT name, count(*), count(seq), max(seq) > 0 FROM pikkupy_steps GROUP BY 1")
         assert {name: counts for name, *counts in rows} == {
             name: [1, 1, 1] for name in ("first", "flaky", "nap", "last")
         }
@@ -333,7 +331,9 @@ async def test_i13_memory_does_not_grow_with_the_number_of_finished_runs() -> No
             await asyncio.sleep(0.01)
             counts.append(alive())
 
+    timers = [count.pop("Timer", 0) for count in counts]
     assert counts[1] == counts[0]
+    assert max(timers) <= 66  # cancelled ones go when they are the most, or 64
 
 
 def test_every_invariant_is_cited_by_a_test() -> None:

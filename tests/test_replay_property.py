@@ -50,7 +50,7 @@ def check(seed: int) -> set[str]:
 
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_random_programs_replay_exactly_from_every_prefix(shard: int) -> None:
-    """I10, promise 3: nested constructs, random completion orders, errors, timers, cancellations; none skipped."""
+    """I9, I10, promise 3: nested constructs, random completion orders, errors, timers, cancellations; none skipped."""
     used: set[str] = set()
     count = 0
     for seed in range(shard, PROGRAMS, SHARDS):
