@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os.path
 import traceback
-from types import TracebackType
 
 from pikkupy.core.model import ErrorInfo
 from pikkupy.errors import dotted_name
@@ -45,16 +44,21 @@ def _message(error: BaseException, depth: int = 0) -> str:
 
 def _traceback(error: BaseException) -> str:
     try:
-        frames = _from_the_users_code(error.__traceback__)
-        return "".join(traceback.TracebackException(type(error), error, frames).format())
+        shown = traceback.TracebackException(type(error), error, error.__traceback__)
+        _begin_at_the_users_code(shown)
+        return "".join(shown.format())
     except BaseException as broken:  # noqa: BLE001 - see _message
         return f"<the traceback cannot be shown: formatting it raised {type(broken).__name__}>"
 
 
-def _from_the_users_code(frames: TracebackType | None) -> TracebackType | None:
-    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_OURS):
-        frames = frames.tb_next
-    return frames
+def _begin_at_the_users_code(error: traceback.TracebackException) -> None:
+    """Take out the frames of pikkupy at the top, of the causes and of the parts of a group as well."""
+    errors = [error]
+    for shown in errors:  # grows as it goes
+        while shown.stack and shown.stack[0].filename.startswith(_OURS):
+            del shown.stack[0]
+        related = (shown.__cause__, shown.__context__, *(shown.exceptions or ()))
+        errors.extend(one for one in related if one is not None)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -194,7 +194,6 @@ def test_every_supported_value_comes_back_equal_in_type_and_content(value: Any) 
     assert shown(back) == shown(value)
     assert CODEC.encode(back, what="it") == text
     assert shown(CODEC.decode_plain(text)) == shown(value)
-    assert json.loads(text) is not Ellipsis
 
 
 ANNOTATIONS: list[Any] = [
@@ -240,8 +239,35 @@ def test_an_instance_of_the_annotated_class_is_untouched(value: Any) -> None:
 
 
 tags = st.sampled_from(
-    """tuple set frozenset deque dict float bytes bytearray datetime date time timedelta decimal uuid complex unset
-    PurePosixPath PosixPath WindowsPath nothing os:system builtins:dict enum:Enum msgspec:Struct : a: :b""".split()
+    [
+        "tuple",
+        "set",
+        "frozenset",
+        "deque",
+        "dict",
+        "float",
+        "bytes",
+        "bytearray",
+        "datetime",
+        "date",
+        "time",
+        "timedelta",
+        "decimal",
+        "uuid",
+        "complex",
+        "unset",
+        "PurePosixPath",
+        "PosixPath",
+        "WindowsPath",
+        "nothing",
+        "os:system",
+        "builtins:dict",
+        "enum:Enum",
+        "msgspec:Struct",
+        ":",
+        "a:",
+        ":b",
+    ]
     + [f"{__name__}:{cls.__name__}" for cls in (Record, Data, FrozenData, Attributes, Model, Pair, Color, Access)]
     + [f"{__name__}:CODEC", f"{__name__}:shown", f"{__name__}:Record.__init__", f"{__name__}:Color.RED"]
 )
@@ -254,7 +280,24 @@ leaves = (
     | st.sampled_from(["nan", "inf", "2026-01-01", "RED", "UTC", "AAAA", "READ", "1"])
 )
 names = st.sampled_from(
-    "v x zone name fold maxlen offset first_field second value left right _hidden set private extra".split()
+    [
+        "v",
+        "x",
+        "zone",
+        "name",
+        "fold",
+        "maxlen",
+        "offset",
+        "first_field",
+        "second",
+        "value",
+        "left",
+        "right",
+        "_hidden",
+        "set",
+        "private",
+        "extra",
+    ]
 ) | st.text(max_size=3)
 
 
@@ -276,8 +319,7 @@ def test_texts_from_elsewhere_raise_nothing_but_payload_errors(tree: Any, annota
         CODEC.decode(hostile, annotation, what="it")
     except PayloadError:
         pass
-    if not any(isinstance(leaf, int) and abs(leaf) > 10**300 for leaf in [tree]):
-        CODEC.decode_plain(hostile)
+    CODEC.decode_plain(hostile)
 
 
 @given(st.text(max_size=30))
@@ -287,7 +329,7 @@ def test_any_text_at_all_is_read_or_refused(anything: str) -> None:
     try:
         CODEC.decode(anything, what="it")
     except PayloadError:
-        pass
+        assert CODEC.decode_plain(anything) == anything
 
 
 @given(st.floats())

@@ -76,15 +76,13 @@ class Codec:
     def decode_plain(self, text: str) -> Any:
         """For inspection: as `decode` without annotation, and where a class is gone its fields as plain values.
 
-        What cannot be unpacked stays in its JSON form; JSON nested too deeply to be read at all is given as its text.
-        Raises `PayloadError` for text that is no JSON.
+        Never raises: what cannot be unpacked stays in its JSON form, and what cannot even be read (nested too deeply, a
+        number out of range, no JSON) is given as its text.
         """
         try:
             return Unpacker(plain=True).unpack(_parsed(text))
-        except RecursionError:
+        except (Refused, RecursionError):
             return text
-        except Refused as refused:
-            raise PayloadError(refused.reason) from refused
 
     def _encoded(self, value: object, fit: Fit | None) -> bytes:
         packer = Packer(self.max_payload)

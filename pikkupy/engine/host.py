@@ -42,12 +42,9 @@ class Host:
     services: object
     log: Logger
     shown: Shown
+    now_us: Callable[[], int]  # the clock's: the engine's time, epoch microseconds
     dispatching: bool = True
     jitter: random.Random = field(default_factory=random.Random)
-
-    def now_us(self) -> int:
-        """The engine's time, epoch microseconds."""
-        return self.clock.now_us()
 
     def next_number(self) -> int:
         """The number of the next run."""
@@ -158,6 +155,7 @@ async def open_host(
         services=services,
         log=log,
         shown=Shown(loop, microseconds(config.show_running_after) / 1e6),
+        now_us=clock.now_us,
     )
     if isinstance(clock, Attachable):
         clock.attach(host)

@@ -7,9 +7,11 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
+from msgspec import structs
+
 from pikkupy.core.commands import Commands, Parked
 from pikkupy.core.machine import RUN, RunEvent, advance
-from pikkupy.core.model import Change, Recorded, RunMove, RunRow, RunStatus, StepRow
+from pikkupy.core.model import Change, Recorded, RunMove, RunRow, RunStatus
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.host import Host, in_callback
 from pikkupy.errors import PikkuError, WorkflowNotFound
@@ -51,16 +53,12 @@ class Residents:
 
     def resume(self, recorded: Recorded, variables: Context) -> None:
         """Take up a suspended run again."""
-        steps = [_without_cut_offs(row) for row in recorded.steps if row.cut_offs and row.seq is None]
-        if steps:
-            fresh = {row.position: row for row in steps}
-            recorded = Recorded(
-                run=recorded.run,
-                steps=tuple(fresh.get(row.position, row) for row in recorded.steps),
-                timers=recorded.timers,
-                last_seq=recorded.last_seq,
-            )
-        self._adopt(recorded, variables, clean=True, changes=list(steps))
+        fresh = {
+            row.position: structs.replace(row, cut_offs=0) for row in recorded.steps if row.cut_offs and row.seq is None
+        }
+        steps = tuple(fresh.get(row.position, row) for row in recorded.steps)
+        recorded = structs.replace(recorded, steps=steps)
+        self._adopt(recorded, variables, clean=True, changes=list(fresh.values()))
 
     def wait_for(self, run_id: str) -> asyncio.Future[RunMove]:
         """A future that gets the run's end, once that is on disk."""
@@ -161,21 +159,8 @@ def _move(run: RunRow, event: RunEvent, reason: str | None, at: int) -> RunMove:
 
 
 def _running(recorded: Recorded) -> Recorded:
-    run = recorded.run
-    row = RunRow(
-        number=run.number,
-        run_id=run.run_id,
-        workflow=run.workflow,
-        status=RunStatus.RUNNING,
-        input=run.input,
-        created_at=run.created_at,
-        updated_at=run.updated_at,
-    )
-    return Recorded(run=row, steps=recorded.steps, timers=recorded.timers, last_seq=recorded.last_seq)
-
-
-def _without_cut_offs(row: StepRow) -> StepRow:
-    return StepRow(**{name: getattr(row, name) for name in row.__struct_fields__} | {"cut_offs": 0})
+    run = structs.replace(recorded.run, status=RunStatus.RUNNING, error=None, reason=None, ended_at=None)
+    return structs.replace(recorded, run=run)
 
 
 def _about(move: RunMove) -> dict[str, str]:

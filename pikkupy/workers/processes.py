@@ -153,7 +153,7 @@ class _Worker:
                 await self._process.aclose()
 
     async def _send(self, request: bytes) -> None:
-        first = b"" if self._served else json.dumps(sys.path).encode() + b"\n"
+        first = b"" if self._served else json.dumps([str(entry) for entry in sys.path]).encode() + b"\n"
         try:
             await self._stdin.send(first + framed(request))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):

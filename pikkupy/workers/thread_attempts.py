@@ -22,7 +22,10 @@ class ThreadAttempt(Attempt):
         self._begin()
         context = self.job.variables.copy()
         name = f"pikkupy {self.job.context.step_name}"
-        self._thread = self._premises.threads.submit(name, partial(context.run, self._work), self.end)
+        try:
+            self._thread = self._premises.threads.submit(name, partial(context.run, self._work), self.end)
+        except RuntimeError as error:  # the system has no more threads to give
+            self.end(failure(error))
 
     def _ask_to_end(self) -> None:
         self.abandon()

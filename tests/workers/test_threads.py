@@ -137,9 +137,15 @@ async def test_a_function_that_is_stopped_before_its_thread_begins_it_does_not_r
 
 async def test_a_thread_that_takes_too_long_fails_on_time() -> None:
     """The thread is left behind, and its late result does not count."""
-    release = threading.Event()
+    release, running = threading.Event(), threading.Event()
+
+    def body(services: Any) -> bool:
+        running.set()
+        return release.wait()
+
     async with scene() as stage:
-        watched = stage.begin(lambda services: release.wait(), "thread", timeout_s=3)
+        watched = stage.begin(body, "thread", timeout_s=3)
+        await until(running.is_set)
         stage.time.advance(3)
 
         assert (await watched.failed()).error.type == "TimeoutError"
