@@ -29,11 +29,13 @@ import attrs
 import msgspec
 import pydantic
 import pytest
+from typing_extensions import TypeAliasType
 
 from pikkupy.codec import Codec, check_annotation
 from pikkupy.errors import PayloadError
 
 T = TypeVar("T")
+TREE = TypeAliasType("TREE", "dict[str, TREE] | int")
 CODEC = Codec()
 
 
@@ -806,6 +808,23 @@ def test_a_value_that_disagrees_with_its_annotation_is_refused(value: Any, annot
         decode(encode(value), annotation)
 
 
+def test_type_aliases_are_followed_even_into_themselves() -> None:
+    """As in `type Tree = dict[str, Tree] | int`, and with parameters."""
+    many = TypeAliasType("many", list[T], type_params=(T,))
+
+    assert there_and_back({"a": {"b": 1}}, TREE) == {"a": {"b": 1}}
+    assert reason({"a": {"b": "x"}}, TREE).startswith("it: $")
+    assert there_and_back(["1"], many[str]) == ["1"]
+    assert reason([1], many[str]).startswith("it: $[0]")
+
+
+def test_the_main_module_of_a_worker_process_is_the_main_module() -> None:
+    """multiprocessing calls it `__mp_main__` in its workers."""
+    made = msgspec.defstruct("Made", ["a"], module="__mp_main__")
+
+    assert '"__main__:Made"' in encode(made(1), made)
+
+
 def test_the_fields_of_an_instance_are_not_checked_again() -> None:
     """An instance counts as what it says it is; only its own class could object."""
     assert there_and_back(Profile("1", None), Profile).id == "1"  # type: ignore[arg-type]
@@ -1094,6 +1113,13 @@ def test_a_value_above_the_limit_is_refused_with_size_and_limit() -> None:
         codec.encode([b"x" * 999], what="it")
     with pytest.raises(PayloadError, match=r"1,000"):
         codec.encode({i: i for i in range(600)}, what="it")
+
+
+def test_bytes_are_measured_by_their_text() -> None:
+    """Base64 is a third longer than the bytes, and no more is charged for it."""
+    codec = Codec(max_payload=1_000)
+
+    assert codec.decode(codec.encode(b"x" * 720, what="it"), what="it") == b"x" * 720
 
 
 def test_a_huge_value_is_refused_before_its_text_is_built() -> None:

@@ -630,12 +630,12 @@ async def test_asyncio_timers_are_durable_and_keep_their_deadline(db: Path) -> N
     async with pikku.open(db, clock=clock) as engine:
         await engine.start(flow, run_id="r")
         await clock.advance("20min")
-    async with pikku.open(db, clock=clock) as engine:
+    async with pikku.open(db, clock=clock, shutdown_grace=0) as engine:
         await clock.advance("39min")
         assert await engine.steps("r") == []
         await clock.advance("1min")
     await clock.advance("10min")
-    async with pikku.open(db, clock=clock, cancel_grace=0) as engine:
+    async with pikku.open(db, clock=clock) as engine:
         await clock.advance("19min")
         assert (await engine.steps("r"))[1].status == "running"
         await clock.advance("1min")

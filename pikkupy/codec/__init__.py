@@ -49,7 +49,7 @@ class Codec:
             fit = None if annotation is Any else _fitter(annotation)
             data = self._encoded(value if fit is None else fit(value), fit)
         except Refused as refused:
-            raise PayloadError(f"{what}: {refused.path}: {refused.reason}") from refused
+            raise PayloadError(f"{what}: {refused.path}: {refused.reason}") from refused.__cause__
         except RecursionError:
             raise PayloadError(f"{what}: $: nested too deeply for Python's stack; keep it flat") from None
         except TooLarge as large:
@@ -69,7 +69,7 @@ class Codec:
         try:
             return _decoded(text, None if annotation is Any else _fitter(annotation))
         except Refused as refused:
-            raise PayloadError(f"{what}: {refused.path}: {refused.reason}") from refused
+            raise PayloadError(f"{what}: {refused.path}: {refused.reason}") from refused.__cause__
         except RecursionError:
             raise PayloadError(f"{what}: $: nested too deeply for Python's stack") from None
 

@@ -94,10 +94,9 @@ def _compiled(annotation: Any) -> Fit:
         return _keep
     if isinstance(annotation, typing.NewType):
         return fitter(annotation.__supertype__)
-    if type(annotation).__name__ == "TypeAliasType":
-        # Only looked into when it is used: such an alias may contain itself.
-        return lambda value: fitter(annotation.__value__)(value)  # noqa: PLW0108 - the attribute is evaluated late
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if "TypeAliasType" in (type(annotation).__name__, type(origin).__name__):
+        return _alias(annotation, arguments)
     if origin is Annotated:
         return _annotated(annotation, arguments[0], arguments[1:])
     if origin is Union or origin is UnionType:
@@ -129,6 +128,20 @@ def _leaf(annotation: Any) -> Fit:
 
     def fit(value: Any) -> Any:
         return value if type(value) is exact else convert(value, annotation)
+
+    return fit
+
+
+def _alias(annotation: Any, arguments: tuple[Any, ...]) -> Fit:
+    """`type Name = ...`: looked into only when it is used, since it may contain itself."""
+
+    def fit(value: Any) -> Any:
+        try:
+            meant = annotation.__value__
+            fit_meant = fitter(meant[arguments] if arguments else meant)
+        except (NameError, TypeError) as error:
+            raise Refused(f"the annotation {annotation} cannot be used: {error}") from error
+        return fit_meant(value)
 
     return fit
 

@@ -70,7 +70,7 @@ def _pack_zone(zone: tzinfo | None) -> dict[str, str]:
         return {"zone": zone.key}
     if _is_pydantic(type(zone)):
         return {"offset": "pydantic"}
-    raise Refused(f"the time zone {zone!r} ({class_name(type(zone))}) cannot be kept; use zoneinfo.ZoneInfo or UTC")
+    raise Refused(f"a time zone of type {class_name(type(zone))} cannot be kept; use zoneinfo.ZoneInfo or UTC")
 
 
 def _with_zone(moment: Moment, node: dict[str, Any]) -> Moment:

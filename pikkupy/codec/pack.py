@@ -80,8 +80,8 @@ class Packer:
         return value
 
     def _scalar(self, value: Any, cls: type) -> dict[str, Any]:
-        if cls is bytes or cls is bytearray:
-            self._spend(len(value))
+        if (cls is bytes or cls is bytearray) and len(value) > self.left:
+            raise TooLarge(len(value))  # before its text is built, which is a third longer
         tag, pack = PACK[cls]
         packed = {"$t": tag, **pack(value)}
         if "v" in packed and type(packed["v"]) is str:

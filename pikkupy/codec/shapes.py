@@ -28,8 +28,6 @@ Extra = dict[str, Any] | None
 _NO_STATE = frozenset({"__orig_class__"})  # typing's note about how `Box[int](...)` was called, put on any instance
 _ATTRS_HASH = "_attrs_cached_hash"  # kept as None, which makes attrs compute it anew: hashes differ between processes
 
-_MISSING = object()
-
 
 class Shape(ABC):
     """How the instances of one class are taken apart and put together."""
@@ -55,7 +53,7 @@ class EnumShape(Shape):
             return value._name_, None
         if isinstance(value, enum.Flag):
             return value._value_, None
-        raise Refused(f"{value!r} is no member of {class_name(self.cls)}")
+        raise Refused(f"{value._name_} is not the member of that name of {class_name(self.cls)}")
 
     def build(self, fields: Any, extra: Extra) -> Any:  # noqa: ARG002 - a member has no further state
         if isinstance(fields, str) and fields in self.cls.__members__:
@@ -114,9 +112,12 @@ class AttributesShape(Shape):
         fields = {name: _attribute(value, name) for name in self.names}
         extra = _further(value, self.known, self.derived) or {}
         for name in self.other_slots:
-            held = getattr(value, name, _MISSING)
-            if held is not _MISSING:
-                extra[name] = None if name == _ATTRS_HASH else held
+            try:
+                extra[name] = object.__getattribute__(value, name)
+            except AttributeError:  # never set
+                continue
+            if name == _ATTRS_HASH:
+                extra[name] = None
         return fields, extra or None
 
     def build(self, fields: Any, extra: Extra) -> Any:
@@ -211,7 +212,9 @@ class NamedTupleShape(Shape):
 
 def tag_of(cls: type) -> str:
     """How a class is named in the journal: `module:QualName`. The colon tells it from the tags of built-ins."""
-    return f"{cls.__module__}:{cls.__qualname__}"
+    # multiprocessing gives the main module this name in its workers, and finds it under both there.
+    module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
+    return f"{module}:{cls.__qualname__}"
 
 
 def find_class(tag: str) -> type | None:

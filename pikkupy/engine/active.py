@@ -15,7 +15,7 @@ from pikkupy.core.model import Change, ErrorInfo, Recorded, RunMove, StepKind, S
 from pikkupy.core.outcomes import Failed, Outcome, Stopped, Succeeded
 from pikkupy.engine.host import Host
 from pikkupy.engine.live import LiveStep, job_of
-from pikkupy.errors import Interrupted
+from pikkupy.errors import Interrupted, PikkuError
 from pikkupy.execution import Execution, step_failed
 from pikkupy.failures import describe
 from pikkupy.log import Logger
@@ -32,6 +32,7 @@ class ActiveRun:
         self.run = recorded.run
         self.status = recorded.run.status
         self.steps: dict[int, LiveStep] = {}  # without an outcome, by position
+        self._landing: dict[int, LiveStep] = {}  # with an outcome that is on its way to the disk
         self.over: asyncio.Future[None] = host.loop.create_future()  # done when the end is on disk
         self.ending = False
         self._execution = execution
@@ -89,8 +90,12 @@ class ActiveRun:
             for call in commands.calls
             if call.kind in (StepKind.FUNCTION, StepKind.INLINE)
             and call.position not in commands.stopped
-            and isinstance(next_move(self._rows.get(call.position)), Run)
+            and self._was_due(self._rows.get(call.position))
         ]
+
+    def _was_due(self, row: StepRow | None) -> bool:
+        move = next_move(row)
+        return isinstance(move, Run) or move.wake_at_us <= self.host.now_us()
 
     def _cut_off(self, call: StepCall) -> StepRow:
         step = LiveStep(self.run.number, call, self._rows.get(call.position), self.host.now_us())
@@ -228,7 +233,8 @@ class ActiveRun:
 
     def _settle(self, step: LiveStep, outcome: Succeeded | Failed) -> None:
         """Record the step's outcome; the run sees it when it is on disk."""
-        del self.steps[step.call.position]
+        position = step.call.position
+        self._landing[position] = self.steps.pop(position)
         now_us = self.host.now_us()
         changes: list[Change] = []
         if step.attempts > 1:
@@ -238,6 +244,7 @@ class ActiveRun:
         self.host.write(changes, partial(self._deliver, row))
 
     def _deliver(self, row: StepRow) -> None:
+        del self._landing[row.position]
         if not self.ending:
             self.carry_out(self._execution.deliver(outcome_of(row)))
 
@@ -265,8 +272,9 @@ class ActiveRun:
             self.host.journal.submit([row], _nothing_more)  # refused if the run was deleted meanwhile, which is fine
 
     def live_rows(self) -> list[StepRow]:
-        """The steps without an outcome, as they stand in memory."""
-        return [step.unfinished_row() for step in self.steps.values()]
+        """The steps without an outcome on disk, as they stand in memory."""
+        landing = [step.landing_row() for step in self._landing.values()]
+        return [*landing, *(step.unfinished_row() for step in self.steps.values())]
 
     def show_running(self, step: LiveStep) -> None:
         """Write a row for a step whose attempt has lasted a moment, so that other readers of the file see it."""
@@ -310,17 +318,21 @@ class ActiveRun:
 
     # The end
 
-    def cancel(self, reason: str) -> None:
-        """End the run as cancelled, from outside."""
+    def cancel(self, reason: str) -> bool:
+        """End the run as cancelled, from outside; False if it is ending already."""
+        if self.ending:
+            return False
         self._end(Cancelled(reason))
+        return True
 
-    def leave_memory(self) -> None:
-        """Forget the run without ending it: it goes on in the next life."""
+    def leave_memory(self, error: PikkuError) -> None:
+        """Forget the run without ending it: it goes on in the next life. Who waits for its end gets `error`."""
         self.ending = True
         self._drop_timers()
         self._execution.tear_down()
         if not self.over.done():
-            self.over.cancel()
+            self.over.set_exception(error)
+            self.over.exception()  # perhaps nobody waits, which asyncio need not report
 
     def _end(self, end: End, rows: list[StepRow] | None = None) -> None:
         self.ending = True

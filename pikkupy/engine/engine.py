@@ -15,7 +15,6 @@ from pikkupy.core.clock import Clock
 from pikkupy.core.machine import FINAL_RUNS, RUN, RunEvent, advance
 from pikkupy.core.model import RunDeleted, RunMove, RunRow, RunStatus, StepsCancelled
 from pikkupy.durations import Duration, microseconds
-from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.host import Host, in_callback, open_host
 from pikkupy.engine.residents import Residents
@@ -36,6 +35,7 @@ from pikkupy.log import logger
 from pikkupy.names import check_name
 from pikkupy.registry import Registry, WorkflowFunction
 from pikkupy.services import check_services
+from pikkupy.timers import Timer
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -230,12 +230,11 @@ class Engine:
             raise TypeError(f"cancel(run_id, reason): the reason must be a str, not {type(reason).__name__}")
         await starts.settled(run_id)
         active = residents.active.get(run_id)
-        if active is not None and not active.ending:
-            await in_callback(host.loop, partial(active.cancel, reason))
-            await self._over(active)
-            return
         if active is not None:
-            await self._over(active)
+            cancelled = await in_callback(host.loop, partial(active.cancel, reason))
+            await asyncio.shield(active.over)  # its end is on disk
+            if cancelled:
+                return
         row = await self._row(run_id)
         if row.status in FINAL_RUNS:
             raise RunStateError(f"run {run_id!r} is {row.status}: it cannot be cancelled any more")
@@ -275,16 +274,20 @@ class Engine:
         """What `RunHandle.result` returns or raises."""
         host, residents, _ = self._use()
         limit_us = None if timeout is None else microseconds(timeout)
-        active = residents.active.get(run_id)
-        if active is None:
-            row = await self._row(run_id)
+        end = residents.wait_for(run_id)  # before the look at the run, so that no end is missed
+        timer = None
+        try:
+            active = residents.active.get(run_id)
+            row = await self._row(run_id) if active is None else active.run
             if row.status in FINAL_RUNS:
                 return self._outcome(host, run_id, row.workflow, row)
-            workflow = row.workflow
-        else:
-            workflow = active.run.workflow
-        end = await _end_of(host, residents, run_id, limit_us)
-        return self._outcome(host, run_id, workflow, end)
+            if limit_us is not None:
+                timer = _time_out(host, end, run_id, limit_us)
+            return self._outcome(host, run_id, row.workflow, await end)
+        finally:
+            residents.wait_no_more(run_id, end)
+            if timer is not None:
+                timer.cancel()
 
     def _outcome(self, host: Host, run_id: str, workflow: str, end: RunRow | RunMove) -> Any:
         if end.error is not None:
@@ -299,10 +302,6 @@ class Engine:
         if self._parts is None or isinstance(self._unusable, JournalError):
             raise self._unusable
         return self._parts
-
-    async def _over(self, active: ActiveRun) -> None:
-        """Wait until the run's end is on disk."""
-        await asyncio.shield(active.over)
 
     async def _row(self, run_id: str) -> RunRow:
         row: RunRow | None = await self._use().host.journal.run(run_id)
@@ -331,25 +330,17 @@ def _encoded_input(host: Host, workflow: WorkflowFunction[Any, Any], data: Any) 
     return host.values.encode(data, workflow.data_type, what=f"input of workflow {workflow.name!r}")
 
 
-async def _end_of(host: Host, residents: Residents, run_id: str, limit_us: int | None) -> RunMove:
-    """The end of a run that has not ended. Raises `TimeoutError` after `limit_us`."""
+def _time_out(host: Host, end: asyncio.Future[RunMove], run_id: str, limit_us: int) -> Timer | None:
+    """Let `end` raise `TimeoutError` after `limit_us`."""
+    error = TimeoutError(f"run {run_id!r} has not ended within {limit_us / 1e6:g} s; it goes on")
     if limit_us == 0:
-        raise TimeoutError(f"run {run_id!r} has not ended")
-    end = residents.wait_for(run_id)
-    timer = None
-    if limit_us is not None:
-        timer = host.timers.call_at(host.now_us() + limit_us, partial(_time_out, end, run_id, limit_us))
-    try:
-        return await end
-    finally:
-        residents.wait_no_more(run_id, end)
-        if timer is not None:
-            timer.cancel()
+        raise error
 
+    def expire() -> None:
+        if not end.done():
+            end.set_exception(error)
 
-def _time_out(end: asyncio.Future[RunMove], run_id: str, limit_us: int) -> None:
-    if not end.done():
-        end.set_exception(TimeoutError(f"run {run_id!r} has not ended within {limit_us / 1e6:g} s; it goes on"))
+    return host.timers.call_at(host.now_us() + limit_us, expire)
 
 
 def _status(status: RunStatus | str) -> RunStatus:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
+
 from pikkupy.core.commands import StepCall
 from pikkupy.core.machine import STEP, StepEvent, advance
 from pikkupy.core.model import AttemptRow, AttemptStatus, ErrorInfo, StepKind, StepRow, StepStatus
@@ -59,6 +61,11 @@ class LiveStep:
     def unfinished_row(self) -> StepRow:
         """The row of the step as it stands."""
         return self._row(error=self.error)
+
+    def landing_row(self) -> StepRow:
+        """How the step is shown until its outcome is on disk: as it stood before."""
+        waiting = self.call.kind is StepKind.SLEEP
+        return structs.replace(self._row(), status=StepStatus.SCHEDULED if waiting else StepStatus.RUNNING)
 
     def cancelled_row(self, now_us: int) -> StepRow:
         """The row of a step that ends without an outcome. Takes its timer out, too."""

@@ -83,7 +83,7 @@ class Residents:
     def leave(self, error: PikkuError) -> None:
         """Take every run out of memory; those who wait for one get `error`."""
         for run in self.active.values():
-            run.leave_memory()
+            run.leave_memory(error)
         self.active.clear()
         waiting, self._waiting = self._waiting, {}
         for futures in waiting.values():

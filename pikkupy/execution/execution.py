@@ -17,7 +17,7 @@ from pikkupy.core.decide import mismatch, not_asked_for
 from pikkupy.core.history import Event, History, StepOutcome, TimerFired
 from pikkupy.core.model import ErrorInfo, Recorded, StepStatus
 from pikkupy.core.ports import Values
-from pikkupy.errors import PayloadError, StepFailed, WorkflowMisuse
+from pikkupy.errors import StepFailed, WorkflowMisuse
 from pikkupy.failures import describe
 from pikkupy.registry import WorkflowFunction
 from pikkupy.run_loop import RunFuture, RunTask, Unwind, new_run_loop
@@ -68,8 +68,8 @@ class Execution:
         no outcome yet, with those that are to be stopped among them.
         """
         try:
-            data = self.values.decode(self.run.input, self._data_type(), what="input of the run")
-        except PayloadError as error:
+            data = self.values.decode(self.run.input, self._workflow.data_type, what="input of the run")
+        except Exception as error:  # noqa: BLE001 - whatever the code of its type raises, the record stays
             return self._parked(f"the recorded input no longer fits: {error}")
         self._main = self.loop.create_task(body(data), context=variables)
         self._main.add_done_callback(self._finished)
@@ -142,9 +142,6 @@ class Execution:
 
     # Inside
 
-    def _data_type(self) -> Any:
-        return self._workflow.data_type
-
     def _apply(self, event: Event) -> None:
         self.loop.advance(event.at_us)
         match event:
@@ -171,7 +168,7 @@ class Execution:
         call = future.call
         try:
             value = self.values.decode(output, call.result_type, what=f"output of step {call.name!r}")
-        except PayloadError as error:
+        except Exception as error:  # noqa: BLE001 - as for the input
             self._park(f"step {call.position}: the recorded value no longer fits: {error}")
         else:
             future.set_result(value)
@@ -220,7 +217,7 @@ class Execution:
             return
         try:
             output = self.values.encode(task.result(), self._workflow.result_type, what="output of the run")
-        except PayloadError as unfit:
+        except Exception as unfit:  # noqa: BLE001 - PayloadError, or what the value's own code raises
             self._finish(Failed(describe(unfit)))
         else:
             self._finish(Completed(output))

@@ -206,7 +206,7 @@ class Workflow:
                 return self._execution.values.encode(data, function.data_type, what=what), None
             if data is not None:
                 raise PayloadError(f"data of step {name!r}: function {function.name!r} takes none; leave it out")
-        except PayloadError as error:
+        except Exception as error:  # noqa: BLE001 - PayloadError, or what the value's own code raises
             return None, describe(error)
         return None, None
 

@@ -123,12 +123,9 @@ class _Worker:
         return await self._receive()
 
     def kill(self) -> None:
-        """Kill it, with whatever it has started in its session."""
+        """Kill it, unless it is dead."""
         if self._process.returncode is None:
-            try:
-                os.killpg(self.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):  # it is dead already; macOS says the latter
-                pass
+            self._kill_group()
 
     async def end(self) -> None:
         """Let it end by itself, kill it if it does not."""
@@ -148,9 +145,17 @@ class _Worker:
         try:
             await self._process.wait()
         finally:
-            self.kill()
+            # Also after its own death, but then at once: the number of a group is taken as long as it has members.
+            self._kill_group()
             with anyio.CancelScope(shield=True):
                 await self._process.aclose()
+
+    def _kill_group(self) -> None:
+        """Kill it and whatever it has started and left in its group."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # nobody is left; macOS says the latter
+            pass
 
     async def _send(self, request: bytes) -> None:
         first = b"" if self._served else json.dumps([str(entry) for entry in sys.path]).encode() + b"\n"

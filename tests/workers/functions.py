@@ -109,10 +109,15 @@ def die_by_signal(services: Services) -> None:
 
 
 @registry.function(worker="process")
-def die_and_leave_a_fork(services: Services) -> None:
+def die_and_leave_a_fork(services: Services, data: str) -> None:
+    """The fork, which writes its process id, holds the pipe to the engine open."""
     if os.fork() == 0:
-        time.sleep(60)  # ended with its process group
+        Path(data + ".new").write_text(str(os.getpid()))
+        Path(data + ".new").rename(data)
+        time.sleep(60)
         os._exit(0)
+    while not Path(data).exists():
+        time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

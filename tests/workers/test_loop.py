@@ -16,7 +16,7 @@ import pytest
 from pikkupy.core.outcomes import Failed, Stopped, Succeeded
 from pikkupy.errors import NonRetryableError, PayloadError
 from pikkupy.services import Services, current_step
-from tests.workers.scene import PATIENCE_S, Watched, scene, turns
+from tests.workers.scene import PATIENCE_S, Scene, Watched, scene, turns
 
 
 class Card(msgspec.Struct):
@@ -325,7 +325,7 @@ def test_a_loop_that_ends_stops_steps_and_fails_none() -> None:
     watched: list[Watched] = []
 
     async def main() -> None:
-        stage = await scene().__aenter__()
+        stage = Scene(None, {})
         watched.append(stage.begin(asyncio.Event().wait))
         await turns()
 

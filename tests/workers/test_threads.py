@@ -12,7 +12,7 @@ import pytest
 
 from pikkupy.core.outcomes import Stopped, Succeeded
 from pikkupy.services import current_step
-from tests.workers.scene import scene, turns, until
+from tests.workers.scene import Scene, scene, turns, until
 
 ANY_ERROR = [ValueError("bad"), SystemExit(1), KeyboardInterrupt(), StopIteration(1), GeneratorExit(), MemoryError()]
 
@@ -191,7 +191,7 @@ def test_a_result_for_a_loop_that_is_gone_is_dropped() -> None:
     before = set(pool_threads())
 
     async def main() -> None:
-        stage = await scene().__aenter__()
+        stage = Scene(None, {})
         stage.begin(lambda services: release.wait(), "thread")
         await turns()
         await asyncio.sleep(0)
