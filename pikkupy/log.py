@@ -55,6 +55,11 @@ def logger(*, silent: Callable[[], bool] | None = None) -> Logger:
     return cast(Logger, wrapped.bind())
 
 
+def is_enabled_for_info() -> bool:
+    """Whether a line at INFO would go anywhere: a look-up in the stdlib's cache."""
+    return _STDLIB.isEnabledFor(logging.INFO)
+
+
 def _unless(silent: Callable[[], bool]) -> Processor:
     def pass_or_drop(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
         if silent():

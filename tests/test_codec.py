@@ -35,7 +35,6 @@ from pikkupy.codec import Codec, check_annotation
 from pikkupy.errors import PayloadError
 
 T = TypeVar("T")
-TREE = TypeAliasType("TREE", "dict[str, TREE] | int")
 CODEC = Codec()
 
 
@@ -201,6 +200,12 @@ class Person(TypedDict):
     name: str
     color: Color
     age: typing.NotRequired[int]
+
+
+@dataclasses.dataclass
+class WithLock:
+    inner: Color
+    lock: typing.ClassVar[int] | Nowhere  # type: ignore[name-defined]  # noqa: F821
 
 
 class Node(msgspec.Struct):
@@ -510,6 +515,7 @@ def a_function() -> None: ...
         (types.SimpleNamespace(a=1), "SimpleNamespace"),
         (..., "ellipsis"),
         ("\ud800", "surrogate"),
+        (datetime(2026, 1, 1, tzinfo=timezone(timedelta(0), "\ud800")), "surrogate"),
         ({"\ud800": 1}, "surrogate"),
         (10**4300, "digits"),
         (-(10**4299), "digits"),
@@ -751,6 +757,8 @@ def test_the_json_form_of_a_type_is_accepted_where_the_type_is(given: Any, annot
         (None, Profile | None),
         ([Item("a"), None], Annotated[list[Item | None], msgspec.Meta(max_length=2)]),
         (3, Annotated[int | None, msgspec.Meta(gt=2)]),
+        ((Item("a"),), Annotated[Sequence[Item], msgspec.Meta(max_length=1)]),
+        ({"name": "a", "color": Color.RED, "more": 1}, Annotated[Person, "a note"]),
         (deque([1]), deque),
         (Node(1, [Node(2)]), Node),
     ],
@@ -788,6 +796,10 @@ def test_a_value_that_already_is_of_the_annotated_type_stays_as_it_is(value: Any
         (0, Annotated[int, msgspec.Meta(gt=0)], "$"),
         (0, Annotated[int | None, msgspec.Meta(gt=0)], "$"),
         ([Item("a")] * 3, Annotated[list[Item], msgspec.Meta(max_length=2)], "$"),
+        ((Item("a"), Item("b")), Annotated[Sequence[Item], msgspec.Meta(max_length=1)], "$"),
+        ({"a": 1}, Annotated[Mapping[str, int], msgspec.Meta(min_length=2)], "$"),
+        ([1, 2], Annotated[list, msgspec.Meta(max_length=1)], "$"),
+        ({"inner": 1, "lock": 2}, WithLock, "$"),
         ({"sku": "a", "id": 1, "email": "b"}, Item | Profile, "$"),
         (1.5, int | str, "$"),
         ("text", Sequence[str], "$"),
@@ -809,11 +821,13 @@ def test_a_value_that_disagrees_with_its_annotation_is_refused(value: Any, annot
 
 
 def test_type_aliases_are_followed_even_into_themselves() -> None:
-    """As in `type Tree = dict[str, Tree] | int`, and with parameters."""
+    """As in `type Tree = dict[str, Tree] | int` of Python 3.12, and with parameters."""
+    tree: Any = type("TypeAliasType", (), {})()
+    tree.__value__ = dict[str, tree] | int
     many = TypeAliasType("many", list[T], type_params=(T,))
 
-    assert there_and_back({"a": {"b": 1}}, TREE) == {"a": {"b": 1}}
-    assert reason({"a": {"b": "x"}}, TREE).startswith("it: $")
+    assert there_and_back({"a": {"b": 1}}, tree) == {"a": {"b": 1}}
+    assert reason({"a": {"b": "x"}}, tree).startswith("it: $")
     assert there_and_back(["1"], many[str]) == ["1"]
     assert reason([1], many[str]).startswith("it: $[0]")
 
@@ -823,6 +837,34 @@ def test_the_main_module_of_a_worker_process_is_the_main_module() -> None:
     made = msgspec.defstruct("Made", ["a"], module="__mp_main__")
 
     assert '"__main__:Made"' in encode(made(1), made)
+
+
+def test_a_dict_for_a_class_may_hold_objects_in_its_fields() -> None:
+    """Enum members, instances of subclasses, and unions that msgspec does not know, beside plain values."""
+    given = {"who": Admin(1, "a", {"r"}), "level": Hue.RED, "lines": [{"sku": "a"}, Profile(1, "x")]}
+    kept = Mixed(Admin(1, "a", {"r"}), Hue.RED, [Item("a"), Profile(1, "x")])
+
+    assert there_and_back(given, Mixed) == kept
+    assert reason({**given, "level": 7}, Mixed).startswith("it: $.level: ")
+    assert reason({**given, "lines": [5]}, Mixed).startswith("it: $.lines[0]: ")
+    assert reason({"who": Profile(1, "a")}, Mixed).startswith("it: $: ")
+    assert reason({"anyValue": Hue.RED, "more": Hue.RED}, Loose).startswith("it: $")
+    assert reason({"type": "other", "inner": Hue.RED}, Tight).startswith("it: $")
+    assert there_and_back({"type": "tight", "inner": Hue.RED}, Tight) == Tight(Hue.RED)
+
+
+class Hue(enum.Enum):
+    RED = 1
+
+
+class Mixed(msgspec.Struct):
+    who: Profile
+    level: Hue
+    lines: list[Item | Profile]
+
+
+class Tight(msgspec.Struct, tag="tight", forbid_unknown_fields=True):
+    inner: Hue
 
 
 def test_the_fields_of_an_instance_are_not_checked_again() -> None:
@@ -1043,6 +1085,7 @@ HOSTILE = [
     '{"$t":"MODULE:Color","v":["RED"]}',
     '{"$t":"MODULE:Point","v":[1,2,3]}',
     '{"$t":"MODULE:Model","v":{"name":"x"},"x":{"set":5}}',
+    '{"$t":"MODULE:Model","v":{"name":"x"},"x":{"extra":5}}',
     '{"$t":"MODULE:ListLike","v":{"name":"x"}}',
     '{"$t":"MODULE:CODEC","v":{}}',
 ]

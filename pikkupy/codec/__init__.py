@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from pikkupy.codec.fit import Fit, fitter
+from pikkupy.codec.containers import Fit
+from pikkupy.codec.fit import fitter
 from pikkupy.codec.pack import Packer, TooLarge
 from pikkupy.codec.refusal import Refused, class_name
 from pikkupy.codec.unpack import Unpacker

@@ -11,19 +11,18 @@ is accepted wherever the type is. A `Lost` value becomes an instance of the clas
 from __future__ import annotations
 
 import collections.abc
+import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable
 from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union
 
+from pikkupy.codec.containers import LISTED, SETS, Fit, at, items, mismatch, pairs, row
 from pikkupy.codec.convert import by_msgspec, check_msgspec, convert, validated
 from pikkupy.codec.lost import Lost, holds_lost
 from pikkupy.codec.refusal import Refused, class_name, key_step
-from pikkupy.codec.shapes import is_pydantic, shape_of
-
-Fit = Callable[[Any], Any]
+from pikkupy.codec.shapes import AttributesShape, StructShape, is_pydantic, shape_of
 
 _AS_IT_IS: tuple[Any, ...] = (
     Any, object, inspect.Parameter.empty, typing.NoReturn, typing.Never,
@@ -35,9 +34,8 @@ _SEQUENCES = (
     collections.abc.Sequence,
     collections.abc.MutableSequence,
 )
-_SETS = (collections.abc.Set, collections.abc.MutableSet)
+_FORMS = (str, int, float, list, tuple, dict)  # as what the JSON form of a class may come
 _MAPPINGS = (collections.abc.Mapping, collections.abc.MutableMapping)
-_LISTED = (list, tuple, set, frozenset)
 
 
 def fitter(annotation: Any) -> Fit:
@@ -118,7 +116,7 @@ def _keep(value: Any) -> Any:
 
 def _none(value: Any) -> None:
     if value is not None:
-        raise _mismatch(None, value)
+        raise mismatch(None, value)
 
 
 def _leaf(annotation: Any) -> Fit:
@@ -153,19 +151,32 @@ def _annotated(annotation: Any, base: Any, notes: tuple[Any, ...]) -> Fit:
         return fitter(Annotated[base.__supertype__, *notes])
     if origin is Union or origin is UnionType:
         return _union(annotation, tuple(_with_notes(member, notes) for member in arguments))
-    if any(base is plain for plain in _LISTED + (dict,)):
-        return _leaf(annotation)
     fit = fitter(base)
-    if origin in (*_LISTED, dict):
-        bounds = fitter(Annotated[origin, *notes])
+    kind = _concrete(origin)
+    if kind is not None:
+        return _bounded(fit, kind, fitter(Annotated[kind, *notes]))
+    cls = base if origin is None else origin
+    if isinstance(cls, type) and (_has_shape(cls) or _is_typed_dict(cls)):
+        return fit
+    return _leaf(annotation)
 
-        def fit_and_check(value: Any) -> Any:
-            fitted = fit(value)
-            bounds(fitted)
-            return fitted
 
-        return fit_and_check
-    return fit if isinstance(base, type) and _has_shape(base) else _leaf(annotation)
+def _concrete(origin: Any) -> Any:
+    """The built-in container that has the bounds of `origin`, None for what is no container."""
+    if origin in (*LISTED, dict):
+        return origin
+    if origin in SETS:
+        return set
+    return list if origin in _SEQUENCES else dict if origin in _MAPPINGS else None
+
+
+def _bounded(fit: Fit, kind: Any, bounds: Fit) -> Fit:
+    def fit_and_check(value: Any) -> Any:
+        fitted = fit(value)
+        bounds(kind(fitted))
+        return fitted
+
+    return fit_and_check
 
 
 def _with_notes(member: Any, notes: tuple[Any, ...]) -> Any:
@@ -213,7 +224,7 @@ def _unchanged(result: Any, value: Any) -> bool:
     """Did fitting leave the value as it was, but for copies of its containers?"""
     if result is value:
         return True
-    if type(result) is not type(value) or type(result) not in (*_LISTED, dict) or len(result) != len(value):
+    if type(result) is not type(value) or type(result) not in (*LISTED, dict) or len(result) != len(value):
         return False
     if type(result) in (set, frozenset):
         return {*map(id, result)} == {*map(id, value)}
@@ -230,41 +241,72 @@ def _only(fitted: list[Any], annotation: Any, value: Any) -> Any:
         return fitted[0]
     if fitted:
         raise Refused(f"{type(value).__name__} fits more than one of `{class_name(annotation)}`; hand over an instance")
-    raise _mismatch(annotation, value)
+    raise mismatch(annotation, value)
 
 
 def _instance(annotation: Any, cls: type) -> Fit:
     """A class of the user's: instances as they are, else by its JSON form."""
-    by_form = (lambda value: validated(cls, value)) if is_pydantic(cls) else by_msgspec(annotation)
+    if is_pydantic(cls):
+        by_form: Fit = functools.partial(validated, cls)
+    else:
+        by_form = by_msgspec(annotation) or functools.partial(_unknown_form, annotation)
 
     def fit(value: Any) -> Any:
         if isinstance(value, cls):
             return value
         if type(value) is Lost:
             return rebuild(cls, value)
-        if by_form is None or not isinstance(value, str | int | float | list | tuple | dict):
-            raise _mismatch(annotation, value)
-        return by_form(value)
+        if type(value) not in _FORMS:
+            raise mismatch(annotation, value)
+        try:
+            return by_form(value)
+        except Refused:
+            if annotation is not cls or type(value) is not dict or is_pydantic(cls):
+                raise
+            return _by_fields(cls, value)
 
     return fit
+
+
+def _unknown_form(annotation: Any, value: Any) -> Any:
+    raise mismatch(annotation, value)
+
+
+def _by_fields(cls: type, value: dict[Any, Any]) -> Any:
+    """An instance from a dict that holds what msgspec does not convert: objects, unions that it does not know."""
+    shape = shape_of(cls)
+    if not isinstance(shape, StructShape | AttributesShape):
+        raise mismatch(cls, value)
+    given = {}
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+        for key, item in value.items():
+            name, argument = shape.key(key, item)
+            if argument is not None:
+                given[argument] = at(key_step(key), fitter(hints.get(name, Any)), item)
+        return cls(**given)
+    except (Refused, RecursionError):
+        raise
+    except Exception as error:  # hints that cannot be resolved or used, and constructors, are the user's code
+        raise Refused(f"{class_name(cls)} cannot be made: {error}") from error
 
 
 def _typed_dict(annotation: Any, cls: Any) -> Fit:
     """A TypedDict: its keys are fitted; keys that it does not name stay, since nothing says that there are none."""
     try:
         hints = typing.get_type_hints(cls, include_extras=True)
-    except NameError as error:
+    except Exception as error:  # a name that is not defined, or whatever else evaluating an annotation raises
         raise TypeError(f"{class_name(cls)}: {error}") from error
     fits = {key: fitter(_unqualified(hint)) for key, hint in hints.items()}
     required = [key for key, hint in hints.items() if _is_required(hint, key in cls.__required_keys__)]
 
     def fit(value: Any) -> Any:
         if type(value) is not dict:
-            raise _mismatch(annotation, value)
+            raise mismatch(annotation, value)
         for key in required:
             if key not in value:
                 raise Refused(f"{class_name(cls)} needs the key {key!r}")
-        return {key: _at(key_step(key), fits.get(key, _keep), item) for key, item in value.items()}
+        return {key: at(key_step(key), fits.get(key, _keep), item) for key, item in value.items()}
 
     return fit
 
@@ -284,16 +326,16 @@ def _unqualified(hint: Any) -> Any:
 
 def _container(annotation: Any, cls: type, arguments: tuple[Any, ...]) -> Fit | None:
     """A container of something: by msgspec as far as that goes, else item by item, which also finds the path."""
-    if cls in _SEQUENCES or cls in _SETS:
-        return _items(annotation, fitter(arguments[0]), cls)
+    if cls in _SEQUENCES or cls in SETS:
+        return items(annotation, fitter(arguments[0]), cls)
     if cls in _MAPPINGS:
-        return _pairs(annotation, fitter(arguments[0]), fitter(arguments[1]))
+        return pairs(annotation, fitter(arguments[0]), fitter(arguments[1]), arguments[0])
     if cls is dict:
-        slow = _pairs(annotation, fitter(arguments[0]), fitter(arguments[1]), arguments[0])
+        slow = pairs(annotation, fitter(arguments[0]), fitter(arguments[1]), arguments[0])
     elif cls is tuple and not (len(arguments) == 2 and arguments[1] is ...):
-        slow = _row(annotation, [fitter(argument) for argument in arguments])
-    elif cls in _LISTED:
-        slow = _items(annotation, fitter(arguments[0]), cls)
+        slow = row(annotation, [fitter(argument) for argument in arguments])
+    elif cls in LISTED:
+        slow = items(annotation, fitter(arguments[0]), cls)
     else:
         return None
     fast = by_msgspec(annotation)
@@ -307,80 +349,6 @@ def _container(annotation: Any, cls: type, arguments: tuple[Any, ...]) -> Fit | 
             return slow(value)
 
     return fit
-
-
-def _items(annotation: Any, fit_item: Fit, cls: Any) -> Fit:
-    abstract = cls not in _LISTED
-    made: Any = set if cls in _SETS else list if abstract else cls
-
-    def fit(value: Any) -> Any:
-        if type(value) not in _LISTED:
-            raise _mismatch(annotation, value)
-        items = [_at(f"[{index}]", fit_item, item) for index, item in enumerate(value)]
-        return _made(type(value) if abstract and isinstance(value, cls) else made, items)
-
-    return fit
-
-
-def _row(annotation: Any, fits: list[Fit]) -> Fit:
-    def fit(value: Any) -> Any:
-        if type(value) not in (list, tuple):
-            raise _mismatch(annotation, value)
-        if len(value) != len(fits):
-            raise Refused(f"expected {len(fits)} items, got {len(value)}")
-        return tuple(_at(f"[{index}]", one, item) for index, (one, item) in enumerate(zip(fits, value, strict=True)))
-
-    return fit
-
-
-def _pairs(annotation: Any, fit_key: Fit, fit_value: Fit, key_type: Any = str) -> Fit:
-    fit_text_key = _key_fitter(fit_key, key_type)
-
-    def fit(value: Any) -> Any:
-        if type(value) is not dict:
-            raise _mismatch(annotation, value)
-        keys = [_at(key_step(key), fit_text_key, key) for key in value]
-        items = [_at(key_step(key), fit_value, item) for key, item in value.items()]
-        return _made(dict, zip(keys, items, strict=True))
-
-    return fit
-
-
-def _key_fitter(fit_key: Fit, key_type: Any) -> Fit:
-    """Fits a key; in JSON every key is text, so the text of a number counts as the number."""
-
-    def fit(key: Any) -> Any:
-        try:
-            return fit_key(key)
-        except Refused:
-            if type(key) is not str:
-                raise
-            form: dict[Any, None] = convert({key: None}, dict[key_type, None], str_keys=True)
-            return next(iter(form))
-
-    return fit
-
-
-def _at(step: str, fit: Fit, item: Any) -> Any:
-    try:
-        return fit(item)
-    except Refused as refused:
-        refused.under(step)
-        raise
-
-
-def _made(cls: Any, items: Iterable[Any]) -> Any:
-    """The container of those items. Raises `Refused` for a set or dict of what cannot be hashed."""
-    try:
-        return cls(items)
-    except TypeError as error:
-        raise Refused(str(error)) from error
-
-
-def _mismatch(annotation: Any, value: Any) -> Refused:
-    if type(value) is Lost:
-        return Refused(value.reason)
-    return Refused(f"expected `{class_name(annotation)}`, got `{class_name(type(value))}`")
 
 
 def _has_shape(cls: type) -> bool:

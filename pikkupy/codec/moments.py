@@ -68,7 +68,7 @@ def _pack_zone(zone: tzinfo | None) -> dict[str, str]:
         return {} if name == plain else {"name": name}
     if type(zone) is ZoneInfo and isinstance(zone.key, str):
         return {"zone": zone.key}
-    if _is_pydantic(type(zone)):
+    if _is_pydantic_offset(type(zone)):
         return {"offset": "pydantic"}
     raise Refused(f"a time zone of type {class_name(type(zone))} cannot be kept; use zoneinfo.ZoneInfo or UTC")
 
@@ -88,7 +88,7 @@ def _with_zone(moment: Moment, node: dict[str, Any]) -> Moment:
     return moment.replace(tzinfo=zone, fold=node.get("fold", 0))
 
 
-def _is_pydantic(cls: type) -> bool:
+def _is_pydantic_offset(cls: type) -> bool:
     return cls.__name__ == "TzInfo" and cls.__module__.startswith("pydantic_core")
 
 

@@ -84,8 +84,9 @@ class Packer:
             raise TooLarge(len(value))  # before its text is built, which is a third longer
         tag, pack = PACK[cls]
         packed = {"$t": tag, **pack(value)}
-        if "v" in packed and type(packed["v"]) is str:
-            self._text(packed["v"])
+        for content in packed.values():
+            if type(content) is str:
+                self._text(content)
         return packed
 
     def _instance(self, value: Any, cls: type, depth: int) -> dict[str, Any]:
@@ -101,6 +102,8 @@ class Packer:
             content = self._fields(content, depth)
         elif type(content) is list:
             content = self._items(content, depth)
+        else:
+            content = self._pack(content, depth)
         packed = {"$t": shape.tag, "v": content}
         if extra is not None:
             packed["x"] = self._fields(extra, depth)

@@ -38,7 +38,7 @@ class Shape(ABC):
 
     @abstractmethod
     def take(self, value: Any) -> tuple[Any, Extra]:
-        """The instance's fields as JSON-like container of untouched values, and its further state or None."""
+        """The instance's fields, a dict or list of values (of an Enum its name), and its further state or None."""
 
     @abstractmethod
     def build(self, fields: Any, extra: Extra) -> Any:
@@ -73,6 +73,7 @@ class StructShape(Shape):
         self.derived = frozenset(_cached_properties(cls))
         self.strict = self.cls.__struct_config__.forbid_unknown_fields
         self.runs_code = hasattr(cls, "__post_init__")
+        self.keys = dict(zip(self.cls.__struct_encode_fields__, self.cls.__struct_fields__, strict=True))
 
     def take(self, value: Any) -> tuple[Any, Extra]:
         return msgspec.structs.asdict(value), _further(value, self.names, self.derived) if self.has_dict else None
@@ -85,6 +86,15 @@ class StructShape(Shape):
                 msgspec.structs.force_setattr(made, name, value)
         _restore(made, extra)
         return made
+
+    def key(self, key: Any, item: Any) -> tuple[str, str | None]:
+        """Field and constructor argument of a key of the JSON form; no argument for a key that is to be ignored."""
+        config = self.cls.__struct_config__
+        if config.array_like or (config.tag_field == key and config.tag != item):
+            raise Refused(f"another form than that of {class_name(self.cls)}")
+        if key not in self.keys and self.strict and config.tag_field != key:
+            raise Refused(f"{class_name(self.cls)} forbids the field {key!r}")
+        return self.keys.get(key, ""), self.keys.get(key)
 
 
 class AttributesShape(Shape):
@@ -134,6 +144,10 @@ class AttributesShape(Shape):
         _restore(made, extra, self.other_slots)
         return made
 
+    def key(self, key: Any, item: Any) -> tuple[str, str | None]:  # noqa: ARG002 - as for a Struct
+        """Field and constructor argument of a key of the JSON form; no argument for a key that is to be ignored."""
+        return key, self.arguments.get(key)
+
 
 class PydanticShape(Shape):
     """A pydantic model: fields, extra fields, which fields were set, private attributes."""
@@ -163,6 +177,8 @@ class PydanticShape(Shape):
         extra = extra or {}
         made = object.__new__(self.cls)
         further = extra.get("extra", {} if self.cls.model_config.get("extra") == "allow" else None)
+        if further is not None and type(further) is not dict:
+            raise Refused(f"the extra fields of {class_name(self.cls)} are malformed")
         # The four places that pydantic's own `__setstate__` fills.
         object.__setattr__(made, "__dict__", fields)
         object.__setattr__(made, "__pydantic_extra__", further)

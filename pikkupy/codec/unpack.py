@@ -91,9 +91,9 @@ class Unpacker:
         except RecursionError:
             raise
         except Refused as refused:
-            reason = f"the recorded {tag} no longer fits its class: {refused.reason}"
+            reason = f"{tag} cannot be made again of what was recorded: {refused.reason}"
         except Exception as error:  # noqa: BLE001 - constructors and default factories are the user's code
-            reason = f"the recorded {tag} no longer fits its class: {error}"
+            reason = f"{tag} cannot be made again of what was recorded: {error}"
         if self.plain:
             return fields
         self.losses += 1

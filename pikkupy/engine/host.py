@@ -18,7 +18,7 @@ from pikkupy.core.ports import Values
 from pikkupy.durations import microseconds
 from pikkupy.engine.live import LiveStep
 from pikkupy.errors import JournalError
-from pikkupy.log import Logger
+from pikkupy.log import Logger, is_enabled_for_info
 from pikkupy.registry import Registry
 from pikkupy.store import Journal
 from pikkupy.timers import Timers
@@ -45,6 +45,11 @@ class Host:
     now_us: Callable[[], int]  # the clock's: the engine's time, epoch microseconds
     dispatching: bool = True
     jitter: random.Random = field(default_factory=random.Random)
+
+    def info(self, event: str, **fields: object) -> None:
+        """Log what happens often; a disabled level costs next to nothing."""
+        if is_enabled_for_info():
+            self.log.info(event, **fields)
 
     def next_number(self) -> int:
         """The number of the next run."""

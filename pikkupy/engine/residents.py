@@ -115,7 +115,7 @@ class Residents:
             recorded = _running(recorded)
         if changes:
             self._host.write(changes, _nothing)
-        self._host.log.info("run_recovered", run_id=recorded.run.run_id, workflow=workflow.name)
+        self._host.info("run_recovered", run_id=recorded.run.run_id, workflow=workflow.name)
         self._add(execution, recorded).adopt(commands, cut_off=not clean)
 
     def _begin(
@@ -133,7 +133,7 @@ class Residents:
     def _ended(self, run: ActiveRun, move: RunMove) -> None:
         run_id = run.run.run_id
         self.active.pop(run_id, None)
-        self._host.log.info(f"run_{move.status}", run_id=run_id, workflow=run.run.workflow, **_about(move))
+        self._host.info(f"run_{move.status}", run_id=run_id, workflow=run.run.workflow, **_about(move))
         if move.status is not RunStatus.SUSPENDED:
             self.tell(run_id, move)
 

@@ -20,7 +20,7 @@ class Starts:
     def __init__(self, host: Host, residents: Residents) -> None:
         self._host = host
         self._residents = residents
-        self._pending: dict[str, tuple[RunRow, asyncio.Future[None]]] = {}
+        self._pending: dict[str, _Pending] = {}
 
     async def start(self, workflow: str, text: str, run_id: str | None, variables: Context) -> str:
         """Start a run with the encoded input `text`, or find the one of that id; its id, once it is on disk.
@@ -37,20 +37,19 @@ class Starts:
                 return run_id
         pending = self._pending.get(run_id)  # looked up after the read: another start may have been quicker
         if pending is None:
-            row, started = self._submit(workflow, text, run_id, variables)
+            pending = self._submit(workflow, text, run_id, variables)
         else:
-            row, started = pending
-            _check_same(row, workflow, text)
-        await asyncio.shield(started)
+            _check_same(pending.row, workflow, text)
+        await pending.on_disk(self._host.loop)
         return run_id
 
     async def settled(self, run_id: str) -> None:
         """Wait until a start of that id that is on its way is on disk."""
         pending = self._pending.get(run_id)
         if pending is not None:
-            await asyncio.shield(pending[1])
+            await pending.on_disk(self._host.loop)
 
-    def _submit(self, workflow: str, text: str, run_id: str, variables: Context) -> tuple[RunRow, asyncio.Future[None]]:
+    def _submit(self, workflow: str, text: str, run_id: str, variables: Context) -> _Pending:
         now_us = self._host.now_us()
         row = RunRow(
             number=self._host.next_number(),
@@ -61,20 +60,43 @@ class Starts:
             created_at=now_us,
             updated_at=now_us,
         )
-        started: asyncio.Future[None] = self._host.loop.create_future()
-        self._pending[run_id] = row, started
-        self._host.journal.submit([row], partial(self._on_disk, row, started, variables))
-        return row, started
+        pending = self._pending[run_id] = _Pending(row)
+        self._host.journal.submit([row], partial(self._on_disk, pending, variables))
+        return pending
 
-    def _on_disk(self, row: RunRow, started: asyncio.Future[None], variables: Context, error: Exception | None) -> None:
+    def _on_disk(self, pending: _Pending, variables: Context, error: Exception | None) -> None:
+        row = pending.row
         del self._pending[row.run_id]
-        if error is not None:
-            started.set_exception(error)
-            started.exception()  # its caller may be gone
-            return
-        started.set_result(None)
-        self._host.log.info("run_started", run_id=row.run_id, workflow=row.workflow)
-        self._residents.start(row, variables)
+        pending.tell(error)
+        if error is None:
+            self._host.info("run_started", run_id=row.run_id, workflow=row.workflow)
+            self._residents.start(row, variables)
+
+
+class _Pending:
+    """A start on its way to the disk, and those who wait for it. None of them can call it off."""
+
+    __slots__ = ("row", "waiting")
+
+    def __init__(self, row: RunRow) -> None:
+        self.row = row
+        self.waiting: list[asyncio.Future[None]] = []
+
+    def on_disk(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """A future for one more who waits."""
+        future: asyncio.Future[None] = loop.create_future()
+        self.waiting.append(future)
+        return future
+
+    def tell(self, error: Exception | None) -> None:
+        """It is on disk, or will never be."""
+        for future in self.waiting:
+            if future.done():
+                continue  # its caller was cancelled
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
 
 
 def _check_same(existing: RunRow, workflow: str, text: str) -> None:

@@ -97,7 +97,7 @@ def op_of(change: Change) -> Op:
 
 
 def statements(ops: Iterable[Op]) -> Iterator[Statement]:
-    """The statements that do the same as the changes one after the other, or are refused together if one of those is."""
+    """The statements that do the same as the changes one by one, or are refused together if one of those is."""
     group = _Group()
     for op in ops:
         if op.error is not None:

@@ -34,7 +34,7 @@ def a_run(number: int = 1, **changes: Any) -> RunRow:
         "run_id": f"run-{number}",
         "workflow": "onboarding",
         "status": RunStatus.RUNNING,
-        "input": '{"n":%d}' % number,
+        "input": f'{{"n":{number}}}',
         "created_at": NOW,
         "updated_at": NOW,
     }

@@ -213,7 +213,7 @@ async def test_a_file_of_a_newer_format_is_refused(path: str) -> None:
 async def test_a_newer_format_that_is_still_in_the_wal_is_refused(path: str) -> None:
     """A crash of the newer release leaves its mark beside the file; that stays, too."""
     await _used(path)
-    with _held_open(path) as other:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute(f"PRAGMA user_version = {FORMAT + 7}")
         wal = Path(f"{path}-wal").read_bytes()
         assert wal
