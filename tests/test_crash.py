@@ -169,6 +169,27 @@ def test_a_step_that_kills_the_process_cannot_kill_it_for_ever(tmp_path: Path) -
     assert len(ledger.read_text()) == 11
 
 
+HALF_MADE = """
+import os, signal, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA cache_size = 1")
+db.execute("BEGIN")
+db.execute("CREATE TABLE half (made)")
+db.execute("INSERT INTO half SELECT randomblob(100000) FROM json_each('[1,2,3,4,5]')")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+async def test_a_file_whose_making_was_killed_is_made_anew(db: Path) -> None:
+    """A kill before WAL mode leaves a rollback journal that only a connection which may write can undo."""
+    subprocess.run([sys.executable, "-c", HALF_MADE, str(db)], check=False)
+    assert Path(f"{db}-journal").stat().st_size
+    assert db.stat().st_size
+
+    async with Pikku().open(db) as engine:
+        assert (await engine.list_runs()).runs == ()
+
+
 async def test_timers_that_came_due_while_the_process_was_down_fire_once_at_start_up(db: Path, tmp_path: Path) -> None:
     """I7, promise 4: a missed sleep ends at once, one time."""
     pikku = Pikku()

@@ -37,6 +37,7 @@ class Connection:
     def __init__(self, opener: Callable[[], sqlite3.Connection]) -> None:
         self._opener = opener
         self._raw: sqlite3.Connection | None = None
+        self._failure: BaseException | None = None
         self._bridge = aiosqlite.Connection(self._open, iter_chunk_size=64)
 
     @classmethod
@@ -44,6 +45,9 @@ class Connection:
         """Start the thread and let it open the connection; what `opener` raises is raised."""
         connection = cls(opener)
         await connection._bridge
+        if connection._failure is not None:
+            await connection.close()
+            raise connection._failure
         return connection
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -61,7 +65,13 @@ class Connection:
         await self._bridge.close()
 
     def _open(self) -> sqlite3.Connection:
-        self._raw = self._opener()
+        # After a failed start aiosqlite does not wait for its thread, which then may meet a loop that is closed
+        # already. So the start never fails: the thread gets something to close, and is ended in the usual way.
+        try:
+            self._raw = self._opener()
+        except BaseException as error:  # noqa: BLE001 - raised in `open`
+            self._failure = error
+            self._raw = sqlite3.connect(":memory:", check_same_thread=False)
         return self._raw
 
 

@@ -1,7 +1,7 @@
 """What is looked at before a journal is opened. Every refusal leaves the file untouched and says what to do.
 
-The file itself is looked at through SQLite alone, over a connection that cannot write. Opening and closing it by hand
-would drop the POSIX locks of every SQLite connection that this process has on it, an application's own included.
+The file itself is looked at through SQLite alone, over a connection that changes nothing. Opening and closing it by
+hand would drop the POSIX locks of every SQLite connection that this process has on it, an application's own included.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pikkupy.store.connection import connect, uri
 from pikkupy.store.migrations import APPLICATION_ID, FORMAT
 from pikkupy.store.queries import QUERIES
 
+HEADER_SIZE = 100  # bytes, of an SQLite file; sqlite.org/fileformat.html
 FILE_MODE = 0o600  # the journal holds what the application's steps return; -wal and -shm inherit the mode
 MAX_QUICK_CHECK = 67_108_864  # bytes; checking a larger file would make each start after a crash slow
 
@@ -117,29 +118,38 @@ def inspect(path: str, real: str) -> Found:
     `JournalError` for damage that a crash left behind.
     """
     try:
-        if not _make(real) and Path(real).stat().st_size:
-            with closing(connect(uri(real, _look_only(real)))) as db:
-                return _look(path, db, Path(real).stat().st_size)
-        return Found()
+        _make(real)
+        size = Path(real).stat().st_size
+        if size == 0:
+            return Found()
+        if size < HEADER_SIZE:
+            raise _no_database(path)  # SQLite takes a file of one byte for an empty one
+        with closing(connect(uri(real, _careful(real)))) as db:
+            return _look(path, db, size)
     except sqlite3.Error as error:
         raise _unreadable(path, error) from error
     except OSError as error:
         raise JournalError(f"{path} cannot be made or read: {error}") from error
 
 
-def _make(real: str) -> bool:
-    """True if the file was missing. It is made here, because SQLite would make it readable for everybody."""
+def _make(real: str) -> None:
+    """Make the file if it is missing: SQLite would make it readable for everybody."""
     try:
         os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_RDWR, FILE_MODE))
     except FileExistsError:
-        return False
-    return True
+        pass
 
 
-def _look_only(real: str) -> str:
-    """URI options: without a log beside it the file alone is the truth, and no -shm need be made to read it."""
-    logs = (Path(f"{real}-wal"), Path(f"{real}-journal"))
-    return "mode=ro" if any(log.exists() for log in logs) else "mode=ro&immutable=1"
+def _careful(real: str) -> str:
+    """URI options with which looking does not change the file.
+
+    What a -wal holds, a connection that may write would bring into the file when it closes. Without one that is the
+    better: it takes away the -wal and -shm that SQLite makes for looking, and what a crash left half done while the
+    file was not yet in WAL mode can only be read after it was rolled back. (`immutable=1` makes no files, but takes
+    no lock either, and could see a transaction of another application halfway.)
+    """
+    log = Path(f"{real}-wal")
+    return "mode=ro" if log.exists() and log.stat().st_size else "mode=rw"
 
 
 def _look(path: str, db: sqlite3.Connection, size: int) -> Found:
@@ -183,10 +193,14 @@ def _one(db: sqlite3.Connection, query: str) -> Any:
     return db.execute(query).fetchall()[0][0]
 
 
+def _no_database(path: str) -> JournalFormatError:
+    return JournalFormatError(f"{path} is not an SQLite database; give another file name")
+
+
 def _unreadable(path: str, error: sqlite3.Error) -> JournalError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_NOTADB:
-        return JournalFormatError(f"{path} is not an SQLite database; give another file name")
+        return _no_database(path)
     if code == sqlite3.SQLITE_CORRUPT:
         return JournalFormatError(f"{path} is damaged ({error}); restore it from a backup")
     return JournalError(f"{path} cannot be opened: {error}")

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pikkupy.core.model import AttemptRow, Change, Recorded, RunRow, RunStatus, StepRow
 from pikkupy.errors import JournalError
@@ -252,14 +252,18 @@ def _prepare(path: str, real: str | None, durability: Durability, now_us: int) -
 
 async def _give_up(opening: asyncio.Future[Journal]) -> None:
     """Wait for an opening that nobody wants any more, however often that is cancelled, and undo it."""
-    while not opening.done():
-        try:
-            await asyncio.wait([opening])
-        except asyncio.CancelledError:
-            pass  # the caller raises it
+    await _ended(opening)
     if not opening.cancelled() and opening.exception() is None:
         journal = opening.result()
-        await journal.close(clean=journal.clean)
+        await _ended(asyncio.ensure_future(journal.close(clean=journal.clean)))
+
+
+async def _ended(future: asyncio.Future[Any]) -> None:
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            pass  # the caller of `_give_up` raises it
 
 
 async def _all_closed(*connections: Connection) -> None:

@@ -2,13 +2,15 @@
 
     python -m tests.crash [--kills N] [--seed S]
 
-Half of the kills are at commit points (each failpoint of the journal, at its 1st, 2nd, 3rd … passing), half at random
-instants. One line per violation; the last line says how many kills there were and where.
+First at every commit point: each failpoint of the journal, at every passing of it that an undisturbed life has. Then at
+random instants, until there were N kills; with fewer kills than commit points, at some of those. One line per
+violation; the last line says how many kills there were and where.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import signal
@@ -16,14 +18,16 @@ import sqlite3
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from tests.crash.workload import RUNS, Effect, one_life, read_ledger
+import msgspec
 
-FAILPOINTS = ("before_begin", "after_begin", "before_commit", "after_commit", "before_release")
+from tests.crash.workload import RUNS, Effect, Life, one_life, read_ledger
+
 LONGEST_LIFE_S = 60.0
 LONGEST_KILL_S = 0.12  # an uncrashed life takes about this long
 
@@ -37,7 +41,7 @@ class Case:
         folder.mkdir()
         self.db = folder / "app.db"
         self.ledger = folder / "ledger.jsonl"
-        self.results = folder / "results.json"
+        self.report = folder / "report.json"
         self.lives = 0
 
     def live(self, failpoint: str | None = None, nth: int = 0, kill_after_s: float | None = None) -> bool:
@@ -47,8 +51,10 @@ class Case:
         if pid == 0:
             status = 1
             try:
-                one_life(self.db, self.ledger, failpoint, nth, self.results)
+                one_life(self.db, self.ledger, failpoint, nth, self.report)
                 status = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(status)
         status = self._wait(pid, kill_after_s)
@@ -73,6 +79,10 @@ class Case:
                 raise AssertionError(f"a life did not end within {LONGEST_LIFE_S} s")
             time.sleep(0.001)
 
+    def life(self) -> Life:
+        """The report of the last life."""
+        return msgspec.json.decode(self.report.read_bytes(), type=Life)
+
     def recorded(self) -> dict[Key, str]:
         """The steps that have an outcome on disk."""
         if not self.db.exists():
@@ -90,7 +100,7 @@ class Case:
             return {run for (run,) in db.execute("SELECT run_id FROM pikku_runs")}
 
 
-def check_case(folder: Path, failpoint: str | None, nth: int, rng: random.Random, expected: bytes) -> int:
+def check_case(folder: Path, failpoint: str | None, nth: int, rng: random.Random, expected: Life) -> int:
     """Kill at the given point (or at random instants), restart until done, and check every promise; the kills."""
     case = Case(folder)
     kills = 0
@@ -101,10 +111,10 @@ def check_case(folder: Path, failpoint: str | None, nth: int, rng: random.Random
         plan = _plan(failpoint, nth, rng, kills)
         killed = case.live(*plan)
         check_life(before, case.recorded(), read_ledger(case.ledger)[known:])
-        if not killed and case.results.exists():
+        if not killed and case.report.exists():
             break
         kills += killed
-    assert case.results.read_bytes() == expected, "the results differ from those of an uncrashed run"
+    assert case.life().results == expected.results, "the results differ from those of an uncrashed run"
     check_effects(read_ledger(case.ledger), kills)
     return kills
 
@@ -140,20 +150,20 @@ def check_effects(effects: list[Effect], kills: int) -> None:
         assert len(numbers) - expected <= kills, f"{key} ran {len(numbers)} times with {kills} kills"
 
 
-def instants(kills: int, seed: int) -> Iterator[tuple[str | None, int]]:
-    """Half commit points, each failpoint at its 1st, 2nd … passing; half random."""
-    for number in range(kills // 2):
-        yield FAILPOINTS[number % len(FAILPOINTS)], number // len(FAILPOINTS) + 1
-    for _ in range(kills - kills // 2):
-        yield None, 0
+def instants(kills: int, passed: dict[str, int], rng: random.Random) -> Iterator[tuple[str | None, int]]:
+    """Every commit point in random order, then random instants for ever."""
+    points = [(name, nth) for name, count in passed.items() for nth in range(1, count + 1)]
+    rng.shuffle(points)
+    yield from points[: max(1, kills * 2 // 3)] if kills < len(points) else points
+    yield from itertools.repeat((None, 0))
 
 
-def uncrashed(folder: Path) -> bytes:
-    """The results of a life that nothing disturbs."""
+def uncrashed(folder: Path) -> Life:
+    """A life that nothing disturbs."""
     case = Case(folder)
     assert not case.live()
     assert len(case.starts()) == RUNS
-    return case.results.read_bytes()
+    return case.life()
 
 
 def main() -> int:
@@ -166,7 +176,7 @@ def main() -> int:
     wrong = 0
     with tempfile.TemporaryDirectory() as root:
         expected = uncrashed(Path(root, "uncrashed"))
-        for number, (failpoint, nth) in enumerate(instants(options.kills, options.seed)):
+        for number, (failpoint, nth) in enumerate(instants(options.kills, expected.passed, rng)):
             folder = Path(root, str(number))
             try:
                 killed[failpoint or "random instant"] += check_case(folder, failpoint, nth, rng, expected)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from pikkupy.store import Journal
 
 import pikkupy.engine.host
 from pikkupy import Pikku, Services, StepContext, StepFailed, Workflow, current_step
+from pikkupy.store import Journal
 
 RUNS = 4
 
@@ -127,15 +127,21 @@ async def live(db: Path, ledger: Ledger) -> list[Any]:
         return [await handle.result() for handle in handles]
 
 
-def one_life(db: Path, ledger_path: Path, failpoint: str | None, nth: int, results: Path) -> None:
-    """One life of the process. It kills itself at the `nth` passing of `failpoint`, or ends well and writes results."""
-    if failpoint is not None:
-        _kill_at(failpoint, nth)
-    outcome = asyncio.run(live(db, Ledger(ledger_path)))
-    results.write_bytes(msgspec.json.encode(outcome))
+class Life(msgspec.Struct):
+    """What a life that was not killed leaves: its results, and how often it passed each failpoint."""
+
+    results: list[Any]
+    passed: dict[str, int]
 
 
-def _kill_at(failpoint: str, nth: int) -> None:
+def one_life(db: Path, ledger_path: Path, failpoint: str | None, nth: int, report: Path) -> None:
+    """One life of the process: it kills itself at the `nth` passing of `failpoint`, or ends and writes a report."""
+    passed = _kill_at(failpoint, nth)
+    results = asyncio.run(live(db, Ledger(ledger_path)))
+    report.write_bytes(msgspec.json.encode(Life(results, passed)))
+
+
+def _kill_at(failpoint: str | None, nth: int) -> Counter[str]:
     passed: Counter[str] = Counter()
 
     def passing(name: str) -> None:
@@ -151,3 +157,4 @@ def _kill_at(failpoint: str, nth: int) -> None:
             return await Journal.open(path, **options, failpoint=passing)
 
     pikkupy.engine.host.Journal = Deadly  # type: ignore[misc]
+    return passed
