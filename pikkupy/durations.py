@@ -56,7 +56,7 @@ def microseconds(duration: Duration) -> int:
     elif isinstance(duration, float):
         if not math.isfinite(duration):
             raise _refused(duration, "not a finite number")
-        us = math.ceil(duration * MILLISECOND_US) if duration < MAX_US else MAX_US + 1
+        us = math.ceil(max(-1.0, min(duration, float(MAX_US))) * MILLISECOND_US)  # beyond either end it is refused
     elif isinstance(duration, timedelta):
         us = duration // timedelta(microseconds=1)
     else:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 MAX_NAME = 256  # characters; long enough for a sentence with an e-mail address, short enough for a table and an index
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _ORDINAL = re.compile(r"#[0-9]+\Z")
+
+
+@lru_cache(maxsize=1_024)  # a step's name is checked at every call; most are written in the code
+def _is_fine(name: str) -> bool:
+    return len(name) <= MAX_NAME and bool(name) and not _CONTROL.search(name) and not _ORDINAL.search(name)
 
 
 def check_name(name: object, what: str) -> str:
@@ -26,6 +32,8 @@ def check_name(name: object, what: str) -> str:
 
 def check_step_name(name: object, what: str = "step name") -> str:
     """As `check_name`; also refuses an end like `#1`, which names the repetitions of a step."""
+    if type(name) is str and _is_fine(name):
+        return name
     checked = check_name(name, what)
     if _ORDINAL.search(checked):
         raise ValueError(f"{what} must not end in '#' and digits, which number repeated steps: {_short(checked)}")

@@ -35,8 +35,8 @@ class Unwind(BaseException):
 class RunFuture(asyncio.Future[T]):
     """A future that hashes by creation number, so that a `set` of them is walked alike in every process."""
 
-    def __init__(self, *, loop: RunLoop) -> None:
-        self._number = loop.next_hash()
+    def __init__(self, loop: RunLoop) -> None:
+        self._number = loop.hashes = loop.hashes + 1
         super().__init__(loop=loop)
 
     def __hash__(self) -> int:
@@ -47,7 +47,7 @@ class RunTask(asyncio.Task[T]):
     """A task that hashes by creation number and refuses to wait for futures of other loops."""
 
     def __init__(self, coro: Coroutine[Any, Any, T], *, loop: RunLoop, **options: Any) -> None:
-        self._number = loop.next_hash()
+        self._number = loop.hashes = loop.hashes + 1
         self._body = coro
         self._shell = _shell(coro, loop)
         super().__init__(self._shell, loop=loop, **options)
@@ -91,8 +91,9 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._dues: list[int] = []  # when each timer was to fire, by number, cancelled ones too
         self._armed: list[RunTimer] = []
         self._dropped: list[int] = []
+        # The hash of the newest task or future: a number that depends on the run and the order of creation alone.
         # Another start for each run: tasks of all runs meet in asyncio's own sets, where equal hashes would pile up.
-        self._hash = int.from_bytes(blake2b(run_id.encode(), digest_size=7).digest(), "big")
+        self.hashes = int.from_bytes(blake2b(run_id.encode(), digest_size=7).digest(), "big")
         self._stopped = False
         self._origin_us = now_us  # `time` counts from here, so that its floats are exact to the microsecond
         self.now_us = now_us
@@ -154,11 +155,6 @@ class RunLoop(asyncio.AbstractEventLoop):
         """True while a timer is set that has not been cancelled."""
         return bool(self._timers)
 
-    def next_hash(self) -> int:
-        """The hash of the next task or future: a number that depends on the run and the order of creation alone."""
-        self._hash += 1
-        return self._hash
-
     def tear_down(self) -> None:
         """End every coroutine of the run; plain code in their `finally` blocks runs now."""
         self.stop()
@@ -211,7 +207,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         return (self.now_us - self._origin_us) / 1e6
 
     def create_future(self) -> RunFuture[Any]:
-        return RunFuture(loop=self)
+        return RunFuture(self)
 
     def create_task(  # type: ignore[override] # typeshed's newer signatures differ from version to version
         self, coro: Coroutine[Any, Any, T], *, name: object = None, **options: Any

@@ -61,6 +61,7 @@ def test_a_duration_is_text_a_number_of_milliseconds_or_a_timedelta(duration: ob
         float("inf"),
         10**30,
         1e300,
+        -1.797693134862316e305,
         True,
         None,
         b"5s",

@@ -35,6 +35,7 @@ from pikkupy import (
     current_step,
 )
 from pikkupy.config import Settings
+from pikkupy.core.model import RunRow
 from pikkupy.testing import VirtualClock
 
 
@@ -80,6 +81,33 @@ async def test_the_same_id_with_the_same_workflow_and_input_is_the_same_run(db: 
         assert len((await engine.list_runs()).runs) == 1
     async with pikku.open(db) as engine:
         assert await (await engine.start("echo", Order("o", 1), run_id="r")).result() == Order("o", 1)
+
+
+async def test_a_start_that_learns_late_that_its_id_was_free_finds_the_run_that_took_it(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at the journal may be answered after another start was committed: the run, or the conflict, is found."""
+    pikku = echo()
+    async with pikku.open(db) as engine:
+        assert engine._parts is not None
+        journal = engine._parts.host.journal
+
+        async def start_late(amount: int) -> str:
+            async def overtaken(run_id: str) -> RunRow | None:
+                found = await look(run_id)
+                monkeypatch.undo()
+                await (await engine.start("echo", Order("o", 1), run_id=f"r{amount}")).result()
+                assert found is None
+                return found
+
+            look = journal.run
+            monkeypatch.setattr(journal, "run", overtaken)
+            return (await engine.start("echo", Order("o", amount), run_id=f"r{amount}")).id
+
+        assert await start_late(1) == "r1"
+        with pytest.raises(RunConflict, match="'r2'"):
+            await start_late(2)
+        assert [run.id for run in (await engine.list_runs()).runs] == ["r2", "r1"]
 
 
 async def test_the_same_id_with_another_input_or_workflow_is_a_conflict(db: Path) -> None:

@@ -68,16 +68,14 @@ class Wait(msgspec.Struct, frozen=True):
     wake_at_us: int
 
 
-def next_move(row: StepRow | None) -> Run | Wait:
-    """What a step without an outcome does next, after a start-up, by its row (None: nothing was recorded of it).
+def next_move(status: StepStatus, attempts: int, wake_at_us: int | None) -> Run | Wait:
+    """What a function or inline step without an outcome does next; `attempts` have begun.
 
     An attempt that a crash cut off begins again under its own number; a wait goes on to its recorded end.
     """
-    if row is None:
-        return Run(1)
-    if row.status is StepStatus.SCHEDULED and row.wake_at is not None:
-        return Wait(row.attempts + 1, row.wake_at)
-    return Run(max(row.attempts, 1) if row.status is StepStatus.RUNNING else row.attempts + 1)
+    if status is StepStatus.SCHEDULED and wake_at_us is not None:
+        return Wait(attempts + 1, wake_at_us)
+    return Run(max(attempts, 1) if status is StepStatus.RUNNING else attempts + 1)
 
 
 def cut_off(rows: Iterable[StepRow], limit: int) -> StepRow | None:

@@ -94,7 +94,9 @@ class ActiveRun:
         ]
 
     def _was_due(self, row: StepRow | None) -> bool:
-        move = next_move(row)
+        if row is None:
+            return True
+        move = next_move(row.status, row.attempts, row.wake_at)
         return isinstance(move, Run) or move.wake_at_us <= self.host.now_us()
 
     def _cut_off(self, call: StepCall) -> StepRow:
@@ -115,7 +117,7 @@ class ActiveRun:
         elif step.status is StepStatus.RUNNING and call.policy.at_most_once:
             self._failed(step, Failed(_interrupted(call), None, final=False))
         else:
-            match next_move(step.unfinished_row()):
+            match next_move(step.status, step.attempts, step.wake_at):
                 case Run(attempt):
                     self._begin(step, attempt)
                 case Wait(attempt, wake_at_us):

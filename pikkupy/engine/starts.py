@@ -11,7 +11,7 @@ from functools import partial
 from pikkupy.core.model import RunRow, RunStatus
 from pikkupy.engine.host import Host
 from pikkupy.engine.residents import Residents
-from pikkupy.errors import RunConflict
+from pikkupy.errors import JournalError, RunConflict
 
 
 class Starts:
@@ -40,7 +40,14 @@ class Starts:
             pending = self._submit(workflow, text, run_id, variables)
         else:
             _check_same(pending.row, workflow, text)
-        await pending.on_disk(self._host.loop)
+        try:
+            await pending.on_disk(self._host.loop)
+        except JournalError:
+            # The read above may be older, when its answer comes, than the commit of another start. The table knows.
+            existing = None if self._host.journal.failure else await self._host.journal.run(run_id)
+            if existing is None:
+                raise
+            _check_same(existing, workflow, text)
         return run_id
 
     async def settled(self, run_id: str) -> None:

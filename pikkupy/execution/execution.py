@@ -29,7 +29,7 @@ class StepFuture(RunFuture[Any]):
     """What a durable call returns. Cancelling it, directly or through a task that awaits it, stops the step."""
 
     def __init__(self, execution: Execution, call: StepCall) -> None:
-        super().__init__(loop=execution.loop)
+        super().__init__(execution.loop)
         self._execution = execution
         self.call = call
 
@@ -52,7 +52,7 @@ class Execution:
         self._workflow = workflow
         self.values = values
         self._history = History(recorded)
-        self._reached = 0
+        self.reached = 0  # durable calls so far: the position of the next one
         self._ordinals: dict[str, int] = {}
         self._calls: list[StepCall] = []
         self._stopped: list[int] = []
@@ -111,25 +111,25 @@ class Execution:
         self._ordinals[name] = ordinal + 1
         return f"{name}#{ordinal}" if ordinal else name
 
-    def next_position(self) -> int:
-        """The position that the next call will have."""
-        return self._reached
-
     def is_settled(self, position: int) -> bool:
         """True if the outcome of the step at `position` is on record, so that nothing has to be prepared for it."""
         return self._history.has_outcome(position)
 
     def place(self, call: StepCall) -> StepFuture:
         """Give the call its place in the run. If the record has another step there, the run is parked."""
-        different = mismatch(self._history.steps.get(call.position), call)
-        if different is not None:
-            self._park(f"{different} at {_place_of_call()}")
-            raise Unwind
-        self._reached += 1
+        if self._history.steps:
+            self._compare(call)
+        self.reached += 1
         future = StepFuture(self, call)
         self.open[call.position] = future
         self._calls.append(call)
         return future
+
+    def _compare(self, call: StepCall) -> None:
+        different = mismatch(self._history.steps.get(call.position), call)
+        if different is not None:
+            self._park(f"{different} at {_place_of_call()}")
+            raise Unwind
 
     def stop_step(self, position: int) -> None:
         """Nobody waits for the step any more."""
@@ -151,8 +151,8 @@ class Execution:
                 self._fire(event)
 
     def _settle(self, event: StepOutcome) -> None:
-        if event.position >= self._reached:
-            self._park(not_asked_for(self._history, self._reached) or f"step {event.position} was not asked for")
+        if event.position >= self.reached:
+            self._park(not_asked_for(self._history, self.reached) or f"step {event.position} was not asked for")
             return
         future = self.open.pop(event.position, None)
         if future is None or future.done():
@@ -194,7 +194,7 @@ class Execution:
 
     def _end_replay(self, history: History) -> None:
         self.replaying = False
-        missing = not_asked_for(history, self._reached)
+        missing = not_asked_for(history, self.reached)
         if missing is not None and not isinstance(self._end, Parked):
             self._end = None
             self._park(missing)

@@ -178,7 +178,7 @@ class Workflow:
     ) -> Future[Any]:
         execution = self._execution
         name = execution.name_step(name)
-        position = execution.next_position()
+        position = execution.reached
         text, refused = None, None
         if not execution.is_settled(position):
             text, refused = self._encode_data(name, function, data)
@@ -223,7 +223,7 @@ class Workflow:
         execution = self._execution
         return execution.place(
             StepCall(
-                position=execution.next_position(),
+                position=execution.reached,
                 name=execution.name_step(name),
                 kind=StepKind.INLINE,
                 policy=policy,
@@ -237,7 +237,7 @@ class Workflow:
         execution = self._execution
         return execution.place(
             StepCall(
-                position=execution.next_position(),
+                position=execution.reached,
                 name=execution.name_step(name),
                 kind=StepKind.SLEEP,
                 policy=_NO_POLICY,

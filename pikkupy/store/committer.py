@@ -8,7 +8,6 @@ batch which has to be tried again simply is still there.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
@@ -16,6 +15,7 @@ from itertools import islice
 import msgspec
 
 from pikkupy.errors import JournalError
+from pikkupy.log import logger
 from pikkupy.store.plan import Op
 from pikkupy.store.writer import Failpoint, Written
 
@@ -25,7 +25,7 @@ MAX_PAUSE_S = 5.0
 
 Done = Callable[[Exception | None], None]
 
-_log = logging.getLogger("pikkupy.journal")
+_log = logger()
 
 
 class Logical(msgspec.Struct, frozen=True):
@@ -146,7 +146,7 @@ class Committer:
             return
         self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), MAX_PAUSE_S)
         if self.waiting is None:
-            _log.warning("the journal waits, nothing is lost: %s", why)
+            _log.warning("journal_waiting", reason=why)
         self.waiting = f"{why}; it is tried again every {MAX_PAUSE_S:g} s or sooner"
         self._retry = self._loop.call_later(self._pause_s, self._again)
 
@@ -156,7 +156,7 @@ class Committer:
 
     def _go_on(self) -> None:
         if self.waiting is not None:
-            _log.warning("the journal goes on after a pause")
+            _log.info("journal_resumed")
             self.waiting = None
             self._pause_s = 0.0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from pikkupy.core.model import AttemptRow, Change, Recorded, RunRow, RunStatus, StepRow
 from pikkupy.errors import JournalError
+from pikkupy.log import logger
 from pikkupy.store import reader
 from pikkupy.store.committer import Committer, Done, Logical
 from pikkupy.store.connection import (
@@ -32,7 +32,7 @@ MEMORY = ":memory:"
 
 T = TypeVar("T")
 
-_log = logging.getLogger("pikkupy.journal")
+_log = logger()
 
 
 class Journal:
@@ -155,7 +155,7 @@ class Journal:
         while True:
             chunk = await self._read(partial(reader.unfinished, after=after, limit=limit))
             for number, error in chunk.damaged.items():
-                _log.error("%s: %s; the run is left as it is", self._path, error)
+                _log.error("run_damaged", path=self._path, number=number, error=str(error))
                 self.damaged[number] = error
             if chunk.runs or chunk.last is None:
                 return chunk.runs
@@ -197,7 +197,7 @@ class Journal:
             try:
                 await self._writer.run(lambda db: leave(db, self.epoch))
             except sqlite3.Error as error:
-                _log.warning("%s: the end could not be marked as clean: %s", self._path, error)
+                _log.warning("journal_left_unclean", path=self._path, error=str(error))
         await _all_closed(self._writer)
 
     # Inside
@@ -271,7 +271,7 @@ async def _all_closed(*connections: Connection) -> None:
         try:
             await connection.close()
         except sqlite3.Error as error:
-            _log.warning("a connection could not be closed in good order: %s", error)
+            _log.warning("journal_left_unclean", error=str(error))
 
 
 def _resolve(written: asyncio.Future[None], error: Exception | None) -> None:
