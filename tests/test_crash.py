@@ -1,4 +1,4 @@
-"""Crashes: real kills with a ledger outside the database, and what a start-up makes of a file that was left in a mess."""
+"""Crashes: real kills with a ledger outside the database, and what a start-up makes of a file left in a mess."""
 
 from __future__ import annotations
 
@@ -188,6 +188,27 @@ async def test_a_file_whose_making_was_killed_is_made_anew(db: Path) -> None:
 
     async with Pikku().open(db) as engine:
         assert (await engine.list_runs()).runs == ()
+
+
+FORGETFUL = """
+import asyncio, sys
+from pikkupy import Pikku
+
+async def main() -> None:
+    await Pikku().open(sys.argv[1]).__aenter__()
+
+asyncio.run(main())
+print("ended")
+"""
+
+
+def test_a_program_that_forgets_to_leave_its_engine_ends_all_the_same(db: Path) -> None:
+    """The database threads do not keep the process alive."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORGETFUL, str(db)], capture_output=True, text=True, check=False, timeout=30
+    )
+
+    assert done.stdout == "ended\n"
 
 
 async def test_timers_that_came_due_while_the_process_was_down_fire_once_at_start_up(db: Path, tmp_path: Path) -> None:

@@ -32,13 +32,15 @@ _tolerant = partial(str, encoding="utf-8", errors="surrogateescape")
 
 
 class Connection:
-    """One SQLite connection and its thread. Close it, or the process does not end."""
+    """One SQLite connection and its thread."""
 
     def __init__(self, opener: Callable[[], sqlite3.Connection]) -> None:
         self._opener = opener
         self._raw: sqlite3.Connection | None = None
         self._failure: BaseException | None = None
         self._bridge = aiosqlite.Connection(self._open, iter_chunk_size=64)
+        # A program that ends without leaving its engine must end: for the file that is a crash like any other.
+        self._bridge._thread.daemon = True
 
     @classmethod
     async def open(cls, opener: Callable[[], sqlite3.Connection]) -> Connection:
