@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
+
 from pikkupy.core.commands import Armed, Cancelled, Commands, Completed, End, Parked, StepCall
 from pikkupy.core.commands import Failed as RunFailure
 from pikkupy.core.decide import Run, Settle, Wait, after_failure, next_move
@@ -243,9 +245,10 @@ class ActiveRun:
             changes.append(step.attempt_row(outcome, self._next_seq(), now_us))
         row = step.settled_row(outcome, self._next_seq(), now_us)
         changes.append(row)
-        self.host.write(changes, partial(self._deliver, row))
+        self.host.journal.submit(changes, _Landing(self, row))
 
-    def _deliver(self, row: StepRow) -> None:
+    def deliver(self, row: StepRow) -> None:
+        """The step's outcome is on disk: the run may see it."""
         del self._landing[row.position]
         if not self.ending:
             self.carry_out(self._execution.deliver(outcome_of(row)))
@@ -398,6 +401,17 @@ class ActiveRun:
 
     def _log(self) -> Logger:
         return self.host.log.bind(run_id=self.run.run_id, workflow=self.run.workflow)
+
+
+class _Landing(msgspec.Struct, frozen=True, gc=False):
+    """What follows the write of an outcome. The most frequent of all callbacks, so one small object."""
+
+    run: ActiveRun
+    row: StepRow
+
+    def __call__(self, error: Exception | None) -> None:
+        if self.run.host.is_written(error):
+            self.run.deliver(self.row)
 
 
 def _crash_loop(row: StepRow) -> str:

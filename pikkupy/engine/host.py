@@ -61,13 +61,19 @@ class Host:
         """Write one logical change, then call `done`; not after an error, which stops the engine."""
         self.journal.submit(changes, partial(self._written, done))
 
-    def _written(self, done: Callable[[], None], error: Exception | None) -> None:
+    def is_written(self, error: Exception | None) -> bool:
+        """Whether a change of the engine's own is on disk. If it was refused, the engine stops."""
         if error is None:
-            done()
             self.clock.poke()
-        elif self.journal.failure is None:
+            return True
+        if self.journal.failure is None:
             # Memory and file do not agree any more: go on, and something wrong would be recorded.
             self.journal.fail(JournalError(f"a change of the engine was refused: {error}"))
+        return False
+
+    def _written(self, done: Callable[[], None], error: Exception | None) -> None:
+        if self.is_written(error):
+            done()
 
     def stop_dispatching(self) -> None:
         """Begin no step and fire no timer any more; what is under way is still recorded."""

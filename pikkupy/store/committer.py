@@ -28,8 +28,11 @@ Done = Callable[[Exception | None], None]
 _log = logger()
 
 
-class Logical(msgspec.Struct, frozen=True):
-    """A logical change: what is written with it or not at all, and who wants to know."""
+class Logical(msgspec.Struct, frozen=True, gc=False):
+    """A logical change: what is written with it or not at all, and who wants to know.
+
+    Nothing refers to it but the queue, so it can be in no cycle, and the garbage collector need not look at it.
+    """
 
     ops: Sequence[Op]
     done: Done

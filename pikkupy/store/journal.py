@@ -107,7 +107,7 @@ class Journal:
         `done` is called in the order of submission from a plain callback of the loop, after the commit: with None, or
         with the `JournalError`.
         """
-        self._committer.submit(Logical([op_of(change) for change in changes], done))
+        self._committer.submit(Logical(tuple([op_of(change) for change in changes]), done))
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Write one logical change. Cancelling the waiter does not take it back. Raises `JournalError`."""
