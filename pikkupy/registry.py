@@ -163,6 +163,8 @@ class Registry:
 
     def find_workflow(self, target: str | WorkflowFunction[In, Out]) -> WorkflowFunction[In, Out]:
         """The workflow of that name, or the object itself if it is this registry's. Raises `WorkflowNotFound`."""
+        if not isinstance(target, str | _Declared):
+            raise WorkflowNotFound(f"{target!r} is no workflow: give its name, or an object made by @pikku.workflow")
         name = target if isinstance(target, str) else target.name
         found = self._declared.get(name)
         if isinstance(found, WorkflowFunction) and (isinstance(target, str) or found is target):
@@ -188,6 +190,8 @@ class Registry:
         self._declared[declared.name] = declared
 
     def _not_found(self, noun: str, name: str, target: object) -> str:
+        if isinstance(target, _Declared) and target.noun != noun:
+            return f"{name!r} is no {noun} but a {target.noun}"
         if not isinstance(target, str) and name in self._declared:
             return f"{noun} {name!r} belongs to another Pikku than the engine's, which has its own {name!r}"
         known = sorted(known for known, declared in self._declared.items() if declared.noun == noun)
@@ -257,7 +261,10 @@ def _check_callable(noun: str, fn: object) -> None:
 
 
 def _takes_data(noun: str, fn: Callable[..., Any]) -> bool:
-    signature = inspect.signature(fn)
+    try:
+        signature = inspect.signature(fn)
+    except ValueError as error:  # a built-in that does not tell
+        raise RegistrationError(f"{noun}: {error}; wrap it in a `def`") from None
     first = "services" if noun == "function" else "workflow"
     kinds = [parameter.kind for parameter in signature.parameters.values()]
     positional = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}

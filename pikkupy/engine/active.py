@@ -9,15 +9,15 @@ from functools import partial
 import msgspec
 
 from pikkupy.core.commands import Armed, Cancelled, Commands, Completed, End, Parked, StepCall
-from pikkupy.core.commands import Failed as RunFailure
 from pikkupy.core.decide import Run, Settle, Wait, after_failure, next_move
 from pikkupy.core.history import TimerFired, outcome_of
-from pikkupy.core.machine import FINAL_STEPS, RUN, RunEvent, StepEvent, advance
-from pikkupy.core.model import Change, ErrorInfo, Recorded, RunMove, StepKind, StepRow, StepStatus, TimerRow
+from pikkupy.core.machine import FINAL_STEPS, StepEvent
+from pikkupy.core.model import Change, Recorded, RunMove, StepKind, StepRow, StepStatus, TimerRow
 from pikkupy.core.outcomes import Failed, Outcome, Stopped, Succeeded
+from pikkupy.engine.ends import crash_loop, interrupted, move_of
 from pikkupy.engine.host import Host
 from pikkupy.engine.live import LiveStep, job_of
-from pikkupy.errors import Interrupted, PikkuError
+from pikkupy.errors import PikkuError
 from pikkupy.execution import Execution, step_failed
 from pikkupy.failures import describe
 from pikkupy.log import Logger
@@ -77,7 +77,7 @@ class ActiveRun:
         worst = max(rows, key=lambda row: row.cut_offs)
         self._log().warning("run_cut_off", step=worst.name, times=worst.cut_offs)
         if worst.cut_offs >= self.host.config.max_cut_offs:
-            self._end(Parked(_crash_loop(worst)), rows)
+            self._end(crash_loop(worst), rows)
         else:
             self.host.write(rows, partial(self._carry_on, commands))
 
@@ -117,7 +117,7 @@ class ActiveRun:
         elif call.kind is StepKind.SLEEP:
             self._sleep(step)
         elif step.status is StepStatus.RUNNING and call.policy.at_most_once:
-            self._failed(step, Failed(_interrupted(call), None, final=False))
+            self._failed(step, Failed(interrupted(call), None, final=False))
         else:
             match next_move(step.status, step.attempts, step.wake_at):
                 case Run(attempt):
@@ -189,7 +189,7 @@ class ActiveRun:
     def _interrupted(self, step: LiveStep) -> None:
         """The engine is being left. The attempt runs again in the next life, but not one that must not run twice."""
         if step.call.policy.at_most_once and step.status is StepStatus.RUNNING:
-            self._failed(step, Failed(_interrupted(step.call), None, final=False))
+            self._failed(step, Failed(interrupted(step.call), None, final=False))
 
     def _failed(self, step: LiveStep, failed: Failed) -> None:
         now_us = self.host.now_us()
@@ -345,7 +345,8 @@ class ActiveRun:
         changes: list[Change] = [*(rows or ())]
         if not isinstance(end, Parked):
             changes.extend(self._cancel_steps(end))
-        move = self._move(end)
+        move = move_of(self.run, self.status, end, self.host.now_us())
+        self.status = move.status
         changes.append(move)
         self._execution.tear_down()
         self.host.write(changes, partial(self._end_is_on_disk, move))
@@ -361,31 +362,6 @@ class ActiveRun:
                 step.attempt.late = partial(self._keep_evidence, step)
                 step.attempt.stop()
         return [step.cancelled_row(self.host.now_us()) for step in steps]
-
-    def _move(self, end: End) -> RunMove:
-        match end:
-            case Completed(output):
-                return self._moved(RunEvent.COMPLETE, output=output)
-            case RunFailure(error):
-                return self._moved(RunEvent.FAIL, error=error)
-            case Cancelled(reason):
-                return self._moved(RunEvent.CANCEL, reason=reason)
-            case Parked(reason):
-                return self._moved(RunEvent.SUSPEND, reason=reason)
-
-    def _moved(
-        self, event: RunEvent, *, output: str | None = None, error: ErrorInfo | None = None, reason: str | None = None
-    ) -> RunMove:
-        before, self.status = self.status, advance(RUN, self.status, event)
-        return RunMove(
-            number=self.run.number,
-            before=before,
-            status=self.status,
-            output=output,
-            error=error,
-            reason=reason,
-            at=self.host.now_us(),
-        )
 
     def _end_is_on_disk(self, move: RunMove) -> None:
         if not self.over.done():
@@ -412,21 +388,6 @@ class _Landing(msgspec.Struct, frozen=True, gc=False):
     def __call__(self, error: Exception | None) -> None:
         if self.run.host.is_written(error):
             self.run.deliver(self.row)
-
-
-def _crash_loop(row: StepRow) -> str:
-    return (
-        f"step {row.name!r} was under way at {row.cut_offs} ends of the process in a row that were not in good order; "
-        "it may be what kills the process. See what it does, then engine.resume(run_id) runs it again"
-    )
-
-
-def _interrupted(call: StepCall) -> ErrorInfo:
-    return describe(
-        Interrupted(
-            f"step {call.name!r} is at_most_once and its attempt was cut off; whether it had its effect is unknown"
-        )
-    )
 
 
 def _nothing() -> None:

@@ -69,6 +69,7 @@ class Engine:
         self._config = config
         self._log = logger()
         self._parts: _Parts | None = None
+        self._moving = asyncio.Lock()  # held from the look at a run that is not in memory to the change of its status
         self._unusable: PikkuError = EngineClosed("the engine is not open: use `async with pikku.open(...) as engine:`")
 
     # Opening and leaving
@@ -188,7 +189,7 @@ class Engine:
         if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_PAGE:
             raise ValueError(f"limit={limit!r}: use a whole number from 1 to {MAX_PAGE}")
         rows = await host.journal.runs(
-            workflow=workflow.name if isinstance(workflow, WorkflowFunction) else workflow,
+            workflow=None if workflow is None else _workflow_name(workflow),
             status=None if status is None else _status(status),
             limit=limit + 1,
             before=None if cursor is None else _cursor(cursor),
@@ -229,20 +230,27 @@ class Engine:
         if not isinstance(reason, str):
             raise TypeError(f"cancel(run_id, reason): the reason must be a str, not {type(reason).__name__}")
         await starts.settled(run_id)
-        active = residents.active.get(run_id)
-        if active is not None:
-            cancelled = await in_callback(host.loop, partial(active.cancel, reason))
-            await asyncio.shield(active.over)  # its end is on disk
-            if cancelled:
-                return
-        row = await self._row(run_id)
-        if row.status in FINAL_RUNS:
-            raise RunStateError(f"run {run_id!r} is {row.status}: it cannot be cancelled any more")
-        now_us = host.now_us()
-        status = advance(RUN, row.status, RunEvent.CANCEL)
-        move = RunMove(number=row.number, before=row.status, status=status, reason=reason, at=now_us)
-        await host.journal.commit([StepsCancelled(run=row.number, at=now_us), move])
+        if await self._cancelled_in_memory(host, residents, run_id, reason):
+            return
+        async with self._moving:
+            if await self._cancelled_in_memory(host, residents, run_id, reason):
+                return  # it was resumed meanwhile
+            row = await self._row(run_id)
+            if row.status in FINAL_RUNS:
+                raise RunStateError(f"run {run_id!r} is {row.status}: it cannot be cancelled any more")
+            now_us = host.now_us()
+            status = advance(RUN, row.status, RunEvent.CANCEL)
+            move = RunMove(number=row.number, before=row.status, status=status, reason=reason, at=now_us)
+            await host.journal.commit([StepsCancelled(run=row.number, at=now_us), move])
         residents.tell(run_id, move)
+
+    async def _cancelled_in_memory(self, host: Host, residents: Residents, run_id: str, reason: str) -> bool:
+        active = residents.active.get(run_id)
+        if active is None:
+            return False
+        cancelled = await in_callback(host.loop, partial(active.cancel, reason))
+        await asyncio.shield(active.over)  # its end is on disk
+        return cancelled
 
     async def resume(self, run_id: str) -> None:
         """Take up a suspended run again, after the reason in `Run.reason` was mended.
@@ -251,12 +259,13 @@ class Engine:
         not suspended.
         """
         host, residents, _ = self._use()
-        row = await self._row(run_id)
-        recorded = await host.journal.recorded(row.number)
-        if recorded is None or run_id in residents.active or recorded.run.status is not RunStatus.SUSPENDED:
-            raise RunStateError(f"run {run_id!r} is {row.status}, not suspended: there is nothing to resume")
-        await in_callback(host.loop, partial(residents.resume, recorded, copy_context()))
-        await host.journal.commit([])  # the new status is on disk
+        async with self._moving:
+            row = await self._row(run_id)
+            recorded = await host.journal.recorded(row.number)
+            if recorded is None or run_id in residents.active or recorded.run.status is not RunStatus.SUSPENDED:
+                raise RunStateError(f"run {run_id!r} is {row.status}, not suspended: there is nothing to resume")
+            await in_callback(host.loop, partial(residents.resume, recorded, copy_context()))
+            await host.journal.commit([])  # the new status is on disk
 
     async def delete_run(self, run_id: str) -> None:
         """Delete a run that has ended, with its steps and history. Raises `RunNotFound`, `RunStateError`."""
@@ -304,7 +313,8 @@ class Engine:
         return self._parts
 
     async def _row(self, run_id: str) -> RunRow:
-        row: RunRow | None = await self._use().host.journal.run(run_id)
+        journal = self._use().host.journal
+        row: RunRow | None = await journal.run(run_id) if _can_be(run_id) else None
         if row is None:
             raise RunNotFound(f"no run with the id {run_id!r}")
         return row
@@ -341,6 +351,19 @@ def _time_out(host: Host, end: asyncio.Future[RunMove], run_id: str, limit_us: i
             end.set_exception(error)
 
     return host.timers.call_at(host.now_us() + limit_us, expire)
+
+
+def _can_be(run_id: object) -> bool:
+    """True if a run may have that id. Raises `TypeError` for what is no text."""
+    try:
+        check_name(run_id, "run_id")
+    except ValueError:
+        return False
+    return True
+
+
+def _workflow_name(workflow: str | WorkflowFunction[Any, Any]) -> str:
+    return check_name(workflow.name if isinstance(workflow, WorkflowFunction) else workflow, "workflow")
 
 
 def _status(status: RunStatus | str) -> RunStatus:

@@ -104,7 +104,8 @@ class Residents:
         except WorkflowNotFound as error:
             self._park(recorded.run, f"WorkflowNotFound: {error}; the run goes on at the next open that has it")
             return
-        execution, commands = self._begin(workflow, recorded, variables)
+        # A copy for each: what one body sets is no other's.
+        execution, commands = self._begin(workflow, recorded, variables.copy())
         if isinstance(commands.end, Parked):
             execution.tear_down()
             self._park(recorded.run, commands.end.reason)

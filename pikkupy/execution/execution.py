@@ -48,7 +48,7 @@ class Execution:
         self.run = recorded.run
         self.loop = new_run_loop(recorded.run.run_id, recorded.run.created_at)
         self.open: dict[int, StepFuture] = {}  # steps that the run has asked for and that have no outcome, by position
-        self.replaying = True
+        self.replaying = bool(recorded.steps or recorded.timers)  # of a new run nothing was executed before
         self._workflow = workflow
         self.values = values
         self._history = History(recorded)

@@ -1,0 +1,1 @@
+"""The contract, decision by decision: one short test for each, by section."""
