@@ -30,6 +30,11 @@ def describe(error: BaseException) -> ErrorInfo:
     )
 
 
+def storable(text: str) -> str:
+    """`text` with lone surrogates escaped, which no file can hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _message(error: BaseException, depth: int = 0) -> str:
     try:
         text = str(error)

@@ -105,6 +105,7 @@ class Screen:
         self._headline = ""
         self._pid = 0
         self._first: set[str] | None = None  # steps that had an outcome when this life began
+        self._steps: list[StepLine] = []
         self._said: dict[str, tuple[str, int]] = {}
 
     @contextmanager
@@ -128,8 +129,8 @@ class Screen:
             self._first = {step.name for step in steps if step.status == "succeeded"}
             for name in sorted(self._first):
                 self._say(f"  {name}: from the journal, not run again")
-        if self._live is not None:
-            self._live.update(Group(Text(self._headline, style="bold"), self._table(steps)))
+        self._steps = steps
+        self._draw("bold")
         for step in steps:
             now = (step.status, step.attempts)
             if self._said.get(step.name) != now:
@@ -140,9 +141,11 @@ class Screen:
         """The child was killed."""
         self._headline = f"kill -9 {pid}, in the middle of {step!r}"
         self._say(f"  *** {self._headline} ***")
+        self._draw("bold red")
+
+    def _draw(self, style: str) -> None:
         if self._live is not None:
-            self._live.update(Text(self._headline, style="bold red"))
-            self._console.print(Text(f"☠ {self._headline}", style="bold red"))
+            self._live.update(Group(Text(self._headline, style), self._table(self._steps)))
 
     def _say(self, line: str) -> None:
         if self._live is None and not self._console.quiet:
@@ -228,7 +231,7 @@ def _show_summary(console: Console, summary: Summary) -> None:
         steps.add_column(heading, justify="right" if heading == "attempts" else "left")
     for step in summary.steps:
         steps.add_row(step.name, step.kind, step.status, str(step.attempts or ""))
-    ledger = Table(title="What really happened, from the ledger outside the database", title_justify="left")
+    ledger = Table(title="What really happened, by the ledger outside", title_justify="left")
     for heading in ("step", "began", "failed", "done"):
         ledger.add_column(heading, justify="left" if heading == "step" else "right")
     for name, counts in summary.effects.items():

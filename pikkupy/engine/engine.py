@@ -31,6 +31,7 @@ from pikkupy.errors import (
     RunStateError,
     WorkflowNotFound,
 )
+from pikkupy.failures import storable
 from pikkupy.log import logger
 from pikkupy.names import check_name
 from pikkupy.registry import Registry, WorkflowFunction
@@ -229,6 +230,7 @@ class Engine:
         host, residents, starts = self._use()
         if not isinstance(reason, str):
             raise TypeError(f"cancel(run_id, reason): the reason must be a str, not {type(reason).__name__}")
+        reason = storable(reason)
         await starts.settled(run_id)
         if await self._cancelled_in_memory(host, residents, run_id, reason):
             return

@@ -140,10 +140,14 @@ class Residents:
 
     def _park(self, run: RunRow, reason: str) -> None:
         """Suspend a run that does not fit the present code; nothing of it has been executed."""
-        if run.status is RunStatus.SUSPENDED:
+        if run.status is RunStatus.SUSPENDED and run.reason == reason:
             return  # it is parked already
         self._host.log.warning("run_suspended", run_id=run.run_id, workflow=run.workflow, reason=reason)
-        self._host.write([_move(run, RunEvent.SUSPEND, reason, self._host.now_us())], _nothing)
+        now_us = self._host.now_us()
+        self._host.write(
+            [RunMove(number=run.number, before=run.status, status=RunStatus.SUSPENDED, reason=reason, at=now_us)],
+            _nothing,
+        )
 
 
 def _run_logger(execution: Execution) -> Logger:

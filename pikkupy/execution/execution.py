@@ -18,7 +18,7 @@ from pikkupy.core.history import Event, History, StepOutcome, TimerFired
 from pikkupy.core.model import ErrorInfo, Recorded, StepStatus
 from pikkupy.core.ports import Values
 from pikkupy.errors import StepFailed, WorkflowMisuse
-from pikkupy.failures import describe
+from pikkupy.failures import describe, storable
 from pikkupy.registry import WorkflowFunction
 from pikkupy.run_loop import RunFuture, RunTask, Unwind, new_run_loop
 
@@ -138,7 +138,7 @@ class Execution:
 
     def cancel(self, reason: str) -> None:
         """End the run as cancelled, now."""
-        self._finish(Cancelled(reason))
+        self._finish(Cancelled(storable(reason)))
 
     # Inside
 
@@ -228,7 +228,7 @@ class Execution:
         self.loop.stop()
 
     def _park(self, why: str) -> None:
-        self._finish(Parked(f"ReplayMismatch: {why}"))
+        self._finish(Parked(storable(f"ReplayMismatch: {why}")))
 
     def _parked(self, why: str) -> Commands:
         self._park(why)

@@ -208,6 +208,7 @@ async def test_what_is_under_way_when_the_workflow_returns_is_cancelled() -> Non
             await workflow.do("second", lambda: ran.append("second"))
 
         task = asyncio.create_task(branch())
+        await asyncio.sleep(0)
         await workflow.do("quick", lambda: 1)
         assert not task.done()
         return "done"

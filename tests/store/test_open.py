@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -31,22 +31,22 @@ async def _refused(path: str | Path, kind: type[JournalError] = JournalError) ->
     """The message with which opening is refused; nothing stays open, and a file that is there stays as it is."""
     file = Path(path)
     before = file.read_bytes() if file.is_file() else None
-    threads = _threads_left()
+    threads = threading.enumerate()
     with pytest.raises(JournalError) as caught:
         await open_journal(str(path))
     assert type(caught.value) is kind
-    assert _threads_left() == threads
+    assert not _threads_since(threads)
     assert (file.read_bytes() if file.is_file() else None) == before
     assert not Path(f"{path}.owner").exists()
     return str(caught.value)
 
 
-def _threads_left() -> int:
-    """How many threads there are, once those that are about to end have ended."""
-    for thread in threading.enumerate():
-        if "connection_worker" in thread.name:
-            thread.join(5)
-    return threading.active_count()
+def _threads_since(before: Collection[threading.Thread]) -> list[threading.Thread]:
+    """The threads that are not of `before` and go on, once those that are about to end have ended."""
+    started = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in started:
+        thread.join(5)
+    return [thread for thread in started if thread.is_alive()]
 
 
 # New and empty files
@@ -488,7 +488,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("turns", range(12))
 async def test_a_cancelled_opening_leaves_nothing_open(path: str, turns: int) -> None:
     """Wherever the cancel comes in, the lock is free, no thread goes on, and the next owner finds a clean file."""
-    threads = _threads_left()
+    threads = threading.enumerate()
     opening = asyncio.ensure_future(open_journal(path))
     for _ in range(turns):
         await asyncio.sleep(0.0004)
@@ -499,7 +499,7 @@ async def test_a_cancelled_opening_leaves_nothing_open(path: str, turns: int) ->
     if not opening.cancelled():
         await opening.result().close()
 
-    assert _threads_left() == threads
+    assert not _threads_since(threads)
     journal = await open_journal(path)
     assert journal.clean
     await journal.close()
@@ -512,10 +512,10 @@ async def test_an_opening_that_fails_late_leaves_nothing_open(path: str, monkeyp
         raise sqlite3.OperationalError("no more descriptors")
 
     monkeypatch.setattr(journal_module, "connect_reader", broken)
-    threads = _threads_left()
+    threads = threading.enumerate()
     with pytest.raises(JournalError, match="no more descriptors"):
         await open_journal(path)
-    assert _threads_left() == threads
+    assert not _threads_since(threads)
     monkeypatch.undo()
 
     await _used(path)
