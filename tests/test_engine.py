@@ -1053,3 +1053,38 @@ def test_config_and_settings_exclude_each_other() -> None:
         Pikku().open(":memory:", durability="fast")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="thread_workers"):
         Config(thread_workers=0)
+
+
+async def test_a_parked_run_can_be_cancelled_or_resumed(db: Path) -> None:
+    """Without being in memory: `cancel` ends it, `resume` goes on once the code is there; those who wait hear of it."""
+    clock = VirtualClock()
+    pikku = Pikku()
+
+    async def sleeper(workflow: Workflow) -> str:
+        await workflow.sleep("nap", "1h")
+        return "awake"
+
+    flow = pikku.workflow(sleeper)
+    async with pikku.open(db, clock=clock) as engine:
+        for run_id in ("a", "b"):
+            await engine.start(flow, run_id=run_id)
+        await clock.advance(0)
+    later = Pikku()
+    async with later.open(db, clock=clock) as engine:
+        waiting = [asyncio.ensure_future((await engine.handle(run_id)).result()) for run_id in ("a", "b")]
+        await asyncio.sleep(0)
+        await engine.resume("b")
+        still = await engine.get_run("b")
+        await engine.cancel("a", "not needed")
+        later.workflow(sleeper)
+        await engine.resume("b")
+        resumed = await engine.get_run("b")
+        await clock.advance("1h")
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        steps = await engine.steps("a")
+
+    assert still.status == "suspended"
+    assert (resumed.status, resumed.reason) == ("running", None)
+    assert isinstance(results[0], RunCancelled)
+    assert results[1] == "awake"
+    assert [step.status for step in steps] == ["cancelled"]
