@@ -31,6 +31,6 @@ class Pikku(Registry):
         """
         if config is not None and settings:
             raise TypeError(f"open() got config= and also {', '.join(settings)}; give the settings in one place")
-        if clock is not None and not getattr(clock, "virtual", False):
+        if clock is not None and (isinstance(clock, type) or not getattr(clock, "virtual", False)):
             raise TypeError(f"clock={clock!r}: use a pikkupy.testing.VirtualClock, or None for the system's clock")
         return Engine(path, self, services, clock, Config(**settings) if config is None else config)

@@ -178,6 +178,15 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._ready.append(handle)
         return handle
 
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        if asyncio._get_running_loop() is self:
+            raise WorkflowMisuse(f"a workflow body called loop.call_soon_threadsafe: it cannot use threads; {_CURE}")
+        # A thread of some library answers a body that awaited it: an error would end the thread, which others need.
+        # The answer is dropped, and the body, which nothing else can wake, is told.
+        return asyncio.Handle(callback, args, self, context)
+
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from pikkupy.core.machine import FINAL_STEPS
 from pikkupy.core.model import ErrorInfo, Recorded, StepRow, StepStatus, TimerRow
 
 
@@ -44,6 +45,11 @@ class History:
         """True if the step at `position` is recorded as succeeded or failed: nothing of it is needed any more."""
         row = self.steps.get(position)
         return row is not None and row.seq is not None
+
+    def has_ended(self, position: int) -> bool:
+        """True if the step at `position` has an outcome or is recorded as cancelled: it will never run again."""
+        row = self.steps.get(position)
+        return row is not None and row.status in FINAL_STEPS
 
 
 def outcome_of(row: StepRow) -> StepOutcome:

@@ -12,7 +12,7 @@ from pikkupy.core.commands import Armed, Cancelled, Commands, Completed, End, Pa
 from pikkupy.core.decide import Run, Settle, Wait, after_failure, next_move
 from pikkupy.core.history import TimerFired, outcome_of
 from pikkupy.core.machine import FINAL_STEPS, StepEvent
-from pikkupy.core.model import Change, Recorded, RunMove, StepKind, StepRow, StepStatus, TimerRow
+from pikkupy.core.model import Change, Recorded, RunMove, RunStatus, StepKind, StepRow, StepStatus, TimerRow
 from pikkupy.core.outcomes import Failed, Outcome, Stopped, Succeeded
 from pikkupy.engine.ends import crash_loop, interrupted, move_of
 from pikkupy.engine.host import Host
@@ -226,7 +226,7 @@ class ActiveRun:
             error = step_failed(step.call.name, step.attempts, failed.error)
         try:
             wanted = bool(retry_if(error))
-        except Exception as raised:  # noqa: BLE001 - it becomes the step's failure
+        except BaseException as raised:  # noqa: BLE001 - it becomes the step's failure
             return Failed(describe(raised), raised, final=True)
         return Failed(failed.error, failed.exception, final=not wanted)
 
@@ -272,6 +272,8 @@ class ActiveRun:
 
     def _keep_evidence(self, step: LiveStep, outcome: Outcome) -> None:
         """A result that came too late to count: it shows in the history, and changes nothing."""
+        if self.status is RunStatus.SUSPENDED:
+            return  # the step is not over: its next attempt has this one's number and place
         if not isinstance(outcome, Stopped) and step.attempts:
             row = step.attempt_row(outcome, self._next_seq(), self.host.now_us())
             self.host.journal.submit([row], _nothing_more)  # refused if the run was deleted meanwhile, which is fine
@@ -343,13 +345,21 @@ class ActiveRun:
         self.ending = True
         self._drop_timers()
         changes: list[Change] = [*(rows or ())]
-        if not isinstance(end, Parked):
+        if isinstance(end, Parked):
+            self._interrupt_steps()
+        else:
             changes.extend(self._cancel_steps(end))
         move = move_of(self.run, self.status, end, self.host.now_us())
         self.status = move.status
         changes.append(move)
         self._execution.tear_down()
         self.host.write(changes, partial(self._end_is_on_disk, move))
+
+    def _interrupt_steps(self) -> None:
+        """Stop what is under way in a run that is parked: it begins again, under its own number, on resumption."""
+        for step in self.steps.values():
+            if step.attempt is not None:
+                step.attempt.stop()
 
     def _cancel_steps(self, end: End) -> list[StepRow]:
         """Stop what is under way; every step without an outcome becomes cancelled."""

@@ -29,6 +29,7 @@ from pikkupy.errors import (
     RunFailed,
     RunNotFound,
     RunStateError,
+    WorkflowMisuse,
     WorkflowNotFound,
 )
 from pikkupy.failures import storable
@@ -312,6 +313,11 @@ class Engine:
     def _use(self) -> _Parts:
         if self._parts is None or isinstance(self._unusable, JournalError):
             raise self._unusable
+        if asyncio._get_running_loop() is not self._parts.host.loop:
+            raise WorkflowMisuse(
+                "the engine was called in a workflow body or on another event loop than its own; "
+                "wrap the call in `await workflow.do(name, ...)`"
+            )
         return self._parts
 
     async def _row(self, run_id: str) -> RunRow:

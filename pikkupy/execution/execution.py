@@ -115,6 +115,10 @@ class Execution:
         """True if the outcome of the step at `position` is on record, so that nothing has to be prepared for it."""
         return self._history.has_outcome(position)
 
+    def has_ended(self, position: int) -> bool:
+        """True if the step at `position` is on record as over, so that its target is not needed."""
+        return self._history.has_ended(position)
+
     def place(self, call: StepCall) -> StepFuture:
         """Give the call its place in the run. If the record has another step there, the run is parked."""
         if self._history.steps:

@@ -100,7 +100,10 @@ class Workflow:
         name = check_step_name(step_name)
         policy = policy_of(cast(StepOptions, options)) if options else _NO_POLICY
         if isinstance(target, str):
-            target = self._named(target)
+            found = self._registry.find(check_name(target, "target name"))
+            if found is None:
+                return self._unregistered_step(name, target, policy, result_type)
+            target = found
         if isinstance(target, Function):
             return self._function_step(name, self._registry.find_function(target), data, policy, result_type)
         if isinstance(target, WorkflowFunction):
@@ -130,7 +133,8 @@ class Workflow:
         if not isinstance(when, datetime) or when.utcoffset() is None:
             raise DurationError(f"sleep_until({name!r}): {when!r} is no aware datetime; give it a tzinfo")
         microseconds(max(when - self.now(), timedelta(0)))  # the 100 years
-        return self._sleep_step(name, until_us=(when - _EPOCH) // timedelta(microseconds=1))
+        # Not before 1970: a past moment goes on at once, and the first and last of `datetime` cannot be shown in UTC.
+        return self._sleep_step(name, until_us=max(0, (when - _EPOCH) // timedelta(microseconds=1)))
 
     def cancel(self, reason: str) -> NoReturn:
         """End the run as `cancelled`, here and now: nothing after this call runs, whatever the code catches."""
@@ -167,11 +171,23 @@ class Workflow:
             self._uuids = random_module.Random(seed)  # noqa: S311
         return UUID(int=self._uuids.getrandbits(128), version=4)
 
-    def _named(self, name: str) -> Any:
-        found = self._registry.find(check_name(name, "target name"))
-        if found is None:
-            self._registry.find_function(name)  # raises FunctionNotFound with the names that there are
-        return found
+    def _unregistered_step(self, name: str, target: str, policy: Policy, result_type: Any) -> Future[Any]:
+        """A step whose function is gone: a replay that has its outcome does not need it."""
+        execution = self._execution
+        if not execution.has_ended(execution.reached):
+            self._registry.find_function(target)  # raises FunctionNotFound with the names that there are
+        return execution.place(
+            StepCall(
+                position=execution.reached,
+                name=execution.name_step(name),
+                kind=StepKind.FUNCTION,
+                target=target,
+                policy=policy,
+                body=target,  # never called
+                result_type=Any if result_type is None else result_type,
+                variables=copy_context(),
+            )
+        )
 
     def _function_step(
         self, name: str, function: Function[Any, Any, Any], data: Any, policy: Policy, result_type: Any

@@ -63,7 +63,7 @@ class VirtualClock:
 
     def __init__(self, start: datetime | None = None, autojump: bool = False) -> None:
         start = _START if start is None else start
-        if start.utcoffset() is None:
+        if not isinstance(start, datetime) or start.utcoffset() is None:
             raise DurationError(f"start={start!r}: use an aware datetime; give it a tzinfo")
         self._now_us = (start - _EPOCH) // timedelta(microseconds=1)
         self._autojump = autojump

@@ -387,3 +387,49 @@ async def test_cancelling_many_at_once() -> None:
         await asyncio.gather(*(engine.cancel(f"r{number}", "x") for number in range(1, 20)))
         assert sorted(type(answer).__name__ for answer in answers) == ["NoneType"] + ["RunStateError"] * 4
         assert len((await engine.list_runs(status="cancelled")).runs) == 20
+
+
+@pytest.mark.parametrize("kind", ["thread", "async", "inline"])
+async def test_a_step_that_waits_for_a_worker_never_begins_after_a_cancel(kind: str) -> None:
+    """Promise 6: the place that a stopped step leaves is not taken by the next step of the same run."""
+    pikku = Pikku()
+    ran: list[int] = []
+    gate = threading.Event()
+
+    @pikku.function
+    def on_thread(services: Services, data: int) -> None:
+        ran.append(data)
+        gate.wait(5)
+
+    @pikku.function
+    async def in_async(services: Services, data: int) -> None:
+        ran.append(data)
+        await asyncio.Event().wait()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        async def inline(data: int) -> None:
+            ran.append(data)
+            await asyncio.Event().wait()
+
+        await asyncio.gather(
+            *(
+                workflow.do("step", lambda n=n: inline(n))  # type: ignore[misc]
+                if kind == "inline"
+                else workflow.do("step", on_thread if kind == "thread" else in_async, n)
+                for n in range(5)
+            )
+        )
+
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock, thread_workers=1, async_workers=1) as engine:
+        handle = await engine.start(flow)
+        while not ran:
+            await asyncio.sleep(0.001)
+        await handle.cancel("stop")
+        await clock.advance(0)
+        await asyncio.sleep(0.02)
+        gate.set()
+        await asyncio.sleep(0.02)
+
+    assert ran == [0]
