@@ -56,7 +56,7 @@ class VirtualClock:
     """Give it to `pikku.open(clock=...)`; several engines, at once or one after another, may share it.
 
     `start` is an aware `datetime` (default: 2030-01-01 UTC). With `autojump` the clock jumps to the next timer whenever
-    every run waits and no attempt of a step is running.
+    every run waits and no attempt of a step is running; so the `timeout` of a step that waits needs `advance`.
     """
 
     virtual = True

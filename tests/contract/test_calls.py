@@ -409,3 +409,68 @@ async def test_the_logger_is_silent_while_replaying(db: Path, caplog: pytest.Log
     lines = [record.getMessage() for record in caplog.records if "line" in record.getMessage()]
 
     assert [line.split(" run_id")[0] for line in lines] == ["line one", "line two", "line three"]
+
+
+async def test_calling_the_engine_in_a_body_is_misuse_and_harms_nothing() -> None:
+    """C102, C138: no effect, whichever call; the engine goes on."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def other(workflow: Workflow) -> int:
+        return 1
+
+    async with pikku.open(":memory:") as engine:
+        calls: dict[str, Callable[[], Awaitable[Any]]] = {
+            "start": lambda: engine.start("other", run_id="o"),
+            "start without id": lambda: engine.start("other"),
+            "get_run": lambda: engine.get_run("r"),
+            "list_runs": lambda: engine.list_runs(),
+            "cancel": lambda: engine.cancel("r", "own"),
+        }
+
+        @pikku.workflow
+        async def flow(workflow: Workflow, data: str) -> None:
+            await calls[data]()
+
+        for name in calls:
+            with pytest.raises(RunFailed, match=r"workflow\.do") as failed:
+                await asyncio.wait_for(engine.run(flow, name, run_id=name), 5)
+            assert failed.value.error.type == "pikkupy.errors.WorkflowMisuse"
+        assert {run.workflow for run in (await engine.list_runs()).runs} == {"flow"}
+        assert await asyncio.wait_for(engine.run("other"), 5) == 1
+
+
+async def test_a_library_s_thread_survives_being_awaited_in_a_body() -> None:
+    """C52, C102: a service that answers from a thread of its own, awaited in a body: misuse, and the thread lives."""
+    answered: list[BaseException | None] = []
+
+    class Service:
+        async def ask(self) -> None:
+            loop = asyncio.get_running_loop()
+            future = loop.create_future()
+
+            def answer() -> None:
+                try:
+                    loop.call_soon_threadsafe(future.set_result, 5)
+                except BaseException as error:
+                    answered.append(error)
+                else:
+                    answered.append(None)
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            await future
+
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.services.ask()
+
+    async with pikku.open(":memory:", services=Service()) as engine:
+        with pytest.raises(RunFailed, match=r"workflow\.do"):
+            await asyncio.wait_for(engine.run(flow), 5)
+        while not answered:
+            await asyncio.sleep(0.001)
+
+    assert answered == [None]
