@@ -303,11 +303,13 @@ async def test_i12_a_batch_that_fails_to_commit_releases_nothing(db: Path) -> No
             await handle.result()
         with pytest.raises(JournalError):
             await engine.start(flow, run_id="s")
-    pikku.open(db)
     with closing(sqlite3.connect(f"{db.as_uri()}?mode=ro", uri=True)) as connection:
         assert connection.execute("SELECT run_id, status FROM pikku_runs").fetchall() == [("r", "running")]
-
     assert seen == []
+
+    async with engine:  # opened again, it goes by the file
+        await (await engine.handle("r")).result()
+    assert seen == ["value"]
 
 
 async def test_i13_memory_does_not_grow_with_the_number_of_finished_runs() -> None:

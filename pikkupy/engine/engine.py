@@ -72,7 +72,7 @@ class Engine:
         self._log = logger()
         self._parts: _Parts | None = None
         self._moving = asyncio.Lock()  # held from the look at a run that is not in memory to the change of its status
-        self._unusable: PikkuError = EngineClosed("the engine is not open: use `async with pikku.open(...) as engine:`")
+        self._unusable: PikkuError = _not_open()
 
     # Opening and leaving
 
@@ -84,6 +84,7 @@ class Engine:
         host = await open_host(
             self._path, self._registry, self._services, self._clock, self._config, self._log, self._journal_failed
         )
+        self._unusable = _not_open()  # a failure of an earlier life is over: the file has decided
         residents = Residents(host)
         self._parts = _Parts(host, residents, Starts(host, residents))
         try:
@@ -340,6 +341,10 @@ class Engine:
         except WorkflowNotFound:
             return Any, Any
         return found.data_type, found.result_type
+
+
+def _not_open() -> EngineClosed:
+    return EngineClosed("the engine is not open: use `async with pikku.open(...) as engine:`")
 
 
 def _encoded_input(host: Host, workflow: WorkflowFunction[Any, Any], data: Any) -> str:
