@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
 from pikkupy.core.commands import Policy, StepCall, describe_step
@@ -76,8 +74,3 @@ def next_move(status: StepStatus, attempts: int, wake_at_us: int | None) -> Run 
     if status is StepStatus.SCHEDULED and wake_at_us is not None:
         return Wait(attempts + 1, wake_at_us)
     return Run(max(attempts, 1) if status is StepStatus.RUNNING else attempts + 1)
-
-
-def cut_off(rows: Iterable[StepRow], limit: int) -> StepRow | None:
-    """The first step that start-ups have found cut off `limit` times in a row, if there is one."""
-    return next((row for row in rows if row.cut_offs >= limit), None)

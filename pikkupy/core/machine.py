@@ -41,6 +41,7 @@ RUN: Mapping[tuple[RunStatus, RunEvent], RunStatus] = {
     (RunStatus.RUNNING, RunEvent.FAIL): RunStatus.FAILED,
     (RunStatus.RUNNING, RunEvent.CANCEL): RunStatus.CANCELLED,
     (RunStatus.RUNNING, RunEvent.SUSPEND): RunStatus.SUSPENDED,
+    (RunStatus.SUSPENDED, RunEvent.SUSPEND): RunStatus.SUSPENDED,  # for another reason
     (RunStatus.SUSPENDED, RunEvent.RESUME): RunStatus.RUNNING,
     (RunStatus.SUSPENDED, RunEvent.CANCEL): RunStatus.CANCELLED,
     (RunStatus.FAILED, RunEvent.RETRY): RunStatus.RUNNING,

@@ -268,7 +268,7 @@ class ActiveRun:
 
     def _cancelled(self, step: LiveStep) -> None:
         if self.steps.pop(step.call.position, None) is not None:
-            self.host.write([step.cancelled_row(self.host.now_us())], _nothing)
+            self.host.write([step.cancelled_row(self.host.now_us())])
 
     def _keep_evidence(self, step: LiveStep, outcome: Outcome) -> None:
         """A result that came too late to count: it shows in the history, and changes nothing."""
@@ -286,7 +286,7 @@ class ActiveRun:
     def show_running(self, step: LiveStep) -> None:
         """Write a row for a step whose attempt has lasted a moment, so that other readers of the file see it."""
         if self._is_live(step) and step.status is StepStatus.RUNNING:
-            self.host.write([step.unfinished_row()], _nothing)
+            self.host.write([step.unfinished_row()])
 
     def _is_live(self, step: LiveStep) -> bool:
         return self.host.dispatching and not self.ending and self.steps.get(step.call.position) is step
@@ -398,10 +398,6 @@ class _Landing(msgspec.Struct, frozen=True, gc=False):
     def __call__(self, error: Exception | None) -> None:
         if self.run.host.is_written(error):
             self.run.deliver(self.row)
-
-
-def _nothing() -> None:
-    """What follows a write that nobody waits for."""
 
 
 def _nothing_more(error: Exception | None) -> None:

@@ -57,8 +57,8 @@ class Host:
         self.journal.next_number += 1
         return number
 
-    def write(self, changes: Sequence[Change], done: Callable[[], None]) -> None:
-        """Write one logical change, then call `done`; not after an error, which stops the engine."""
+    def write(self, changes: Sequence[Change], done: Callable[[], None] | None = None) -> None:
+        """Write one logical change, then call `done` if it is given; not after an error, which stops the engine."""
         self.journal.submit(changes, partial(self._written, done))
 
     def is_written(self, error: Exception | None) -> bool:
@@ -71,8 +71,8 @@ class Host:
             self.journal.fail(JournalError(f"a change of the engine was refused: {error}"))
         return False
 
-    def _written(self, done: Callable[[], None], error: Exception | None) -> None:
-        if self.is_written(error):
+    def _written(self, done: Callable[[], None] | None, error: Exception | None) -> None:
+        if self.is_written(error) and done is not None:
             done()
 
     def stop_dispatching(self) -> None:

@@ -115,7 +115,7 @@ class Residents:
             changes = [*changes, resumed]
             recorded = _running(recorded)
         if changes:
-            self._host.write(changes, _nothing)
+            self._host.write(changes)
         self._host.info("run_recovered", run_id=recorded.run.run_id, workflow=workflow.name)
         self._add(execution, recorded).adopt(commands, cut_off=not clean)
 
@@ -143,11 +143,7 @@ class Residents:
         if run.status is RunStatus.SUSPENDED and run.reason == reason:
             return  # it is parked already
         self._host.log.warning("run_suspended", run_id=run.run_id, workflow=run.workflow, reason=reason)
-        now_us = self._host.now_us()
-        self._host.write(
-            [RunMove(number=run.number, before=run.status, status=RunStatus.SUSPENDED, reason=reason, at=now_us)],
-            _nothing,
-        )
+        self._host.write([_move(run, RunEvent.SUSPEND, reason, self._host.now_us())])
 
 
 def _run_logger(execution: Execution) -> Logger:
@@ -172,7 +168,3 @@ def _about(move: RunMove) -> dict[str, str]:
     if move.error is not None:
         return {"error_type": move.error.type, "error": move.error.message}
     return {} if move.reason is None else {"reason": move.reason}
-
-
-def _nothing() -> None:
-    """What follows a write that nobody waits for."""
