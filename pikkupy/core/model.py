@@ -84,15 +84,15 @@ class StepRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     name: str  # with its ordinal: `name`, `name#1`
     kind: StepKind
     target: str | None = None  # name of the function or workflow
-    status: StepStatus
     attempts: int = 0  # attempts that have begun
     cut_offs: int = 0  # start-ups in a row that found an attempt of it cut off
     wake_at: int | None = None  # when the sleep ends or the next attempt begins; kept afterwards
     seq: int | None = None  # place of its outcome in the run's history; None until there is one, and when cancelled
     output: str | None = None  # encoded value; set exactly when succeeded
     error: ErrorInfo | None = None  # of the last failed attempt; None after a success
-    started_at: int | None = None  # when it was reached
+    status: StepStatus
     ended_at: int | None = None  # set exactly when the status is final
+    started_at: int | None = None  # when it was reached
 
 
 class AttemptRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):

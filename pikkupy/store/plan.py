@@ -6,9 +6,9 @@ A thread that runs a statement has to win the interpreter back after it, which b
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -27,9 +27,9 @@ from pikkupy.errors import JournalError
 from pikkupy.store.queries import many
 from pikkupy.store.rows import attempt_columns, move_columns, run_columns, step_columns, timer_columns
 
-# Rows of the largest statement. Statements have a power of two of rows, so that ten prepared ones serve every number:
-# preparing one takes as long as running it. 512 rows of 15 columns are far below SQLite's 32,766 parameters.
-MAX_ROWS = 512
+# Rows of the largest statement. Statements have a power of two of rows, so that nine prepared ones serve every number:
+# preparing one takes as long as running it. 256 rows of 15 columns are far below SQLite's 32,766 parameters.
+MAX_ROWS = 256
 
 
 class Kind(IntEnum):
@@ -63,8 +63,7 @@ class Op(msgspec.Struct, frozen=True, gc=False):
     """One change, ready to be written."""
 
     kind: Kind
-    run: int
-    columns: tuple[Any, ...]
+    columns: tuple[Any, ...]  # the first is the number of the run, whatever the kind
     error: str | None = None  # why it cannot be written at all
 
 
@@ -77,54 +76,60 @@ class Statement(msgspec.Struct, frozen=True):
     refused: str | None  # what it means if fewer rows changed; None: it may happen
 
 
-_ENCODERS: dict[type, Callable[[Any], Op]] = {
-    RunRow: lambda row: Op(Kind.RUN, row.number, run_columns(row)),
-    StepRow: lambda row: Op(Kind.STEP, row.run, step_columns(row)),
-    AttemptRow: lambda row: Op(Kind.ATTEMPT, row.run, attempt_columns(row)),
-    TimerRow: lambda row: Op(Kind.TIMER, row.run, timer_columns(row)),
-    RunMove: lambda move: Op(Kind.MOVE, move.number, move_columns(move)),
-    StepsCancelled: lambda change: Op(Kind.CANCEL, change.run, (change.run, change.at)),
-    RunDeleted: lambda change: Op(Kind.DELETE, change.number, (change.number,)),
+_ENCODERS: dict[type, tuple[Kind, Callable[[Any], tuple[Any, ...]]]] = {
+    RunRow: (Kind.RUN, run_columns),
+    StepRow: (Kind.STEP, step_columns),
+    AttemptRow: (Kind.ATTEMPT, attempt_columns),
+    TimerRow: (Kind.TIMER, timer_columns),
+    RunMove: (Kind.MOVE, move_columns),
+    StepsCancelled: (Kind.CANCEL, lambda change: (change.run, change.at)),
+    RunDeleted: (Kind.DELETE, lambda change: (change.number,)),
 }
 
 
 def op_of(change: Change) -> Op:
     """The change in columns. One that cannot be encoded (a lone surrogate) is refused when its turn comes."""
+    kind, columns = _ENCODERS[type(change)]
     try:
-        return _ENCODERS[type(change)](change)
+        return Op(kind, columns(change))
     except (UnicodeError, OverflowError) as error:
-        return Op(Kind.RUN, 0, (), error=f"{type(change).__name__} cannot be encoded: {error}")
+        return Op(kind, (0,), error=f"{type(change).__name__} cannot be encoded: {error}")
 
 
 def statements(ops: Iterable[Op]) -> Iterator[Statement]:
     """The statements that do the same as the changes one by one, or are refused together if one of those is."""
     group = _Group()
+    runs, parameters = group.runs, group.parameters
     for op in ops:
         if op.error is not None:
             raise JournalError(op.error)
-        if not group.takes(op):
+        kind, columns = op.kind, op.columns
+        run = columns[0]
+        if run in runs and not group.takes(kind, run):
             yield from group.statements()
             group = _Group()
-        group.add(op)
+            runs, parameters = group.runs, group.parameters
+        runs.add(run)
+        parameters[kind].append(columns)
+        if kind >= Kind.MOVE:
+            group.last[kind].add(run)
     yield from group.statements()
 
 
 class _Group:
     """Changes that can be written kind by kind."""
 
-    __slots__ = ("_last", "_parameters", "_rows", "_runs")
+    __slots__ = ("last", "parameters", "runs")
 
     def __init__(self) -> None:
-        self._rows: defaultdict[Kind, int] = defaultdict(int)
-        self._parameters: defaultdict[Kind, list[Any]] = defaultdict(list)
-        self._runs: set[int] = set()
-        self._last: dict[Kind, set[int]] = {Kind.MOVE: set(), Kind.CANCEL: set(), Kind.DELETE: set()}  # runs, too
+        self.parameters: list[list[tuple[Any, ...]]] = [[] for _ in Kind]  # rows, by kind
+        self.runs: set[int] = set()
+        self.last: dict[Kind, set[int]] = {Kind.MOVE: set(), Kind.CANCEL: set(), Kind.DELETE: set()}  # runs, too
 
-    def takes(self, op: Op) -> bool:
-        """False if writing `op` together with the group could silently do something else than writing it afterwards."""
-        kind, run, last = op.kind, op.run, self._last
-        if run not in self._runs:
-            return True
+    def takes(self, kind: Kind, run: int) -> bool:
+        """False if writing a change of a run that the group has already together with it could silently do something
+        else than writing it afterwards."""
+        last = self.last
         if kind is Kind.RUN or run in last[Kind.DELETE]:
             return False
         if kind is Kind.MOVE:
@@ -133,22 +138,13 @@ class _Group:
             return run not in last[Kind.CANCEL]
         return True
 
-    def add(self, op: Op) -> None:
-        kind = op.kind
-        self._runs.add(op.run)
-        self._rows[kind] += 1
-        self._parameters[kind].extend(op.columns)
-        if kind >= Kind.MOVE:
-            self._last[kind].add(op.run)
-
     def statements(self) -> Iterator[Statement]:
-        for kind in sorted(self._rows):
-            parameters = self._parameters[kind]
-            width, start = len(parameters) // self._rows[kind], 0
-            for rows in powers_of_two(self._rows[kind]):
-                end = start + rows * width
-                yield Statement(many(_QUERY[kind], rows), parameters[start:end], rows, _REFUSED.get(kind))
-                start = end
+        for kind in Kind:
+            rows, start = self.parameters[kind], 0
+            for count in powers_of_two(len(rows)):
+                values = list(chain.from_iterable(rows[start : start + count]))
+                yield Statement(many(_QUERY[kind], count), values, count, _REFUSED.get(kind))
+                start += count
 
 
 def powers_of_two(rows: int) -> Sequence[int]:

@@ -11,22 +11,22 @@ INSERT INTO pikkupy_runs (
 -- name: write_steps
 -- New steps, and new states of steps without a final status; a final step stays and does not count as changed.
 INSERT INTO pikkupy_steps (
-    run, position, name, kind, target, status, attempts, cut_offs, wake_at, seq, output, error, started_at, ended_at,
+    run, position, name, kind, target, attempts, cut_offs, wake_at, seq, output, error, status, ended_at, started_at,
     checksum
 ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (run, position) DO UPDATE SET
     name = excluded.name,
     kind = excluded.kind,
     target = excluded.target,
-    status = excluded.status,
     attempts = excluded.attempts,
     cut_offs = excluded.cut_offs,
     wake_at = excluded.wake_at,
     seq = excluded.seq,
     output = excluded.output,
     error = excluded.error,
-    started_at = coalesce(excluded.started_at, started_at),
+    status = excluded.status,
     ended_at = excluded.ended_at,
+    started_at = coalesce(excluded.started_at, started_at),
     checksum = excluded.checksum
 WHERE status NOT IN ('succeeded', 'failed', 'cancelled');
 
@@ -109,7 +109,7 @@ WHERE workflow = :workflow AND status = :status AND number < :before ORDER BY nu
 -- name: steps
 -- The steps of one run, in order.
 SELECT
-    run, position, name, kind, target, status, attempts, cut_offs, wake_at, seq, output, error, started_at, ended_at,
+    run, position, name, kind, target, attempts, cut_offs, wake_at, seq, output, error, status, ended_at, started_at,
     checksum
 FROM pikkupy_steps WHERE run = ? ORDER BY position;
 
@@ -138,8 +138,8 @@ WHERE status IN ('running', 'suspended') AND number > :after ORDER BY number LIM
 -- name: unfinished_steps
 -- The steps of a chunk of unfinished runs, in order.
 SELECT
-    run, position, name, kind, target, steps.status, attempts, cut_offs, wake_at, seq, steps.output, steps.error,
-    started_at, steps.ended_at, checksum
+    run, position, name, kind, target, attempts, cut_offs, wake_at, seq, steps.output, steps.error, steps.status,
+    steps.ended_at, started_at, checksum
 FROM pikkupy_runs AS runs INDEXED BY pikkupy_runs_unfinished CROSS JOIN pikkupy_steps AS steps ON run = runs.number
 WHERE runs.status IN ('running', 'suspended') AND runs.number > :after AND runs.number <= :last
 ORDER BY runs.number, position;

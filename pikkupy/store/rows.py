@@ -7,9 +7,9 @@ change a recorded value; the checksum names the run and the step instead.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
+from zlib import crc32
 
 import msgspec
 
@@ -30,7 +30,7 @@ def run_columns(row: RunRow) -> Columns:
         row.number,
         row.run_id,
         row.workflow,
-        row.status.value,
+        row.status._value_,
         row.input,
         row.output,
         error,
@@ -48,17 +48,17 @@ def step_columns(row: StepRow) -> Columns:
         row.run,
         row.position,
         row.name,
-        row.kind.value,
+        row.kind._value_,
         row.target,
-        row.status.value,
         row.attempts,
         row.cut_offs,
         row.wake_at,
         row.seq,
         row.output,
         None if row.error is None else _error_text(row.error),
-        row.started_at,
+        row.status._value_,
         row.ended_at,
+        row.started_at,
     )
     return (*columns, _step_checksum(columns))
 
@@ -70,7 +70,7 @@ def attempt_columns(row: AttemptRow) -> Columns:
         row.position,
         row.attempt,
         row.seq,
-        row.status.value,
+        row.status._value_,
         _error_text(row.error),
         row.started_at,
         row.ended_at,
@@ -87,8 +87,8 @@ def timer_columns(row: TimerRow) -> Columns:
 def move_columns(move: RunMove) -> Columns:
     """What `move_runs` wants: number, before, status, output, error, reason, time, end, checksum."""
     ended_at = move.at if move.status in FINAL_RUNS else None
-    changed = (move.status.value, move.output, _error_text(move.error), move.reason, move.at, ended_at)
-    return (move.number, move.before.value, *changed, _checksum((move.number, *changed)))
+    changed = (move.status._value_, move.output, _error_text(move.error), move.reason, move.at, ended_at)
+    return (move.number, move.before._value_, *changed, _checksum((move.number, *changed)))
 
 
 def run_of(columns: Columns) -> RunRow:
@@ -142,13 +142,11 @@ def _step_checksum(columns: Sequence[Any]) -> int:
 
     Status and end count once there is an outcome; until then a step can be cancelled by a plain UPDATE.
     """
-    seq = columns[9]
-    end = (None, None) if seq is None else (columns[5], columns[13])
-    return _checksum((*columns[:5], *columns[6:12], *end))
+    return crc32(_pack(columns[:11] if columns[8] is None else columns[:13]))
 
 
 def _checksum(values: Sequence[Any]) -> int:
-    return zlib.crc32(_pack(values))
+    return crc32(_pack(values))
 
 
 def _error_text(error: ErrorInfo | None) -> str | None:

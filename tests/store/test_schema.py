@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 
 import msgspec
@@ -36,28 +36,34 @@ def db() -> Iterator[sqlite3.Connection]:
     db.close()
 
 
-def _listed(table: str, column: str) -> list[set[str]]:
-    """The word lists in the CHECKs of a table that speak of the column."""
+def _cases(table: str, column: str) -> dict[str, str]:
+    """What the CHECK of a table demands, by the words of the column."""
     body = script("schema.sql").split(f"CREATE TABLE {table} (")[1].split(") STRICT")[0]
-    lists = re.findall(rf"\b{column} IN \(('[^)]*)\)", body)
-    return [set(re.findall(r"'(\w+)'", words)) for words in lists]
+    case = body.split(f"CASE {column}\n")[1].split("END")[0]
+    return dict(re.findall(r"WHEN '(\w+)' THEN (.*)", case))
 
 
-def _values(words: type[StrEnum]) -> set[str]:
+def _demanding(cases: dict[str, str], what: str) -> set[str]:
+    return {word for word, demands in cases.items() if what in demands}
+
+
+def _values(words: Iterable[StrEnum]) -> set[str]:
     return {word.value for word in words}
 
 
 def test_statuses_in_the_checks_are_those_of_the_model() -> None:
-    """The list of all statuses stands first in each table; the final ones are those of the state machine."""
-    runs, steps = _listed("pikkupy_runs", "status"), _listed("pikkupy_steps", "status")
+    """Each has its line in the table's CHECK; those that demand an end are the final ones of the state machine."""
+    runs, steps = _cases("pikkupy_runs", "status"), _cases("pikkupy_steps", "status")
 
-    assert runs[0] == _values(RunStatus)
-    assert {status.value for status in FINAL_RUNS} in runs
-    assert steps[0] == _values(StepStatus)
-    assert {status.value for status in FINAL_STEPS} in steps
-    assert {"succeeded", "failed"} in steps  # those with an outcome
-    assert _listed("pikkupy_steps", "kind") == [_values(StepKind)]
-    assert _listed("pikkupy_attempts", "status") == [_values(AttemptStatus)]
+    assert runs.keys() == _values(RunStatus)
+    assert _demanding(runs, "ended_at IS NOT NULL") == _values(FINAL_RUNS)
+    assert steps.keys() == _values(StepStatus)
+    assert _demanding(steps, "ended_at IS NOT NULL") == _values(FINAL_STEPS)
+    assert _demanding(steps, "coalesce(seq, 0) > 0") == {"succeeded", "failed"}  # those with an outcome
+    assert _cases("pikkupy_steps", "kind").keys() == _values(StepKind)
+    attempts = script("schema.sql").split("CREATE TABLE pikkupy_attempts (")[1]
+    [words] = re.findall(r"\bstatus IN \(([^)]*)\)", attempts.split(") STRICT")[0])
+    assert set(re.findall(r"\w+", words)) == _values(AttemptStatus)
 
 
 def test_final_statuses_in_the_queries_are_those_of_the_machine() -> None:
