@@ -11,10 +11,8 @@ import asyncio
 import contextvars
 import math
 import sys
-import types
-from collections import deque
-from collections.abc import Callable, Coroutine, Generator
-from hashlib import blake2b
+from collections.abc import Callable, Coroutine, Sequence
+from threading import get_ident
 from typing import Any, NoReturn, TypeVar
 
 from pikkupy.durations import MAX_US
@@ -23,6 +21,7 @@ from pikkupy.errors import DurationError, WorkflowMisuse
 T = TypeVar("T")
 
 TURN_LIMIT = 1_000_000  # callbacks in one turn; a body that spins on `sleep(0)` would block the application for ever
+SPREAD = 0x9E37_79B9_7F4A_7C15  # 2**64 / golden ratio: multiples of it are far apart (Knuth, TAOCP 3, 6.4)
 UNWIND_LIMIT = 1_000  # awaits that code may swallow while it is torn down before it is left alone
 
 _CURE = "wrap it in `await workflow.do(name, ...)`, whose body runs on the application's event loop"
@@ -35,6 +34,8 @@ class Unwind(BaseException):
 class RunFuture(asyncio.Future[T]):
     """A future that hashes by creation number, so that a `set` of them is walked alike in every process."""
 
+    __slots__ = ("_number",)
+
     def __init__(self, loop: RunLoop) -> None:
         self._number = loop.hashes = loop.hashes + 1
         super().__init__(loop=loop)
@@ -46,11 +47,12 @@ class RunFuture(asyncio.Future[T]):
 class RunTask(asyncio.Task[T]):
     """A task that hashes by creation number and refuses to wait for futures of other loops."""
 
+    __slots__ = ("_body", "_number")
+
     def __init__(self, coro: Coroutine[Any, Any, T], *, loop: RunLoop, **options: Any) -> None:
         self._number = loop.hashes = loop.hashes + 1
         self._body = coro
-        self._shell = _shell(coro, loop)
-        super().__init__(self._shell, loop=loop, **options)
+        super().__init__(_Guarded(coro, loop), loop=loop, **options)
 
     def __hash__(self) -> int:
         return self._number
@@ -62,13 +64,64 @@ class RunTask(asyncio.Task[T]):
     def unwind(self) -> None:
         """End the coroutine here and now; what it awaits in `finally` blocks is not waited for."""
         self._log_destroy_pending = False  # asyncio would report a task that is dropped unfinished
-        self._shell.close()
         for _ in range(UNWIND_LIMIT):
             try:
                 self._body.throw(Unwind())
             except BaseException:  # noqa: BLE001 - whatever it raises, it has ended, or a later throw finds it so
                 if not _is_suspended(self._body):
                     return
+
+
+class _Guarded(Coroutine[Any, Any, T]):
+    """A coroutine that lets through to its task only futures of the run's own loop.
+
+    asyncio itself would answer a foreign future with a RuntimeError that does not say what to do.
+    """
+
+    __slots__ = ("_body", "_loop")
+
+    def __init__(self, body: Coroutine[Any, Any, T], loop: RunLoop) -> None:
+        self._body = body
+        self._loop = loop
+
+    def send(self, value: Any) -> Any:
+        loop, yielded = self._loop, self._body.send(value)
+        return yielded if yielded is None or getattr(yielded, "_loop", loop) is loop else self._refuse(yielded)
+
+    def throw(self, *error: Any) -> Any:
+        loop, yielded = self._loop, self._body.throw(*error)
+        return yielded if yielded is None or getattr(yielded, "_loop", loop) is loop else self._refuse(yielded)
+
+    def close(self) -> None:
+        """Nothing: the body is ended by `RunTask`."""
+
+    def __await__(self) -> Any:
+        return self._body.__await__()
+
+    def _refuse(self, yielded: Any) -> Any:
+        while yielded is not None and getattr(yielded, "_loop", self._loop) is not self._loop:
+            yielded._asyncio_future_blocking = False
+            yielded = self._body.throw(
+                WorkflowMisuse(f"a workflow body awaited {yielded!r}, which belongs to another event loop; {_CURE}")
+            )
+        return yielded
+
+
+class ReadyHandle(asyncio.Handle):
+    """A ready callback. asyncio's own, made without asking whether somebody debugs: there are several for each step."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], loop: RunLoop, context: contextvars.Context | None
+    ) -> None:
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = contextvars.copy_context() if context is None else context
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
 
 
 class RunTimer(asyncio.TimerHandle):
@@ -81,100 +134,134 @@ class RunTimer(asyncio.TimerHandle):
     delay_us: int  # from the run's time when it was set
 
 
+class _Timers:
+    """The timers of one run."""
+
+    __slots__ = ("armed", "dropped", "dues", "set")
+
+    def __init__(self) -> None:
+        self.set: dict[int, RunTimer] = {}  # those that may still fire
+        self.dues: list[int] = []  # when each timer was to fire, by number, cancelled ones too
+        self.armed: list[RunTimer] = []  # since the engine asked last
+        self.dropped: list[int] = []  # since the engine asked last
+
+
 class RunLoop(asyncio.AbstractEventLoop):
     """See the module. Not thread-safe; `turn` is called by the engine from a plain callback of the host loop."""
 
-    def __init__(self, run_id: str, now_us: int) -> None:
-        self._ready: deque[asyncio.Handle] = deque()
-        self._tasks: dict[int, RunTask[Any]] = {}
-        self._timers: dict[int, RunTimer] = {}  # those that may still fire
-        self._dues: list[int] = []  # when each timer was to fire, by number, cancelled ones too
-        self._armed: list[RunTimer] = []
-        self._dropped: list[int] = []
+    def __init__(self, number: int, now_us: int) -> None:
+        self._ready: list[asyncio.Handle] = []
+        self._main: RunTask[Any] | None = None
+        self._tasks: dict[int, RunTask[Any]] | None = None  # the others; most runs have none
+        self._timers: _Timers | None = None  # most runs set none
         # The hash of the newest task or future: a number that depends on the run and the order of creation alone.
         # Another start for each run: tasks of all runs meet in asyncio's own sets, where equal hashes would pile up.
-        self.hashes = int.from_bytes(blake2b(run_id.encode(), digest_size=7).digest(), "big")
+        self.hashes = number * SPREAD & 0xFFFF_FFFF_FFFF_FFF
+        self._created = 0  # tasks
+        self.thread = 0  # the identity of the thread that is in `turn`, 0 if none is
         self._stopped = False
         self._origin_us = now_us  # `time` counts from here, so that its floats are exact to the microsecond
-        self.now_us = now_us
+        self.now_us = now_us  # the run's time: that of the newest outcome
 
     # What the engine calls
 
     def turn(self) -> None:
         """Run what is ready, and what becomes ready, until nothing is or `stop` was called."""
-        ready = self._ready
         host = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
+        self.thread = get_ident()
+        left = TURN_LIMIT
         try:
-            for _ in range(TURN_LIMIT):
-                if not ready or self._stopped:
+            while left > 0:
+                if not self._ready:
                     return
-                handle = ready.popleft()
-                if not handle.cancelled():
+                ready, self._ready = self._ready, []
+                left -= len(ready)
+                for handle in ready:
+                    if self._stopped:
+                        return
+                    if handle._cancelled:
+                        continue
                     try:
-                        handle._run()
-                    except (SystemExit, KeyboardInterrupt):
-                        pass  # asyncio has put it into the task, whose end is looked at; the host loop is not meant
+                        handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
+                    except BaseException:  # noqa: BLE001, S110 - see `call_exception_handler`
+                        # SystemExit and KeyboardInterrupt, too: asyncio has put them into the task, whose end is looked
+                        # at; the host loop is not meant.
+                        pass
         finally:
+            self.thread = 0
             asyncio._set_running_loop(host)
         raise WorkflowMisuse(
             f"the workflow ran {TURN_LIMIT:,} callbacks without waiting for anything durable; "
             "do not spin on `asyncio.sleep(0)`: wait for a step, an `asyncio.Event` or `workflow.sleep`"
         )
 
+    def start(
+        self, body: Coroutine[Any, Any, T], variables: contextvars.Context, finished: Callable[[asyncio.Task[T]], None]
+    ) -> None:
+        """Make the run's main task ready; `finished` is called, on this loop, when it is done."""
+        self._main = task = RunTask(body, loop=self, name="main", context=variables)
+        task.add_done_callback(finished, context=variables)
+
     def stop(self) -> None:
         """Run nothing more: the run has ended, or must not go on."""
         self._stopped = True
 
-    def advance(self, now_us: int) -> None:
-        """Move the run's time to that of an outcome; it never goes back."""
-        self.now_us = max(self.now_us, now_us)
-
     def fire(self, number: int) -> None:
         """Make a timer's callback ready, unless it was cancelled."""
-        timer = self._timers.pop(number, None)
+        timer = None if self._timers is None else self._timers.set.pop(number, None)
         if timer is not None and not timer.cancelled():
             self._ready.append(timer)
 
     def timer_due(self, number: int) -> int | None:
         """When the timer of that number was to fire, cancelled or not; None if the run has set no such timer."""
-        return self._dues[number] if number < len(self._dues) else None
+        timers = self._timers
+        return None if timers is None or number >= len(timers.dues) else timers.dues[number]
 
-    def take_armed(self) -> list[RunTimer]:
-        """The timers set since the last call that may still fire."""
-        armed, self._armed = [timer for timer in self._armed if timer.number in self._timers], []
-        return armed
+    def take_timers(self) -> tuple[Sequence[RunTimer], Sequence[int]]:
+        """The timers set since the last call that may still fire, and the numbers of those cancelled since."""
+        timers = self._timers
+        if timers is None:
+            return (), ()
+        armed = [timer for timer in timers.armed if timer.number in timers.set]
+        dropped = timers.dropped
+        timers.armed, timers.dropped = [], []
+        return armed, dropped
 
-    def take_dropped(self) -> list[int]:
-        """The numbers of the timers cancelled since the last call."""
-        dropped, self._dropped = self._dropped, []
-        return dropped
+    @property
+    def has_timers(self) -> bool:
+        """True if the run has ever set a timer."""
+        return self._timers is not None
 
     @property
     def waits_for_timer(self) -> bool:
         """True while a timer is set that has not been cancelled."""
-        return bool(self._timers)
+        return self._timers is not None and bool(self._timers.set)
 
     def tear_down(self) -> None:
         """End every coroutine of the run; plain code in their `finally` blocks runs now."""
-        self.stop()
+        self._stopped = True
+        if self._tasks or not (self._main is None or self._main.done()):
+            self._unwind([task for task in (self._main, *(self._tasks or {}).values()) if task is not None])
+        self._ready = []
+        self._main = self._tasks = self._timers = None
+
+    def _unwind(self, tasks: Sequence[RunTask[Any]]) -> None:
         host = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         try:
-            for task in [*self._tasks.values()]:
+            for task in tasks:
                 if not task.done():
                     task.unwind()
         finally:
             asyncio._set_running_loop(host)
-        for container in (self._ready, self._tasks, self._timers, self._armed):
-            container.clear()
 
     # What asyncio calls
 
     def call_soon(  # type: ignore[override] # typeshed ties the arguments to the callback
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = ReadyHandle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
@@ -198,19 +285,23 @@ class RunLoop(asyncio.AbstractEventLoop):
         ahead = when - self.time()
         if not math.isfinite(ahead) or ahead * 1e6 > MAX_US:
             raise DurationError(f"asyncio timer in {ahead} s: use a finite number of seconds, at most 100 years")
+        timers = self._timers
+        if timers is None:
+            timers = self._timers = _Timers()
         timer = RunTimer(when, callback, args, self, context)
-        timer.number = len(self._dues)
+        timer.number = len(timers.dues)
         timer.due_us = max(self._origin_us + round(when * 1e6), self.now_us)
         timer.delay_us = timer.due_us - self.now_us
-        self._dues.append(timer.due_us)
-        self._timers[timer.number] = timer
-        self._armed.append(timer)
+        timers.dues.append(timer.due_us)
+        timers.set[timer.number] = timer
+        timers.armed.append(timer)
         return timer
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         assert isinstance(handle, RunTimer)  # this loop makes no others
-        if self._timers.pop(handle.number, None) is not None:
-            self._dropped.append(handle.number)
+        timers = self._timers
+        if timers is not None and timers.set.pop(handle.number, None) is not None:
+            timers.dropped.append(handle.number)
 
     def time(self) -> float:
         return (self.now_us - self._origin_us) / 1e6
@@ -230,14 +321,18 @@ class RunLoop(asyncio.AbstractEventLoop):
                 "make tasks first: as_completed([asyncio.create_task(c) for c in coroutines])"
             )
         options.pop("eager_start", None)  # Python 3.14: an eager task would run before its number is known
-        task = RunTask(coro, loop=self, **options)
-        task.set_name(f"task-{task._number & 0xFFFF}" if name is None else str(name))
+        # asyncio would number the tasks of the whole process; in there, a run's tasks are numbered by themselves.
+        task = RunTask(coro, loop=self, name=f"task-{self._created}" if name is None else name, **options)
+        self._created += 1
+        if self._tasks is None:
+            self._tasks = {}
         self._tasks[task._number] = task
         task.add_done_callback(self._forget)
         return task
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.pop(hash(task), None)
+        if self._tasks is not None:
+            self._tasks.pop(hash(task), None)
         if isinstance(task, RunTask):
             task.close_body()
 
@@ -281,41 +376,9 @@ def _refuse_the_rest() -> None:
 _refuse_the_rest()
 
 
-def new_run_loop(run_id: str, now_us: int) -> RunLoop:
-    """A loop for the run of that id, at that time."""
-    return RunLoop(run_id, now_us)  # type: ignore[abstract] # what is missing above was filled in by _refuse_the_rest
-
-
-async def _shell(coro: Coroutine[Any, Any, T], loop: RunLoop) -> T:
-    return await _guarded(coro, loop)
-
-
-@types.coroutine
-def _guarded(coro: Coroutine[Any, Any, T], loop: RunLoop) -> Generator[Any, Any, T]:
-    """Run `coro`, and let through to its task only futures of `loop`.
-
-    asyncio itself would answer a foreign future with a RuntimeError that does not say what to do.
-    """
-    send, throw = coro.send, coro.throw
-    error: BaseException | None = None
-    try:
-        while True:
-            yielded = send(None) if error is None else throw(error)
-            error = None
-            if yielded is not None and getattr(yielded, "_loop", loop) is not loop:
-                yielded._asyncio_future_blocking = False
-                error = WorkflowMisuse(
-                    f"a workflow body awaited {yielded!r}, which belongs to another event loop; {_CURE}"
-                )
-                continue
-            try:
-                yield yielded
-            except GeneratorExit:
-                raise  # `unwind` ends the body itself
-            except BaseException as thrown:  # noqa: BLE001 - passed on
-                error = thrown
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
+def new_run_loop(number: int, now_us: int) -> RunLoop:
+    """A loop for the run of that number, at that time."""
+    return RunLoop(number, now_us)  # type: ignore[abstract] # what is missing above was filled in by _refuse_the_rest
 
 
 def _is_suspended(coro: Coroutine[Any, Any, Any]) -> bool:

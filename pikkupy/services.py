@@ -48,9 +48,8 @@ def current_step() -> StepContext | None:
     return _current.get()
 
 
-def enter(step: StepContext) -> None:
-    """Make `step` the current one, for good, in the calling context: a copy that belongs to one attempt."""
-    _current.set(step)
+enter = _current.set
+"""Makes a step the current one, for good, in the calling context: a copy that belongs to one attempt."""
 
 
 class _PlainLogger:

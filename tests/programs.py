@@ -11,12 +11,11 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
-from functools import partial
 from typing import Any
 
 from pikkupy import StepFailed
 from pikkupy.core.commands import Commands, End, StepCall
-from pikkupy.core.history import Event, StepOutcome, TimerFired
+from pikkupy.core.history import Event
 from pikkupy.core.model import ErrorInfo, Recorded, RunRow, RunStatus, StepKind, StepRow, StepStatus, TimerRow
 from pikkupy.execution import Execution, Workflow
 from pikkupy.log import logger
@@ -319,13 +318,13 @@ class Life:
         registry = Registry()
         flow = registry.workflow(name="program")(partial_workflow(program, self.trace))
         self.execution = Execution(flow, recorded, PlainValues())
-        workflow = Workflow(self.execution, registry, None, logger)
+        workflow = Workflow(self.execution, registry, None, lambda _: logger())
         self.calls: dict[int, StepCall] = {}
         self.timers: dict[int, int] = {}
         self.stopped: dict[int, StepCall] = {}  # steps that nobody waits for, whose outcome may come all the same
         self.dropped: dict[int, int] = {}  # cancelled timers, whose firing may be on its way to the disk
         self.end: End | None = None
-        self.take(self.execution.begin(partial(flow, workflow), copy_context()))
+        self.take(self.execution.begin(workflow, copy_context()))
 
     def take(self, commands: Commands) -> None:
         """Keep what is to be done."""
@@ -341,10 +340,10 @@ class Life:
     def deliver(self, event: Event) -> None:
         """Hand one outcome over."""
         match event:
-            case StepOutcome():
+            case StepRow():
                 self.calls.pop(event.position, None)
                 self.stopped.pop(event.position, None)
-            case TimerFired():
+            case TimerRow():
                 self.timers.pop(event.number, None)
                 self.dropped.pop(event.number, None)
         self.take(self.execution.deliver(event))
@@ -370,8 +369,8 @@ class Chance:
         self.now_us = START_US
         self.seq = 0
 
-    def next(self, life: Life) -> tuple[Event, StepRow | TimerRow] | None:
-        """One outcome of something the run waits for, with its row; None if it waits for nothing."""
+    def next(self, life: Life) -> Event | None:
+        """One outcome of something the run waits for; None if it waits for nothing."""
         self.seq += 1
         self.now_us += self.rng.choice([0, 1, 500, 7_000])
         calls, timers = life.calls, life.timers
@@ -384,16 +383,15 @@ class Chance:
         if kind == "timer":
             due_us = timers[number]
             self.now_us = max(self.now_us, due_us)
-            row = TimerRow(run=1, number=number, due_at=due_us, seq=self.seq, fired_at=self.now_us)
-            return TimerFired(number, self.now_us, due_us), row
+            return TimerRow(run=1, number=number, due_at=due_us, seq=self.seq, fired_at=self.now_us)
         return self.outcome(calls[number])
 
-    def outcome(self, call: StepCall) -> tuple[StepOutcome, StepRow]:
+    def outcome(self, call: StepCall) -> StepRow:
         """How the step ends: with a value, or, one time in five, with an error."""
         ok = call.kind is StepKind.SLEEP or self.rng.random() < 0.8
         output = "null" if call.kind is StepKind.SLEEP else str(self.rng.randint(0, 9))
         error = None if ok else ErrorInfo("ValueError", f"bad {self.rng.randint(0, 9)}", "", ("Exception",))
-        row = StepRow(
+        return StepRow(
             run=1,
             position=call.position,
             name=call.name,
@@ -406,7 +404,6 @@ class Chance:
             started_at=self.now_us,
             ended_at=self.now_us,
         )
-        return StepOutcome(call.position, self.now_us, row.output, error, 1), row
 
 
 RUN = RunRow(

@@ -28,17 +28,16 @@ def check(seed: int) -> set[str]:
     program = maker.program()
     chance = Chance(seed)
     live = Life(program, Recorded(run=RUN))
-    asked, events, rows = [live.asked()], [], []
+    asked, events = [live.asked()], []
     while live.end is None:
         happened = chance.next(live)
         assert happened is not None, f"seed {seed}: the run waits for nothing and has no end"
-        events.append(happened[0])
-        rows.append(happened[1])
-        live.deliver(happened[0])
+        events.append(happened)
+        live.deliver(happened)
         asked.append(live.asked())
         assert len(events) < LONGEST
     for known in range(len(events)):
-        again = Life(program, recorded(rows[:known]))
+        again = Life(program, recorded(events[:known]))
         assert again.asked() == asked[known], f"seed {seed}, after {known} of {len(events)}"
         for number in range(known, len(events)):
             again.deliver(events[number])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -88,8 +88,8 @@ class Armed(msgspec.Struct, frozen=True):
 class Commands(msgspec.Struct):
     """All that one turn of a run asks for, in the order of the calls."""
 
-    calls: list[StepCall]
-    stopped: list[int]  # positions of steps that nobody waits for any more
-    armed: list[Armed]
-    dropped: list[int]  # numbers of timers that were cancelled
+    calls: Sequence[StepCall]
+    stopped: Sequence[int]  # positions of steps that nobody waits for any more
+    armed: Sequence[Armed] = ()
+    dropped: Sequence[int] = ()  # numbers of timers that were cancelled
     end: End | None = None

@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-import msgspec
-
 from pikkupy.core.machine import FINAL_STEPS
-from pikkupy.core.model import ErrorInfo, Recorded, StepRow, StepStatus, TimerRow
+from pikkupy.core.model import StepRow, TimerRow
 
-
-class StepOutcome(msgspec.Struct, frozen=True, gc=False):
-    """A step ended: with an encoded value, or with the error of its last attempt."""
-
-    position: int
-    at_us: int
-    output: str | None = None
-    error: ErrorInfo | None = None
-    attempts: int = 0
-
-
-class TimerFired(msgspec.Struct, frozen=True, gc=False):
-    """A timer of the run's own loop fired."""
-
-    number: int
-    at_us: int
-    due_us: int
-
-
-Event: TypeAlias = StepOutcome | TimerFired
+Event: TypeAlias = StepRow | TimerRow
+"""What a run can be told: a step has an outcome, or a timer of the run's own loop has fired. The record itself, so that
+what is delivered live and on a replay cannot differ."""
 
 
 class History:
     """The recorded past of one run. `events` are to be delivered one at a time, each drained to quiet."""
 
-    def __init__(self, recorded: Recorded) -> None:
-        self.steps: Mapping[int, StepRow] = {row.position: row for row in recorded.steps}
-        placed: list[tuple[int, Event]] = [(row.seq, outcome_of(row)) for row in recorded.steps if row.seq is not None]
-        placed += [(row.seq, fired_of(row)) for row in recorded.timers]
+    __slots__ = ("events", "steps")
+
+    def __init__(self, steps: Iterable[StepRow], timers: Iterable[TimerRow]) -> None:
+        self.steps: Mapping[int, StepRow] = {row.position: row for row in steps}
+        placed: list[tuple[int, Event]] = [(row.seq, row) for row in self.steps.values() if row.seq is not None]
+        placed += [(row.seq, row) for row in timers]
         self.events = [event for _, event in sorted(placed, key=lambda pair: pair[0])]
 
     def has_outcome(self, position: int) -> bool:
@@ -52,14 +35,5 @@ class History:
         return row is not None and row.status in FINAL_STEPS
 
 
-def outcome_of(row: StepRow) -> StepOutcome:
-    """The event that a row with an outcome stands for."""
-    at_us = row.ended_at or 0
-    if row.status is StepStatus.SUCCEEDED:
-        return StepOutcome(row.position, at_us, output=row.output, attempts=row.attempts)
-    return StepOutcome(row.position, at_us, error=row.error, attempts=row.attempts)
-
-
-def fired_of(row: TimerRow) -> TimerFired:
-    """The event that a timer row stands for."""
-    return TimerFired(row.number, row.fired_at, row.due_at)
+NO_HISTORY = History((), ())
+"""Of a new run."""

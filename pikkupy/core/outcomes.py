@@ -26,3 +26,4 @@ class Stopped(msgspec.Struct, frozen=True):
 
 
 Outcome = Succeeded | Failed | Stopped
+OUTCOME = (Succeeded, Failed, Stopped)  # for isinstance, which takes a tuple faster than a union

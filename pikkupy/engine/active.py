@@ -3,54 +3,86 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
 from pikkupy.core.commands import Armed, Cancelled, Commands, Completed, End, Parked, StepCall
-from pikkupy.core.decide import Run, Settle, Wait, after_failure, next_move
-from pikkupy.core.history import TimerFired, outcome_of
-from pikkupy.core.machine import FINAL_STEPS, StepEvent
-from pikkupy.core.model import Change, Recorded, RunMove, RunStatus, StepKind, StepRow, StepStatus, TimerRow
-from pikkupy.core.outcomes import Failed, Outcome, Stopped, Succeeded
+from pikkupy.core.decide import Run, Settle, after_failure, next_move
+from pikkupy.core.history import Event
+from pikkupy.core.machine import FINAL_STEPS, STEP, StepEvent, advance
+from pikkupy.core.model import AttemptRow, Change, Recorded, RunMove, RunStatus, StepKind, StepRow, StepStatus, TimerRow
+from pikkupy.core.outcomes import OUTCOME, Failed, Outcome, Stopped, Succeeded
 from pikkupy.engine.ends import crash_loop, interrupted, move_of
 from pikkupy.engine.host import Host
-from pikkupy.engine.live import LiveStep, job_of
+from pikkupy.engine.live import LiveStep, before_its_outcome, first_success, step_id
 from pikkupy.errors import PikkuError
 from pikkupy.execution import Execution, step_failed
 from pikkupy.failures import describe
 from pikkupy.log import Logger
+from pikkupy.services import StepContext
 from pikkupy.timers import Timer
 
-Ended = Callable[["ActiveRun", RunMove], None]
+
+class Home(Protocol):
+    """Where runs in memory are kept."""
+
+    def has_ended(self, run: ActiveRun, move: RunMove) -> None:
+        """The run's end is on disk."""
+        ...
 
 
 class ActiveRun:
     """One run in memory, from its start (or the start-up) to its end. Methods run in callbacks of the host loop."""
 
-    def __init__(self, host: Host, execution: Execution, recorded: Recorded, ended: Ended) -> None:
+    __slots__ = (
+        "_execution",
+        "_home",
+        "_landing",
+        "_over",
+        "_rows",
+        "_seq",
+        "_timers",
+        "ending",
+        "host",
+        "run",
+        "status",
+        "steps",
+    )
+
+    def __init__(self, host: Host, execution: Execution, recorded: Recorded, home: Home) -> None:
         self.host = host
         self.run = recorded.run
         self.status = recorded.run.status
         self.steps: dict[int, LiveStep] = {}  # without an outcome, by position
-        self._landing: dict[int, LiveStep] = {}  # with an outcome that is on its way to the disk
-        self.over: asyncio.Future[None] = host.loop.create_future()  # done when the end is on disk
+        self._landing: dict[int, StepRow] = {}  # outcomes on their way to the disk, by position
         self.ending = False
+        self._over: asyncio.Future[None] | None = None
         self._execution = execution
         self._rows = {row.position: row for row in recorded.steps if row.seq is None}
         self._seq = recorded.last_seq
         self._timers: dict[int, Timer] = {}
-        self._ended = ended
+        self._home = home
+
+    @property
+    def over(self) -> asyncio.Future[None]:
+        """Done when the end is on disk, or with an error if the engine is left before."""
+        if self._over is None:
+            self._over = self.host.loop.create_future()
+        return self._over
 
     # Commands
 
     def carry_out(self, commands: Commands) -> None:
         """Do what the execution asks for, in the order of the calls."""
-        now_us = self.host.now_us()
-        for call in commands.calls:
-            row = self._rows.pop(call.position, None)
-            self.steps[call.position] = LiveStep(self.run.number, call, row, now_us)
+        calls, host, now_us = commands.calls, self.host, self.host.now_us()
+        if len(calls) == 1 and self._is_simple(commands) and host.dispatching and host.workers.has_room_on_loop:
+            self._call_inline(calls[0], now_us)
+            return
+        steps = self.steps
+        for call in calls:
+            steps[call.position] = self._reached(call, now_us)
         if commands.end is not None:
             self._end(commands.end)
             return
@@ -60,10 +92,47 @@ class ActiveRun:
             self._arm(armed, now_us)
         for position in commands.stopped:
             self._stop(position)
-        for call in commands.calls:
-            step = self.steps.get(call.position)
-            if step is not None and self.host.dispatching:
+        for call in calls:
+            step = steps.get(call.position)
+            if step is not None and host.dispatching:
                 self._dispatch(step)
+
+    def _reached(self, call: StepCall, now_us: int) -> LiveStep:
+        row = self._rows.pop(call.position, None) if self._rows else None
+        return LiveStep(self.run.number, call, now_us) if row is None else LiveStep.of(call, row, now_us)
+
+    def _is_simple(self, commands: Commands) -> bool:
+        """True if one new inline step is all that is asked for."""
+        call = commands.calls[0]
+        return (
+            call.kind is StepKind.INLINE
+            and not (commands.end or commands.stopped or commands.armed or commands.dropped or self._rows)
+            and not call.policy.at_most_once
+        )
+
+    def _call_inline(self, call: StepCall, now_us: int) -> None:
+        """The short way for most steps of most runs: an inline callable that returns a value, at its first attempt.
+
+        It comes to the same as `_dispatch`. With 2,000 runs in flight it saves 3 of 33 µs per step.
+        """
+        run, workers = self.run, self.host.workers
+        assert call.variables is not None  # only sleeps have none
+        context = call.variables.copy()
+        here = StepContext(run.run_id, run.workflow, step_id(run.run_id, call.name), call.name, 1)
+        came = workers.call_inline(call, here, context)
+        if isinstance(came, Succeeded):
+            self._seq += 1
+            self._land(first_success(run.number, call, came.output, self._seq, now_us, self.host.now_us()))
+            return
+        step = self.steps[call.position] = LiveStep(run.number, call, now_us)
+        step.working = True
+        self._begun(step, 1)
+        step.began_at = now_us  # the call has taken its time already
+        if isinstance(came, OUTCOME):
+            self._attempt_ended(step, came)
+        else:
+            step.attempt = workers.await_inline(call, here, came, context, partial(self._attempt_ended, step))
+            self.host.shown.add(self, step)
 
     def adopt(self, commands: Commands, *, cut_off: bool) -> None:
         """After a start-up: carry out what a replay left to do; `cut_off` if the last owner did not leave in order."""
@@ -72,7 +141,8 @@ class ActiveRun:
         if not flying:
             self.carry_out(commands)
             return
-        rows = [self._cut_off(call) for call in flying]
+        now_us = self.host.now_us()
+        rows = [self._cut_off(self._reached(call, now_us)) for call in flying]
         self._rows.update({row.position: row for row in rows})
         worst = max(rows, key=lambda row: row.cut_offs)
         self._log().warning("run_cut_off", step=worst.name, times=worst.cut_offs)
@@ -101,8 +171,8 @@ class ActiveRun:
         move = next_move(row.status, row.attempts, row.wake_at)
         return isinstance(move, Run) or move.wake_at_us <= self.host.now_us()
 
-    def _cut_off(self, call: StepCall) -> StepRow:
-        step = LiveStep(self.run.number, call, self._rows.get(call.position), self.host.now_us())
+    @staticmethod
+    def _cut_off(step: LiveStep) -> StepRow:
         step.cut_off()
         return step.unfinished_row()
 
@@ -119,11 +189,11 @@ class ActiveRun:
         elif step.status is StepStatus.RUNNING and call.policy.at_most_once:
             self._failed(step, Failed(interrupted(call), None, final=False))
         else:
-            match next_move(step.status, step.attempts, step.wake_at):
-                case Run(attempt):
-                    self._begin(step, attempt)
-                case Wait(attempt, wake_at_us):
-                    step.timer = self.host.timers.call_at(wake_at_us, partial(self._begin, step, attempt))
+            move = next_move(step.status, step.attempts, step.wake_at)
+            if isinstance(move, Run):
+                self._begin(step, move.attempt)
+            else:
+                step.timer = self.host.timers.call_at(move.wake_at_us, partial(self._begin, step, move.attempt))
 
     def _sleep(self, step: LiveStep) -> None:
         if step.wake_at is not None:
@@ -154,9 +224,12 @@ class ActiveRun:
     def _work(self, step: LiveStep, attempt: int) -> None:
         if not self._is_live(step):
             return
-        job = job_of(step.call, self.run.run_id, self.run.workflow, attempt)
+        run, name = self.run, step.call.name
+        context = StepContext(run.run_id, run.workflow, step_id(run.run_id, name), name, attempt)
         step.working = True
-        working = self.host.workers.begin(job, partial(self._begun, step, attempt), partial(self._attempt_ended, step))
+        working = self.host.workers.begin(
+            step.call, context, partial(self._begun, step, attempt), partial(self._attempt_ended, step)
+        )
         if step.working:
             step.attempt = working
             if step.status is StepStatus.RUNNING:
@@ -164,7 +237,7 @@ class ActiveRun:
 
     def _begun(self, step: LiveStep, attempt: int) -> None:
         if step.status is not StepStatus.RUNNING:
-            step.move(StepEvent.BEGIN)
+            step.status = advance(STEP, step.status, StepEvent.BEGIN)
         step.attempts = attempt
         step.began_at = self.host.now_us()
         if step.attempt is not None:  # it has waited for a slot
@@ -174,12 +247,11 @@ class ActiveRun:
         """One attempt has ended, or was stopped: this is the whole mapping from outcomes to writes."""
         step.attempt = None
         step.working = False
-        wanted = step.call.position in self._execution.open
         if self.ending:
             self._keep_evidence(step, outcome)
         elif isinstance(outcome, Succeeded):
             self._settle(step, outcome)
-        elif not wanted:
+        elif step.call.position not in self._execution.open:  # the workflow does not wait for it any more
             self._cancelled(step)
         elif isinstance(outcome, Failed):
             self._failed(step, outcome)
@@ -237,21 +309,20 @@ class ActiveRun:
 
     def _settle(self, step: LiveStep, outcome: Succeeded | Failed) -> None:
         """Record the step's outcome; the run sees it when it is on disk."""
-        position = step.call.position
-        self._landing[position] = self.steps.pop(position)
+        del self.steps[step.call.position]
         now_us = self.host.now_us()
-        changes: list[Change] = []
-        if step.attempts > 1:
-            changes.append(step.attempt_row(outcome, self._next_seq(), now_us))
-        row = step.settled_row(outcome, self._next_seq(), now_us)
-        changes.append(row)
-        self.host.journal.submit(changes, _Landing(self, row))
+        attempt = step.attempt_row(outcome, self._next_seq(), now_us) if step.attempts > 1 else None
+        self._land(step.settled_row(outcome, self._next_seq(), now_us), attempt)
+
+    def _land(self, row: StepRow, attempt: AttemptRow | None = None) -> None:
+        self._landing[row.position] = row
+        self.host.journal.submit((row,) if attempt is None else (attempt, row), _Landing(self, row))
 
     def deliver(self, row: StepRow) -> None:
         """The step's outcome is on disk: the run may see it."""
         del self._landing[row.position]
         if not self.ending:
-            self.carry_out(self._execution.deliver(outcome_of(row)))
+            self.carry_out(self._execution.deliver(row))
 
     def _stop(self, position: int) -> None:
         """The workflow does not wait for the step any more."""
@@ -280,7 +351,7 @@ class ActiveRun:
 
     def live_rows(self) -> list[StepRow]:
         """The steps without an outcome on disk, as they stand in memory."""
-        landing = [step.landing_row() for step in self._landing.values()]
+        landing = [before_its_outcome(row) for row in self._landing.values()]
         return [*landing, *(step.unfinished_row() for step in self.steps.values())]
 
     def show_running(self, step: LiveStep) -> None:
@@ -317,9 +388,9 @@ class ActiveRun:
             seq=self._next_seq(),
             fired_at=self.host.now_us(),
         )
-        self.host.write([row], partial(self._fired, TimerFired(row.number, row.fired_at, row.due_at)))
+        self.host.write([row], partial(self._fired, row))
 
-    def _fired(self, event: TimerFired) -> None:
+    def _fired(self, event: Event) -> None:
         if not self.ending:
             self.carry_out(self._execution.deliver(event))
 
@@ -337,9 +408,9 @@ class ActiveRun:
         self.ending = True
         self._drop_timers()
         self._execution.tear_down()
-        if not self.over.done():
-            self.over.set_exception(error)
-            self.over.exception()  # perhaps nobody waits, which asyncio need not report
+        if self._over is not None and not self._over.done():
+            self._over.set_exception(error)
+            self._over.exception()  # perhaps nobody waits any more, which asyncio need not report
 
     def _end(self, end: End, rows: list[StepRow] | None = None) -> None:
         self.ending = True
@@ -348,12 +419,12 @@ class ActiveRun:
         if isinstance(end, Parked):
             self._interrupt_steps()
         else:
-            changes.extend(self._cancel_steps(end))
+            changes.extend(self._cancel_steps(end) if self.steps else ())
         move = move_of(self.run, self.status, end, self.host.now_us())
         self.status = move.status
         changes.append(move)
         self._execution.tear_down()
-        self.host.write(changes, partial(self._end_is_on_disk, move))
+        self.host.journal.submit(changes, partial(self._end_is_on_disk, move))
 
     def _interrupt_steps(self) -> None:
         """Stop what is under way in a run that is parked: it begins again, under its own number, on resumption."""
@@ -373,14 +444,17 @@ class ActiveRun:
                 step.attempt.stop()
         return [step.cancelled_row(self.host.now_us()) for step in steps]
 
-    def _end_is_on_disk(self, move: RunMove) -> None:
-        if not self.over.done():
-            self.over.set_result(None)
-        self._ended(self, move)
+    def _end_is_on_disk(self, move: RunMove, error: Exception | None) -> None:
+        if not self.host.is_written(error):
+            return
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+        self._home.has_ended(self, move)
 
     def _drop_timers(self) -> None:
-        for number in list(self._timers):
-            self._disarm(number)
+        if self._timers:
+            for number in list(self._timers):
+                self._disarm(number)
         for step in self.steps.values():
             if step.timer is not None:
                 step.timer.cancel()
@@ -396,7 +470,7 @@ class _Landing(msgspec.Struct, frozen=True, gc=False):
     row: StepRow
 
     def __call__(self, error: Exception | None) -> None:
-        if self.run.host.is_written(error):
+        if error is None or self.run.host.is_written(error):
             self.run.deliver(self.row)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Coroutine
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
@@ -143,12 +144,7 @@ class Engine:
         `WorkflowNotFound`, `PayloadError` (no run is created), `RunConflict` (the id belongs to another workflow or
         input), `TypeError` or `ValueError` for an id that is no text of 1 to 256 characters.
         """
-        host, _, starts = self._use()
-        found = self._registry.find_workflow(workflow)
-        if run_id is not None:
-            check_name(run_id, "run_id")
-        text = _encoded_input(host, found, data)
-        return RunHandle(self, await starts.start(found.name, text, run_id, copy_context()))
+        return RunHandle(self, await self._started(workflow, data, run_id))
 
     @overload
     async def run(
@@ -160,8 +156,7 @@ class Engine:
     async def run(self, workflow: str, data: Any = None, *, run_id: str | None = None) -> Any: ...
     async def run(self, workflow: Any, data: Any = None, *, run_id: str | None = None) -> Any:
         """`start` and wait for the result. Raises as `start` and `RunHandle.result` do."""
-        handle = await self.start(workflow, data, run_id=run_id)
-        return await handle.result()
+        return await self._result(await self._started(workflow, data, run_id), None)
 
     async def handle(self, run_id: str) -> RunHandle[Any]:
         """A handle for a run that was started earlier. Raises `RunNotFound`."""
@@ -252,8 +247,9 @@ class Engine:
         active = residents.active.get(run_id)
         if active is None:
             return False
+        over = active.over  # asked for now, while the run is still in memory
         cancelled = await in_callback(host.loop, partial(active.cancel, reason))
-        await asyncio.shield(active.over)  # its end is on disk
+        await asyncio.shield(over)  # its end is on disk
         return cancelled
 
     async def resume(self, run_id: str) -> None:
@@ -307,9 +303,18 @@ class Engine:
             raise RunFailed(run_id, end.error)
         if end.status is RunStatus.CANCELLED:
             raise RunCancelled(run_id, end.reason or "")
-        return host.values.decode(end.output or "null", self._types(workflow)[1], what=f"output of run {run_id!r}")
+        _, output_type = self._types(workflow)
+        return host.values.decode(end.output or "null", output_type, what=f"output of run {run_id!r}")
 
     # Inside
+
+    def _started(self, workflow: Any, data: Any, run_id: str | None) -> Coroutine[Any, Any, str]:
+        """The id of a new run, or of the one that had been started with that id, once it is on disk."""
+        host, _, starts = self._use()
+        found: WorkflowFunction[Any, Any] = self._registry.find_workflow(workflow)
+        if run_id is not None:
+            check_name(run_id, "run_id")
+        return starts.start(found, _encoded_input(host, found, data), run_id, copy_context())
 
     def _use(self) -> _Parts:
         if self._parts is None or isinstance(self._unusable, JournalError):

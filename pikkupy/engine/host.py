@@ -64,7 +64,6 @@ class Host:
     def is_written(self, error: Exception | None) -> bool:
         """Whether a change of the engine's own is on disk. If it was refused, the engine stops."""
         if error is None:
-            self.clock.poke()
             return True
         if self.journal.failure is None:
             # Memory and file do not agree any more: go on, and something wrong would be recorded.
@@ -152,6 +151,7 @@ async def open_host(
     loop = asyncio.get_running_loop()
     journal = await Journal.open(path, durability=config.durability, now_us=clock.now_us())
     journal.on_failure = journal_failed
+    journal.on_release = clock.poke
     values = Codec(config.max_payload, config.warn_payload, partial(_large, log))
     timers = Timers(clock, loop)
     host = Host(

@@ -2,50 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import msgspec
 from msgspec import structs
 
 from pikkupy.core.commands import StepCall
 from pikkupy.core.machine import STEP, StepEvent, advance
 from pikkupy.core.model import AttemptRow, AttemptStatus, ErrorInfo, StepKind, StepRow, StepStatus
 from pikkupy.core.outcomes import Failed, Succeeded
-from pikkupy.services import StepContext
 from pikkupy.timers import Timer
-from pikkupy.workers import Attempt, Job
+from pikkupy.workers import Attempt
 
 
-class LiveStep:
+class LiveStep(msgspec.Struct, eq=False):
     """One step that the run has reached and that has no outcome on record."""
 
-    __slots__ = (
-        "attempt",
-        "attempts",
-        "began_at",
-        "call",
-        "cut_offs",
-        "error",
-        "reached_at",
-        "run",
-        "status",
-        "timer",
-        "wake_at",
-        "working",
-    )
+    run: int  # its number
+    call: StepCall
+    reached_at: int
+    began_at: int = 0  # of the present attempt
+    status: StepStatus = StepStatus.PENDING
+    attempts: int = 0  # that have begun
+    cut_offs: int = 0
+    wake_at: int | None = None
+    error: ErrorInfo | None = None  # of the last failed attempt
+    attempt: Attempt | None = None  # under way
+    working: bool = False  # an attempt was handed to the workers and has not ended
+    timer: Timer | None = None
 
-    def __init__(self, run: int, call: StepCall, row: StepRow | None, now_us: int) -> None:
-        self.run = run
-        self.call = call
-        self.status = StepStatus.PENDING if row is None else row.status
-        self.attempts = 0 if row is None else row.attempts  # that have begun
-        self.cut_offs = 0 if row is None else row.cut_offs
-        self.wake_at = None if row is None else row.wake_at
-        self.error = None if row is None else row.error  # of the last failed attempt
-        self.reached_at = now_us if row is None or row.started_at is None else row.started_at
-        self.began_at = now_us  # of the present attempt
-        self.attempt: Attempt | None = None  # under way
-        self.working = False  # an attempt was handed to the workers and has not ended
-        self.timer: Timer | None = None
+    @classmethod
+    def of(cls, call: StepCall, row: StepRow, now_us: int) -> LiveStep:
+        """The step as an earlier life, or an earlier stay in memory, has left it."""
+        return cls(
+            row.run,
+            call,
+            now_us if row.started_at is None else row.started_at,
+            status=row.status,
+            attempts=row.attempts,
+            cut_offs=row.cut_offs,
+            wake_at=row.wake_at,
+            error=row.error,
+        )
 
     def move(self, event: StepEvent) -> None:
         """Change the status, by the table."""
@@ -62,11 +58,6 @@ class LiveStep:
         """The row of the step as it stands."""
         return self._row(error=self.error)
 
-    def landing_row(self) -> StepRow:
-        """How the step is shown until its outcome is on disk: as it stood before."""
-        waiting = self.call.kind is StepKind.SLEEP
-        return structs.replace(self._row(), status=StepStatus.SCHEDULED if waiting else StepStatus.RUNNING)
-
     def cancelled_row(self, now_us: int) -> StepRow:
         """The row of a step that ends without an outcome. Takes its timer out, too."""
         if self.timer is not None:
@@ -78,10 +69,10 @@ class LiveStep:
         """The row of a step with an outcome."""
         self.cut_offs = 0
         if isinstance(outcome, Succeeded):
-            self.move(StepEvent.SUCCEED)
-            return self._row(seq=seq, output=outcome.output, ended_at=now_us)
-        self.move(StepEvent.FAIL)
-        return self._row(seq=seq, error=outcome.error, ended_at=now_us)
+            self.status = advance(STEP, self.status, StepEvent.SUCCEED)
+            return self._row(seq, outcome.output, None, now_us)
+        self.status = advance(STEP, self.status, StepEvent.FAIL)
+        return self._row(seq, None, outcome.error, now_us)
 
     def attempt_row(self, outcome: Succeeded | Failed, seq: int, now_us: int) -> AttemptRow:
         """The row of the attempt that has just ended."""
@@ -99,7 +90,6 @@ class LiveStep:
 
     def _row(
         self,
-        *,
         seq: int | None = None,
         output: str | None = None,
         error: ErrorInfo | None = None,
@@ -124,40 +114,30 @@ class LiveStep:
         )
 
 
-def job_of(call: StepCall, run_id: str, workflow: str, attempt: int) -> Job:
-    """The work order for one attempt."""
-    assert call.variables is not None  # only sleeps have none
-    context = StepContext(
-        run_id=run_id,
-        workflow=workflow,
-        step_id=step_id(run_id, call.name),
-        step_name=call.name,
-        attempt_count=attempt,
+SUCCEEDED_AT_ONCE = advance(STEP, advance(STEP, StepStatus.PENDING, StepEvent.BEGIN), StepEvent.SUCCEED)
+
+
+def first_success(run: int, call: StepCall, output: str, seq: int, reached_at: int, now_us: int) -> StepRow:
+    """The row of a step that succeeded where it was called: it needs no `LiveStep` on the way."""
+    return StepRow(
+        run=run,
+        position=call.position,
+        name=call.name,
+        kind=call.kind,
+        target=call.target,
+        attempts=1,
+        seq=seq,
+        output=output,
+        status=SUCCEEDED_AT_ONCE,
+        ended_at=now_us,
+        started_at=reached_at,
     )
-    if call.kind is StepKind.INLINE:
-        return Job(
-            context=context,
-            where="inline",
-            call=call.body,
-            data=None,
-            data_type=Any,
-            result_type=call.result_type,
-            variables=call.variables,
-            timeout_us=call.policy.timeout_us,
-            importable=None,
-        )
-    function = call.body
-    return Job(
-        context=context,
-        where=function.worker,
-        call=function.fn,
-        data=call.data,
-        data_type=function.data_type,
-        result_type=call.result_type,
-        variables=call.variables,
-        timeout_us=call.policy.timeout_us,
-        importable=(function.fn.__module__, function.fn.__qualname__),
-    )
+
+
+def before_its_outcome(row: StepRow) -> StepRow:
+    """How a step is shown until its outcome, which `row` has, is on disk."""
+    status = StepStatus.SCHEDULED if row.kind is StepKind.SLEEP else StepStatus.RUNNING
+    return structs.replace(row, status=status, seq=None, output=None, error=None, ended_at=None)
 
 
 def step_id(run_id: str, step_name: str) -> str:

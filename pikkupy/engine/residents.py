@@ -16,7 +16,7 @@ from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.host import Host, in_callback
 from pikkupy.errors import PikkuError, WorkflowNotFound
 from pikkupy.execution import Execution, Workflow
-from pikkupy.log import Logger, logger
+from pikkupy.log import Logger, is_enabled_for_info, logger
 from pikkupy.registry import WorkflowFunction
 
 CHUNK = 200  # runs that are read and replayed between two chances for the application's own tasks
@@ -31,14 +31,14 @@ class Residents:
     def __init__(self, host: Host) -> None:
         self.active: dict[str, ActiveRun] = {}
         self._host = host
-        self._waiting: dict[str, set[asyncio.Future[RunMove]]] = {}
+        self._waiting: dict[str, list[asyncio.Future[RunMove]]] = {}
 
-    def start(self, row: RunRow, variables: Context) -> None:
+    def start(self, row: RunRow, workflow: WorkflowFunction[Any, Any], variables: Context) -> None:
         """Bring a new run into memory, after it is on disk."""
         if not self._host.dispatching:
             return  # it goes on in the next life
         recorded = Recorded(run=row)
-        execution, commands = self._begin(self._host.registry.find_workflow(row.workflow), recorded, variables)
+        execution, commands = self._begin(workflow, recorded, variables)
         self._add(execution, recorded).carry_out(commands)
 
     async def recover(self, *, clean: bool) -> int:
@@ -63,14 +63,14 @@ class Residents:
     def wait_for(self, run_id: str) -> asyncio.Future[RunMove]:
         """A future that gets the run's end, once that is on disk."""
         future: asyncio.Future[RunMove] = self._host.loop.create_future()
-        self._waiting.setdefault(run_id, set()).add(future)
+        self._waiting.setdefault(run_id, []).append(future)
         return future
 
     def wait_no_more(self, run_id: str, future: asyncio.Future[RunMove]) -> None:
         """Take back `wait_for`."""
         waiting = self._waiting.get(run_id)
-        if waiting is not None:
-            waiting.discard(future)
+        if waiting is not None and future in waiting:
+            waiting.remove(future)
             if not waiting:
                 del self._waiting[run_id]
 
@@ -123,18 +123,20 @@ class Residents:
         self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, variables: Context
     ) -> tuple[Execution, Commands]:
         execution = Execution(workflow, recorded, self._host.values)
-        context = Workflow(execution, self._host.registry, self._host.services, partial(_run_logger, execution))
-        return execution, execution.begin(partial(workflow, context), variables)
+        context = Workflow(execution, self._host.registry, self._host.services, _run_logger)
+        return execution, execution.begin(context, variables)
 
     def _add(self, execution: Execution, recorded: Recorded) -> ActiveRun:
-        run = ActiveRun(self._host, execution, recorded, self._ended)
+        run = ActiveRun(self._host, execution, recorded, self)
         self.active[recorded.run.run_id] = run
         return run
 
-    def _ended(self, run: ActiveRun, move: RunMove) -> None:
+    def has_ended(self, run: ActiveRun, move: RunMove) -> None:
+        """The run's end is on disk: it leaves memory, and those who wait for it are told."""
         run_id = run.run.run_id
         self.active.pop(run_id, None)
-        self._host.info(f"run_{move.status}", run_id=run_id, workflow=run.run.workflow, **_about(move))
+        if is_enabled_for_info():
+            self._host.log.info(f"run_{move.status}", run_id=run_id, workflow=run.run.workflow, **_about(move))
         if move.status is not RunStatus.SUSPENDED:
             self.tell(run_id, move)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
 from contextvars import Context
 from functools import partial
+from typing import Any
 
 from pikkupy.core.model import RunRow, RunStatus
 from pikkupy.engine.host import Host
 from pikkupy.engine.residents import Residents
 from pikkupy.errors import JournalError, RunConflict
+from pikkupy.registry import WorkflowFunction
+
+Startable = WorkflowFunction[Any, Any]
 
 
 class Starts:
@@ -22,24 +25,24 @@ class Starts:
         self._residents = residents
         self._pending: dict[str, _Pending] = {}
 
-    async def start(self, workflow: str, text: str, run_id: str | None, variables: Context) -> str:
+    async def start(self, workflow: Startable, text: str, run_id: str | None, variables: Context) -> str:
         """Start a run with the encoded input `text`, or find the one of that id; its id, once it is on disk.
 
         Raises `RunConflict` if the id is taken by a run of another workflow or with another input.
         """
         if run_id is None:
-            run_id = str(uuid7(self._host.now_us()))
+            run_id = uuid7(self._host.now_us())
         elif run_id not in self._pending:
             active = self._residents.active.get(run_id)
             existing = await self._host.journal.run(run_id) if active is None else active.run
             if existing is not None:
-                _check_same(existing, workflow, text)
+                _check_same(existing, workflow.name, text)
                 return run_id
         pending = self._pending.get(run_id)  # looked up after the read: another start may have been quicker
         if pending is None:
             pending = self._submit(workflow, text, run_id, variables)
         else:
-            _check_same(pending.row, workflow, text)
+            _check_same(pending.row, workflow.name, text)
         try:
             await pending.on_disk(self._host.loop)
         except JournalError:
@@ -47,7 +50,7 @@ class Starts:
             existing = None if self._host.journal.failure else await self._host.journal.run(run_id)
             if existing is None:
                 raise
-            _check_same(existing, workflow, text)
+            _check_same(existing, workflow.name, text)
         return run_id
 
     async def settled(self, run_id: str) -> None:
@@ -56,28 +59,28 @@ class Starts:
         if pending is not None:
             await pending.on_disk(self._host.loop)
 
-    def _submit(self, workflow: str, text: str, run_id: str, variables: Context) -> _Pending:
+    def _submit(self, workflow: Startable, text: str, run_id: str, variables: Context) -> _Pending:
         now_us = self._host.now_us()
         row = RunRow(
             number=self._host.next_number(),
             run_id=run_id,
-            workflow=workflow,
+            workflow=workflow.name,
             status=RunStatus.RUNNING,
             input=text,
             created_at=now_us,
             updated_at=now_us,
         )
         pending = self._pending[run_id] = _Pending(row)
-        self._host.journal.submit([row], partial(self._on_disk, pending, variables))
+        self._host.journal.submit([row], partial(self._on_disk, pending, workflow, variables))
         return pending
 
-    def _on_disk(self, pending: _Pending, variables: Context, error: Exception | None) -> None:
+    def _on_disk(self, pending: _Pending, workflow: Startable, variables: Context, error: Exception | None) -> None:
         row = pending.row
         del self._pending[row.run_id]
         pending.tell(error)
         if error is None:
             self._host.info("run_started", run_id=row.run_id, workflow=row.workflow)
-            self._residents.start(row, variables)
+            self._residents.start(row, workflow, variables)
 
 
 class _Pending:
@@ -119,8 +122,9 @@ def _check_same(existing: RunRow, workflow: str, text: str) -> None:
         )
 
 
-def uuid7(now_us: int) -> uuid.UUID:
+def uuid7(now_us: int) -> str:
     """A UUID of version 7 (RFC 9562): 48 bits of milliseconds, then 74 random bits, so that ids sort by their start."""
     random = int.from_bytes(os.urandom(10), "big")
     high = (now_us // 1_000 & (1 << 48) - 1) << 80
-    return uuid.UUID(int=high | 0x7 << 76 | (random >> 66 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1)
+    text = f"{high | 0x7 << 76 | (random >> 66 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -8,28 +8,33 @@ from __future__ import annotations
 import asyncio
 import os.path
 import sys
-from collections.abc import Callable, Coroutine
 from contextvars import Context
+from threading import get_ident
 from typing import Any
 
 from pikkupy.core.commands import Armed, Cancelled, Commands, Completed, End, Failed, Parked, StepCall
 from pikkupy.core.decide import mismatch, not_asked_for
-from pikkupy.core.history import Event, History, StepOutcome, TimerFired
-from pikkupy.core.model import ErrorInfo, Recorded, StepStatus
+from pikkupy.core.history import NO_HISTORY, Event, History
+from pikkupy.core.model import ErrorInfo, Recorded, StepStatus, TimerRow
 from pikkupy.core.ports import Values
 from pikkupy.errors import StepFailed, WorkflowMisuse
 from pikkupy.failures import describe, storable
 from pikkupy.registry import WorkflowFunction
-from pikkupy.run_loop import RunFuture, RunTask, Unwind, new_run_loop
+from pikkupy.run_loop import RunFuture, Unwind, new_run_loop
 
+_NONE: list[int] = []  # the usual list of stopped steps, shared and never changed
 _HERE = os.path.dirname(__file__)  # noqa: PTH120 - compared with code file names, which are strings
 
 
 class StepFuture(RunFuture[Any]):
     """What a durable call returns. Cancelling it, directly or through a task that awaits it, stops the step."""
 
+    __slots__ = ("_execution", "call")
+
     def __init__(self, execution: Execution, call: StepCall) -> None:
-        super().__init__(execution.loop)
+        loop = execution.loop
+        self._number = loop.hashes = loop.hashes + 1
+        asyncio.Future.__init__(self, loop=loop)  # past RunFuture's own, which does the same in a call more
         self._execution = execution
         self.call = call
 
@@ -44,43 +49,51 @@ class StepFuture(RunFuture[Any]):
 class Execution:
     """One run in memory. Every method is called from a plain callback of the host loop."""
 
+    __slots__ = (
+        "_calls",
+        "_end",
+        "_history",
+        "_ordinals",
+        "_stopped",
+        "_workflow",
+        "loop",
+        "open",
+        "reached",
+        "replaying",
+        "run",
+        "values",
+    )
+
     def __init__(self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, values: Values) -> None:
         self.run = recorded.run
-        self.loop = new_run_loop(recorded.run.run_id, recorded.run.created_at)
+        self.loop = new_run_loop(recorded.run.number, recorded.run.created_at)
         self.open: dict[int, StepFuture] = {}  # steps that the run has asked for and that have no outcome, by position
         self.replaying = bool(recorded.steps or recorded.timers)  # of a new run nothing was executed before
         self._workflow = workflow
         self.values = values
-        self._history = History(recorded)
+        self._history = History(recorded.steps, recorded.timers) if self.replaying else NO_HISTORY
         self.reached = 0  # durable calls so far: the position of the next one
         self._ordinals: dict[str, int] = {}
         self._calls: list[StepCall] = []
-        self._stopped: list[int] = []
+        self._stopped = _NONE
         self._end: End | None = None
-        self._main: RunTask[Any] | None = None
 
     # What the engine calls
 
-    def begin(self, body: Callable[[Any], Coroutine[Any, Any, Any]], variables: Context) -> Commands:
+    def begin(self, context: object, variables: Context) -> Commands:
         """Start the workflow and run it through everything that is recorded of it.
 
-        `body` makes the coroutine from the decoded input. The commands are what is left to do: the steps that have
-        no outcome yet, with those that are to be stopped among them.
+        `context` is what the workflow gets as its first argument. The commands are what is left to do: the steps that
+        have no outcome yet, with those that are to be stopped among them.
         """
         try:
             data = self.values.decode(self.run.input, self._workflow.data_type, what="input of the run")
         except Exception as error:  # noqa: BLE001 - whatever the code of its type raises, the record stays
             return self._parked(f"the recorded input no longer fits: {error}")
-        self._main = self.loop.create_task(body(data), context=variables)
-        self._main.add_done_callback(self._finished)
-        history = self._history
+        self.loop.start(self._workflow(context, data), variables, self._finished)
         self._turn()
-        for event in history.events:
-            if self._end is not None:
-                break
-            self._apply(event)
-            self._turn()
-        self._end_replay(history)
+        if self.replaying:
+            self._replay(self._history)
         return self._commands()
 
     def deliver(self, event: Event) -> Commands:
@@ -100,7 +113,7 @@ class Execution:
 
     def check_caller(self, what: str) -> None:
         """Raise `WorkflowMisuse` unless the call comes from the run's own code, and `Unwind` if that is being ended."""
-        if asyncio._get_running_loop() is not self.loop:
+        if self.loop.thread != get_ident():
             raise WorkflowMisuse(self._misuse(what))
         if self._end is not None:
             raise Unwind
@@ -138,6 +151,8 @@ class Execution:
     def stop_step(self, position: int) -> None:
         """Nobody waits for the step any more."""
         if self.open.pop(position, None) is not None:
+            if self._stopped is _NONE:
+                self._stopped = []
             self._stopped.append(position)
 
     def cancel(self, reason: str) -> None:
@@ -146,46 +161,40 @@ class Execution:
 
     # Inside
 
-    def _apply(self, event: Event) -> None:
-        self.loop.advance(event.at_us)
-        match event:
-            case StepOutcome():
-                self._settle(event)
-            case TimerFired():
-                self._fire(event)
-
-    def _settle(self, event: StepOutcome) -> None:
-        if event.position >= self.reached:
-            self._park(not_asked_for(self._history, self.reached) or f"step {event.position} was not asked for")
+    def _apply(self, row: Event) -> None:
+        if isinstance(row, TimerRow):
+            self._fire(row)
             return
-        future = self.open.pop(event.position, None)
+        self.loop.now_us = max(self.loop.now_us, row.ended_at or 0)  # it never goes back
+        if row.position >= self.reached:
+            self._park(not_asked_for(self._history, self.reached) or f"step {row.position} was not asked for")
+            return
+        future = self.open.pop(row.position, None)
         if future is None or future.done():
             return  # the workflow stopped waiting for it before
-        if event.error is not None:
-            future.set_exception(step_failed(future.call.name, event.attempts, event.error))
+        if row.error is not None:
+            future.set_exception(step_failed(future.call.name, row.attempts, row.error))
         elif future.call.body is None:
             future.set_result(None)  # a sleep
         else:
-            self._settle_value(future, event.output or "null")
+            call = future.call
+            try:
+                value = self.values.decode(row.output or "null", call.result_type, what=f"output of step {call.name!r}")
+            except Exception as error:  # noqa: BLE001 - as for the input
+                self._park(f"step {call.position}: the recorded value no longer fits: {error}")
+            else:
+                future.set_result(value)
 
-    def _settle_value(self, future: StepFuture, output: str) -> None:
-        call = future.call
-        try:
-            value = self.values.decode(output, call.result_type, what=f"output of step {call.name!r}")
-        except Exception as error:  # noqa: BLE001 - as for the input
-            self._park(f"step {call.position}: the recorded value no longer fits: {error}")
-        else:
-            future.set_result(value)
-
-    def _fire(self, event: TimerFired) -> None:
-        due_us = self.loop.timer_due(event.number)
-        if due_us != event.due_us:
+    def _fire(self, row: TimerRow) -> None:
+        self.loop.now_us = max(self.loop.now_us, row.fired_at)
+        due_us = self.loop.timer_due(row.number)
+        if due_us != row.due_at:
             self._park(
-                f"asyncio timer {event.number}: recorded as due at {event.due_us}, the code "
+                f"asyncio timer {row.number}: recorded as due at {row.due_at}, the code "
                 + ("sets no such timer" if due_us is None else f"sets it for {due_us} (epoch µs)")
             )
             return
-        self.loop.fire(event.number)
+        self.loop.fire(row.number)
 
     def _turn(self) -> None:
         """Run the workflow until it is quiet, and see whether anything can wake it again."""
@@ -196,7 +205,12 @@ class Execution:
         if self._end is None and not self.open and not self.loop.waits_for_timer and not self.replaying:
             self._finish(Failed(describe(WorkflowMisuse(self._stuck()))))
 
-    def _end_replay(self, history: History) -> None:
+    def _replay(self, history: History) -> None:
+        for event in history.events:
+            if self._end is not None:
+                break
+            self._apply(event)
+            self._turn()
         self.replaying = False
         missing = not_asked_for(history, self.reached)
         if missing is not None and not isinstance(self._end, Parked):
@@ -208,6 +222,9 @@ class Execution:
                 self._park(f"step {position}: {row.name!r} is recorded as cancelled, the code waits for it")
         if self._end is None:
             self._turn()
+        # Most of what was asked for has its outcome; only the rest is left to do.
+        self._calls = [call for call in self._calls if not self.is_settled(call.position)]
+        self._stopped = [position for position in self._stopped if not self.is_settled(position)]
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         if self._end is not None:
@@ -239,13 +256,13 @@ class Execution:
         return self._commands()
 
     def _commands(self) -> Commands:
-        calls, self._calls = self._calls, []
-        stopped, self._stopped = self._stopped, []
-        if self._history.events:  # at the end of a replay most of what was asked for has its outcome
-            calls = [call for call in calls if not self.is_settled(call.position)]
-            stopped = [position for position in stopped if not self.is_settled(position)]
-        armed = [Armed(timer.number, timer.due_us, timer.delay_us) for timer in self.loop.take_armed()]
-        return Commands(calls, stopped, armed, self.loop.take_dropped(), self._end)
+        commands = Commands(self._calls, self._stopped, end=self._end)
+        self._calls = []
+        self._stopped = _NONE
+        if self.loop.has_timers:
+            armed, commands.dropped = self.loop.take_timers()
+            commands.armed = [Armed(timer.number, timer.due_us, timer.delay_us) for timer in armed]
+        return commands
 
     def _misuse(self, what: str) -> str:
         run = f"run {self.run.run_id!r}"

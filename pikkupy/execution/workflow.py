@@ -32,8 +32,20 @@ _NO_POLICY = policy_of({})
 class Workflow:
     """The durable calls of one run. Each takes its place in the run when it is called, and returns an awaitable."""
 
+    __slots__ = (
+        "_execution",
+        "_logger",
+        "_make_logger",
+        "_random",
+        "_registry",
+        "_uuids",
+        "name",
+        "run_id",
+        "services",
+    )
+
     def __init__(
-        self, execution: Execution, registry: Registry, services: Any, make_logger: Callable[[], Logger]
+        self, execution: Execution, registry: Registry, services: Any, make_logger: Callable[[Execution], Logger]
     ) -> None:
         self._execution = execution
         self._registry = registry
@@ -148,7 +160,7 @@ class Workflow:
     def logger(self) -> Logger:
         """A logger bound to the run; it says nothing while the run is replayed."""
         if self._logger is None:
-            self._logger = self._make_logger()
+            self._logger = self._make_logger(self._execution)
         return self._logger
 
     def now(self) -> datetime:
@@ -237,6 +249,8 @@ class Workflow:
         if data is not None:
             raise TypeError(f"step {name!r}: an inline step takes no data; use it in the callable: lambda: f(data)")
         execution = self._execution
+        if result_type is None:  # most are lambdas, which have no annotations
+            result_type = inline_result_type(body) if getattr(body, "__annotations__", None) else Any
         return execution.place(
             StepCall(
                 position=execution.reached,
@@ -244,7 +258,7 @@ class Workflow:
                 kind=StepKind.INLINE,
                 policy=policy,
                 body=body,
-                result_type=inline_result_type(body) if result_type is None else result_type,
+                result_type=result_type,
                 variables=copy_context(),
             )
         )

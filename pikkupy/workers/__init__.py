@@ -3,7 +3,7 @@
 Whatever a step does, it comes back as one outcome: a value, an error, or that it was stopped.
 """
 
-from pikkupy.workers.attempts import Attempt, Job
+from pikkupy.workers.attempts import Attempt
 from pikkupy.workers.workers import Workers
 
-__all__ = ["Attempt", "Job", "Workers"]
+__all__ = ["Attempt", "Workers"]

@@ -17,8 +17,8 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import msgspec
-
+from pikkupy.core.commands import StepCall
+from pikkupy.core.model import StepKind
 from pikkupy.core.outcomes import Failed, Outcome, Stopped, Succeeded
 from pikkupy.core.ports import Cancellable, Scheduler, Values
 from pikkupy.errors import NonRetryableError, PayloadError
@@ -30,20 +30,6 @@ from pikkupy.workers.processes import Processes
 from pikkupy.workers.threads import Threads
 
 Where = Literal["inline", "async", "thread", "process"]
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """The work order for one attempt."""
-
-    context: StepContext
-    where: Where
-    call: Callable[..., Any]  # inline: of no arguments; else the plain function of the application
-    data: str | None  # encoded; None if the function takes none
-    data_type: Any
-    result_type: Any
-    variables: Context  # each attempt runs in a copy of it
-    timeout_us: int | None
-    importable: tuple[str, str] | None  # module and qualified name, for worker processes
 
 
 @dataclass(slots=True)
@@ -66,13 +52,15 @@ class Attempt:
 
     def __init__(
         self,
-        job: Job,
+        call: StepCall,
+        step: StepContext,
         premises: Premises,
         lane: Lane[Attempt],
         began: Callable[[], None],
         ended: Callable[[Outcome], None],
     ) -> None:
-        self.job = job
+        self.call = call
+        self.step = step
         self.late: Callable[[Outcome], None] | None = None
         self.over = False
         self.stopping = False
@@ -114,14 +102,14 @@ class Attempt:
         """Leave a body behind that does not end; what comes of it does not count any more."""
         if self.over:
             return
-        step = self.job.context
+        step = self.step
         logger().warning(
             "step_abandoned",
             run_id=step.run_id,
             workflow=step.workflow,
             step=step.step_name,
             attempt=step.attempt_count,
-            worker=self.job.where,
+            worker=where(self.call),
             stack=self._stack(),
         )
         self._premises.left_behind.add(self)
@@ -162,8 +150,11 @@ class Attempt:
         """The body begins; its time-out counts from here."""
         self._has_begun = True
         self._began()
-        if self.job.timeout_us is not None:
-            self._arm(self.job.timeout_us, self._time_out)
+        self._arm_timeout()
+
+    def _arm_timeout(self) -> None:
+        if self.call.policy.timeout_us is not None:
+            self._arm(self.call.policy.timeout_us, self._time_out)
 
     def _time_out(self) -> None:
         self._timer = None
@@ -180,29 +171,45 @@ class Attempt:
             self._timer = None
 
     def _timeout(self, cause: BaseException | None = None) -> Failed:
-        step = self.job.context.step_name
-        error = TimeoutError(f"step {step!r} did not end within its timeout of {(self.job.timeout_us or 0) / 1e6:g} s")
+        timeout_s = (self.call.policy.timeout_us or 0) / 1e6
+        error = TimeoutError(f"step {self.step.step_name!r} did not end within its timeout of {timeout_s:g} s")
         error.__cause__ = cause
         return failure(error)
 
     def _arguments(self) -> tuple[Any, ...]:
         """What the function is called with. Raises `PayloadError`."""
-        job = self.job
-        services = bind(self._premises.application, job.context)
-        if job.data is None:
+        services = bind(self._premises.application, self.step)
+        if self.call.data is None:
             return (services,)
-        what = f"data of step {job.context.step_name!r}"
-        return services, self._premises.values.decode(job.data, job.data_type, what=what)
+        what = f"data of step {self.step.step_name!r}"
+        return services, self._premises.values.decode(self.call.data, self.call.body.data_type, what=what)
 
     def _success(self, value: object) -> Outcome:
-        job = self.job
-        what = f"output of step {job.context.step_name!r}"
-        try:
-            return Succeeded(self._premises.values.encode(value, job.result_type, what=what))
-        except PayloadError as error:
-            return refusal(error)
-        except BaseException as error:  # noqa: BLE001 - the value's own code has failed
-            return failure(error)
+        return success(self._premises.values, self.call, value)
+
+
+def where(call: StepCall) -> Where:
+    """The kind of worker that runs the step."""
+    if call.kind is StepKind.INLINE:
+        return "inline"
+    worker: Where = call.body.worker
+    return worker
+
+
+def variables_of(call: StepCall) -> Context:
+    """The contextvars of the call, in a copy for one attempt."""
+    assert call.variables is not None  # only sleeps have none
+    return call.variables.copy()
+
+
+def success(values: Values, call: StepCall, value: object) -> Succeeded | Failed:
+    """The body has returned `value`."""
+    try:
+        return Succeeded(values.encode(value, call.result_type, what=f"output of step {call.name!r}"))
+    except PayloadError as error:
+        return refusal(error)
+    except BaseException as error:  # noqa: BLE001 - the value's own code has failed
+        return failure(error)
 
 
 def failure(error: BaseException) -> Failed:

@@ -28,9 +28,14 @@ class Lane(Generic[T]):
         self._emptied = emptied
         self._filling = False
 
+    @property
+    def has_room(self) -> bool:
+        """True if a slot is free and nobody waits for one."""
+        return not self.waiting and len(self.running) < self._limit
+
     def enter(self, attempt: T) -> None:
         """Start `attempt`, now or when its turn comes."""
-        if self.waiting or len(self.running) >= self._limit:
+        if not self.has_room:
             self.waiting[attempt] = None
         else:
             self.running.add(attempt)

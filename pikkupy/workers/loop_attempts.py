@@ -10,10 +10,13 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from pikkupy.core.outcomes import Outcome, Stopped
+from pikkupy.core.commands import StepCall
+from pikkupy.core.model import StepKind
+from pikkupy.core.outcomes import OUTCOME, Outcome, Stopped
+from pikkupy.core.ports import Values
 from pikkupy.errors import PayloadError
 from pikkupy.services import StepContext, enter
-from pikkupy.workers.attempts import Attempt, failure, refusal
+from pikkupy.workers.attempts import Attempt, failure, refusal, success, variables_of
 
 
 class TaskAttempt(Attempt):
@@ -23,7 +26,7 @@ class TaskAttempt(Attempt):
     _interruption: BaseException | None = None  # the CancelledError; it knows where the body stood
 
     def _spawn(self, body: Coroutine[Any, Any, Outcome], context: Context | None = None) -> None:
-        self._task = self._premises.loop.create_task(body, name=self.job.context.step_id, context=context)
+        self._task = self._premises.loop.create_task(body, name=self.step.step_id, context=context)
         self._task.add_done_callback(self._task_done)
 
     def _interrupt(self) -> None:
@@ -61,38 +64,37 @@ class LoopAttempt(TaskAttempt):
 
     def _run(self) -> None:
         self._begin()
-        context = self.job.variables.copy()
-        if self.job.where == "async":
+        context = variables_of(self.call)
+        if self.call.kind is not StepKind.INLINE:
             self._spawn(self._call(), context)
-        else:
-            self._run_inline(context)
-
-    def _run_inline(self, context: Context) -> None:
-        """Call it here and now; await what it returns in a task if that is to be awaited."""
-        job = self.job
-        try:
-            value: Any = context.run(_call_in, job.context, job.call)
-        except BaseException as error:  # noqa: BLE001 - whatever a step raises is its failure
-            self.end(failure(error))
             return
-        if hasattr(type(value), "__await__"):
-            self._spawn(self._outcome(lambda: value), context)
-            assert self._task is not None
-            self._task.add_done_callback(partial(_drop_unawaited, value))
+        came = call_inline(self._premises.values, self.call, self.step, context)
+        if isinstance(came, OUTCOME):
+            self.end(came)
         else:
-            self.end(self._success(value))
+            self._await(came, context)
+
+    def take_over(self, awaitable: Awaitable[object], context: Context) -> None:
+        """Await what the callable of an inline step has returned; the attempt has its slot already."""
+        self._started = True
+        self._begin()
+        self._await(awaitable, context)
+
+    def _await(self, awaitable: Awaitable[object], context: Context) -> None:
+        self._spawn(self._outcome(lambda: awaitable), context)
+        assert self._task is not None
+        self._task.add_done_callback(partial(_drop_unawaited, awaitable))
 
     def _ask_to_end(self) -> None:
         self._interrupt()
 
     async def _call(self) -> Outcome:
-        job = self.job
-        enter(job.context)
+        enter(self.step)
         try:
             arguments = self._arguments()
         except PayloadError as error:
             return refusal(error)
-        return await self._outcome(lambda: job.call(*arguments))
+        return await self._outcome(lambda: self.call.body.fn(*arguments))
 
     async def _outcome(self, call: Callable[[], Awaitable[object]]) -> Outcome:
         """What comes of the body. Raises nothing: asyncio would let SystemExit and its like out of the loop."""
@@ -109,7 +111,18 @@ class LoopAttempt(TaskAttempt):
         return self._success(value)
 
 
-def _call_in(step: StepContext, call: Callable[[], object]) -> object:
+def call_inline(values: Values, call: StepCall, step: StepContext, context: Context) -> Outcome | Awaitable[object]:
+    """Call the callable of an inline step, here and now: what came of it, or what is to be awaited for that."""
+    try:
+        value = context.run(_call_in, step, call.body)
+    except BaseException as error:  # noqa: BLE001 - whatever a step raises is its failure
+        return failure(error)
+    if hasattr(type(value), "__await__"):
+        return value  # type: ignore[no-any-return]
+    return success(values, call, value)
+
+
+def _call_in(step: StepContext, call: Callable[[], Any]) -> Any:
     enter(step)
     return call()
 

@@ -10,7 +10,7 @@ from pikkupy.core.outcomes import Failed, Outcome, Succeeded
 from pikkupy.errors import PayloadError
 from pikkupy.failures import describe
 from pikkupy.workers.loop_attempts import TaskAttempt
-from pikkupy.workers.messages import Reply, Request, find_function, source_of_main
+from pikkupy.workers.messages import Reply, Request, source_of_main
 
 
 class ProcessAttempt(TaskAttempt):
@@ -39,7 +39,7 @@ class ProcessAttempt(TaskAttempt):
 
     async def _converse(self) -> Outcome:
         try:
-            answer = await self._premises.processes.call(self._request(), self._begin, self.job.context)
+            answer = await self._premises.processes.call(self._request(), self._begin, self.step)
             return self._reply(msgspec.msgpack.decode(answer, type=Reply))
         except asyncio.CancelledError as error:
             return self._interrupted(error)
@@ -47,11 +47,10 @@ class ProcessAttempt(TaskAttempt):
             return Failed(describe(error), None, final=isinstance(error, PayloadError))
 
     def _request(self) -> bytes:
-        job = self.job
-        assert job.importable is not None
-        module, name = job.importable
-        main = source_of_main()
-        return msgspec.msgpack.encode(Request(module=module, name=name, step=job.context, data=job.data, main=main))
+        fn, main = self.call.body.fn, source_of_main()
+        return msgspec.msgpack.encode(
+            Request(module=fn.__module__, name=fn.__qualname__, step=self.step, data=self.call.data, main=main)
+        )
 
     def _reply(self, reply: Reply) -> Outcome:
         if reply.error is not None:
@@ -60,10 +59,9 @@ class ProcessAttempt(TaskAttempt):
 
     def _as_asked(self, output: str) -> str:
         """The process encodes to the function's own annotation; the call may have named another `result_type`."""
-        job, values = self.job, self._premises.values
-        assert job.importable is not None
-        annotation = find_function(*job.importable).result_type
-        if annotation is job.result_type or annotation == job.result_type:
+        call, values = self.call, self._premises.values
+        annotation = call.body.result_type
+        if annotation is call.result_type or annotation == call.result_type:
             return output
-        what = f"output of step {job.context.step_name!r}"
-        return values.encode(values.decode(output, annotation, what=what), job.result_type, what=what)
+        what = f"output of step {self.step.step_name!r}"
+        return values.encode(values.decode(output, annotation, what=what), call.result_type, what=what)

@@ -10,7 +10,7 @@ from threading import Thread
 from pikkupy.core.outcomes import Outcome, Stopped
 from pikkupy.errors import PayloadError
 from pikkupy.services import enter
-from pikkupy.workers.attempts import Attempt, failure, refusal
+from pikkupy.workers.attempts import Attempt, failure, refusal, variables_of
 
 
 class ThreadAttempt(Attempt):
@@ -20,8 +20,8 @@ class ThreadAttempt(Attempt):
 
     def _run(self) -> None:
         self._begin()
-        context = self.job.variables.copy()
-        name = f"pikkupy {self.job.context.step_name}"
+        context = variables_of(self.call)
+        name = f"pikkupy {self.step.step_name}"
         try:
             self._thread = self._premises.threads.submit(name, partial(context.run, self._work), self.end)
         except RuntimeError as error:  # the system has no more threads to give
@@ -37,13 +37,13 @@ class ThreadAttempt(Attempt):
         """On the thread."""
         if self.over:
             return Stopped()  # given up before the thread got to it: a body that nobody waits for must not begin
-        enter(self.job.context)
+        enter(self.step)
         try:
             arguments = self._arguments()
         except PayloadError as error:
             return refusal(error)
         try:
-            value = self.job.call(*arguments)
+            value = self.call.body.fn(*arguments)
         except BaseException as error:  # noqa: BLE001 - whatever a step raises is its failure
             return failure(error)
         return self._success(value)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 from pikkupy.config import Config
+from pikkupy.core.commands import StepCall
 from pikkupy.core.outcomes import Outcome, Stopped
 from pikkupy.core.ports import Scheduler, Values
 from pikkupy.durations import microseconds
-from pikkupy.workers.attempts import Attempt, Job, Premises, Where
+from pikkupy.services import StepContext
+from pikkupy.workers.attempts import Attempt, Premises, Where, where
 from pikkupy.workers.lanes import Lane
-from pikkupy.workers.loop_attempts import LoopAttempt
+from pikkupy.workers.loop_attempts import LoopAttempt, call_inline
 from pikkupy.workers.process_attempts import ProcessAttempt
 from pikkupy.workers.processes import Processes
 from pikkupy.workers.thread_attempts import ThreadAttempt
@@ -31,16 +34,16 @@ class Workers:
     def __init__(self, config: Config, values: Values, scheduler: Scheduler, application: object | None) -> None:
         loop = asyncio.get_running_loop()
         self._cancel_grace_us = microseconds(config.cancel_grace)
-        on_loop: Lane[Attempt] = Lane(config.async_workers, loop, self._lane_emptied)
+        self._on_loop: Lane[Attempt] = Lane(config.async_workers, loop, self._lane_emptied)
         self._on_threads: Lane[Attempt] = Lane(config.thread_workers, loop, self._lane_emptied)
         self._in_processes: Lane[Attempt] = Lane(config.process_workers, loop, self._lane_emptied)
         self._lanes = {
-            "inline": on_loop,
-            "async": on_loop,
+            "inline": self._on_loop,
+            "async": self._on_loop,
             "thread": self._on_threads,
             "process": self._in_processes,
         }
-        self._each_lane = (on_loop, self._on_threads, self._in_processes)
+        self._each_lane = (self._on_loop, self._on_threads, self._in_processes)
         self._premises = Premises(
             loop=loop,
             values=values,
@@ -51,7 +54,7 @@ class Workers:
             processes=Processes(config.max_payload, config.warn_payload),
             loop_is_ending=self._loop_is_ending,
         )
-        self._canary: asyncio.Task[None] | None = None
+        self._canary = loop.create_task(_idle(), name="pikkupy workers")
         self._closed = False
         self._emptied: asyncio.Event | None = None  # set while `close` waits
 
@@ -70,19 +73,47 @@ class Workers:
         """Those of `running` whose body is not on the event loop, so that a quiet loop says nothing about them."""
         return len(self._on_threads.running) + len(self._in_processes.running)
 
-    def begin(self, job: Job, began: Callable[[], None], ended: Callable[[Outcome], None]) -> Attempt:
+    def begin(
+        self, call: StepCall, step: StepContext, began: Callable[[], None], ended: Callable[[Outcome], None]
+    ) -> Attempt:
         """Begin an attempt, or queue it until a slot is free.
 
         `began` is called when the body starts, `ended` exactly once, both on the event loop in plain calls. An inline
         callable that returns no awaitable has ended when this returns, if a slot was free. Does not raise.
         """
-        if self._canary is None:
-            self._canary = self._premises.loop.create_task(_idle(), name="pikkupy workers")
-        attempt = KINDS[job.where](job, self._premises, self._lanes[job.where], began, ended)
+        kind = where(call)
+        lane = self._lanes[kind]
+        attempt = KINDS[kind](call, step, self._premises, lane, began, ended)
         if self._closed:
             attempt.end(Stopped())
         else:
-            self._lanes[job.where].enter(attempt)
+            lane.enter(attempt)
+        return attempt
+
+    @property
+    def has_room_on_loop(self) -> bool:
+        """True if an inline step can begin here and now."""
+        return self._on_loop.has_room and not self._closed
+
+    def call_inline(self, call: StepCall, step: StepContext, context: Context) -> Outcome | Awaitable[object]:
+        """Call an inline step while there `has_room_on_loop`: what came of it, or what `await_inline` is to await.
+
+        Most inline steps end where they are called, and need neither an attempt that could be stopped nor a slot.
+        """
+        return call_inline(self._premises.values, call, step, context)
+
+    def await_inline(
+        self,
+        call: StepCall,
+        step: StepContext,
+        came: Awaitable[object],
+        context: Context,
+        ended: Callable[[Outcome], None],
+    ) -> Attempt:
+        """Go on with what `call_inline` has returned; the attempt has begun already."""
+        attempt = LoopAttempt(call, step, self._premises, self._on_loop, _nothing, ended)
+        self._on_loop.running.add(attempt)
+        attempt.take_over(came, context)
         return attempt
 
     async def close(self, grace_s: float) -> None:
@@ -103,9 +134,8 @@ class Workers:
             attempt.abandon()
         self._premises.threads.close()
         await self._premises.processes.close()
-        if self._canary is not None:
-            self._canary.cancel()
-            await asyncio.wait([self._canary])
+        self._canary.cancel()
+        await asyncio.wait([self._canary])
 
     async def _until_empty(self, patience_s: float) -> None:
         try:
@@ -127,7 +157,11 @@ class Workers:
 
     def _loop_is_ending(self) -> bool:
         """True if the loop is being torn down, as at the end of `asyncio.run`: it cancels every task, this one too."""
-        return self._canary is not None and (self._canary.done() or self._canary.cancelling() > 0)
+        return self._canary.done() or self._canary.cancelling() > 0
+
+
+def _nothing() -> None:
+    """What is to be done at the beginning of an attempt that had begun before."""
 
 
 async def _idle() -> None:

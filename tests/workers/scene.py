@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import copy_context
+from types import SimpleNamespace
 from typing import Any
 
 from pikkupy.codec import Codec
 from pikkupy.config import Config
+from pikkupy.core.commands import Policy, StepCall
+from pikkupy.core.model import StepKind
 from pikkupy.core.outcomes import Failed, Outcome, Succeeded
 from pikkupy.services import StepContext
-from pikkupy.workers import Job, Workers
+from pikkupy.workers import Workers
 
 PATIENCE_S = 30.0  # real time; only a broken test waits that long
 
@@ -110,28 +113,29 @@ class Scene:
         timeout_s: float | None = None,
         name: str = "Charge",
         attempt: int = 1,
-        importable: tuple[str, str] | None = None,
+        function: Any = None,
     ) -> Watched:
         watched = Watched()
-        job = Job(
-            context=StepContext("run-1", "order", f"run-1/{name}", name, attempt),
-            where=where,  # type: ignore[arg-type]
-            call=call,
+        inline = where == "inline"
+        function = function or SimpleNamespace(worker=where, fn=call, data_type=data_type, result_type=result_type)
+        step = StepContext("run-1", "order", f"run-1/{name}", name, attempt)
+        step_call = StepCall(
+            position=0,
+            name=name,
+            kind=StepKind.INLINE if inline else StepKind.FUNCTION,
+            policy=Policy(max_delay_us=0, timeout_us=None if timeout_s is None else int(timeout_s * 1e6)),
+            body=call if inline else function,
             data=self.values.encode(data, what="data") if takes_data or data is not None else None,
-            data_type=data_type,
             result_type=result_type,
             variables=copy_context(),
-            timeout_us=None if timeout_s is None else int(timeout_s * 1e6),
-            importable=importable,
         )
-        watched.attempt = self.workers.begin(job, watched.began, watched.ended)
+        watched.attempt = self.workers.begin(step_call, step, watched.began, watched.ended)
         watched.attempt.late = watched.late.append
         return watched
 
     def begin_process(self, function: Any, **options: Any) -> Watched:
-        place = (function.fn.__module__, function.fn.__qualname__)
         options.setdefault("result_type", function.result_type)
-        return self.begin(function.fn, "process", data_type=function.data_type, importable=place, **options)
+        return self.begin(function.fn, "process", function=function, **options)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,7 +120,10 @@ async def test_data_that_does_not_fit_is_final() -> None:
 async def test_a_process_runs_registered_functions_only(module: str, name: str) -> None:
     """Whatever else can be imported is refused, for good."""
     async with scene() as stage:
-        failed = await stage.begin(print, "process", importable=(module, name)).failed()
+        pretended = SimpleNamespace(
+            worker="process", fn=SimpleNamespace(__module__=module, __qualname__=name), data_type=Any, result_type=Any
+        )
+        failed = await stage.begin_process(pretended).failed()
 
         assert failed.error.type == "pikkupy.errors.RegistrationError"
         assert f"{name!r}" in failed.error.message or f"{module}.{name}" in failed.error.message
