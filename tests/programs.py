@@ -27,10 +27,10 @@ START_US = 1_900_000_000_000_000
 class PlainValues:
     """JSON as it comes: the programs use numbers and lists only."""
 
-    def encode(self, value: object, annotation: Any = Any, *, what: str) -> str:
+    def encode(self, value: object, annotation: Any = Any, *, what: str, name: str | None = None) -> str:
         return json.dumps(value)
 
-    def decode(self, text: str, annotation: Any = Any, *, what: str) -> Any:
+    def decode(self, text: str, annotation: Any = Any, *, what: str, name: str | None = None) -> Any:
         return json.loads(text)
 
 

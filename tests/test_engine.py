@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -997,6 +999,24 @@ async def test_a_second_engine_on_the_file_is_refused(db: Path) -> None:
                 pass
     async with pikku.open(db):
         pass
+
+
+async def test_a_start_that_the_file_refuses_is_told_to_who_waits_for_it(db: Path) -> None:
+    """I5: it is not acknowledged, by `start` or by `run`, and the engine goes on."""
+    pikku = echo()
+    async with pikku.open(db) as engine:
+        with closing(sqlite3.connect(db, isolation_level=None)) as other:
+            other.execute(
+                "CREATE TRIGGER guard BEFORE INSERT ON pikkupy_runs BEGIN SELECT RAISE(ABORT, 'not today'); END"
+            )
+            with pytest.raises(JournalError, match="not today"):
+                await engine.run("echo", Order("a", 1))
+            with pytest.raises(JournalError, match="not today"):
+                await engine.start("echo", Order("a", 1))
+            other.execute("DROP TRIGGER guard")
+
+        assert await engine.run("echo", Order("b", 2)) == Order("b", 2)
+        assert len((await engine.list_runs()).runs) == 1
 
 
 async def test_a_missing_folder_is_a_journal_error(tmp_path: Path) -> None:

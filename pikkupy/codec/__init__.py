@@ -44,10 +44,10 @@ class Codec:
         self.warn_payload = warn_payload
         self.on_large = on_large
 
-    def encode(self, value: object, annotation: Any = Any, *, what: str) -> str:
+    def encode(self, value: object, annotation: Any = Any, *, what: str, name: str | None = None) -> str:
         """JSON text from which `decode` gives an equal value of equal types, after fitting it to `annotation`.
 
-        `what` names the value in errors: "output of step 'Charge'". Raises `PayloadError` with the path
+        `what` and `name` name the value in errors: "output of step 'Charge'". Raises `PayloadError` with the path
         (`$.order.items[1]`) if the value does not fit, cannot be kept exactly, or has more than `max_payload` bytes.
         """
         try:
@@ -57,18 +57,18 @@ class Codec:
                 return _json_encode(kept).decode()  # as the rest would, in a third of the time
             data = self._encoded(kept, fit)
         except Refused as refused:
-            raise PayloadError(f"{what}: {refused.path}: {refused.reason}") from refused.__cause__
+            raise PayloadError(f"{_named(what, name)}: {refused.path}: {refused.reason}") from refused.__cause__
         except RecursionError:
-            raise PayloadError(f"{what}: $: nested too deeply for Python's stack; keep it flat") from None
+            raise PayloadError(f"{_named(what, name)}: $: nested too deeply for Python's stack; keep it flat") from None
         except TooLarge as large:
-            raise PayloadError(f"{what}: {self._too_large(f'at least {large.size:,}')}") from None
+            raise PayloadError(f"{_named(what, name)}: {self._too_large(f'at least {large.size:,}')}") from None
         if len(data) > self.max_payload:
-            raise PayloadError(f"{what}: {self._too_large(f'{len(data):,}')}")
+            raise PayloadError(f"{_named(what, name)}: {self._too_large(f'{len(data):,}')}")
         if len(data) >= self.warn_payload and self.on_large is not None:
-            self.on_large(what, len(data))
+            self.on_large(_named(what, name), len(data))
         return data.decode()
 
-    def decode(self, text: str, annotation: Any = Any, *, what: str) -> Any:
+    def decode(self, text: str, annotation: Any = Any, *, what: str, name: str | None = None) -> Any:
         """The value that was encoded, fitted to `annotation`.
 
         Raises `PayloadError` naming `what`, type and path if it does not fit, or if a class of it is gone or changed
@@ -79,9 +79,9 @@ class Codec:
                 return _parsed(text) if '"$t"' not in text else _decoded(text, None)
             return _decoded(text, _fitter(annotation))
         except Refused as refused:
-            raise PayloadError(f"{what}: {refused.path}: {refused.reason}") from refused.__cause__
+            raise PayloadError(f"{_named(what, name)}: {refused.path}: {refused.reason}") from refused.__cause__
         except RecursionError:
-            raise PayloadError(f"{what}: $: nested too deeply for Python's stack") from None
+            raise PayloadError(f"{_named(what, name)}: $: nested too deeply for Python's stack") from None
 
     def decode_plain(self, text: str) -> Any:
         """For inspection: as `decode` without annotation, and where a class is gone its fields as plain values.
@@ -106,6 +106,11 @@ class Codec:
             f"{size} bytes are more than the limit of {self.max_payload:,} (max_payload); "
             "store the value elsewhere and hand over a reference to it"
         )
+
+
+def _named(what: str, name: str | None) -> str:
+    """Put together only when somebody is to read it: values that fit are encoded and decoded at every step."""
+    return what if name is None else f"{what} {name!r}"
 
 
 def check_annotation(annotation: Any) -> None:

@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 
 class Values(Protocol):
-    """Values to text and back. `what` names the value in errors, as in "output of step 'Charge'"."""
+    """Values to text and back. `what` and `name` name the value in errors: "output of step", "Charge"."""
 
-    def encode(self, value: object, annotation: Any = ..., *, what: str) -> str:
+    def encode(self, value: object, annotation: Any = ..., *, what: str, name: str | None = ...) -> str:
         """The text that is recorded. Raises `PayloadError` for a value that cannot be kept or does not fit."""
         ...
 
-    def decode(self, text: str, annotation: Any = ..., *, what: str) -> Any:
+    def decode(self, text: str, annotation: Any = ..., *, what: str, name: str | None = ...) -> Any:
         """The value that was recorded. Raises `PayloadError` if it does not fit `annotation`."""
         ...
 

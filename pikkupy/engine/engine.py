@@ -156,7 +156,17 @@ class Engine:
     async def run(self, workflow: str, data: Any = None, *, run_id: str | None = None) -> Any: ...
     async def run(self, workflow: Any, data: Any = None, *, run_id: str | None = None) -> Any:
         """`start` and wait for the result. Raises as `start` and `RunHandle.result` do."""
-        return await self._result(await self._started(workflow, data, run_id), None)
+        if run_id is not None:
+            return await self._result(await self._started(workflow, data, run_id), None)
+        # Nobody else can know the id: its end is all that there is to wait for.
+        host, residents, starts = self._use()
+        found = self._registry.find_workflow(workflow)
+        new_id = starts.begin(found, _encoded_input(host, found, data), copy_context())
+        end = residents.wait_for(new_id)
+        try:
+            return self._outcome(host, new_id, found.name, await end)
+        finally:
+            residents.wait_no_more(new_id, end)
 
     async def handle(self, run_id: str) -> RunHandle[Any]:
         """A handle for a run that was started earlier. Raises `RunNotFound`."""
@@ -304,7 +314,7 @@ class Engine:
         if end.status is RunStatus.CANCELLED:
             raise RunCancelled(run_id, end.reason or "")
         _, output_type = self._types(workflow)
-        return host.values.decode(end.output or "null", output_type, what=f"output of run {run_id!r}")
+        return host.values.decode(end.output or "null", output_type, what="output of run", name=run_id)
 
     # Inside
 
@@ -355,7 +365,7 @@ def _not_open() -> EngineClosed:
 def _encoded_input(host: Host, workflow: WorkflowFunction[Any, Any], data: Any) -> str:
     if not workflow.takes_data and data is not None:
         raise PayloadError(f"input of workflow {workflow.name!r}: it takes no data, got {type(data).__name__}")
-    return host.values.encode(data, workflow.data_type, what=f"input of workflow {workflow.name!r}")
+    return host.values.encode(data, workflow.data_type, what="input of workflow", name=workflow.name)
 
 
 def _time_out(host: Host, end: asyncio.Future[RunMove], run_id: str, limit_us: int) -> Timer | None:

@@ -80,6 +80,12 @@ class Residents:
             if not future.done():
                 future.set_result(end)
 
+    def refuse(self, run_id: str, error: Exception) -> None:
+        """Those who wait for the run wait in vain: its start was not recorded."""
+        for future in self._waiting.pop(run_id, ()):
+            if not future.done():
+                future.set_exception(error)
+
     def leave(self, error: PikkuError) -> None:
         """Take every run out of memory; those who wait for one get `error`."""
         for run in self.active.values():

@@ -31,7 +31,7 @@ class Starts:
         Raises `RunConflict` if the id is taken by a run of another workflow or with another input.
         """
         if run_id is None:
-            run_id = uuid7(self._host.now_us())
+            run_id = self.begin(workflow, text, variables)
         elif run_id not in self._pending:
             active = self._residents.active.get(run_id)
             existing = await self._host.journal.run(run_id) if active is None else active.run
@@ -51,6 +51,12 @@ class Starts:
             if existing is None:
                 raise
             _check_same(existing, workflow.name, text)
+        return run_id
+
+    def begin(self, workflow: Startable, text: str, variables: Context) -> str:
+        """The id of a new run on its way to the disk. Who waits for its end hears of it if it does not get there."""
+        run_id = uuid7(self._host.now_us())
+        self._submit(workflow, text, run_id, variables)
         return run_id
 
     async def settled(self, run_id: str) -> None:
@@ -81,6 +87,8 @@ class Starts:
         if error is None:
             self._host.info("run_started", run_id=row.run_id, workflow=row.workflow)
             self._residents.start(row, workflow, variables)
+        else:
+            self._residents.refuse(row.run_id, error)
 
 
 class _Pending:

@@ -179,7 +179,9 @@ class Execution:
         else:
             call = future.call
             try:
-                value = self.values.decode(row.output or "null", call.result_type, what=f"output of step {call.name!r}")
+                value = self.values.decode(
+                    row.output or "null", call.result_type, what="output of step", name=call.name
+                )
             except Exception as error:  # noqa: BLE001 - as for the input
                 self._park(f"step {call.position}: the recorded value no longer fits: {error}")
             else:

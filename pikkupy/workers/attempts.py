@@ -181,8 +181,8 @@ class Attempt:
         services = bind(self._premises.application, self.step)
         if self.call.data is None:
             return (services,)
-        what = f"data of step {self.step.step_name!r}"
-        return services, self._premises.values.decode(self.call.data, self.call.body.data_type, what=what)
+        data, data_type = self.call.data, self.call.body.data_type
+        return services, self._premises.values.decode(data, data_type, what="data of step", name=self.call.name)
 
     def _success(self, value: object) -> Outcome:
         return success(self._premises.values, self.call, value)
@@ -205,7 +205,7 @@ def variables_of(call: StepCall) -> Context:
 def success(values: Values, call: StepCall, value: object) -> Succeeded | Failed:
     """The body has returned `value`."""
     try:
-        return Succeeded(values.encode(value, call.result_type, what=f"output of step {call.name!r}"))
+        return Succeeded(values.encode(value, call.result_type, what="output of step", name=call.name))
     except PayloadError as error:
         return refusal(error)
     except BaseException as error:  # noqa: BLE001 - the value's own code has failed
