@@ -7,6 +7,7 @@ from typing import Literal, TypedDict
 import msgspec
 
 from pikkupy.durations import Duration, microseconds
+from pikkupy.errors import BadValue, DurationError
 
 _COUNTS = ("max_payload", "warn_payload", "async_workers", "thread_workers", "process_workers", "max_cut_offs")
 
@@ -51,7 +52,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.durability not in ("full", "process"):
-            raise ValueError(f"durability={self.durability!r}: use 'full' or 'process'")
+            raise BadValue(f"durability={self.durability!r}: use 'full' or 'process'")
         for name in (
             "max_payload",
             "warn_payload",
@@ -62,9 +63,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}={value!r}: use a whole number of 1 or more")
+                raise BadValue(f"{name}={value!r}: use a whole number of 1 or more")
         for name in ("shutdown_grace", "cancel_grace", "show_running_after"):
-            microseconds(getattr(self, name))
+            try:
+                microseconds(getattr(self, name))
+            except DurationError as error:
+                raise DurationError(f"{name}={error}") from None
 
 
 class Settings(TypedDict, total=False):

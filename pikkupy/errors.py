@@ -8,6 +8,8 @@ PikkuError
 │   ├── WorkflowMisuse         a workflow did something that cannot be replayed
 │   ├── ReplayMismatch         the code asks for other steps than the recorded ones
 │   ├── DurationError          not a duration (also a ValueError)
+│   ├── BadValue               an argument with a value that it cannot have (also a ValueError)
+│   ├── BadType                an argument of a type that it cannot have (also a TypeError)
 │   ├── PayloadError           a value that cannot be kept exactly
 │   └── NonRetryableError      raised by a step to end its retries
 ├── the caller handles it
@@ -37,6 +39,14 @@ if TYPE_CHECKING:
 
 class PikkuError(Exception):
     """Base of everything that pikkupy raises."""
+
+
+class BadValue(PikkuError, ValueError):
+    """An argument has a value that it cannot have. Catch it as `ValueError`, or as `PikkuError`."""
+
+
+class BadType(PikkuError, TypeError):
+    """An argument is of a type that it cannot have. Catch it as `TypeError`, or as `PikkuError`."""
 
 
 class RegistrationError(PikkuError):

@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 from typing import Any, NoReturn, TypeAlias, cast
 
 import structlog
@@ -56,6 +57,16 @@ def logger(*, silent: Callable[[], bool] | None = None) -> Logger:
         _STDLIB, processors=processors, wrapper_class=structlog.stdlib.BoundLogger, context_class=dict
     )
     return cast(Logger, wrapped.bind())
+
+
+def _fields(*names: str) -> list[ContextVar[object]]:
+    """structlog's own context variables of these names."""
+    tokens = copy_context().run(structlog.contextvars.bind_contextvars, **dict.fromkeys(names, ""))
+    return [tokens[name].var for name in names]
+
+
+RUN_ID, WORKFLOW, STEP, ATTEMPT = _fields("run_id", "workflow", "step", "attempt")
+"""Bound around user code: `structlog.contextvars.merge_contextvars` finds them in the application's own lines."""
 
 
 def is_enabled_for_info() -> bool:

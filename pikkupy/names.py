@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from pikkupy.errors import BadType, BadValue
+
 MAX_NAME = 256  # characters; long enough for a sentence with an e-mail address, short enough for a table and an index
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
@@ -19,14 +21,14 @@ def _is_fine(name: str) -> bool:
 def check_name(name: object, what: str) -> str:
     """`name`, if it is 1 to 256 characters without control characters.
 
-    Raises `TypeError` naming the type, or `ValueError`.
+    Raises `BadType` naming the type, or `BadValue`.
     """
     if not isinstance(name, str):
-        raise TypeError(f"{what} must be a str, not {type(name).__name__}: {_short(name)}")
+        raise BadType(f"{what} must be a str, not {type(name).__name__}: {_short(name)}")
     if not 1 <= len(name) <= MAX_NAME:
-        raise ValueError(f"{what} must have 1 to {MAX_NAME} characters, not {len(name)}: {_short(name)}")
+        raise BadValue(f"{what} must have 1 to {MAX_NAME} characters, not {len(name)}: {_short(name)}")
     if _CONTROL.search(name):
-        raise ValueError(f"{what} must not have control characters: {_short(name)}")
+        raise BadValue(f"{what} must not have control characters: {_short(name)}")
     return name
 
 
@@ -36,7 +38,7 @@ def check_step_name(name: object, what: str = "step name") -> str:
         return name
     checked = check_name(name, what)
     if _ORDINAL.search(checked):
-        raise ValueError(f"{what} must not end in '#' and digits, which number repeated steps: {_short(checked)}")
+        raise BadValue(f"{what} must not end in '#' and digits, which number repeated steps: {_short(checked)}")
     return checked
 
 

@@ -8,6 +8,7 @@ from typing import Unpack
 from pikkupy.config import Config, Settings
 from pikkupy.core.clock import Clock
 from pikkupy.engine import Engine
+from pikkupy.errors import BadType
 from pikkupy.registry import Registry
 
 
@@ -30,7 +31,14 @@ class Pikku(Registry):
         one or as `config`, not both. Nothing is opened before the engine is entered.
         """
         if config is not None and settings:
-            raise TypeError(f"open() got config= and also {', '.join(settings)}; give the settings in one place")
+            raise BadType(f"open() got config= and also {', '.join(settings)}; give the settings in one place")
         if clock is not None and (isinstance(clock, type) or not getattr(clock, "virtual", False)):
-            raise TypeError(f"clock={clock!r}: use a pikkupy.testing.VirtualClock, or None for the system's clock")
+            raise BadType(f"clock={clock!r}: use a pikkupy.testing.VirtualClock, or None for the system's clock")
+        if config is not None and not isinstance(config, Config):
+            raise BadType(f"config={config!r}: use a pikkupy.Config, or give the settings as keyword arguments")
+        unknown = settings.keys() - Settings.__annotations__.keys()
+        if unknown:
+            raise BadType(
+                f"open() has no setting {min(unknown)!r}; the settings are {', '.join(Settings.__annotations__)}"
+            )
         return Engine(path, self, services, clock, Config(**settings) if config is None else config)

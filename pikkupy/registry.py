@@ -237,7 +237,10 @@ def awaited_type(annotation: Any) -> Any:
 
 def inline_result_type(body: Callable[..., Any]) -> Any:
     """The return annotation of an inline callable; `Any` where there is none or it cannot be resolved."""
-    if "return" not in getattr(body, "__annotations__", ()):
+    try:
+        if "return" not in (getattr(body, "__annotations__", None) or ()):
+            return Any  # most are lambdas
+    except Exception:  # noqa: BLE001 - a callable object may raise whatever it likes when it is asked
         return Any
     fn = getattr(body, "__func__", body)
     code = getattr(fn, "__code__", None)
@@ -278,6 +281,8 @@ def _takes_data(noun: str, fn: Callable[..., Any]) -> bool:
 
 
 def _checked_worker(fn: Callable[..., Any], name: str, worker: Where | None) -> Where:
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise RegistrationError(f"function {name!r} is a generator, whose result cannot be kept; return a list")
     is_async = inspect.iscoroutinefunction(fn)
     if worker is None:
         return "async" if is_async else "thread"

@@ -16,13 +16,16 @@ from threading import get_ident
 from typing import Any, NoReturn, TypeVar
 
 from pikkupy.durations import MAX_US
-from pikkupy.errors import DurationError, WorkflowMisuse
+from pikkupy.errors import BadType, DurationError, WorkflowMisuse
 
 T = TypeVar("T")
 
 TURN_LIMIT = 1_000_000  # callbacks in one turn; a body that spins on `sleep(0)` would block the application for ever
 SPREAD = 0x9E37_79B9_7F4A_7C15  # 2**64 / golden ratio: multiples of it are far apart (Knuth, TAOCP 3, 6.4)
 UNWIND_LIMIT = 1_000  # awaits that code may swallow while it is torn down before it is left alone
+
+Intruded = Callable[[int, str], None]
+"""Called, from whatever thread, with a run's number and what code outside of its workflow function did to it."""
 
 _CURE = "wrap it in `await workflow.do(name, ...)`, whose body runs on the application's event loop"
 
@@ -95,6 +98,10 @@ class _Guarded(Coroutine[Any, Any, T]):
     def close(self) -> None:
         """Nothing: the body is ended by `RunTask`."""
 
+    def __getattr__(self, name: str) -> Any:
+        """What else a coroutine shows (`cr_frame`, `__qualname__` …), for `repr` and stacks of tasks."""
+        return getattr(self._body, name)
+
     def __await__(self) -> Any:
         return self._body.__await__()
 
@@ -149,7 +156,10 @@ class _Timers:
 class RunLoop(asyncio.AbstractEventLoop):
     """See the module. Not thread-safe; `turn` is called by the engine from a plain callback of the host loop."""
 
-    def __init__(self, number: int, now_us: int) -> None:
+    def __init__(self, number: int, now_us: int, intruded: Intruded) -> None:
+        self._number = number
+        self._intruded = intruded
+        self._misuse: str | None = None  # found in this turn, where it could not be raised
         self._ready: list[asyncio.Handle] = []
         self._main: RunTask[Any] | None = None
         self._tasks: dict[int, RunTask[Any]] | None = None  # the others; most runs have none
@@ -158,12 +168,16 @@ class RunLoop(asyncio.AbstractEventLoop):
         # Another start for each run: tasks of all runs meet in asyncio's own sets, where equal hashes would pile up.
         self.hashes = number * SPREAD & 0xFFFF_FFFF_FFFF_FFF
         self._created = 0  # tasks
-        self.thread = 0  # the identity of the thread that is in `turn`, 0 if none is
+        self.thread = 0  # the identity of the thread that is at work on the run, 0 if none is
         self._stopped = False
         self._origin_us = now_us  # `time` counts from here, so that its floats are exact to the microsecond
         self.now_us = now_us  # the run's time: that of the newest outcome
 
     # What the engine calls
+
+    def enter(self) -> None:
+        """What this thread does to the run until the end of the next `turn` is the engine's doing."""
+        self.thread = get_ident()
 
     def turn(self) -> None:
         """Run what is ready, and what becomes ready, until nothing is or `stop` was called."""
@@ -191,6 +205,8 @@ class RunLoop(asyncio.AbstractEventLoop):
         finally:
             self.thread = 0
             asyncio._set_running_loop(host)
+            if self._misuse is not None:
+                raise WorkflowMisuse(self._misuse)
         raise WorkflowMisuse(
             f"the workflow ran {TURN_LIMIT:,} callbacks without waiting for anything durable; "
             "do not spin on `asyncio.sleep(0)`: wait for a step, an `asyncio.Event` or `workflow.sleep`"
@@ -200,6 +216,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         self, body: Coroutine[Any, Any, T], variables: contextvars.Context, finished: Callable[[asyncio.Task[T]], None]
     ) -> None:
         """Make the run's main task ready; `finished` is called, on this loop, when it is done."""
+        self.enter()
         self._main = task = RunTask(body, loop=self, name="main", context=variables)
         task.add_done_callback(finished, context=variables)
 
@@ -262,16 +279,31 @@ class RunLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = ReadyHandle(callback, args, self, context)
-        self._ready.append(handle)
+        if self.thread == get_ident():
+            self._ready.append(handle)
+        elif not self._stopped:
+            self._intruded(
+                self._number,
+                "code outside of the workflow function ended something that the workflow waits for (a future, task, "
+                "event or queue of another loop's code), which no replay can repeat; return it from a step: "
+                "`await workflow.do(name, ...)`",
+            )
         return handle
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        if asyncio._get_running_loop() is self:
-            raise WorkflowMisuse(f"a workflow body called loop.call_soon_threadsafe: it cannot use threads; {_CURE}")
-        # A thread of some library answers a body that awaited it: an error would end the thread, which others need.
-        # The answer is dropped, and the body, which nothing else can wake, is told.
+        what = f"a workflow body called loop.call_soon_threadsafe: it cannot use threads; {_CURE}"
+        if self.thread != get_ident():
+            # A thread of some library answers a body that awaited it: an error would end the thread, which others need.
+            # The answer is dropped, and the run, which it would have woken, ends with the misuse.
+            if not self._stopped:
+                self._intruded(self._number, f"a workflow body waits for the answer of a thread; {_CURE}")
+        elif sys._getframe(1).f_globals.get("__name__") == "asyncio.futures":
+            self._misuse = what  # wrap_future of a finished future, which would swallow and print what is raised here
+            self.stop()
+        else:
+            raise WorkflowMisuse(what)
         return asyncio.Handle(callback, args, self, context)
 
     def call_later(  # type: ignore[override]
@@ -312,6 +344,11 @@ class RunLoop(asyncio.AbstractEventLoop):
     def create_task(  # type: ignore[override] # typeshed's newer signatures differ from version to version
         self, coro: Coroutine[Any, Any, T], *, name: object = None, **options: Any
     ) -> RunTask[T]:
+        if not asyncio.iscoroutine(coro):
+            raise BadType(
+                f"create_task takes a coroutine, not {coro!r}: a durable call has begun already; await it, give it to "
+                "asyncio.gather as it is, or call it in an `async def`"
+            )
         if _called_by_as_completed():
             close = getattr(coro, "close", None)
             if close is not None:
@@ -376,9 +413,9 @@ def _refuse_the_rest() -> None:
 _refuse_the_rest()
 
 
-def new_run_loop(number: int, now_us: int) -> RunLoop:
+def new_run_loop(number: int, now_us: int, intruded: Intruded) -> RunLoop:
     """A loop for the run of that number, at that time."""
-    return RunLoop(number, now_us)  # type: ignore[abstract] # what is missing above was filled in by _refuse_the_rest
+    return RunLoop(number, now_us, intruded)  # type: ignore[abstract] # what is missing above was filled in by _refuse_the_rest
 
 
 def _is_suspended(coro: Coroutine[Any, Any, Any]) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pikkupy.errors import RegistrationError
-from pikkupy.log import Logger, logger
+from pikkupy.log import ATTEMPT, RUN_ID, STEP, WORKFLOW, Logger, logger
 
 INVOCATIONS = uuid.UUID("6d3f0f52-6d2e-5c43-9a52-6b1f2a7c9e10")  # random, and never to change: ids outlive releases
 
@@ -48,8 +48,17 @@ def current_step() -> StepContext | None:
     return _current.get()
 
 
-enter = _current.set
-"""Makes a step the current one, for good, in the calling context: a copy that belongs to one attempt."""
+def enter(step: StepContext) -> None:
+    """Make `step` the current one, for good, in the calling context: a copy that belongs to one attempt."""
+    _current.set(step)
+    STEP.set(step.step_name)
+    ATTEMPT.set(step.attempt_count)
+
+
+def enter_run(run_id: str, workflow: str) -> None:
+    """Name the run in the calling context, which is the run's own: its steps inherit it."""
+    RUN_ID.set(run_id)
+    WORKFLOW.set(workflow)
 
 
 class _PlainLogger:

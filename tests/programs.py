@@ -317,7 +317,7 @@ class Life:
         self.recorded = recorded
         registry = Registry()
         flow = registry.workflow(name="program")(partial_workflow(program, self.trace))
-        self.execution = Execution(flow, recorded, PlainValues())
+        self.execution = Execution(flow, recorded, PlainValues(), nobody_intrudes)
         workflow = Workflow(self.execution, registry, None, lambda _: logger())
         self.calls: dict[int, StepCall] = {}
         self.timers: dict[int, int] = {}
@@ -352,6 +352,11 @@ class Life:
         """What the run waits for, in comparable form."""
         calls = tuple((c.position, c.name, c.kind) for c in sorted(self.calls.values(), key=lambda c: c.position))
         return calls, tuple(sorted(self.timers.items())), self.end
+
+
+def nobody_intrudes(number: int, why: str) -> None:
+    """Called when something outside of a program ends what it waits for."""
+    raise AssertionError(why)
 
 
 def partial_workflow(program: Node, trace: Trace) -> Callable[[Workflow], Awaitable[Any]]:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from pikkupy.cli.demo_app import REPORT, WAIT, Entry, Report, StepLine
 
 PACE = 1.0
 FAST_PACE = 0.2  # of the sleeps and waits
+NUMBERS = {"attempts", "began", "failed", "done"}  # headings of columns of numbers
 
 MARKS = {
     "pending": ("·", "dim"),
@@ -127,8 +128,9 @@ class Screen:
         """How the steps stand now."""
         if self._first is None:
             self._first = {step.name for step in steps if step.status == "succeeded"}
-            for name in sorted(self._first):
-                self._say(f"  {name}: from the journal, not run again")
+            for step in steps:
+                if step.name in self._first:
+                    self._say(f"  {step.name}: from the journal, not run again")
         self._steps = steps
         self._draw("bold")
         for step in steps:
@@ -226,20 +228,30 @@ def _summary(run: Demo, last: Report, entries: list[Entry], seconds: float) -> S
 
 
 def _show_summary(console: Console, summary: Summary) -> None:
-    steps = Table(title="The steps, from the journal", title_justify="left")
-    for heading in ("step", "kind", "status", "attempts"):
-        steps.add_column(heading, justify="right" if heading == "attempts" else "left")
-    for step in summary.steps:
-        steps.add_row(step.name, step.kind, step.status, str(step.attempts or ""))
-    ledger = Table(title="What really happened, by the ledger outside", title_justify="left")
-    for heading in ("step", "began", "failed", "done"):
-        ledger.add_column(heading, justify="left" if heading == "step" else "right")
-    for name, counts in summary.effects.items():
-        ledger.add_row(name, *(str(counts.get(what, "")) for what in ("began", "failed", "done")))
-    console.print(steps, ledger)
-    console.print(
-        f"{summary.kills} kill -9, {summary.lives} lives, {summary.seconds} s. Result: {summary.result!r}.",
-        highlight=False,
-    )
+    steps = [[step.name, step.kind, step.status, str(step.attempts or "")] for step in summary.steps]
+    _show_table(console, "The steps, from the journal", ("step", "kind", "status", "attempts"), steps)
+    counted = ("began", "failed", "done")
+    effects = [[name, *(str(counts.get(what, "")) for what in counted)] for name, counts in summary.effects.items()]
+    _show_table(console, "What really happened, by the ledger outside", ("step", *counted), effects)
     once = "Each recorded effect happened once" if summary.each_recorded_effect_once else "AN EFFECT HAPPENED TWICE"
-    console.print(f"{once}; what a kill cut off began again, with the same invocation id.", highlight=False)
+    for line in (
+        f"{summary.kills} kill -9, {summary.lives} lives, {summary.seconds} s. Result: {summary.result!r}.",
+        f"{once}; what a kill cut off began again, with the same invocation id.",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _show_table(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal, plain lines elsewhere."""
+    if console.is_terminal:
+        table = Table(title=title, title_justify="left")
+        for heading in headings:
+            table.add_column(heading, justify="right" if heading in NUMBERS else "left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        return
+    console.print(f"{title}:", highlight=False)
+    for row in rows:
+        shown = [f"{heading} {cell}" for heading, cell in zip(headings[1:], row[1:], strict=True) if cell]
+        console.print(f"  {row[0]}: {', '.join(shown)}", highlight=False, markup=False, soft_wrap=True)

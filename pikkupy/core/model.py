@@ -92,7 +92,7 @@ class StepRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error: ErrorInfo | None = None  # of the last failed attempt; None after a success
     status: StepStatus
     ended_at: int | None = None  # set exactly when the status is final
-    started_at: int | None = None  # when it was reached
+    started_at: int | None = None  # when it was reached; of one that runs, when its first attempt began
 
 
 class AttemptRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -24,6 +24,8 @@ from pikkupy.log import Logger
 from pikkupy.services import StepContext
 from pikkupy.timers import Timer
 
+MOST_NAMES = 20  # steps that one line of the log names
+
 
 class Home(Protocol):
     """Where runs in memory are kept."""
@@ -72,6 +74,11 @@ class ActiveRun:
             self._over = self.host.loop.create_future()
         return self._over
 
+    @property
+    def reached(self) -> int:
+        """How many steps the run has reached."""
+        return self._execution.reached
+
     # Commands
 
     def carry_out(self, commands: Commands) -> None:
@@ -108,6 +115,7 @@ class ActiveRun:
             call.kind is StepKind.INLINE
             and not (commands.end or commands.stopped or commands.armed or commands.dropped or self._rows)
             and not call.policy.at_most_once
+            and call.policy.timeout_us is None
         )
 
     def _call_inline(self, call: StepCall, now_us: int) -> None:
@@ -127,7 +135,7 @@ class ActiveRun:
         step = self.steps[call.position] = LiveStep(run.number, call, now_us)
         step.working = True
         self._begun(step, 1)
-        step.began_at = now_us  # the call has taken its time already
+        step.began_at = step.started_at = now_us  # the call has taken its time already
         if isinstance(came, OUTCOME):
             self._attempt_ended(step, came)
         else:
@@ -240,6 +248,8 @@ class ActiveRun:
             step.status = advance(STEP, step.status, StepEvent.BEGIN)
         step.attempts = attempt
         step.began_at = self.host.now_us()
+        if attempt == 1:
+            step.started_at = step.began_at
         if step.attempt is not None:  # it has waited for a slot
             self.host.shown.add(self, step)
 
@@ -338,8 +348,10 @@ class ActiveRun:
             self._cancelled(step)
 
     def _cancelled(self, step: LiveStep) -> None:
-        if self.steps.pop(step.call.position, None) is not None:
-            self.host.write([step.cancelled_row(self.host.now_us())])
+        position = step.call.position
+        if self.steps.pop(position, None) is not None:
+            row = self._landing[position] = step.cancelled_row(self.host.now_us())
+            self.host.write([row], partial(self._landing.pop, position, None))
 
     def _keep_evidence(self, step: LiveStep, outcome: Outcome) -> None:
         """A result that came too late to count: it shows in the history, and changes nothing."""
@@ -350,7 +362,7 @@ class ActiveRun:
             self.host.journal.submit([row], _nothing_more)  # refused if the run was deleted meanwhile, which is fine
 
     def live_rows(self) -> list[StepRow]:
-        """The steps without an outcome on disk, as they stand in memory."""
+        """The steps whose end is not on disk, as they stand in memory."""
         landing = [before_its_outcome(row) for row in self._landing.values()]
         return [*landing, *(step.unfinished_row() for step in self.steps.values())]
 
@@ -365,6 +377,11 @@ class ActiveRun:
     def _next_seq(self) -> int:
         self._seq += 1
         return self._seq
+
+    def misused(self, why: str) -> None:
+        """Code outside of the workflow function has interfered with the run: it fails."""
+        if not self.ending:
+            self.carry_out(self._execution.misused(why))
 
     # Timers of the run's own loop
 
@@ -436,13 +453,16 @@ class ActiveRun:
         """Stop what is under way; every step without an outcome becomes cancelled."""
         steps = [step for step in self.steps.values() if step.status not in FINAL_STEPS]
         self.steps.clear()
-        if steps and isinstance(end, Completed):
-            self._log().warning("steps_unawaited", steps=[step.call.name for step in steps])
+        unawaited = [step.call.name for step in steps if step.call.position in self._execution.open]
+        if unawaited and isinstance(end, Completed):
+            self._log().warning("steps_unawaited", steps=unawaited[:MOST_NAMES], count=len(unawaited))
         for step in steps:
             if step.attempt is not None:
                 step.attempt.late = partial(self._keep_evidence, step)
                 step.attempt.stop()
-        return [step.cancelled_row(self.host.now_us()) for step in steps]
+        rows = [step.cancelled_row(self.host.now_us()) for step in steps]
+        self._landing.update({row.position: row for row in rows})
+        return rows
 
     def _end_is_on_disk(self, move: RunMove, error: Exception | None) -> None:
         if not self.host.is_written(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Coroutine
 from contextvars import copy_context
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 from pikkupy.clock import SystemClock
 from pikkupy.config import Config
 from pikkupy.core.clock import Clock
-from pikkupy.core.machine import FINAL_RUNS, RUN, RunEvent, advance
+from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS, RUN, RunEvent, advance
 from pikkupy.core.model import RunDeleted, RunMove, RunRow, RunStatus, StepsCancelled
 from pikkupy.durations import Duration, microseconds
 from pikkupy.engine.handle import RunHandle
@@ -22,6 +23,8 @@ from pikkupy.engine.residents import Residents
 from pikkupy.engine.starts import Starts
 from pikkupy.engine.views import Attempt, Page, Run, Step, attempts_of, run_of, step_of
 from pikkupy.errors import (
+    BadType,
+    BadValue,
     EngineClosed,
     JournalError,
     PayloadError,
@@ -100,7 +103,17 @@ class Engine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await asyncio.shield(asyncio.ensure_future(self._leave()))
+        # Whoever cancels the leaving gets control back when the file is free, not before: the drain has its own limits.
+        leaving = asyncio.ensure_future(self._leave())
+        cancelled: asyncio.CancelledError | None = None
+        while not leaving.done():
+            try:
+                await asyncio.shield(leaving)
+            except asyncio.CancelledError as error_:
+                cancelled = error_
+        leaving.result()
+        if cancelled is not None:
+            raise cancelled
 
     async def _leave(self) -> None:
         if self._parts is None:
@@ -195,7 +208,7 @@ class Engine:
         """
         host = self._use().host
         if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_PAGE:
-            raise ValueError(f"limit={limit!r}: use a whole number from 1 to {MAX_PAGE}")
+            raise BadValue(f"limit={limit!r}: use a whole number from 1 to {MAX_PAGE}")
         rows = await host.journal.runs(
             workflow=None if workflow is None else _workflow_name(workflow),
             status=None if status is None else _status(status),
@@ -210,21 +223,22 @@ class Engine:
         """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""
         host, residents, _ = self._use()
         row = await self._row(run_id)
-        rows = {step.position: step for step in await host.journal.steps(row.number)}
+        # What is under way is in memory first. It is looked at before the file, and later steps are left out: so each
+        # step that the run has reached at this moment is in one of the two, in the other, or in both.
         active = residents.active.get(run_id)
-        if active is not None:  # what is under way is in memory first
-            for step in active.live_rows():
-                known = rows.get(step.position)
-                if known is None or known.seq is None:
-                    rows[step.position] = step
-        return [step_of(rows[position], run_id, host.values) for position in sorted(rows)]
+        shown = {} if active is None else {step.position: step for step in active.live_rows()}
+        reached = math.inf if active is None else active.reached
+        for step in await host.journal.steps(row.number):
+            known = shown.get(step.position)
+            if step.position < reached and (known is None or step.status in FINAL_STEPS):
+                shown[step.position] = step
+        return [step_of(shown[position], run_id, host.values) for position in sorted(shown)]
 
     async def history(self, run_id: str) -> list[Attempt]:
         """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
         host = self._use().host
         row = await self._row(run_id)
-        attempts = await host.journal.attempts(row.number)
-        return attempts_of(await host.journal.steps(row.number), attempts)
+        return attempts_of(*await host.journal.attempts(row.number))
 
     # Acting
 
@@ -236,7 +250,7 @@ class Engine:
         """
         host, residents, starts = self._use()
         if not isinstance(reason, str):
-            raise TypeError(f"cancel(run_id, reason): the reason must be a str, not {type(reason).__name__}")
+            raise BadType(f"cancel({run_id!r}, reason): the reason must be a str, not {type(reason).__name__}")
         reason = storable(reason)
         await starts.settled(run_id)
         if await self._cancelled_in_memory(host, residents, run_id, reason):
@@ -391,17 +405,21 @@ def _can_be(run_id: object) -> bool:
 
 
 def _workflow_name(workflow: str | WorkflowFunction[Any, Any]) -> str:
-    return check_name(workflow.name if isinstance(workflow, WorkflowFunction) else workflow, "workflow")
+    if isinstance(workflow, WorkflowFunction):
+        return workflow.name
+    if not isinstance(workflow, str):
+        raise BadType(f"workflow={workflow!r}: use a workflow's name, or an object made by @pikku.workflow")
+    return check_name(workflow, "workflow")
 
 
 def _status(status: RunStatus | str) -> RunStatus:
     try:
         return RunStatus(status)
     except ValueError:
-        raise ValueError(f"status={status!r}: use one of {', '.join(RunStatus)}") from None
+        raise BadValue(f"status={status!r}: use one of {', '.join(RunStatus)}") from None
 
 
 def _cursor(cursor: str) -> int:
     if not isinstance(cursor, str) or not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
-        raise ValueError(f"cursor={cursor!r}: use the next_cursor of a page of list_runs")
+        raise BadValue(f"cursor={cursor!r}: use the next_cursor of a page of list_runs")
     return int(cursor)

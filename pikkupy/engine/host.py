@@ -57,7 +57,7 @@ class Host:
         self.journal.next_number += 1
         return number
 
-    def write(self, changes: Sequence[Change], done: Callable[[], None] | None = None) -> None:
+    def write(self, changes: Sequence[Change], done: Callable[[], object] | None = None) -> None:
         """Write one logical change, then call `done` if it is given; not after an error, which stops the engine."""
         self.journal.submit(changes, partial(self._written, done))
 
@@ -70,7 +70,7 @@ class Host:
             self.journal.fail(JournalError(f"a change of the engine was refused: {error}"))
         return False
 
-    def _written(self, done: Callable[[], None] | None, error: Exception | None) -> None:
+    def _written(self, done: Callable[[], object] | None, error: Exception | None) -> None:
         if self.is_written(error) and done is not None:
             done()
 

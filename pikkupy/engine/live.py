@@ -18,7 +18,7 @@ class LiveStep(msgspec.Struct, eq=False):
 
     run: int  # its number
     call: StepCall
-    reached_at: int
+    started_at: int  # when it was reached; of one that runs, when its first attempt began
     began_at: int = 0  # of the present attempt
     status: StepStatus = StepStatus.PENDING
     attempts: int = 0  # that have begun
@@ -109,7 +109,7 @@ class LiveStep(msgspec.Struct, eq=False):
             seq=seq,
             output=output,
             error=error,
-            started_at=self.reached_at,
+            started_at=self.started_at,
             ended_at=ended_at,
         )
 
@@ -135,8 +135,11 @@ def first_success(run: int, call: StepCall, output: str, seq: int, reached_at: i
 
 
 def before_its_outcome(row: StepRow) -> StepRow:
-    """How a step is shown until its outcome, which `row` has, is on disk."""
-    status = StepStatus.SCHEDULED if row.kind is StepKind.SLEEP else StepStatus.RUNNING
+    """How a step is shown until its end, which `row` has, is on disk."""
+    if row.kind is StepKind.SLEEP:
+        status = StepStatus.SCHEDULED
+    else:
+        status = StepStatus.RUNNING if row.attempts else StepStatus.PENDING
     return structs.replace(row, status=status, seq=None, output=None, error=None, ended_at=None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from pikkupy.errors import PikkuError, WorkflowNotFound
 from pikkupy.execution import Execution, Workflow
 from pikkupy.log import Logger, is_enabled_for_info, logger
 from pikkupy.registry import WorkflowFunction
+from pikkupy.services import enter_run
 
 CHUNK = 200  # runs that are read and replayed between two chances for the application's own tasks
 
@@ -31,6 +33,7 @@ class Residents:
     def __init__(self, host: Host) -> None:
         self.active: dict[str, ActiveRun] = {}
         self._host = host
+        self._intruded = self._interfere  # one object for all runs
         self._waiting: dict[str, list[asyncio.Future[RunMove]]] = {}
 
     def start(self, row: RunRow, workflow: WorkflowFunction[Any, Any], variables: Context) -> None:
@@ -80,6 +83,15 @@ class Residents:
             if not future.done():
                 future.set_result(end)
 
+    def _interfere(self, number: int, why: str) -> None:
+        """On whatever thread the interference was noticed."""
+        with suppress(RuntimeError):  # the loop is closed: the run is not in memory any more
+            self._host.loop.call_soon_threadsafe(self._misused, number, why)
+
+    def _misused(self, number: int, why: str) -> None:
+        for run in [run for run in self.active.values() if run.run.number == number]:
+            run.misused(why)
+
     def refuse(self, run_id: str, error: Exception) -> None:
         """Those who wait for the run wait in vain: its start was not recorded."""
         for future in self._waiting.pop(run_id, ()):
@@ -128,8 +140,9 @@ class Residents:
     def _begin(
         self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, variables: Context
     ) -> tuple[Execution, Commands]:
-        execution = Execution(workflow, recorded, self._host.values)
+        execution = Execution(workflow, recorded, self._host.values, self._intruded)
         context = Workflow(execution, self._host.registry, self._host.services, _run_logger)
+        variables.run(enter_run, recorded.run.run_id, recorded.run.workflow)
         return execution, execution.begin(context, variables)
 
     def _add(self, execution: Execution, recorded: Recorded) -> ActiveRun:

@@ -55,7 +55,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     """Attempts that have begun."""
     started_at: datetime | None
-    """When the run reached it."""
+    """When its first attempt began; until then, and of sleeps, when the run reached it."""
     ended_at: datetime | None
     output: Any
     error: ErrorInfo | None

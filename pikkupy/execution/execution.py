@@ -20,7 +20,7 @@ from pikkupy.core.ports import Values
 from pikkupy.errors import StepFailed, WorkflowMisuse
 from pikkupy.failures import describe, storable
 from pikkupy.registry import WorkflowFunction
-from pikkupy.run_loop import RunFuture, Unwind, new_run_loop
+from pikkupy.run_loop import Intruded, RunFuture, Unwind, new_run_loop
 
 _NONE: list[int] = []  # the usual list of stopped steps, shared and never changed
 _HERE = os.path.dirname(__file__)  # noqa: PTH120 - compared with code file names, which are strings
@@ -64,9 +64,11 @@ class Execution:
         "values",
     )
 
-    def __init__(self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, values: Values) -> None:
+    def __init__(
+        self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, values: Values, intruded: Intruded
+    ) -> None:
         self.run = recorded.run
-        self.loop = new_run_loop(recorded.run.number, recorded.run.created_at)
+        self.loop = new_run_loop(recorded.run.number, recorded.run.created_at, intruded)
         self.open: dict[int, StepFuture] = {}  # steps that the run has asked for and that have no outcome, by position
         self.replaying = bool(recorded.steps or recorded.timers)  # of a new run nothing was executed before
         self._workflow = workflow
@@ -100,6 +102,11 @@ class Execution:
         """Hand one outcome to the run, after it is on disk."""
         self._apply(event)
         self._turn()
+        return self._commands()
+
+    def misused(self, why: str) -> Commands:
+        """End the run as failed: code outside of it has interfered."""
+        self._finish(Failed(describe(WorkflowMisuse(why))))
         return self._commands()
 
     def tear_down(self) -> None:
@@ -162,6 +169,7 @@ class Execution:
     # Inside
 
     def _apply(self, row: Event) -> None:
+        self.loop.enter()
         if isinstance(row, TimerRow):
             self._fire(row)
             return
@@ -236,7 +244,7 @@ class Execution:
             return
         error = task.exception()
         if error is not None:
-            self._finish(Failed(_described(error)))
+            self._finish(Failed(_described(_with_cure(error))))
             return
         try:
             output = self.values.encode(task.result(), self._workflow.result_type, what="output of the run")
@@ -285,6 +293,18 @@ class Execution:
 def step_failed(name: str, attempts: int, error: ErrorInfo) -> StepFailed:
     """The exception that a workflow sees, the same live and on every replay."""
     return StepFailed(name, attempts, error.type, error.message, error.traceback, error.bases)
+
+
+def _with_cure(error: BaseException) -> BaseException:
+    """asyncio's own refusal of a future of another loop does not say what to do."""
+    if type(error) is not ValueError or "belongs to a different loop" not in str(error):
+        return error
+    misuse = WorkflowMisuse(
+        "a workflow body waited for a future of another event loop; wrap it in `await workflow.do(name, ...)`, whose "
+        "body runs on the application's event loop"
+    )
+    misuse.__cause__ = error
+    return misuse.with_traceback(error.__traceback__)
 
 
 def _described(error: BaseException) -> ErrorInfo:

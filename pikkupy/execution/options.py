@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict
 
 from pikkupy.core.commands import Policy
 from pikkupy.durations import DAY_US, Duration, microseconds
+from pikkupy.errors import BadType, BadValue, DurationError
 
 DEFAULT_MAX_RETRY_DELAY_US = DAY_US  # an exponential wait beyond a day is rarely meant
 
@@ -38,51 +39,58 @@ _NO_OPTIONS = Policy(max_delay_us=DEFAULT_MAX_RETRY_DELAY_US)
 
 
 def policy_of(options: StepOptions) -> Policy:
-    """The `Policy` that `options` describe. Raises `ValueError`, `DurationError` or `TypeError` naming the option."""
+    """The `Policy` that `options` describe. Raises `BadValue`, `DurationError` or `BadType` naming the option."""
     if not options:
         return _NO_OPTIONS
     unknown = options.keys() - StepOptions.__annotations__.keys()
     if unknown:
         known = ", ".join(["result_type", *StepOptions.__annotations__])
-        raise TypeError(f"do() has no option {min(unknown)!r}; the options are {known}")
+        raise BadType(f"do() has no option {min(unknown)!r}; the options are {known}")
     timeout = options.get("timeout")
     return Policy(
         retries=_retries(options.get("retries", 0)),
-        delay_us=microseconds(options.get("retry_delay", 0)),
+        delay_us=_duration("retry_delay", options.get("retry_delay", 0)),
         exponential=_exponential(options.get("backoff", "fixed")),
-        max_delay_us=microseconds(options.get("max_retry_delay", "1d")),
+        max_delay_us=_duration("max_retry_delay", options.get("max_retry_delay", "1d")),
         jitter=_jitter(options.get("jitter", 0.0)),
         retry_if=_callable(options.get("retry_if")),
-        timeout_us=None if timeout is None else microseconds(timeout),
+        timeout_us=None if timeout is None else _duration("timeout", timeout),
         at_most_once=_flag("at_most_once", options.get("at_most_once", False)),
     )
 
 
+def _duration(name: str, duration: Duration) -> int:
+    try:
+        return microseconds(duration)
+    except DurationError as error:
+        raise DurationError(f"{name}={error}") from None
+
+
 def _retries(retries: object) -> int:
     if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
-        raise ValueError(f"retries={retries!r}: use a whole number of 0 or more (attempts after the first)")
+        raise BadValue(f"retries={retries!r}: use a whole number of 0 or more (attempts after the first)")
     return retries
 
 
 def _exponential(backoff: object) -> bool:
     if backoff not in ("fixed", "exponential"):
-        raise ValueError(f"backoff={backoff!r}: use 'fixed' or 'exponential'")
+        raise BadValue(f"backoff={backoff!r}: use 'fixed' or 'exponential'")
     return backoff == "exponential"
 
 
 def _jitter(jitter: object) -> float:
     if isinstance(jitter, bool) or not isinstance(jitter, int | float) or not 0 <= jitter <= 1:
-        raise ValueError(f"jitter={jitter!r}: use a fraction from 0.0 to 1.0")
+        raise BadValue(f"jitter={jitter!r}: use a fraction from 0.0 to 1.0")
     return float(jitter)
 
 
 def _callable(retry_if: Any) -> Callable[[BaseException], object] | None:
     if retry_if is not None and not callable(retry_if):
-        raise TypeError(f"retry_if={retry_if!r}: use a function that takes the exception")
+        raise BadType(f"retry_if={retry_if!r}: use a function that takes the exception")
     return retry_if  # type: ignore[no-any-return]
 
 
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"{name}={value!r}: use True or False")
+        raise BadType(f"{name}={value!r}: use True or False")
     return value

@@ -7,13 +7,15 @@ from asyncio import Future
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
+from types import FunctionType
 from typing import Any, NoReturn, TypeVar, Unpack, cast, overload
 from uuid import UUID
 
+from pikkupy.codec import check_annotation
 from pikkupy.core.commands import Policy, StepCall
 from pikkupy.core.model import ErrorInfo, StepKind
-from pikkupy.durations import Duration, microseconds
-from pikkupy.errors import DurationError, PayloadError, WorkflowMisuse
+from pikkupy.durations import MAX_US, Duration, microseconds
+from pikkupy.errors import BadType, BadValue, DurationError, FunctionNotFound, PayloadError, WorkflowMisuse
 from pikkupy.execution.execution import Execution
 from pikkupy.execution.options import StepOptions, policy_of
 from pikkupy.failures import describe
@@ -27,6 +29,14 @@ Out = TypeVar("Out")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_POLICY = policy_of({})
+_BAD_CALLS = (BadValue, BadType, DurationError, FunctionNotFound, WorkflowMisuse)
+
+
+def _check_result_type(result_type: Any) -> None:
+    try:
+        check_annotation(result_type)
+    except TypeError as error:
+        raise BadType(f"result_type={result_type!r} cannot be used: {error}") from None
 
 
 class Workflow:
@@ -105,26 +115,31 @@ class Workflow:
         `result_type` is the type that the result is converted to, in place of the target's annotation.
 
         Awaiting the result raises `StepFailed` when the attempts are used up. The call itself raises, before anything
-        happens: `TypeError` or `ValueError` (name, options), `DurationError`, `FunctionNotFound`, and `WorkflowMisuse`
-        outside of the workflow function.
+        happens and naming step and run: `TypeError` or `ValueError` (name, options, target), `DurationError`,
+        `FunctionNotFound`, and `WorkflowMisuse` outside of the workflow function.
         """
         self._execution.check_caller("do")
-        name = check_step_name(step_name)
-        policy = policy_of(cast(StepOptions, options)) if options else _NO_POLICY
-        if isinstance(target, str):
-            found = self._registry.find(check_name(target, "target name"))
-            if found is None:
-                return self._unregistered_step(name, target, policy, result_type)
-            target = found
-        if isinstance(target, Function):
-            return self._function_step(name, self._registry.find_function(target), data, policy, result_type)
-        if isinstance(target, WorkflowFunction):
-            self._registry.find_workflow(target)
-            raise WorkflowMisuse(
-                f"step {name!r}: this version of pikkupy cannot start workflow {target.name!r} as a child run; "
-                f"await engine.start({target.name!r}, ...) in a step instead"
-            )
-        return self._inline_step(name, target, data, policy, result_type)
+        try:
+            name = check_step_name(step_name)
+            policy = policy_of(cast(StepOptions, options)) if options else _NO_POLICY
+            if result_type is not None:
+                _check_result_type(result_type)
+            if isinstance(target, str):
+                found = self._registry.find(check_name(target, "target name"))
+                if found is None:
+                    return self._unregistered_step(name, target, policy, result_type)
+                target = found
+            if isinstance(target, Function):
+                return self._function_step(name, self._registry.find_function(target), data, policy, result_type)
+            if isinstance(target, WorkflowFunction):
+                self._registry.find_workflow(target)
+                raise WorkflowMisuse(
+                    f"this version of pikkupy cannot start workflow {target.name!r} as a child run; "
+                    f"await engine.start({target.name!r}, ...) in a step instead"
+                )
+            return self._inline_step(name, target, data, policy, result_type)
+        except _BAD_CALLS as error:
+            raise self._placed("do", step_name, error) from None
 
     def sleep(self, step_name: str, duration: Duration) -> Future[None]:
         """A durable timer: its deadline is on disk before the wait begins, and a restart does not change it.
@@ -132,8 +147,12 @@ class Workflow:
         A `str` like "5min", a number of **milliseconds**, or a `timedelta`. Raises `DurationError` in the call.
         """
         self._execution.check_caller("sleep")
-        name = check_step_name(step_name)
-        return self._sleep_step(name, duration_us=microseconds(duration))
+        try:
+            name = check_step_name(step_name)
+            duration_us = microseconds(duration)
+        except _BAD_CALLS as error:
+            raise self._placed("sleep", step_name, error) from None
+        return self._sleep_step(name, duration_us=duration_us)
 
     def sleep_until(self, step_name: str, when: datetime) -> Future[None]:
         """A durable timer that ends at `when`, an aware `datetime`; a past one goes on at once.
@@ -141,10 +160,14 @@ class Workflow:
         Raises `DurationError` for a naive one, and beyond 100 years.
         """
         self._execution.check_caller("sleep_until")
-        name = check_step_name(step_name)
-        if not isinstance(when, datetime) or when.utcoffset() is None:
-            raise DurationError(f"sleep_until({name!r}): {when!r} is no aware datetime; give it a tzinfo")
-        microseconds(max(when - self.now(), timedelta(0)))  # the 100 years
+        try:
+            name = check_step_name(step_name)
+            if not isinstance(when, datetime) or when.utcoffset() is None:
+                raise DurationError(f"{when!r} is no aware datetime; give it a tzinfo")
+            if when - self.now() > timedelta(microseconds=MAX_US):
+                raise DurationError(f"{when!r} is more than 100 years ahead")
+        except _BAD_CALLS as error:
+            raise self._placed("sleep_until", step_name, error) from None
         # Not before 1970: a past moment goes on at once, and the first and last of `datetime` cannot be shown in UTC.
         return self._sleep_step(name, until_us=max(0, (when - _EPOCH) // timedelta(microseconds=1)))
 
@@ -152,7 +175,9 @@ class Workflow:
         """End the run as `cancelled`, here and now: nothing after this call runs, whatever the code catches."""
         self._execution.check_caller("cancel")
         if not isinstance(reason, str):
-            raise TypeError(f"cancel(reason): the reason must be a str, not {type(reason).__name__}")
+            raise BadType(
+                f"cancel(reason) of run {self.run_id!r}: the reason must be a str, not {type(reason).__name__}"
+            )
         self._execution.cancel(reason)
         raise Unwind
 
@@ -182,6 +207,10 @@ class Workflow:
             seed = f"uuid4\0{self.run_id}\0{self._execution.run.created_at}"
             self._uuids = random_module.Random(seed)  # noqa: S311
         return UUID(int=self._uuids.getrandbits(128), version=4)
+
+    def _placed(self, call: str, step_name: object, error: Exception) -> Exception:
+        """The error of a bad call, with the step and the run that it was made in."""
+        return type(error)(f"{call}({step_name!r}) of run {self.run_id!r}: {error}")
 
     def _unregistered_step(self, name: str, target: str, policy: Policy, result_type: Any) -> Future[Any]:
         """A step whose function is gone: a replay that has its outcome does not need it."""
@@ -242,15 +271,20 @@ class Workflow:
         self, name: str, body: Callable[[], Any], data: Any, policy: Policy, result_type: Any
     ) -> Future[Any]:
         if not callable(body):
-            raise TypeError(
-                f"step {name!r}: target must be a function's name, a @pikku.function object or a callable of no "
-                f"arguments, not {type(body).__name__}"
+            raise BadType(
+                "the target must be a function's name, a @pikku.function object or a callable of no arguments, "
+                f"not {type(body).__name__}"
             )
         if data is not None:
-            raise TypeError(f"step {name!r}: an inline step takes no data; use it in the callable: lambda: f(data)")
+            raise BadType("an inline step takes no data; use it in the callable: lambda: f(data)")
+        if type(body) is FunctionType and body.__code__.co_argcount > len(body.__defaults__ or ()):
+            raise BadType(
+                f"an inline step is called without arguments, and {body.__qualname__} needs some; "
+                "give it what it needs: lambda: f(data)"
+            )
         execution = self._execution
         if result_type is None:  # most are lambdas, which have no annotations
-            result_type = inline_result_type(body) if getattr(body, "__annotations__", None) else Any
+            result_type = inline_result_type(body)
         return execution.place(
             StepCall(
                 position=execution.reached,

@@ -141,8 +141,8 @@ class Journal:
         """The steps of one run, by position."""
         return await self._read(lambda db: reader.steps(db, number))
 
-    async def attempts(self, number: int) -> list[AttemptRow]:
-        """The finished attempts of one run, by seq."""
+    async def attempts(self, number: int) -> tuple[list[StepRow], list[AttemptRow]]:
+        """The steps of one run, by position, and their finished attempts, by seq, as of one moment."""
         return await self._read(lambda db: reader.attempts(db, number))
 
     async def recorded(self, number: int) -> Recorded | None:

@@ -57,9 +57,12 @@ def steps(db: sqlite3.Connection, number: int) -> list[StepRow]:
     return [step_of(row) for row in db.execute(QUERIES["steps"], (number,)).fetchall()]
 
 
-def attempts(db: sqlite3.Connection, number: int) -> list[AttemptRow]:
-    """The finished attempts of one run, by seq."""
-    return [attempt_of(row) for row in db.execute(QUERIES["attempts"], (number,)).fetchall()]
+def attempts(db: sqlite3.Connection, number: int) -> tuple[list[StepRow], list[AttemptRow]]:
+    """The steps of one run, by position, and their finished attempts, by seq, as of one moment."""
+    with _moment(db):
+        step_rows = db.execute(QUERIES["steps"], (number,)).fetchall()
+        attempt_rows = db.execute(QUERIES["attempts"], (number,)).fetchall()
+    return [step_of(row) for row in step_rows], [attempt_of(row) for row in attempt_rows]
 
 
 def recorded(db: sqlite3.Connection, number: int) -> Recorded | None:

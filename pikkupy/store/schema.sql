@@ -66,7 +66,7 @@ CREATE TABLE pikkupy_steps (
     error TEXT,                                            -- JSON, of the last failed attempt
     status TEXT NOT NULL,
     ended_at INTEGER,                                      -- µs
-    started_at INTEGER,                                    -- µs, when it was reached
+    started_at INTEGER,                                    -- µs, when it was reached; of one that runs, when its first attempt began
     checksum INTEGER NOT NULL,                             -- over all but started_at; over status and ended_at once there is a seq
     PRIMARY KEY (run, position),
     -- As CASE, which ends where it fits, both cost a tenth of what lists of words and a CHECK per column do.

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from pikkupy.durations import Duration, microseconds
-from pikkupy.errors import DurationError
+from pikkupy.errors import BadType, DurationError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -65,6 +65,8 @@ class VirtualClock:
         start = _START if start is None else start
         if not isinstance(start, datetime) or start.utcoffset() is None:
             raise DurationError(f"start={start!r}: use an aware datetime; give it a tzinfo")
+        if not isinstance(autojump, bool):
+            raise BadType(f"autojump={autojump!r}: use True or False")
         self._now_us = (start - _EPOCH) // timedelta(microseconds=1)
         self._autojump = autojump
         self._hosts: list[_Host] = []

@@ -150,9 +150,6 @@ class Attempt:
         """The body begins; its time-out counts from here."""
         self._has_begun = True
         self._began()
-        self._arm_timeout()
-
-    def _arm_timeout(self) -> None:
         if self.call.policy.timeout_us is not None:
             self._arm(self.call.policy.timeout_us, self._time_out)
 

@@ -68,16 +68,23 @@ class LoopAttempt(TaskAttempt):
         if self.call.kind is not StepKind.INLINE:
             self._spawn(self._call(), context)
             return
+        began_us = self._premises.scheduler.now_us()
         came = call_inline(self._premises.values, self.call, self.step, context)
-        if isinstance(came, OUTCOME):
-            self.end(came)
-        else:
+        if not isinstance(came, OUTCOME):
             self._await(came, context)
+        elif self._took_too_long(began_us):
+            self.end(self._timeout())
+        else:
+            self.end(came)
+
+    def _took_too_long(self, began_us: int) -> bool:
+        """Nothing can stop a callable that does not await; that it took too long is noticed when it returns."""
+        limit_us = self.call.policy.timeout_us
+        return limit_us is not None and self._premises.scheduler.now_us() - began_us > limit_us
 
     def take_over(self, awaitable: Awaitable[object], context: Context) -> None:
         """Await what the callable of an inline step has returned; the attempt has its slot already."""
-        self._started = True
-        self._begin()
+        self._started = self._has_begun = True
         self._await(awaitable, context)
 
     def _await(self, awaitable: Awaitable[object], context: Context) -> None:
@@ -115,10 +122,10 @@ def call_inline(values: Values, call: StepCall, step: StepContext, context: Cont
     """Call the callable of an inline step, here and now: what came of it, or what is to be awaited for that."""
     try:
         value = context.run(_call_in, step, call.body)
+        if hasattr(type(value), "__await__"):  # which the class of the value may answer by raising
+            return value  # type: ignore[no-any-return]
     except BaseException as error:  # noqa: BLE001 - whatever a step raises is its failure
         return failure(error)
-    if hasattr(type(value), "__await__"):
-        return value  # type: ignore[no-any-return]
     return success(values, call, value)
 
 

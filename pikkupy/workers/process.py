@@ -19,7 +19,7 @@ from pikkupy.core.ports import Values
 from pikkupy.errors import NonRetryableError, PayloadError, RegistrationError
 from pikkupy.failures import describe
 from pikkupy.log import logger
-from pikkupy.services import bind_in_worker_process, enter
+from pikkupy.services import bind_in_worker_process, enter, enter_run
 from pikkupy.workers.messages import LENGTH, Main, Registered, Reply, Request, find_function, framed
 
 _AGAIN = "__mp_main__"  # the name under which a main module is imported again, as multiprocessing calls it
@@ -50,6 +50,7 @@ def perform(request: Request, values: Values, answers: BinaryIO) -> Reply:
     except BaseException as error:  # noqa: BLE001 - as everything below: it is the attempt's failure
         return _failed(error, final=isinstance(error, PayloadError | RegistrationError))
     _send(answers, b"")
+    enter_run(request.step.run_id, request.step.workflow)
     enter(request.step)
     try:
         value = function.fn(*arguments)

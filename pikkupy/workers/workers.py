@@ -96,7 +96,9 @@ class Workers:
         return self._on_loop.has_room and not self._closed
 
     def call_inline(self, call: StepCall, step: StepContext, context: Context) -> Outcome | Awaitable[object]:
-        """Call an inline step while there `has_room_on_loop`: what came of it, or what `await_inline` is to await.
+        """Call an inline step without a time-out while there `has_room_on_loop`.
+
+        Gives what came of it, or what `await_inline` is to await.
 
         Most inline steps end where they are called, and need neither an attempt that could be stopped nor a slot.
         """
