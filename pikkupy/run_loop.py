@@ -15,6 +15,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from threading import get_ident
 from typing import Any, NoReturn, TypeVar
 
+import msgspec
+
 from pikkupy.durations import MAX_US
 from pikkupy.errors import BadType, DurationError, WorkflowMisuse
 
@@ -114,21 +116,21 @@ class _Guarded(Coroutine[Any, Any, T]):
         return yielded
 
 
-class ReadyHandle(asyncio.Handle):
-    """A ready callback. asyncio's own, made without asking whether somebody debugs: there are several for each step."""
+class ReadyHandle(msgspec.Struct, eq=False):
+    """A ready callback: to its callers what asyncio's own handle is, and cheap to make; a step takes several."""
 
-    __slots__ = ()
+    _callback: Callable[..., object]
+    _args: tuple[Any, ...]
+    _context: contextvars.Context
+    _cancelled: bool = False
 
-    def __init__(
-        self, callback: Callable[..., object], args: tuple[Any, ...], loop: RunLoop, context: contextvars.Context | None
-    ) -> None:
-        self._callback = callback
-        self._args = args
-        self._loop = loop
-        self._context = contextvars.copy_context() if context is None else context
-        self._cancelled = False
-        self._repr = None
-        self._source_traceback = None
+    def cancel(self) -> None:
+        """Never call the callback."""
+        self._cancelled = True
+
+    def cancelled(self) -> bool:
+        """True after `cancel`."""
+        return self._cancelled
 
 
 class RunTimer(asyncio.TimerHandle):
@@ -157,10 +159,11 @@ class RunLoop(asyncio.AbstractEventLoop):
     """See the module. Not thread-safe; `turn` is called by the engine from a plain callback of the host loop."""
 
     def __init__(self, number: int, now_us: int, intruded: Intruded) -> None:
+        self._host = asyncio._get_running_loop()  # in whose callbacks all of this happens
         self._number = number
         self._intruded = intruded
         self._misuse: str | None = None  # found in this turn, where it could not be raised
-        self._ready: list[asyncio.Handle] = []
+        self._ready: list[ReadyHandle | RunTimer] = []
         self._main: RunTask[Any] | None = None
         self._tasks: dict[int, RunTask[Any]] | None = None  # the others; most runs have none
         self._timers: _Timers | None = None  # most runs set none
@@ -168,20 +171,17 @@ class RunLoop(asyncio.AbstractEventLoop):
         # Another start for each run: tasks of all runs meet in asyncio's own sets, where equal hashes would pile up.
         self.hashes = number * SPREAD & 0xFFFF_FFFF_FFFF_FFF
         self._created = 0  # tasks
-        self.thread = 0  # the identity of the thread that is at work on the run, 0 if none is
+        # The identity of the thread that is at work on the run, 0 if none is: from the moment when the engine hands
+        # something in to the end of the turn that follows.
+        self.thread = 0
         self._stopped = False
         self._origin_us = now_us  # `time` counts from here, so that its floats are exact to the microsecond
         self.now_us = now_us  # the run's time: that of the newest outcome
 
     # What the engine calls
 
-    def enter(self) -> None:
-        """What this thread does to the run until the end of the next `turn` is the engine's doing."""
-        self.thread = get_ident()
-
     def turn(self) -> None:
         """Run what is ready, and what becomes ready, until nothing is or `stop` was called."""
-        host = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         self.thread = get_ident()
         left = TURN_LIMIT
@@ -197,14 +197,14 @@ class RunLoop(asyncio.AbstractEventLoop):
                     if handle._cancelled:
                         continue
                     try:
-                        handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
+                        handle._context.run(handle._callback, *handle._args)  # type: ignore[union-attr]
                     except BaseException:  # noqa: BLE001, S110 - see `call_exception_handler`
                         # SystemExit and KeyboardInterrupt, too: asyncio has put them into the task, whose end is looked
                         # at; the host loop is not meant.
                         pass
         finally:
             self.thread = 0
-            asyncio._set_running_loop(host)
+            asyncio._set_running_loop(self._host)
             if self._misuse is not None:
                 raise WorkflowMisuse(self._misuse)
         raise WorkflowMisuse(
@@ -216,7 +216,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         self, body: Coroutine[Any, Any, T], variables: contextvars.Context, finished: Callable[[asyncio.Task[T]], None]
     ) -> None:
         """Make the run's main task ready; `finished` is called, on this loop, when it is done."""
-        self.enter()
+        self.thread = get_ident()
         self._main = task = RunTask(body, loop=self, name="main", context=variables)
         task.add_done_callback(finished, context=variables)
 
@@ -264,21 +264,20 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._main = self._tasks = self._timers = None
 
     def _unwind(self, tasks: Sequence[RunTask[Any]]) -> None:
-        host = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         try:
             for task in tasks:
                 if not task.done():
                     task.unwind()
         finally:
-            asyncio._set_running_loop(host)
+            asyncio._set_running_loop(self._host)
 
     # What asyncio calls
 
     def call_soon(  # type: ignore[override] # typeshed ties the arguments to the callback
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
-        handle = ReadyHandle(callback, args, self, context)
+    ) -> ReadyHandle:
+        handle = ReadyHandle(callback, args, contextvars.copy_context() if context is None else context)
         if self.thread == get_ident():
             self._ready.append(handle)
         elif not self._stopped:

@@ -125,7 +125,7 @@ class ActiveRun:
         """
         run, workers = self.run, self.host.workers
         assert call.variables is not None  # only sleeps have none
-        context = call.variables.copy()
+        context = call.variables.copy() if call.policy.retries else call.variables  # nobody else will need it
         here = StepContext(run.run_id, run.workflow, step_id(run.run_id, call.name), call.name, 1)
         came = workers.call_inline(call, here, context)
         if isinstance(came, Succeeded):

@@ -29,20 +29,16 @@ _HERE = os.path.dirname(__file__)  # noqa: PTH120 - compared with code file name
 class StepFuture(RunFuture[Any]):
     """What a durable call returns. Cancelling it, directly or through a task that awaits it, stops the step."""
 
-    __slots__ = ("_execution", "call")
+    __slots__ = ("call", "execution")
 
-    def __init__(self, execution: Execution, call: StepCall) -> None:
-        loop = execution.loop
-        self._number = loop.hashes = loop.hashes + 1
-        asyncio.Future.__init__(self, loop=loop)  # past RunFuture's own, which does the same in a call more
-        self._execution = execution
-        self.call = call
+    call: StepCall
+    execution: Execution
 
     def cancel(self, msg: Any = None) -> bool:
         """Ask the step to stop; it is recorded as cancelled and its outcome is not seen here."""
         if not super().cancel(msg):
             return False
-        self._execution.stop_step(self.call.position)
+        self.execution.stop_step(self.call.position)
         return True
 
 
@@ -144,7 +140,9 @@ class Execution:
         if self._history.steps:
             self._compare(call)
         self.reached += 1
-        future = StepFuture(self, call)
+        future = StepFuture(self.loop)
+        future.execution = self
+        future.call = call
         self.open[call.position] = future
         self._calls.append(call)
         return future
@@ -169,7 +167,7 @@ class Execution:
     # Inside
 
     def _apply(self, row: Event) -> None:
-        self.loop.enter()
+        self.loop.thread = get_ident()
         if isinstance(row, TimerRow):
             self._fire(row)
             return

@@ -28,7 +28,8 @@ class StepOptions(TypedDict, total=False):
     retry_if: Callable[[BaseException], object]
     """Called with the error of a failed attempt that has retries left; a false answer ends the retries."""
     timeout: Duration | None
-    """Limit of one attempt, counted from the start of its body; default none."""
+    """Limit of one attempt, counted from the start of its body; default none. An inline callable that does not await
+    cannot be stopped: its attempt fails when it returns."""
     description: str | None
     """For the reader of the code; it is not recorded."""
     at_most_once: bool

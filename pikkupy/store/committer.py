@@ -16,12 +16,13 @@ import msgspec
 
 from pikkupy.errors import JournalError
 from pikkupy.log import logger
-from pikkupy.store.plan import Op
+from pikkupy.store.plan import MAX_ROWS, Op
 from pikkupy.store.writer import Failpoint, Written
 
 # Logical changes per transaction: enough to make a sync cheap; so few that waits are short and that the runs which one
-# commit wakes stay in the cache of the processor (with 2,000 runs in flight 15 % more steps a second than 1,000).
-MAX_CHANGES = 500
+# commit wakes stay in the cache of the processor (with 2,000 runs in flight 15 % more steps a second than 1,000). A
+# multiple of the largest statement's rows, so that a full batch takes few statements.
+MAX_CHANGES = 2 * MAX_ROWS
 FIRST_PAUSE_S = 0.05  # before the first new try after a full disk or a foreign lock; doubles from try to try
 MAX_PAUSE_S = 5.0
 
