@@ -333,7 +333,7 @@ async def test_i13_memory_does_not_grow_with_the_number_of_finished_runs() -> No
             counts.append(alive())
 
     timers = [count.pop("Timer", 0) for count in counts]
-    assert counts[1] == counts[0]
+    assert not counts[1] - counts[0]  # fewer is fine: what an earlier test left behind may end meanwhile
     assert max(timers) <= 66  # cancelled ones go when they are the most, or 64
 
 
