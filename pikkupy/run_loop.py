@@ -77,6 +77,10 @@ class RunTask(asyncio.Task[T]):
                     return
 
 
+def _of_the_body(name: str) -> property:
+    return property(lambda guarded: getattr(guarded._body, name))
+
+
 class _Guarded(Coroutine[Any, Any, T]):
     """A coroutine that lets through to its task only futures of the run's own loop.
 
@@ -84,6 +88,13 @@ class _Guarded(Coroutine[Any, Any, T]):
     """
 
     __slots__ = ("_body", "_loop")
+
+    # What else a coroutine shows, for `repr` and stacks of tasks. With a `__getattr__` every look at a field is slower.
+    __name__ = _of_the_body("__qualname__")  # pyright: ignore[reportAssignmentType] # of the instance, as coroutines do
+    cr_await = _of_the_body("cr_await")
+    cr_code = _of_the_body("cr_code")
+    cr_frame = _of_the_body("cr_frame")
+    cr_running = _of_the_body("cr_running")
 
     def __init__(self, body: Coroutine[Any, Any, T], loop: RunLoop) -> None:
         self._body = body
@@ -99,10 +110,6 @@ class _Guarded(Coroutine[Any, Any, T]):
 
     def close(self) -> None:
         """Nothing: the body is ended by `RunTask`."""
-
-    def __getattr__(self, name: str) -> Any:
-        """What else a coroutine shows (`cr_frame`, `__qualname__` …), for `repr` and stacks of tasks."""
-        return getattr(self._body, name)
 
     def __await__(self) -> Any:
         return self._body.__await__()

@@ -25,7 +25,7 @@ def invocation_id(run_id: str, step_name: str) -> str:
     return str(uuid.uuid5(INVOCATIONS, f"{run_id}\0{step_name}"))
 
 
-class StepContext(msgspec.Struct, frozen=True):
+class StepContext(msgspec.Struct, frozen=True, gc=False):
     """The step that is running: what `services.workflow_step` and `current_step()` give."""
 
     run_id: str

@@ -84,7 +84,7 @@ class ActiveRun:
     def carry_out(self, commands: Commands) -> None:
         """Do what the execution asks for, in the order of the calls."""
         calls, host, now_us = commands.calls, self.host, self.host.now_us()
-        if len(calls) == 1 and self._is_simple(commands) and host.dispatching and host.workers.has_room_on_loop:
+        if len(calls) == 1 and self._is_simple(commands) and host.dispatching and host.workers.on_loop.has_room:
             self._call_inline(calls[0], now_us)
             return
         steps = self.steps

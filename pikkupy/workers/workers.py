@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from functools import partial
 
 from pikkupy.config import Config
 from pikkupy.core.commands import StepCall
@@ -29,21 +30,26 @@ KINDS: dict[Where, type[Attempt]] = {
 
 
 class Workers:
-    """Begins attempts and tells their outcomes. Make it, and call it, on the event loop; it is not thread-safe."""
+    """Begins attempts and tells their outcomes. Make it, and call it, on the event loop; it is not thread-safe.
+
+    Most inline steps end where they are called, and need neither an attempt that could be stopped nor a slot. While
+    `on_loop.has_room`, `call_inline` calls one that has no time-out, in a context: it gives what came of it, or what
+    `await_inline` is to await.
+    """
 
     def __init__(self, config: Config, values: Values, scheduler: Scheduler, application: object | None) -> None:
         loop = asyncio.get_running_loop()
         self._cancel_grace_us = microseconds(config.cancel_grace)
-        self._on_loop: Lane[Attempt] = Lane(config.async_workers, loop, self._lane_emptied)
+        self.on_loop: Lane[Attempt] = Lane(config.async_workers, loop, self._lane_emptied)
         self._on_threads: Lane[Attempt] = Lane(config.thread_workers, loop, self._lane_emptied)
         self._in_processes: Lane[Attempt] = Lane(config.process_workers, loop, self._lane_emptied)
         self._lanes = {
-            "inline": self._on_loop,
-            "async": self._on_loop,
+            "inline": self.on_loop,
+            "async": self.on_loop,
             "thread": self._on_threads,
             "process": self._in_processes,
         }
-        self._each_lane = (self._on_loop, self._on_threads, self._in_processes)
+        self._each_lane = (self.on_loop, self._on_threads, self._in_processes)
         self._premises = Premises(
             loop=loop,
             values=values,
@@ -54,6 +60,7 @@ class Workers:
             processes=Processes(config.max_payload, config.warn_payload),
             loop_is_ending=self._loop_is_ending,
         )
+        self.call_inline = partial(call_inline, values)
         self._canary = loop.create_task(_idle(), name="pikkupy workers")
         self._closed = False
         self._emptied: asyncio.Event | None = None  # set while `close` waits
@@ -90,20 +97,6 @@ class Workers:
             lane.enter(attempt)
         return attempt
 
-    @property
-    def has_room_on_loop(self) -> bool:
-        """True if an inline step can begin here and now."""
-        return self._on_loop.has_room and not self._closed
-
-    def call_inline(self, call: StepCall, step: StepContext, context: Context) -> Outcome | Awaitable[object]:
-        """Call an inline step without a time-out while there `has_room_on_loop`.
-
-        Gives what came of it, or what `await_inline` is to await.
-
-        Most inline steps end where they are called, and need neither an attempt that could be stopped nor a slot.
-        """
-        return call_inline(self._premises.values, call, step, context)
-
     def await_inline(
         self,
         call: StepCall,
@@ -113,8 +106,8 @@ class Workers:
         ended: Callable[[Outcome], None],
     ) -> Attempt:
         """Go on with what `call_inline` has returned; the attempt has begun already."""
-        attempt = LoopAttempt(call, step, self._premises, self._on_loop, _nothing, ended)
-        self._on_loop.running.add(attempt)
+        attempt = LoopAttempt(call, step, self._premises, self.on_loop, _nothing, ended)
+        self.on_loop.running.add(attempt)
         attempt.take_over(came, context)
         return attempt
 
