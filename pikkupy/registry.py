@@ -27,6 +27,7 @@ class _Declared(Generic[In, Out, Result]):
         self.fn = fn
         self.name = name
         self.takes_data = _takes_data(self.noun, fn)
+        self.default = _default(fn) if self.takes_data else None  # what stands for data that is left out
         self.__wrapped__ = fn
         self.__name__ = fn.__name__
         self.__qualname__ = fn.__qualname__
@@ -278,6 +279,11 @@ def _takes_data(noun: str, fn: Callable[..., Any]) -> bool:
             f"{noun} {fn.__qualname__}{signature}: the parameters must be ({first}, data), or ({first}) alone"
         )
     return len(kinds) == 2
+
+
+def _default(fn: Callable[..., Any]) -> Any:
+    *_, data = inspect.signature(fn).parameters.values()
+    return None if data.default is inspect.Parameter.empty else data.default
 
 
 def _checked_worker(fn: Callable[..., Any], name: str, worker: Where | None) -> Where:

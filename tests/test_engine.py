@@ -1001,6 +1001,24 @@ async def test_a_second_engine_on_the_file_is_refused(db: Path) -> None:
         pass
 
 
+async def test_data_that_is_left_out_is_the_default_of_the_parameter() -> None:
+    """Of workflows and functions; it is recorded like any other."""
+    pikku = Pikku()
+
+    @pikku.function
+    async def double(services: Services, number: int = 4) -> int:
+        return 2 * number
+
+    @pikku.workflow
+    async def flow(workflow: Workflow, number: int = 5) -> list[int]:
+        return [number, await workflow.do("Four", "double"), await workflow.do("Double", double, number)]
+
+    async with pikku.open(":memory:") as engine:
+        assert await engine.run("flow", run_id="r") == [5, 8, 10]
+        assert await engine.run("flow", 7) == [7, 8, 14]
+        assert (await engine.get_run("r")).input == 5
+
+
 async def test_a_start_that_the_file_refuses_is_told_to_who_waits_for_it(db: Path) -> None:
     """I5: it is not acknowledged, by `start` or by `run`, and the engine goes on."""
     pikku = echo()

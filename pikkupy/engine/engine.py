@@ -379,7 +379,8 @@ def _not_open() -> EngineClosed:
 def _encoded_input(host: Host, workflow: WorkflowFunction[Any, Any], data: Any) -> str:
     if not workflow.takes_data and data is not None:
         raise PayloadError(f"input of workflow {workflow.name!r}: it takes no data, got {type(data).__name__}")
-    return host.values.encode(data, workflow.data_type, what="input of workflow", name=workflow.name)
+    given = workflow.default if data is None else data
+    return host.values.encode(given, workflow.data_type, what="input of workflow", name=workflow.name)
 
 
 def _time_out(host: Host, end: asyncio.Future[RunMove], run_id: str, limit_us: int) -> Timer | None:

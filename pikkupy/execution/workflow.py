@@ -260,7 +260,8 @@ class Workflow:
         try:
             if function.takes_data:
                 what = f"data of step {name!r} for function {function.name!r}"
-                return self._execution.values.encode(data, function.data_type, what=what), None
+                given = function.default if data is None else data
+                return self._execution.values.encode(given, function.data_type, what=what), None
             if data is not None:
                 raise PayloadError(f"data of step {name!r}: function {function.name!r} takes none; leave it out")
         except Exception as error:  # noqa: BLE001 - PayloadError, or what the value's own code raises
