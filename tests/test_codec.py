@@ -1180,3 +1180,10 @@ def test_a_large_value_is_announced_once_with_its_size() -> None:
 
     assert seen == [("large", 100)]
     assert Codec(warn_payload=1).encode("x", what="quiet") == '"x"'
+
+
+@pytest.mark.parametrize("value", [12_345, True, None, "abc", [1, 2]])
+def test_the_limit_holds_for_small_values_too(value: object) -> None:
+    """Also for those that need no packer."""
+    with pytest.raises(PayloadError, match="max_payload"):
+        Codec(max_payload=3).encode(value, what="value")

@@ -54,8 +54,9 @@ class Codec:
             fit = None if annotation is Any else _fitter(annotation)
             kept = value if fit is None else fit(value)
             if kept is None or type(kept) is bool or (type(kept) is int and -_INT64 < kept < _INT64):
-                return _json_encode(kept).decode()  # as the rest would, in a third of the time
-            data = self._encoded(kept, fit)
+                data = _json_encode(kept)  # as the packer would, in a third of the time
+            else:
+                data = self._encoded(kept, fit)
         except Refused as refused:
             raise PayloadError(f"{_named(what, name)}: {refused.path}: {refused.reason}") from refused.__cause__
         except RecursionError:
