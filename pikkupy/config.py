@@ -6,8 +6,8 @@ from typing import Literal, TypedDict
 
 import msgspec
 
-from pikkupy.durations import Duration, microseconds
-from pikkupy.errors import BadValue, DurationError
+from pikkupy.durations import Duration, named_microseconds
+from pikkupy.errors import BadValue
 
 _COUNTS = ("max_payload", "warn_payload", "async_workers", "thread_workers", "process_workers", "max_cut_offs")
 
@@ -53,22 +53,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.durability not in ("full", "process"):
             raise BadValue(f"durability={self.durability!r}: use 'full' or 'process'")
-        for name in (
-            "max_payload",
-            "warn_payload",
-            "async_workers",
-            "thread_workers",
-            "process_workers",
-            "max_cut_offs",
-        ):
+        for name in _COUNTS:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise BadValue(f"{name}={value!r}: use a whole number of 1 or more")
         for name in ("shutdown_grace", "cancel_grace", "show_running_after"):
-            try:
-                microseconds(getattr(self, name))
-            except DurationError as error:
-                raise DurationError(f"{name}={error}") from None
+            named_microseconds(name, getattr(self, name))
 
 
 class Settings(TypedDict, total=False):

@@ -68,6 +68,14 @@ def microseconds(duration: Duration) -> int:
     return us
 
 
+def named_microseconds(name: str, duration: Duration) -> int:
+    """As `microseconds`; the error says which argument it was."""
+    try:
+        return microseconds(duration)
+    except DurationError as error:
+        raise DurationError(f"{name}={error}") from None
+
+
 def _from_text(text: str) -> int:
     match = _TEXT.fullmatch(text)
     if match is None:

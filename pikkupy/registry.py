@@ -60,15 +60,13 @@ class _Declared(Generic[In, Out, Result]):
     @property
     def data_type(self) -> Any:
         """The annotation of `data`; `Any` where there is none."""
-        if self._types is None:
-            self.resolve()
+        self.resolve()
         return self._types[0] if self._types else Any
 
     @property
     def result_type(self) -> Any:
         """The annotation of the result; `Any` where there is none."""
-        if self._types is None:
-            self.resolve()
+        self.resolve()
         return self._types[1] if self._types else Any
 
     def _look_up(self, local_names: dict[str, Any] | None) -> tuple[Any, Any]:

@@ -29,7 +29,7 @@ UNWIND_LIMIT = 1_000  # awaits that code may swallow while it is torn down befor
 Intruded = Callable[[int, str], None]
 """Called, from whatever thread, with a run's number and what code outside of its workflow function did to it."""
 
-_CURE = "wrap it in `await workflow.do(name, ...)`, whose body runs on the application's event loop"
+CURE = "wrap it in `await workflow.do(name, ...)`, whose body runs on the application's event loop"
 
 
 class Unwind(BaseException):
@@ -118,7 +118,7 @@ class _Guarded(Coroutine[Any, Any, T]):
         while yielded is not None and getattr(yielded, "_loop", self._loop) is not self._loop:
             yielded._asyncio_future_blocking = False
             yielded = self._body.throw(
-                WorkflowMisuse(f"a workflow body awaited {yielded!r}, which belongs to another event loop; {_CURE}")
+                WorkflowMisuse(f"a workflow body awaited {yielded!r}, which belongs to another event loop; {CURE}")
             )
         return yielded
 
@@ -291,7 +291,7 @@ class RunLoop(asyncio.AbstractEventLoop):
             self._intruded(
                 self._number,
                 "code outside of the workflow function ended something that the workflow waits for (a future, task, "
-                "event or queue of another loop's code), which no replay can repeat; return it from a step: "
+                "event or queue), which no replay can repeat; return it from a step: "
                 "`await workflow.do(name, ...)`",
             )
         return handle
@@ -299,12 +299,12 @@ class RunLoop(asyncio.AbstractEventLoop):
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        what = f"a workflow body called loop.call_soon_threadsafe: it cannot use threads; {_CURE}"
+        what = f"a workflow body called loop.call_soon_threadsafe: it cannot use threads; {CURE}"
         if self.thread != get_ident():
             # A thread of some library answers a body that awaited it: an error would end the thread, which others need.
             # The answer is dropped, and the run, which it would have woken, ends with the misuse.
             if not self._stopped:
-                self._intruded(self._number, f"a workflow body waits for the answer of a thread; {_CURE}")
+                self._intruded(self._number, f"a workflow body waits for the answer of a thread; {CURE}")
         elif sys._getframe(1).f_globals.get("__name__") == "asyncio.futures":
             self._misuse = what  # wrap_future of a finished future, which would swallow and print what is raised here
             self.stop()
@@ -403,7 +403,7 @@ class RunLoop(asyncio.AbstractEventLoop):
 
 def _refusal(name: str) -> Callable[..., NoReturn]:
     def refused(self: RunLoop, *args: object, **options: object) -> NoReturn:  # noqa: ARG001
-        raise WorkflowMisuse(f"a workflow body called loop.{name}: it cannot do I/O or use threads itself; {_CURE}")
+        raise WorkflowMisuse(f"a workflow body called loop.{name}: it cannot do I/O or use threads itself; {CURE}")
 
     refused.__name__ = name
     return refused

@@ -49,7 +49,7 @@ def current_step() -> StepContext | None:
 
 
 def enter(step: StepContext) -> None:
-    """Make `step` the current one, for good, in the calling context: a copy that belongs to one attempt."""
+    """Make `step` the current one, for good, in the calling context, which belongs to one attempt."""
     _current.set(step)
     STEP.set(step.step_name)
     ATTEMPT.set(step.attempt_count)

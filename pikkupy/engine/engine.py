@@ -223,8 +223,8 @@ class Engine:
         """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""
         host, residents, _ = self._use()
         row = await self._row(run_id)
-        # What is under way is in memory first. It is looked at before the file, and later steps are left out: so each
-        # step that the run has reached at this moment is in one of the two, in the other, or in both.
+        # What is under way is in memory first. It is looked at before the file, and later steps are left out: so every
+        # step that the run has reached at this moment is in memory or in the file.
         active = residents.active.get(run_id)
         shown = {} if active is None else {step.position: step for step in active.live_rows()}
         reached = math.inf if active is None else active.reached

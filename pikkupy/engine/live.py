@@ -7,8 +7,11 @@ from msgspec import structs
 
 from pikkupy.core.commands import StepCall
 from pikkupy.core.machine import STEP, StepEvent, advance
-from pikkupy.core.model import AttemptRow, AttemptStatus, ErrorInfo, StepKind, StepRow, StepStatus
+from pikkupy.core.model import AttemptRow, AttemptStatus, ErrorInfo, RunRow, StepKind, StepRow, StepStatus
 from pikkupy.core.outcomes import Failed, Succeeded
+from pikkupy.execution import step_failed
+from pikkupy.failures import describe
+from pikkupy.services import StepContext
 from pikkupy.timers import Timer
 from pikkupy.workers import Attempt
 
@@ -141,6 +144,26 @@ def before_its_outcome(row: StepRow) -> StepRow:
     else:
         status = StepStatus.RUNNING if row.attempts else StepStatus.PENDING
     return structs.replace(row, status=status, seq=None, output=None, error=None, ended_at=None)
+
+
+def asked_to_retry(step: LiveStep, failed: Failed) -> Failed:
+    """The failure, made final if `retry_if` wants no other attempt; its own failure if it raises."""
+    retry_if = step.call.policy.retry_if
+    if retry_if is None:
+        return failed
+    error = failed.exception
+    if error is None:
+        error = step_failed(step.call.name, step.attempts, failed.error)
+    try:
+        wanted = bool(retry_if(error))
+    except BaseException as raised:  # noqa: BLE001 - it becomes the step's failure
+        return Failed(describe(raised), raised, final=True)
+    return Failed(failed.error, failed.exception, final=not wanted)
+
+
+def context_of(run: RunRow, call: StepCall, attempt: int) -> StepContext:
+    """What the code of one attempt can know of itself."""
+    return StepContext(run.run_id, run.workflow, step_id(run.run_id, call.name), call.name, attempt)
 
 
 def step_id(run_id: str, step_name: str) -> str:

@@ -20,7 +20,7 @@ from pikkupy.core.ports import Values
 from pikkupy.errors import StepFailed, WorkflowMisuse
 from pikkupy.failures import describe, storable
 from pikkupy.registry import WorkflowFunction
-from pikkupy.run_loop import Intruded, RunFuture, Unwind, new_run_loop
+from pikkupy.run_loop import CURE, Intruded, RunFuture, Unwind, new_run_loop
 
 _NONE: list[int] = []  # the usual list of stopped steps, shared and never changed
 _HERE = os.path.dirname(__file__)  # noqa: PTH120 - compared with code file names, which are strings
@@ -297,10 +297,7 @@ def _with_cure(error: BaseException) -> BaseException:
     """asyncio's own refusal of a future of another loop does not say what to do."""
     if type(error) is not ValueError or "belongs to a different loop" not in str(error):
         return error
-    misuse = WorkflowMisuse(
-        "a workflow body waited for a future of another event loop; wrap it in `await workflow.do(name, ...)`, whose "
-        "body runs on the application's event loop"
-    )
+    misuse = WorkflowMisuse(f"a workflow body waited for a future of another event loop; {CURE}")
     misuse.__cause__ = error
     return misuse.with_traceback(error.__traceback__)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, Literal, TypedDict
 
 from pikkupy.core.commands import Policy
-from pikkupy.durations import DAY_US, Duration, microseconds
-from pikkupy.errors import BadType, BadValue, DurationError
+from pikkupy.durations import DAY_US, Duration, named_microseconds
+from pikkupy.errors import BadType, BadValue
 
 DEFAULT_MAX_RETRY_DELAY_US = DAY_US  # an exponential wait beyond a day is rarely meant
 
@@ -50,21 +50,14 @@ def policy_of(options: StepOptions) -> Policy:
     timeout = options.get("timeout")
     return Policy(
         retries=_retries(options.get("retries", 0)),
-        delay_us=_duration("retry_delay", options.get("retry_delay", 0)),
+        delay_us=named_microseconds("retry_delay", options.get("retry_delay", 0)),
         exponential=_exponential(options.get("backoff", "fixed")),
-        max_delay_us=_duration("max_retry_delay", options.get("max_retry_delay", "1d")),
+        max_delay_us=named_microseconds("max_retry_delay", options.get("max_retry_delay", "1d")),
         jitter=_jitter(options.get("jitter", 0.0)),
         retry_if=_callable(options.get("retry_if")),
-        timeout_us=None if timeout is None else _duration("timeout", timeout),
+        timeout_us=None if timeout is None else named_microseconds("timeout", timeout),
         at_most_once=_flag("at_most_once", options.get("at_most_once", False)),
     )
-
-
-def _duration(name: str, duration: Duration) -> int:
-    try:
-        return microseconds(duration)
-    except DurationError as error:
-        raise DurationError(f"{name}={error}") from None
 
 
 def _retries(retries: object) -> int:

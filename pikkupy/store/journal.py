@@ -57,7 +57,7 @@ class Journal:
         self.clean = owned.clean
         self.next_number = owned.next_number
         self.on_failure: Callable[[JournalError], None] | None = None
-        self.on_release: Callable[[], None] = _nobody_listens
+        self.on_release: Callable[[], None] | None = None
         self.damaged: dict[int, JournalError] = {}
         self._path = path
         self._loop = asyncio.get_running_loop()
@@ -220,11 +220,8 @@ class Journal:
             self.on_failure(failure)
 
     def _tell_release(self) -> None:
-        self.on_release()
-
-
-def _nobody_listens() -> None:
-    """The default of `Journal.on_release`."""
+        if self.on_release is not None:
+            self.on_release()
 
 
 async def _open(path: str, durability: Durability, now_us: int, failpoint: Failpoint | None) -> Journal:
