@@ -413,5 +413,5 @@ class Chance:
 
 RUN = RunRow(
     number=1, run_id="r", workflow="program", status=RunStatus.RUNNING, input="null", created_at=START_US,
-    updated_at=START_US,
+    updated_at=START_US, starts_at=START_US,
 )  # fmt: skip

@@ -44,6 +44,13 @@ class StepKind(StrEnum):
     SUSPEND = "suspend"
 
 
+class ParkedFor(StrEnum):
+    """Why the engine itself has suspended a run; a run that its own `suspend` holds has none."""
+
+    CODE = "code"  # the code does not fit the record, or is missing: each open tries again
+    CRASHES = "crashes"  # an attempt of it was cut off too often: only `resume` tries again
+
+
 class AttemptStatus(StrEnum):
     """How an attempt ended."""
 
@@ -58,6 +65,11 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     message: str
     traceback: str
     bases: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()  # of a failed run: the failed steps whose errors left the workflow
+
+
+NO_WAKING = 1 << 62
+"""`RunRow.wakes_at` of a run that waits in the file for something from outside."""
 
 
 class RunRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -74,6 +86,14 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     created_at: int
     updated_at: int
     ended_at: int | None = None  # set exactly when the status is final
+    starts_at: int  # when its body begins: at once, or when `start` was told to
+    wakes_at: int | None = None  # set exactly while it waits in the file alone: when it has to be in memory again
+    parked: ParkedFor | None = None  # why the engine itself has suspended it
+    parent: int | None = None  # number of the run whose step it is
+    parent_position: int | None = None  # of that step
+    parent_attempt: int | None = None  # of that step
+    forked_from: str | None = None  # id of the run whose history it began with
+    tags: str | None = None  # JSON object of texts
 
 
 class StepRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -86,6 +106,7 @@ class StepRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     target: str | None = None  # name of the function or workflow
     attempts: int = 0  # attempts that have begun
     cut_offs: int = 0  # start-ups in a row that found an attempt of it cut off
+    forgiven: int = 0  # attempts that do not count against `retries`: those before the last `engine.retry`
     wake_at: int | None = None  # when the sleep ends or the next attempt begins; kept afterwards
     seq: int | None = None  # place of its outcome in the run's history; None until there is one, and when cancelled
     output: str | None = None  # encoded value; set exactly when succeeded
@@ -118,6 +139,24 @@ class TimerRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fired_at: int
 
 
+class SignalRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One signal that was sent to a run."""
+
+    run: int
+    seq: int  # place in the run's history
+    name: str
+    payload: str | None  # encoded value; None once a step has taken it, whose output it then is
+    sent_at: int
+    position: int | None = None  # of the step that has taken it
+
+
+class CodeChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The run has passed `workflow.changed(change_id)` with the new code: it stays with that."""
+
+    run: int
+    change_id: str
+
+
 class RunMove(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A change of a run's status and what comes with it. Applies only while the run has status `before`."""
 
@@ -127,6 +166,8 @@ class RunMove(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     output: str | None = None
     error: ErrorInfo | None = None
     reason: str | None = None
+    parked: ParkedFor | None = None
+    wakes_at: int | None = None
     at: int  # becomes updated_at, and ended_at if the status is final
 
 
@@ -137,20 +178,87 @@ class StepsCancelled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     at: int
 
 
+class RunWakes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An unfinished run waits in the file until `wakes_at`; None: it has work, or waits in memory."""
+
+    number: int
+    wakes_at: int | None
+
+
+class SignalTaken(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The step at `position` has taken the signal; refused if another one has."""
+
+    run: int
+    seq: int  # of the signal
+    position: int
+
+
+class StepReopened(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A failed or cancelled step of a failed run gets the state of `row`, which has no outcome: `engine.retry`."""
+
+    row: StepRow
+
+
+class StepsSetAside(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The run's steps from `position` on are no longer part of its history; their outcomes are kept as evidence, and
+    for the code that asks for them again. Its own timers that fired at `seq` or later are forgotten."""
+
+    run: int
+    position: int
+    seq: int
+
+
+class SetAsideTaken(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The outcome of a step that was set aside is part of the history again, in another place."""
+
+    run: int
+    seq: int  # that it had
+
+
 class RunDeleted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The run and all that belongs to it go."""
+    """The run, which has ended, and all that belongs to it go."""
 
     number: int
 
 
-Change = RunRow | StepRow | AttemptRow | TimerRow | RunMove | StepsCancelled | RunDeleted
+Change = (
+    RunRow
+    | StepRow
+    | AttemptRow
+    | TimerRow
+    | SignalRow
+    | SignalTaken
+    | CodeChange
+    | RunMove
+    | RunWakes
+    | StepsCancelled
+    | StepReopened
+    | StepsSetAside
+    | SetAsideTaken
+    | RunDeleted
+)
 """What can be written. A `RunRow` inserts; a `StepRow` inserts, or replaces the row while that is not final."""
 
 
+class ChildRow(msgspec.Struct, frozen=True, gc=False):
+    """A child run, by the step and attempt of its parent."""
+
+    position: int
+    attempt: int
+    run_id: str
+    number: int
+    status: RunStatus
+
+
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a replay needs of one run: steps by position, fired timers by number."""
+    """All that is needed to bring one run into memory: steps by position, fired timers by number."""
 
     run: RunRow
     steps: tuple[StepRow, ...] = ()
     timers: tuple[TimerRow, ...] = ()
-    last_seq: int = 0  # the highest place in its history that is taken, attempts included
+    last_seq: int = 0  # the highest place in its history that is taken, attempts and signals included
+    signals: tuple[SignalRow, ...] = ()  # that no step has taken yet, in the order of their arrival
+    changes: frozenset[str] = frozenset()  # ids of the code changes that it has passed
+    children: tuple[RunRow, ...] = ()  # of its steps without an outcome
+    set_aside: tuple[StepRow, ...] = ()  # outcomes that the code has not asked for again
+    parent: RunRow | None = None

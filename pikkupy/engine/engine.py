@@ -299,7 +299,11 @@ class Engine:
             raise RunStateError(
                 f"run {run_id!r} is {row.status}: only a run that has ended can be deleted; cancel it first"
             )
-        await host.journal.commit([RunDeleted(number=row.number)])
+        try:
+            await host.journal.commit([RunDeleted(number=row.number)])
+        except JournalError:
+            await self._row(run_id)  # raises RunNotFound if somebody else was quicker
+            raise
 
     # For handles
 

@@ -48,7 +48,7 @@ class Residents:
         """Bring every run without an end into memory; how many there were. `clean`: the last owner left in order."""
         variables = copy_context()
         count = after = 0
-        while chunk := await self._host.journal.unfinished(after=after, limit=CHUNK):
+        while chunk := await self._host.journal.awake(after=after, limit=CHUNK):
             after = chunk[-1].run.number
             adopt = partial(self._adopt_all, chunk, variables, clean=clean)
             count += await in_callback(self._host.loop, adopt)

@@ -75,6 +75,7 @@ class Starts:
             input=text,
             created_at=now_us,
             updated_at=now_us,
+            starts_at=now_us,
         )
         pending = self._pending[run_id] = _Pending(row)
         self._host.journal.submit([row], partial(self._on_disk, pending, workflow, variables))

@@ -9,7 +9,17 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, TypeVar
 
-from pikkupy.core.model import AttemptRow, Change, Recorded, RunRow, RunStatus, StepRow
+from pikkupy.core.model import (
+    NO_WAKING,
+    AttemptRow,
+    Change,
+    ChildRow,
+    Recorded,
+    RunRow,
+    RunStatus,
+    RunWakes,
+    StepRow,
+)
 from pikkupy.errors import JournalError
 from pikkupy.log import logger
 from pikkupy.store import reader
@@ -41,7 +51,7 @@ class Journal:
     Public attributes: `epoch`, raised by one at each open; `clean`, True if the last owner left in good order or the
     file is new; `next_number`, for the next run, to be counted on by who takes it; `on_failure`, called once on the
     loop after a fail-stop; `on_release`, called there when everybody was told of a commit; `damaged`, the errors of the
-    unfinished runs that `unfinished` had to leave out, by number.
+    runs that `awake` and `due` had to leave out, by number.
     """
 
     def __init__(
@@ -149,19 +159,39 @@ class Journal:
         """Everything that a replay of one run needs."""
         return await self._read(lambda db: reader.recorded(db, number))
 
-    async def unfinished(self, *, after: int = 0, limit: int = 500) -> list[Recorded]:
-        """The next running and suspended runs with a number above `after`, by number; none if there are no more.
+    async def awake(self, *, after: int = 0, limit: int = 500) -> list[Recorded]:
+        """The next unfinished runs that do not wait in the file, with a number above `after`; none if that is all.
 
         A damaged run does not take the others down: it is logged, kept in `damaged`, and left out.
         """
         while True:
-            chunk = await self._read(partial(reader.unfinished, after=after, limit=limit))
-            for number, error in chunk.damaged.items():
-                _log.error("run_damaged", path=self._path, number=number, error=str(error))
-                self.damaged[number] = error
+            chunk = await self._read(partial(reader.awake, after=after, limit=limit))
+            self._note_damage(chunk)
             if chunk.runs or chunk.last is None:
                 return chunk.runs
             after = chunk.last
+
+    async def due(self, *, until: int, limit: int) -> list[Recorded]:
+        """The first `limit` of the runs that wait in the file and have to be in memory until then.
+
+        Who takes one has to write that it does not wait any more (`RunWakes`), or it is found again. A damaged run is
+        logged, kept in `damaged`, and waits for ever.
+        """
+        while True:
+            chunk = await self._read(partial(reader.due, until=until, limit=limit))
+            self._note_damage(chunk)
+            if chunk.damaged:
+                await self.commit([RunWakes(number=number, wakes_at=NO_WAKING) for number in chunk.damaged])
+            if chunk.runs or chunk.last is None:
+                return chunk.runs
+
+    async def next_waking(self, after: int) -> int | None:
+        """When the first run after that time has to be in memory."""
+        return await self._read(lambda db: reader.next_waking(db, after))
+
+    async def children(self, number: int) -> list[ChildRow]:
+        """All children of one run, by step and attempt."""
+        return await self._read(lambda db: reader.children(db, number))
 
     async def last_change(self, numbers: Sequence[int]) -> dict[int, int]:
         """Per run the latest recorded time of its steps, attempts and timers, in µs; runs without any are absent."""
@@ -206,6 +236,11 @@ class Journal:
 
     async def _write(self, batch: Sequence[Sequence[Op]]) -> Written:
         return await self._writer.run(lambda db: self._write_in_thread(db, batch))
+
+    def _note_damage(self, chunk: reader.Chunk) -> None:
+        for number, error in chunk.damaged.items():
+            _log.error("run_damaged", path=self._path, number=number, error=str(error))
+            self.damaged[number] = error
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:

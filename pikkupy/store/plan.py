@@ -16,16 +16,30 @@ import msgspec
 from pikkupy.core.model import (
     AttemptRow,
     Change,
+    CodeChange,
     RunDeleted,
     RunMove,
     RunRow,
+    RunWakes,
+    SetAsideTaken,
+    SignalRow,
+    SignalTaken,
+    StepReopened,
     StepRow,
     StepsCancelled,
+    StepsSetAside,
     TimerRow,
 )
 from pikkupy.errors import JournalError
 from pikkupy.store.queries import many
-from pikkupy.store.rows import attempt_columns, move_columns, run_columns, step_columns, timer_columns
+from pikkupy.store.rows import (
+    attempt_columns,
+    move_columns,
+    run_columns,
+    signal_columns,
+    step_columns,
+    timer_columns,
+)
 
 # Rows of the largest statement. Statements have a power of two of rows, so that nine prepared ones serve every number:
 # preparing one takes as long as running it. 256 rows of 15 columns are far below SQLite's 32,766 parameters.
@@ -39,24 +53,45 @@ class Kind(IntEnum):
     STEP = 1
     ATTEMPT = 2
     TIMER = 3
-    MOVE = 4
-    CANCEL = 5
-    DELETE = 6
+    SIGNAL = 4
+    TAKEN = 5
+    CHANGE = 6
+    MOVE = 7
+    WAKE = 8
+    CANCEL = 9
+    REOPEN = 10
+    ASIDE = 11
+    BACK = 12
+    DELETE = 13
 
 
-_QUERY = {
-    Kind.RUN: "insert_runs",
-    Kind.STEP: "write_steps",
-    Kind.ATTEMPT: "insert_attempts",
-    Kind.TIMER: "insert_timers",
-    Kind.MOVE: "move_runs",
-    Kind.CANCEL: "cancel_steps",
-    Kind.DELETE: "delete_runs",
+# By what each kind is written, one statement after another.
+QUERIES = {
+    Kind.RUN: ("insert_runs",),
+    Kind.STEP: ("write_steps",),
+    Kind.ATTEMPT: ("insert_attempts",),
+    Kind.TIMER: ("insert_timers",),
+    Kind.SIGNAL: ("insert_signals",),
+    Kind.TAKEN: ("take_signals",),
+    Kind.CHANGE: ("insert_changes",),
+    Kind.MOVE: ("move_runs",),
+    Kind.WAKE: ("wake_runs",),
+    Kind.CANCEL: ("cancel_steps",),
+    Kind.REOPEN: ("reopen_steps",),
+    Kind.ASIDE: ("set_aside_steps", "drop_steps", "drop_timers"),
+    Kind.BACK: ("take_set_aside",),
+    Kind.DELETE: ("delete_runs",),
 }
 _REFUSED = {
     Kind.STEP: "a step that is final already never changes",
+    Kind.TAKEN: "the signal was taken by another step",
     Kind.MOVE: "the run does not have the status that the move begins with",
+    Kind.REOPEN: "the step has neither failed nor been cancelled",
+    Kind.BACK: "the outcome is not set aside",
+    Kind.DELETE: "the run has not ended, or is not there",
 }
+# Rare, and of the same run nothing is written together with one of these.
+_ALONE = frozenset({Kind.REOPEN, Kind.ASIDE, Kind.BACK, Kind.DELETE})
 
 
 class Op(msgspec.Struct, frozen=True, gc=False):
@@ -81,8 +116,15 @@ _ENCODERS: dict[type, tuple[Kind, Callable[[Any], tuple[Any, ...]]]] = {
     StepRow: (Kind.STEP, step_columns),
     AttemptRow: (Kind.ATTEMPT, attempt_columns),
     TimerRow: (Kind.TIMER, timer_columns),
+    SignalRow: (Kind.SIGNAL, signal_columns),
+    SignalTaken: (Kind.TAKEN, lambda change: (change.run, change.seq, change.position)),
+    CodeChange: (Kind.CHANGE, lambda change: (change.run, change.change_id)),
     RunMove: (Kind.MOVE, move_columns),
+    RunWakes: (Kind.WAKE, lambda change: (change.number, change.wakes_at)),
     StepsCancelled: (Kind.CANCEL, lambda change: (change.run, change.at)),
+    StepReopened: (Kind.REOPEN, lambda change: step_columns(change.row)),
+    StepsSetAside: (Kind.ASIDE, lambda change: (change.run, change.position, change.seq)),
+    SetAsideTaken: (Kind.BACK, lambda change: (change.run, change.seq)),
     RunDeleted: (Kind.DELETE, lambda change: (change.number,)),
 }
 
@@ -124,15 +166,17 @@ class _Group:
     def __init__(self) -> None:
         self.parameters: list[list[tuple[Any, ...]]] = [[] for _ in Kind]  # rows, by kind
         self.runs: set[int] = set()
-        self.last: dict[Kind, set[int]] = {Kind.MOVE: set(), Kind.CANCEL: set(), Kind.DELETE: set()}  # runs, too
+        moved, alone = set[int](), set[int]()
+        self.last: dict[Kind, set[int]] = dict.fromkeys(_ALONE, alone)  # runs, too
+        self.last |= {Kind.MOVE: moved, Kind.WAKE: moved, Kind.CANCEL: set()}
 
     def takes(self, kind: Kind, run: int) -> bool:
         """False if writing a change of a run that the group has already together with it could silently do something
         else than writing it afterwards."""
         last = self.last
-        if kind is Kind.RUN or run in last[Kind.DELETE]:
+        if kind is Kind.RUN or kind in _ALONE or run in last[Kind.DELETE]:
             return False
-        if kind is Kind.MOVE:
+        if kind is Kind.MOVE or kind is Kind.WAKE:
             return run not in last[Kind.MOVE]  # of two moves of one run, one UPDATE would take any
         if kind is Kind.STEP or kind is Kind.CANCEL:
             return run not in last[Kind.CANCEL]
@@ -143,7 +187,8 @@ class _Group:
             rows, start = self.parameters[kind], 0
             for count in powers_of_two(len(rows)):
                 values = list(chain.from_iterable(rows[start : start + count]))
-                yield Statement(many(_QUERY[kind], count), values, count, _REFUSED.get(kind))
+                for query in QUERIES[kind]:
+                    yield Statement(many(query, count), values, count, _REFUSED.get(kind))
                 start += count
 
 

@@ -5,21 +5,23 @@
 -- New runs. A run id or number that is taken is an error.
 INSERT INTO pikkupy_runs (
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
     start_checksum, move_checksum
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: write_steps
 -- New steps, and new states of steps without a final status; a final step stays and does not count as changed.
 INSERT INTO pikkupy_steps (
-    run, position, name, kind, target, attempts, cut_offs, wake_at, seq, output, error, status, ended_at, started_at,
-    checksum
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
+    started_at, checksum
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (run, position) DO UPDATE SET
     name = excluded.name,
     kind = excluded.kind,
     target = excluded.target,
     attempts = excluded.attempts,
     cut_offs = excluded.cut_offs,
+    forgiven = excluded.forgiven,
     wake_at = excluded.wake_at,
     seq = excluded.seq,
     output = excluded.output,
@@ -41,17 +43,89 @@ INSERT INTO pikkupy_timers (run, number, due_at, seq, fired_at, checksum)
 VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: move_runs
--- New statuses of runs that still have the status before: number, before, status, output, error, reason, at, ended_at, checksum.
+-- New statuses of runs that still have the status before: number, before, status, output, error, reason, parked, at,
+-- ended_at, checksum, wakes_at.
 UPDATE pikkupy_runs SET
     status = move.column3,
     output = move.column4,
     error = move.column5,
     reason = move.column6,
-    updated_at = move.column7,
-    ended_at = move.column8,
-    move_checksum = move.column9
-FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)) AS move
+    parked = move.column7,
+    updated_at = move.column8,
+    ended_at = move.column9,
+    move_checksum = move.column10,
+    wakes_at = move.column11
+FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)) AS move
 WHERE number = move.column1 AND status = move.column2;
+
+-- name: wake_runs
+-- When unfinished runs that wait in the file have to be in memory; NULL: now. An ended run stays as it is.
+UPDATE pikkupy_runs SET wakes_at = waking.column2
+FROM (VALUES (?, ?)) AS waking
+WHERE number = waking.column1 AND status IN ('running', 'suspended');
+
+-- name: insert_signals
+-- Signals that were sent.
+INSERT INTO pikkupy_signals (run, seq, name, payload, sent_at, position, checksum)
+VALUES (?, ?, ?, ?, ?, ?, ?);
+
+-- name: take_signals
+-- Signals that a step has taken: run, seq, position. The payload is the step's output now.
+UPDATE pikkupy_signals SET payload = NULL, position = taken.column3
+FROM (VALUES (?, ?, ?)) AS taken
+WHERE run = taken.column1 AND seq = taken.column2 AND position IS NULL;
+
+-- name: insert_changes
+-- Changes of the code that runs have passed.
+INSERT INTO pikkupy_changes (run, change_id)
+VALUES (?, ?);
+
+-- name: reopen_steps
+-- Failed and cancelled steps that go on, because their run does: all columns of a step.
+UPDATE pikkupy_steps SET
+    attempts = again.column6,
+    cut_offs = again.column7,
+    forgiven = again.column8,
+    wake_at = again.column9,
+    seq = again.column10,
+    output = again.column11,
+    error = again.column12,
+    status = again.column13,
+    ended_at = again.column14,
+    checksum = again.column16
+FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)) AS again
+WHERE run = again.column1 AND position = again.column2 AND status IN ('failed', 'cancelled');
+
+-- name: set_aside_steps
+-- Outcomes that are no longer part of the history: run, position and seq from which on that is so.
+INSERT INTO pikkupy_set_aside (
+    run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
+    started_at, checksum
+)
+SELECT
+    run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
+    started_at, checksum
+FROM (VALUES (?, ?, ?)) AS aside
+JOIN pikkupy_steps ON run = aside.column1 AND position >= aside.column2
+WHERE seq IS NOT NULL;
+
+-- name: drop_steps
+-- What follows `set_aside_steps`: the steps leave the history.
+DELETE FROM pikkupy_steps WHERE (run, position) IN (
+    SELECT run, position FROM (VALUES (?, ?, ?)) AS aside
+    JOIN pikkupy_steps ON run = aside.column1 AND position >= aside.column2
+);
+
+-- name: drop_timers
+-- What follows `set_aside_steps`: so do the timers that fired later.
+DELETE FROM pikkupy_timers WHERE (run, number) IN (
+    SELECT run, number FROM (VALUES (?, ?, ?)) AS aside
+    JOIN pikkupy_timers ON run = aside.column1 AND seq >= aside.column3
+);
+
+-- name: take_set_aside
+-- Outcomes that are part of the history again: run, seq that they had.
+DELETE FROM pikkupy_set_aside WHERE (run, seq) IN (VALUES (?, ?));
 
 -- name: cancel_steps
 -- The end of all steps without an outcome: run, time. Their checksums leave out what changes here.
@@ -60,13 +134,14 @@ FROM (VALUES (?, ?)) AS cancel
 WHERE run = cancel.column1 AND status NOT IN ('succeeded', 'failed', 'cancelled');
 
 -- name: delete_runs
--- The end of runs by number; steps, attempts and timers go with them.
-DELETE FROM pikkupy_runs WHERE number IN (VALUES (?));
+-- Ended runs by number; their steps, attempts, timers, signals and children go with them.
+DELETE FROM pikkupy_runs WHERE status IN ('completed', 'failed', 'cancelled') AND number IN (VALUES (?));
 
 -- name: run_by_id
 -- One run.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
     start_checksum, move_checksum
 FROM pikkupy_runs WHERE run_id = ?;
 
@@ -74,6 +149,7 @@ FROM pikkupy_runs WHERE run_id = ?;
 -- One run.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
     start_checksum, move_checksum
 FROM pikkupy_runs WHERE number = ?;
 
@@ -81,6 +157,7 @@ FROM pikkupy_runs WHERE number = ?;
 -- A page of all runs: older than a number, newest first.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
     start_checksum, move_checksum
 FROM pikkupy_runs WHERE number < :before ORDER BY number DESC LIMIT :limit;
 
@@ -88,6 +165,7 @@ FROM pikkupy_runs WHERE number < :before ORDER BY number DESC LIMIT :limit;
 -- A page of the runs of one workflow.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
     start_checksum, move_checksum
 FROM pikkupy_runs WHERE workflow = :workflow AND number < :before ORDER BY number DESC LIMIT :limit;
 
@@ -95,6 +173,7 @@ FROM pikkupy_runs WHERE workflow = :workflow AND number < :before ORDER BY numbe
 -- A page of the runs of one status.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
     start_checksum, move_checksum
 FROM pikkupy_runs WHERE status = :status AND number < :before ORDER BY number DESC LIMIT :limit;
 
@@ -102,6 +181,7 @@ FROM pikkupy_runs WHERE status = :status AND number < :before ORDER BY number DE
 -- A page of the runs of one workflow in one status: through one of the two indexes, the rest by looking.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
     start_checksum, move_checksum
 FROM pikkupy_runs
 WHERE workflow = :workflow AND status = :status AND number < :before ORDER BY number DESC LIMIT :limit;
@@ -109,7 +189,7 @@ WHERE workflow = :workflow AND status = :status AND number < :before ORDER BY nu
 -- name: steps
 -- The steps of one run, in order.
 SELECT
-    run, position, name, kind, target, attempts, cut_offs, wake_at, seq, output, error, status, ended_at, started_at,
+    run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at, started_at,
     checksum
 FROM pikkupy_steps WHERE run = ? ORDER BY position;
 
@@ -118,45 +198,93 @@ FROM pikkupy_steps WHERE run = ? ORDER BY position;
 SELECT run, position, attempt, seq, status, error, started_at, ended_at, checksum
 FROM pikkupy_attempts WHERE run = ? ORDER BY seq;
 
--- name: recorded_timers
--- The fired timers of one run, in order.
-SELECT run, number, due_at, seq, fired_at, checksum
-FROM pikkupy_timers WHERE run = ? ORDER BY number;
-
--- name: last_attempt
--- The highest place that an attempt takes in the history of one run.
-SELECT max(seq) FROM pikkupy_attempts WHERE run = ?;
-
--- name: unfinished_runs
--- A chunk of the runs without an end, by number. The index is named: by itself the planner walks all runs.
+-- name: awake_runs
+-- A chunk of the unfinished runs that do not wait in the file, by number. The index is named: by itself the planner walks
+-- all runs.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
     start_checksum, move_checksum
-FROM pikkupy_runs INDEXED BY pikkupy_runs_unfinished
-WHERE status IN ('running', 'suspended') AND number > :after ORDER BY number LIMIT :limit;
+FROM pikkupy_runs INDEXED BY pikkupy_runs_awake
+WHERE wakes_at IS NULL AND status IN ('running', 'suspended') AND number > :after ORDER BY number LIMIT :limit;
 
--- name: unfinished_steps
--- The steps of a chunk of unfinished runs, in order.
+-- name: due_runs
+-- A chunk of the runs that wait in the file and have to be in memory until a time, the earliest first.
 SELECT
-    run, position, name, kind, target, attempts, cut_offs, wake_at, seq, steps.output, steps.error, steps.status,
-    steps.ended_at, started_at, checksum
-FROM pikkupy_runs AS runs INDEXED BY pikkupy_runs_unfinished CROSS JOIN pikkupy_steps AS steps ON run = runs.number
-WHERE runs.status IN ('running', 'suspended') AND runs.number > :after AND runs.number <= :last
-ORDER BY runs.number, position;
+    number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
+    start_checksum, move_checksum
+FROM pikkupy_runs INDEXED BY pikkupy_runs_waking
+WHERE wakes_at <= :until ORDER BY wakes_at, number LIMIT :limit;
 
--- name: unfinished_timers
--- The fired timers of a chunk of unfinished runs, in order.
-SELECT run, timers.number, due_at, seq, fired_at, checksum
-FROM pikkupy_runs AS runs INDEXED BY pikkupy_runs_unfinished CROSS JOIN pikkupy_timers AS timers ON run = runs.number
-WHERE runs.status IN ('running', 'suspended') AND runs.number > :after AND runs.number <= :last
-ORDER BY runs.number, timers.number;
+-- name: next_waking
+-- When the first run after a time has to be in memory.
+SELECT min(wakes_at) FROM pikkupy_runs INDEXED BY pikkupy_runs_waking WHERE wakes_at > :until;
 
--- name: unfinished_attempts
--- Per unfinished run of a chunk: the highest place that an attempt takes in its history.
-SELECT run, max(seq)
-FROM pikkupy_runs AS runs INDEXED BY pikkupy_runs_unfinished CROSS JOIN pikkupy_attempts ON run = runs.number
-WHERE runs.status IN ('running', 'suspended') AND runs.number > :after AND runs.number <= :last
-GROUP BY runs.number;
+-- name: parents_of_runs
+-- The parents of the runs of a JSON list.
+SELECT
+    number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
+    start_checksum, move_checksum
+FROM pikkupy_runs WHERE number IN (
+    SELECT child.parent FROM json_each(:numbers) AS wanted CROSS JOIN pikkupy_runs AS child ON child.number = wanted.value
+);
+
+-- name: steps_of_runs
+-- The steps of a JSON list of runs, in order.
+SELECT
+    run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
+    started_at, checksum
+FROM pikkupy_steps WHERE run IN (SELECT value FROM json_each(:numbers)) ORDER BY run, position;
+
+-- name: timers_of_runs
+-- The fired timers of a JSON list of runs, in order.
+SELECT run, number, due_at, seq, fired_at, checksum
+FROM pikkupy_timers WHERE run IN (SELECT value FROM json_each(:numbers)) ORDER BY run, number;
+
+-- name: last_places
+-- Per run of a JSON list: the highest place in its history that an attempt, a signal or an outcome set aside takes.
+SELECT run, max(seq) FROM (
+    SELECT run, seq FROM pikkupy_attempts WHERE run IN (SELECT value FROM json_each(:numbers))
+    UNION ALL
+    SELECT run, seq FROM pikkupy_signals WHERE run IN (SELECT value FROM json_each(:numbers))
+    UNION ALL
+    SELECT run, seq FROM pikkupy_set_aside WHERE run IN (SELECT value FROM json_each(:numbers))
+) GROUP BY run;
+
+-- name: kept_signals
+-- The signals of a JSON list of runs that no step has taken, in the order of their arrival.
+SELECT run, seq, name, payload, sent_at, position, checksum
+FROM pikkupy_signals WHERE run IN (SELECT value FROM json_each(:numbers)) AND position IS NULL ORDER BY run, seq;
+
+-- name: changes_of_runs
+-- The changes of the code that a JSON list of runs has passed.
+SELECT run, change_id FROM pikkupy_changes WHERE run IN (SELECT value FROM json_each(:numbers)) ORDER BY run;
+
+-- name: set_aside_of_runs
+-- The outcomes of a JSON list of runs that were set aside, the latest first.
+SELECT
+    run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
+    started_at, checksum
+FROM pikkupy_set_aside WHERE run IN (SELECT value FROM json_each(:numbers)) ORDER BY run DESC, seq DESC;
+
+-- name: awaited_children
+-- The children of a JSON list of runs whose step has no outcome.
+SELECT
+    child.number, child.run_id, child.workflow, child.status, child.input, child.output, child.error, child.reason,
+    child.created_at, child.updated_at, child.ended_at, child.starts_at, child.wakes_at, child.parked, child.parent,
+    child.parent_position, child.parent_attempt, child.forked_from, child.tags, child.start_checksum,
+    child.move_checksum
+FROM json_each(:numbers) AS wanted
+CROSS JOIN pikkupy_runs AS child ON child.parent = wanted.value
+CROSS JOIN pikkupy_steps AS step ON step.run = child.parent AND step.position = child.parent_position
+WHERE step.status NOT IN ('succeeded', 'failed', 'cancelled');
+
+-- name: children
+-- All children of one run: step, attempt, id, number, status.
+SELECT parent_position, parent_attempt, run_id, number, status
+FROM pikkupy_runs INDEXED BY pikkupy_runs_children WHERE parent = ? ORDER BY parent_position, parent_attempt;
 
 -- name: last_change
 -- Per run of a JSON list of numbers: the latest recorded time of its steps, attempts and timers.

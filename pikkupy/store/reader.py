@@ -11,18 +11,19 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pikkupy.core.model import AttemptRow, Recorded, RunRow, RunStatus, StepRow
+from pikkupy.core.model import NO_WAKING, AttemptRow, ChildRow, Recorded, RunRow, RunStatus, StepRow
 from pikkupy.errors import JournalError
 from pikkupy.store.queries import QUERIES
-from pikkupy.store.rows import attempt_of, run_of, step_of, timer_of
+from pikkupy.store.rows import attempt_of, run_of, signal_of, step_of, timer_of
 
 NEWEST = 2**63 - 1  # no run has this number
+_PARENT = RunRow.__struct_fields__.index("parent")
 
 T = TypeVar("T")
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """Unfinished runs of one chunk; those that are damaged are reported beside the others, by number."""
+    """Runs of one chunk; those that are damaged are reported beside the others, by number."""
 
     runs: list[Recorded]
     damaged: dict[int, JournalError]
@@ -66,32 +67,50 @@ def attempts(db: sqlite3.Connection, number: int) -> tuple[list[StepRow], list[A
 
 
 def recorded(db: sqlite3.Connection, number: int) -> Recorded | None:
-    """Everything that a replay of one run needs, as of one moment."""
+    """Everything that is needed to bring one run into memory, as of one moment."""
     with _moment(db):
         found = db.execute(QUERIES["run_by_number"], (number,)).fetchall()
-        step_rows = db.execute(QUERIES["steps"], (number,)).fetchall()
-        timer_rows = db.execute(QUERIES["recorded_timers"], (number,)).fetchall()
-        [(last_attempt,)] = db.execute(QUERIES["last_attempt"], (number,)).fetchall()
-    return _recorded(found[0], step_rows, timer_rows, last_attempt) if found else None
+        details = _Details(db, [number]) if found else None
+    return None if details is None else details.of(run_of(found[0]))
 
 
-def unfinished(db: sqlite3.Connection, after: int, limit: int) -> Chunk:
-    """The next chunk of runs without an end: four queries, however many runs."""
+def awake(db: sqlite3.Connection, after: int, limit: int) -> Chunk:
+    """The next chunk of unfinished runs that do not wait in the file: a few queries, however many runs."""
+    return _chunk(db, "awake_runs", {"after": after, "limit": limit})
+
+
+def due(db: sqlite3.Connection, until: int, limit: int) -> Chunk:
+    """A chunk of the runs that wait in the file and have to be in memory until then, the earliest first."""
+    return _chunk(db, "due_runs", {"until": until, "limit": limit})
+
+
+def next_waking(db: sqlite3.Connection, after: int) -> int | None:
+    """When the first run after that time has to be in memory; None: none has, without something from outside."""
+    [(wakes_at,)] = db.execute(QUERIES["next_waking"], {"until": after}).fetchall()
+    return None if wakes_at is None or wakes_at >= NO_WAKING else int(wakes_at)
+
+
+def children(db: sqlite3.Connection, number: int) -> list[ChildRow]:
+    """All children of one run, by step and attempt."""
+    rows = db.execute(QUERIES["children"], (number,)).fetchall()
+    return [
+        ChildRow(position, attempt, run_id, child, RunStatus(status))
+        for position, attempt, run_id, child, status in rows
+    ]
+
+
+def _chunk(db: sqlite3.Connection, query: str, parameters: dict[str, int]) -> Chunk:
     with _moment(db):
-        found = db.execute(QUERIES["unfinished_runs"], {"after": after, "limit": limit}).fetchall()
+        found = db.execute(QUERIES[query], parameters).fetchall()
         if not found:
             return Chunk([], {}, None)
-        span = {"after": after, "last": found[-1][0]}
-        step_rows = _by_run(db.execute(QUERIES["unfinished_steps"], span).fetchall())
-        timer_rows = _by_run(db.execute(QUERIES["unfinished_timers"], span).fetchall())
-        last_attempts = dict(db.execute(QUERIES["unfinished_attempts"], span).fetchall())
+        details = _Details(db, [row[0] for row in found])
     intact, damaged = [], {}
     for row in found:
-        number = row[0]
         try:
-            intact.append(_recorded(row, step_rows[number], timer_rows[number], last_attempts.get(number)))
+            intact.append(details.of(run_of(row)))
         except JournalError as error:
-            damaged[number] = error
+            damaged[row[0]] = error
     return Chunk(intact, damaged, found[-1][0])
 
 
@@ -110,20 +129,51 @@ def _moment(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("COMMIT")
 
 
-def _by_run(rows: Sequence[Any]) -> defaultdict[int, list[Any]]:
+class _Details:
+    """What belongs to some runs, read in a few queries, and put together run by run."""
+
+    def __init__(self, db: sqlite3.Connection, numbers: list[int]) -> None:
+        wanted = {"numbers": json.dumps(numbers)}
+
+        def read(query: str) -> defaultdict[int, list[Any]]:
+            return _by_run(db.execute(QUERIES[query], wanted).fetchall(), 0)
+
+        self._steps = read("steps_of_runs")
+        self._timers = read("timers_of_runs")
+        self._signals = read("kept_signals")
+        self._changes = read("changes_of_runs")
+        self._set_aside = read("set_aside_of_runs")
+        self._last_places = dict(db.execute(QUERIES["last_places"], wanted).fetchall())
+        self._children = _by_run(db.execute(QUERIES["awaited_children"], wanted).fetchall(), _PARENT)
+        parents = db.execute(QUERIES["parents_of_runs"], wanted).fetchall()
+        self._parents = {row[0]: row for row in parents}
+
+    def of(self, run: RunRow) -> Recorded:
+        """All of one run. Raises `JournalError` naming it if something of it is damaged."""
+        number = run.number
+        steps = _all(step_of, self._steps[number], run)
+        timers = _all(timer_of, self._timers[number], run)
+        places = [step.seq for step in steps if step.seq is not None]
+        places += [timer.seq for timer in timers]
+        parent = None if run.parent is None else self._parents.get(run.parent)
+        return Recorded(
+            run=run,
+            steps=steps,
+            timers=timers,
+            last_seq=max(*places, self._last_places.get(number, 0), 0),
+            signals=_all(signal_of, self._signals[number], run),
+            changes=frozenset(change_id for _, change_id in self._changes[number]),
+            children=_all(run_of, self._children[number], run),
+            set_aside=_all(step_of, self._set_aside[number], run),
+            parent=None if parent is None else run_of(parent),
+        )
+
+
+def _by_run(rows: Sequence[Any], column: int) -> defaultdict[int, list[Any]]:
     runs: defaultdict[int, list[Any]] = defaultdict(list)
     for row in rows:
-        runs[row[0]].append(row)
+        runs[row[column]].append(row)
     return runs
-
-
-def _recorded(run: Any, step_rows: Sequence[Any], timer_rows: Sequence[Any], last_attempt: int | None) -> Recorded:
-    row = run_of(run)
-    steps = _all(step_of, step_rows, row)
-    timers = _all(timer_of, timer_rows, row)
-    places = [step.seq for step in steps if step.seq is not None]
-    places += [timer.seq for timer in timers]
-    return Recorded(run=row, steps=steps, timers=timers, last_seq=max(*places, last_attempt or 0, 0))
 
 
 def _all(decode: Callable[[Any], T], rows: Sequence[Any], run: RunRow) -> tuple[T, ...]:

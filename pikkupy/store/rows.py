@@ -14,11 +14,13 @@ from zlib import crc32
 import msgspec
 
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import AttemptRow, ErrorInfo, RunMove, RunRow, StepRow, TimerRow
+from pikkupy.core.model import AttemptRow, ErrorInfo, RunMove, RunRow, SignalRow, StepRow, TimerRow
 from pikkupy.errors import JournalError
 
 Columns = tuple[Any, ...]
 Row = TypeVar("Row", bound=msgspec.Struct)
+
+RUN_FIELDS, STEP_FIELDS = len(RunRow.__struct_fields__), len(StepRow.__struct_fields__)
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -38,6 +40,14 @@ def run_columns(row: RunRow) -> Columns:
         row.created_at,
         row.updated_at,
         row.ended_at,
+        row.starts_at,
+        row.wakes_at,
+        None if row.parked is None else row.parked._value_,
+        row.parent,
+        row.parent_position,
+        row.parent_attempt,
+        row.forked_from,
+        row.tags,
     )
     return (*columns, *_run_checksums(columns))
 
@@ -52,6 +62,7 @@ def step_columns(row: StepRow) -> Columns:
         row.target,
         row.attempts,
         row.cut_offs,
+        row.forgiven,
         row.wake_at,
         row.seq,
         row.output,
@@ -84,23 +95,30 @@ def timer_columns(row: TimerRow) -> Columns:
     return (*columns, _checksum(columns))
 
 
+def signal_columns(row: SignalRow) -> Columns:
+    """The columns of a signal, with its checksum."""
+    columns = (row.run, row.seq, row.name, row.payload, row.sent_at)
+    return (*columns, row.position, _checksum(columns))
+
+
 def move_columns(move: RunMove) -> Columns:
-    """What `move_runs` wants: number, before, status, output, error, reason, time, end, checksum."""
+    """What `move_runs` wants: number, before, status, output, error, reason, parked, time, end, checksum, waking."""
     ended_at = move.at if move.status in FINAL_RUNS else None
-    changed = (move.status._value_, move.output, _error_text(move.error), move.reason, move.at, ended_at)
-    return (move.number, move.before._value_, *changed, _checksum((move.number, *changed)))
+    parked = None if move.parked is None else move.parked._value_
+    changed = (move.status._value_, move.output, _error_text(move.error), move.reason, parked, move.at, ended_at)
+    return (move.number, move.before._value_, *changed, _checksum((move.number, *changed)), move.wakes_at)
 
 
 def run_of(columns: Columns) -> RunRow:
     """The run. Raises `JournalError` naming it if it is damaged."""
     what = f"run {columns[1]!r} (number {columns[0]})"
-    return _record(RunRow, columns[:11], columns[11:], _run_checksums, what)
+    return _record(RunRow, columns[:RUN_FIELDS], columns[RUN_FIELDS:], _run_checksums, what)
 
 
 def step_of(columns: Columns) -> StepRow:
     """The step. Raises `JournalError` naming it if it is damaged."""
     what = f"step {columns[2]!r} (position {columns[1]}) of run number {columns[0]}"
-    return _record(StepRow, columns[:14], columns[14], _step_checksum, what)
+    return _record(StepRow, columns[:STEP_FIELDS], columns[STEP_FIELDS], _step_checksum, what)
 
 
 def attempt_of(columns: Columns) -> AttemptRow:
@@ -112,6 +130,12 @@ def attempt_of(columns: Columns) -> AttemptRow:
 def timer_of(columns: Columns) -> TimerRow:
     """The fired timer. Raises `JournalError` naming it if it is damaged."""
     return _record(TimerRow, columns[:5], columns[5], _checksum, f"timer {columns[1]} of run number {columns[0]}")
+
+
+def signal_of(columns: Columns) -> SignalRow:
+    """A signal that no step has taken. Raises `JournalError` naming it if it is damaged."""
+    what = f"signal {columns[2]!r} (place {columns[1]}) of run number {columns[0]}"
+    return _record(SignalRow, columns[:6], columns[6], lambda fields: _checksum(fields[:5]), what)
 
 
 def _record(kind: type[Row], columns: Columns, recorded: object, checksum: Any, what: str) -> Row:
@@ -132,9 +156,10 @@ def _damaged(what: str) -> JournalError:
 
 
 def _run_checksums(columns: Sequence[Any]) -> tuple[int, int]:
-    number, run_id, workflow, status, given, output, error, reason, created_at, updated_at, ended_at = columns
-    start = _checksum((number, run_id, workflow, given, created_at))
-    return start, _checksum((number, status, output, error, reason, updated_at, ended_at))
+    number, run_id, workflow, status, given, output, error, reason, created_at, updated_at, ended_at = columns[:11]
+    starts_at, _, parked, *origin = columns[11:]  # wakes_at changes by itself
+    start = _checksum((number, run_id, workflow, given, created_at, starts_at, *origin))
+    return start, _checksum((number, status, output, error, reason, parked, updated_at, ended_at))
 
 
 def _step_checksum(columns: Sequence[Any]) -> int:
@@ -142,7 +167,7 @@ def _step_checksum(columns: Sequence[Any]) -> int:
 
     Status and end count once there is an outcome; until then a step can be cancelled by a plain UPDATE.
     """
-    return crc32(_pack(columns[:11] if columns[8] is None else columns[:13]))
+    return crc32(_pack(columns[:12] if columns[9] is None else columns[:14]))
 
 
 def _checksum(values: Sequence[Any]) -> int:

@@ -31,8 +31,16 @@ CREATE TABLE pikkupy_runs (
     created_at INTEGER NOT NULL,                           -- µs
     updated_at INTEGER NOT NULL,                           -- µs, last change of this row
     ended_at INTEGER,                                      -- µs
-    start_checksum INTEGER NOT NULL,                       -- over number, run_id, workflow, input, created_at
-    move_checksum INTEGER NOT NULL,                        -- over number and what a move changes: all the other columns
+    starts_at INTEGER NOT NULL,                            -- µs, when its body begins
+    wakes_at INTEGER,                                      -- µs, when it has to be in memory; NULL: it has work, or has ended
+    parked TEXT,                                           -- why the engine itself has suspended it: code, crashes
+    parent INTEGER REFERENCES pikkupy_runs (number) ON DELETE CASCADE,  -- the run whose step it is
+    parent_position INTEGER,                               -- of that step
+    parent_attempt INTEGER,                                -- of that step
+    forked_from TEXT,                                      -- id of the run whose history it began with
+    tags TEXT,                                             -- JSON object of texts
+    start_checksum INTEGER NOT NULL,                       -- over number, run_id, workflow, input and what follows created_at but the next
+    move_checksum INTEGER NOT NULL,                        -- over number and what a move changes; wakes_at is in neither
     -- One line per status: of a row that is written only its own is looked at.
     CONSTRAINT status_of_run CHECK (CASE status
         WHEN 'running' THEN output IS NULL AND error IS NULL AND reason IS NULL AND ended_at IS NULL
@@ -41,15 +49,22 @@ CREATE TABLE pikkupy_runs (
         WHEN 'suspended' THEN output IS NULL AND error IS NULL AND ended_at IS NULL
         WHEN 'cancelled' THEN output IS NULL AND error IS NULL AND ended_at IS NOT NULL
         ELSE FALSE
-    END)
+    END),
+    CONSTRAINT parked_run CHECK (parked IS NULL OR (parked IN ('code', 'crashes') AND status = 'suspended')),
+    CONSTRAINT ended_run_wakes_no_more CHECK (wakes_at IS NULL OR ended_at IS NULL),
+    CONSTRAINT child_of_a_step CHECK ((parent IS NULL) = (parent_position IS NULL) AND (parent IS NULL) = (parent_attempt IS NULL))
 ) STRICT;
 
 -- Serves `runs_of_workflow`: the runs of one workflow, newest first (an index ends in the row's number by itself).
 CREATE INDEX pikkupy_runs_by_workflow ON pikkupy_runs (workflow);
 -- Serves `runs_of_status`: the same for one status.
 CREATE INDEX pikkupy_runs_by_status ON pikkupy_runs (status);
--- Serves `unfinished_runs` and its companions: start-up, in chunks. Holds unfinished runs alone.
-CREATE INDEX pikkupy_runs_unfinished ON pikkupy_runs (number) WHERE status IN ('running', 'suspended');
+-- Serves `awake_runs`: start-up, in chunks. Holds unfinished runs alone that do not wait in the file.
+CREATE INDEX pikkupy_runs_awake ON pikkupy_runs (number) WHERE wakes_at IS NULL AND status IN ('running', 'suspended');
+-- Serves `due_runs` and `next_waking`: what has to come into memory. Holds runs alone that wait in the file.
+CREATE INDEX pikkupy_runs_waking ON pikkupy_runs (wakes_at) WHERE wakes_at IS NOT NULL;
+-- Serves `children` and the deletion of a run with its children.
+CREATE INDEX pikkupy_runs_children ON pikkupy_runs (parent, parent_position, parent_attempt) WHERE parent IS NOT NULL;
 
 -- One row per step that a run has reached. The key serves all reads of steps: by run, in order.
 CREATE TABLE pikkupy_steps (
@@ -60,6 +75,7 @@ CREATE TABLE pikkupy_steps (
     target TEXT,                                           -- name of the function or workflow
     attempts INTEGER NOT NULL CHECK (attempts >= 0),       -- that have begun
     cut_offs INTEGER NOT NULL CHECK (cut_offs >= 0),       -- start-ups in a row that found an attempt of it cut off
+    forgiven INTEGER NOT NULL CHECK (forgiven >= 0),       -- attempts before the last retry of the run, which do not count
     wake_at INTEGER,                                       -- µs, when the sleep ends or the next attempt begins; kept afterwards
     seq INTEGER,                                           -- place of its outcome in the run's history, from 1
     output TEXT,                                           -- encoded value
@@ -104,7 +120,7 @@ CREATE TABLE pikkupy_attempts (
     PRIMARY KEY (run, seq)
 ) STRICT, WITHOUT ROWID;
 
--- One row per fired timer of a run's own event loop. The key serves `recorded_timers`.
+-- One row per fired timer of a run's own event loop. The key serves `timers_of_runs`.
 CREATE TABLE pikkupy_timers (
     run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,
     number INTEGER NOT NULL CHECK (number >= 0),           -- 0, 1, 2 … in the order in which the run set them
@@ -113,6 +129,47 @@ CREATE TABLE pikkupy_timers (
     fired_at INTEGER NOT NULL,                             -- µs
     checksum INTEGER NOT NULL,
     PRIMARY KEY (run, number)
+) STRICT, WITHOUT ROWID;
+
+-- One row per signal that was sent to a run. The key serves `kept_signals`.
+CREATE TABLE pikkupy_signals (
+    run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,
+    seq INTEGER NOT NULL CHECK (seq > 0),                  -- place in the run's history
+    name TEXT NOT NULL,
+    payload TEXT,                                          -- encoded value; NULL once a step has taken it
+    sent_at INTEGER NOT NULL,                              -- µs
+    position INTEGER,                                      -- of the step that has taken it
+    checksum INTEGER NOT NULL,                             -- over all but position; of use until it is taken
+    PRIMARY KEY (run, seq),
+    CHECK ((payload IS NULL) = (position IS NOT NULL))
+) STRICT, WITHOUT ROWID;
+
+-- One row per `workflow.changed(change_id)` that a run has passed with the new code.
+CREATE TABLE pikkupy_changes (
+    run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,
+    change_id TEXT NOT NULL,
+    PRIMARY KEY (run, change_id)
+) STRICT, WITHOUT ROWID;
+
+-- Outcomes of steps that changed code has not asked for again: evidence, and what such a step gets if it is asked for later.
+CREATE TABLE pikkupy_set_aside (
+    run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,
+    position INTEGER NOT NULL,                             -- all as in pikkupy_steps
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    target TEXT,
+    attempts INTEGER NOT NULL,
+    cut_offs INTEGER NOT NULL,
+    forgiven INTEGER NOT NULL,
+    wake_at INTEGER,
+    seq INTEGER NOT NULL,
+    output TEXT,
+    error TEXT,
+    status TEXT NOT NULL,
+    ended_at INTEGER,
+    started_at INTEGER,
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (run, seq)
 ) STRICT, WITHOUT ROWID;
 
 -- A number names one run for ever, whoever deletes it.

@@ -37,6 +37,7 @@ def a_run(number: int = 1, **changes: Any) -> RunRow:
         "input": f'{{"n":{number}}}',
         "created_at": NOW,
         "updated_at": NOW,
+        "starts_at": NOW,
     }
     fields |= changes
     if fields["status"] in FINAL_RUNS:

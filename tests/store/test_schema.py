@@ -14,6 +14,7 @@ from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
 from pikkupy.core.model import AttemptRow, AttemptStatus, RunRow, RunStatus, StepKind, StepRow, StepStatus, TimerRow
 from pikkupy.store.migrations import APPLICATION_ID, migrate
 from pikkupy.store.plan import MAX_ROWS
+from pikkupy.store.plan import QUERIES as WRITING
 from pikkupy.store.queries import QUERIES, many, script
 from pikkupy.store.rows import run_columns, step_columns
 from tests.store.samples import a_run, a_step, raw
@@ -73,7 +74,7 @@ def test_final_statuses_in_the_queries_are_those_of_the_machine() -> None:
         [words] = re.findall(r"NOT IN \(([^)]*)\)", QUERIES[name])
         assert set(re.findall(r"\w+", words)) == finals
     unfinished = {status.value for status in set(RunStatus) - FINAL_RUNS}
-    for text in (QUERIES["unfinished_runs"], script("schema.sql").split("pikkupy_runs_unfinished ON")[1]):
+    for text in (QUERIES["awake_runs"], script("schema.sql").split("pikkupy_runs_awake ON")[1]):
         words = re.findall(r"status IN \(([^)]*)\)", text)[0]
         assert set(re.findall(r"\w+", words)) == unfinished
 
@@ -158,11 +159,16 @@ def test_an_illegal_step_cannot_be_written(
         db.execute(QUERIES["write_steps"], columns)
 
 
+BY_KEY = """
+steps attempts steps_of_runs timers_of_runs kept_signals changes_of_runs set_aside_of_runs last_places last_change
+write_steps move_runs wake_runs cancel_steps reopen_steps take_signals delete_runs
+set_aside_steps drop_steps drop_timers take_set_aside
+""".split()
+
+
 @pytest.mark.parametrize(
     "name",
-    [name for name, text in QUERIES.items() if text.startswith("SELECT") and "pikkupy_runs" in text]
-    + ["steps", "attempts", "recorded_timers", "last_attempt", "last_change"]
-    + ["write_steps", "move_runs", "cancel_steps", "delete_runs"],
+    [name for name, text in QUERIES.items() if text.startswith("SELECT") and "pikkupy_runs" in text] + BY_KEY,
 )
 def test_a_statement_finds_its_rows_by_an_index(db: sqlite3.Connection, name: str) -> None:
     """No walk through a table and no sorting, except of the few rows that `last_change` groups."""
@@ -170,26 +176,37 @@ def test_a_statement_finds_its_rows_by_an_index(db: sqlite3.Connection, name: st
     parameters = dict.fromkeys(names, 1) if names else [None] * QUERIES[name].count("?")
     plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {QUERIES[name]}", parameters)]
 
-    walks = [line for line in plan if line.startswith("SCAN") and "USING INDEX pikkupy_runs_unfinished" not in line]
-    allowed = ("SCAN json_each", "SCAN CONSTANT ROW", "SCAN move", "SCAN cancel", "SCAN 1 CONSTANT", "SCAN (subquery")
+    walks = [line for line in plan if line.startswith("SCAN") and "USING INDEX pikkupy_runs_awake" not in line]
+    lists = ("move", "cancel", "waking", "taken", "again", "aside", "wanted")  # rows that are given
+    allowed = (
+        "SCAN json_each",
+        "SCAN CONSTANT ROW",
+        "SCAN 1 CONSTANT",
+        "SCAN (subquery",
+        *(f"SCAN {name}" for name in lists),
+    )
     walks = [line for line in walks if not line.startswith(allowed) and name != "runs"]
     assert walks == []
-    if name != "last_change":
+    if name not in {"last_change", "last_places"}:
         assert not [line for line in plan if "TEMP B-TREE" in line]
 
 
-def test_unfinished_runs_are_found_without_walking_finished_ones(db: sqlite3.Connection) -> None:
-    """The planner takes the partial index, within the bounds of the chunk."""
-    for name in ("unfinished_runs", "unfinished_steps", "unfinished_timers", "unfinished_attempts"):
-        parameters = {"after": 1, "last": 9, "limit": 5}
+def test_runs_for_the_memory_are_found_without_walking_others(db: sqlite3.Connection) -> None:
+    """The planner takes the partial indexes, within the bounds of the chunk."""
+    for name, index in (
+        ("awake_runs", "pikkupy_runs_awake (number>?"),
+        ("due_runs", "pikkupy_runs_waking (wakes_at<?"),
+        ("next_waking", "pikkupy_runs_waking (wakes_at>?"),
+    ):
+        parameters = {"after": 1, "until": 9, "limit": 5}
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {QUERIES[name]}", parameters)]
-        assert any("INDEX pikkupy_runs_unfinished (number>?" in line for line in plan), plan
+        assert any(f"INDEX {index}" in line for line in plan), plan
 
 
 def test_the_largest_statement_stays_under_the_limit_of_parameters() -> None:
     """SQLite allows 32,766."""
-    writing = ("insert_runs", "write_steps", "insert_attempts", "insert_timers", "move_runs", "cancel_steps")
-    for name in (*writing, "delete_runs"):
+    names = {name for queries in WRITING.values() for name in queries}
+    for name in sorted(names):
         assert many(name, MAX_ROWS).count("?") == MAX_ROWS * QUERIES[name].count("?") <= 32_766
 
 
