@@ -159,11 +159,28 @@ def test_an_illegal_step_cannot_be_written(
         db.execute(QUERIES["write_steps"], columns)
 
 
-BY_KEY = """
-steps attempts steps_of_runs timers_of_runs kept_signals changes_of_runs set_aside_of_runs last_places last_change
-write_steps move_runs wake_runs cancel_steps reopen_steps take_signals delete_runs
-set_aside_steps drop_steps drop_timers take_set_aside
-""".split()
+BY_KEY = [
+    "steps",
+    "attempts",
+    "steps_of_runs",
+    "timers_of_runs",
+    "kept_signals",
+    "changes_of_runs",
+    "set_aside_of_runs",
+    "last_places",
+    "last_change",
+    "write_steps",
+    "move_runs",
+    "wake_runs",
+    "cancel_steps",
+    "reopen_steps",
+    "take_signals",
+    "delete_runs",
+    "set_aside_steps",
+    "drop_steps",
+    "drop_timers",
+    "take_set_aside",
+]
 
 
 @pytest.mark.parametrize(
