@@ -27,7 +27,7 @@ from pikkupy.errors import (
     WorkflowMisuse,
     WorkflowNotFound,
 )
-from pikkupy.execution import Workflow
+from pikkupy.execution import Decided, Expired, Workflow
 from pikkupy.pikku import Pikku
 from pikkupy.services import Services, StepContext, current_step
 
@@ -37,9 +37,11 @@ __all__ = [
     "Attempt",
     "Clock",
     "Config",
+    "Decided",
     "DurationError",
     "Engine",
     "EngineClosed",
+    "Expired",
     "FunctionNotFound",
     "Interrupted",
     "JournalError",

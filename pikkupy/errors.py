@@ -160,6 +160,9 @@ class StepFailed(PikkuError):
 class SignalTimeout(StepFailed):
     """`wait_for_signal` saw no signal before its timeout."""
 
+    def __str__(self) -> str:
+        return self.message  # nothing was attempted
+
 
 class WorkerLost(PikkuError):
     """The worker process died (killed, crashed, out of memory) while it ran the attempt."""

@@ -30,6 +30,7 @@ EVENTS: dict[str, str] = {
     "run_damaged": "What is recorded of a run does not have its checksum; the run is left alone, the others go on.",
     "run_cut_off": "A crash had cut off an attempt of this run; too many in a row suspend it.",
     "run_suspended": "A run is parked: by its own code, by a signal that it awaits, or because its code has changed.",
+    "run_resumed": "A suspended run goes on.",
     "run_completed": "A run has ended with a result.",
     "run_failed": "A run has ended with an error.",
     "run_cancelled": "A run was cancelled, by itself or from outside.",
@@ -37,6 +38,7 @@ EVENTS: dict[str, str] = {
     "step_retry_scheduled": "Another attempt of a step is due at a later time.",
     "step_abandoned": "An attempt did not end after it was asked to; it is left behind and its result does not count.",
     "steps_unawaited": "A workflow returned before these steps had ended; they are cancelled.",
+    "decision_refused": "A decision that came before it was asked for does not fit; the run goes on waiting for one.",
     "payload_large": "A value is larger than `warn_payload`; the journal is no blob store.",
     "worker_lost": "A worker process died while it ran an attempt; the attempt has failed.",
 }

@@ -45,3 +45,8 @@ def check_step_name(name: object, what: str = "step name") -> str:
 def _short(value: object) -> str:
     shown = repr(value)
     return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def without_ordinal(name: str) -> str:
+    """The name that a step was called with."""
+    return _ORDINAL.sub("", name)

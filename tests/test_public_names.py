@@ -9,6 +9,8 @@ PUBLIC = [
     "Attempt",
     "Clock",
     "Config",
+    "Decided",
+    "Expired",
     "DurationError",
     "Engine",
     "EngineClosed",

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pikkupy.core.model import ErrorInfo, StepKind
+from pikkupy.core.model import ErrorInfo, ParkedFor, StepKind
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,11 +32,12 @@ class StepCall(msgspec.Struct, frozen=True, kw_only=True):
     kind: StepKind
     target: str | None = None  # the name that is recorded and compared
     policy: Policy
-    body: Any = None  # a `Function`, or the inline callable
+    body: Any = None  # a function, a workflow, an inline callable; a signal's name
+    approval: bool = False  # a signal that is a decision
     data: str | None = None  # encoded
     refused: ErrorInfo | None = None  # why the data cannot be handed over: the step fails without running
     result_type: Any = Any
-    duration_us: int | None = None  # of a sleep
+    duration_us: int | None = None  # of a sleep; how long to wait for a signal
     until_us: int | None = None  # of a sleep_until
     variables: Context | None = None  # contextvars at the call
 
@@ -69,9 +70,14 @@ class Cancelled(msgspec.Struct, frozen=True):
 
 
 class Parked(msgspec.Struct, frozen=True):
-    """The code does not fit what is recorded: the run waits for a mend."""
+    """The run cannot go on as it is: it waits for a mend."""
 
     reason: str
+    parked: ParkedFor = ParkedFor.CODE
+    # Of code that asks for other steps: from where on it does, and the place in the history that was reached. None:
+    # nothing of the record can be given up.
+    position: int | None = None
+    seq: int = 0
 
 
 End = Completed | Failed | Cancelled | Parked
@@ -92,4 +98,5 @@ class Commands(msgspec.Struct):
     stopped: Sequence[int]  # positions of steps that nobody waits for any more
     armed: Sequence[Armed] = ()
     dropped: Sequence[int] = ()  # numbers of timers that were cancelled
+    passed: Sequence[str] = ()  # changes of the code that the run has passed for the first time
     end: End | None = None

@@ -16,10 +16,11 @@ what is delivered live and on a replay cannot differ."""
 class History:
     """The recorded past of one run. `events` are to be delivered one at a time, each drained to quiet."""
 
-    __slots__ = ("events", "steps")
+    __slots__ = ("events", "last_position", "steps")
 
     def __init__(self, steps: Iterable[StepRow], timers: Iterable[TimerRow]) -> None:
         self.steps: Mapping[int, StepRow] = {row.position: row for row in steps}
+        self.last_position = max(self.steps, default=-1)
         placed: list[tuple[int, Event]] = [(row.seq, row) for row in self.steps.values() if row.seq is not None]
         placed += [(row.seq, row) for row in timers]
         self.events = [event for _, event in sorted(placed, key=lambda pair: pair[0])]

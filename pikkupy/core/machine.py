@@ -34,6 +34,7 @@ class StepEvent(StrEnum):
     FAIL = "fail"
     CANCEL = "cancel"
     CUT_OFF = "cut off"  # a crash ended the attempt; it will begin again
+    RETRY = "retry"  # its run is retried
 
 
 RUN: Mapping[tuple[RunStatus, RunEvent], RunStatus] = {
@@ -42,6 +43,8 @@ RUN: Mapping[tuple[RunStatus, RunEvent], RunStatus] = {
     (RunStatus.RUNNING, RunEvent.CANCEL): RunStatus.CANCELLED,
     (RunStatus.RUNNING, RunEvent.SUSPEND): RunStatus.SUSPENDED,
     (RunStatus.SUSPENDED, RunEvent.SUSPEND): RunStatus.SUSPENDED,  # for another reason
+    (RunStatus.SUSPENDED, RunEvent.COMPLETE): RunStatus.COMPLETED,  # a branch that nobody waits for was held
+    (RunStatus.SUSPENDED, RunEvent.FAIL): RunStatus.FAILED,
     (RunStatus.SUSPENDED, RunEvent.RESUME): RunStatus.RUNNING,
     (RunStatus.SUSPENDED, RunEvent.CANCEL): RunStatus.CANCELLED,
     (RunStatus.FAILED, RunEvent.RETRY): RunStatus.RUNNING,
@@ -50,16 +53,20 @@ RUN: Mapping[tuple[RunStatus, RunEvent], RunStatus] = {
 STEP: Mapping[tuple[StepStatus, StepEvent], StepStatus] = {
     (StepStatus.PENDING, StepEvent.BEGIN): StepStatus.RUNNING,
     (StepStatus.PENDING, StepEvent.SCHEDULE): StepStatus.SCHEDULED,
+    (StepStatus.PENDING, StepEvent.SUCCEED): StepStatus.SUCCEEDED,  # a signal has come, a gate was opened
     (StepStatus.PENDING, StepEvent.FAIL): StepStatus.FAILED,
     (StepStatus.PENDING, StepEvent.CANCEL): StepStatus.CANCELLED,
     (StepStatus.SCHEDULED, StepEvent.BEGIN): StepStatus.RUNNING,
     (StepStatus.SCHEDULED, StepEvent.SUCCEED): StepStatus.SUCCEEDED,
+    (StepStatus.SCHEDULED, StepEvent.FAIL): StepStatus.FAILED,  # no signal came in time
     (StepStatus.SCHEDULED, StepEvent.CANCEL): StepStatus.CANCELLED,
     (StepStatus.RUNNING, StepEvent.SUCCEED): StepStatus.SUCCEEDED,
     (StepStatus.RUNNING, StepEvent.FAIL): StepStatus.FAILED,
     (StepStatus.RUNNING, StepEvent.SCHEDULE): StepStatus.SCHEDULED,
     (StepStatus.RUNNING, StepEvent.CANCEL): StepStatus.CANCELLED,
     (StepStatus.RUNNING, StepEvent.CUT_OFF): StepStatus.PENDING,
+    (StepStatus.FAILED, StepEvent.RETRY): StepStatus.PENDING,
+    (StepStatus.CANCELLED, StepEvent.RETRY): StepStatus.PENDING,
 }
 
 FINAL_RUNS = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})

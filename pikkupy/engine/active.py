@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
+from msgspec import structs
 
 from pikkupy.core.commands import Armed, Cancelled, Commands, Completed, End, Parked, StepCall
 from pikkupy.core.decide import Run, Settle, after_failure, next_move
 from pikkupy.core.history import Event
-from pikkupy.core.machine import FINAL_STEPS, STEP, StepEvent, advance
-from pikkupy.core.model import AttemptRow, Change, Recorded, RunMove, RunStatus, StepKind, StepRow, StepStatus, TimerRow
+from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS, RUN, STEP, RunEvent, StepEvent, advance
+from pikkupy.core.model import (
+    NO_WAKING,
+    Change,
+    CodeChange,
+    Recorded,
+    RunMove,
+    RunRow,
+    RunStatus,
+    RunWakes,
+    SignalRow,
+    SignalTaken,
+    StepKind,
+    StepRow,
+    StepStatus,
+    TimerRow,
+)
 from pikkupy.core.outcomes import OUTCOME, Failed, Outcome, Stopped, Succeeded
+from pikkupy.engine.children import child_id, id_is_taken, new_child, outcome_of_child
 from pikkupy.engine.cut_offs import cut_off_row, in_flight
-from pikkupy.engine.ends import crash_loop, interrupted, move_of
+from pikkupy.engine.ends import crash_loop, interrupted, move_of, timed_out
 from pikkupy.engine.host import Host
+from pikkupy.engine.inbox import Inbox, decision_in
 from pikkupy.engine.live import LiveStep, asked_to_retry, before_its_outcome, context_of, first_success
-from pikkupy.errors import PikkuError
+from pikkupy.engine.own_timers import OwnTimers
+from pikkupy.errors import JournalError, PayloadError, PikkuError, RunStateError
 from pikkupy.execution import Execution
+from pikkupy.failures import describe
 from pikkupy.log import Logger
-from pikkupy.timers import Timer
+from pikkupy.names import without_ordinal
+from pikkupy.registry import WorkflowFunction
+from pikkupy.store import Done
 
 MOST_NAMES = 20  # steps that one line of the log names
 
@@ -33,20 +56,52 @@ class Home(Protocol):
         """The run's end is on disk."""
         ...
 
+    def may_rest(self, run: ActiveRun) -> None:
+        """The run waits; perhaps it need not do so in memory."""
+        ...
+
+    def rests(self, run: ActiveRun, wakes_at: int) -> None:
+        """It is on disk that the run waits in the file."""
+        ...
+
+    def start(self, row: RunRow, workflow: WorkflowFunction[Any, Any], variables: Context) -> None:
+        """Begin a run that is on disk."""
+        ...
+
+    def resident(self, number: int) -> ActiveRun | None:
+        """The run of that number, if it is in memory."""
+        ...
+
+    def is_ending(self, number: int) -> bool:
+        """True while the end of the run is on its way to the disk."""
+        ...
+
+    def cancel_in_file(self, number: int, reason: str) -> None:
+        """Cancel a run that is not in memory."""
+        ...
+
 
 class ActiveRun:
     """One run in memory, from its start (or the start-up) to its end. Methods run in callbacks of the host loop."""
 
     __slots__ = (
+        "_children",
         "_execution",
+        "_firing",
+        "_gates",
         "_home",
         "_landing",
         "_over",
+        "_own_timers",
+        "_parked",
+        "_reason",
         "_rows",
         "_seq",
-        "_timers",
+        "_set_aside",
         "ending",
         "host",
+        "inbox",
+        "resting",
         "run",
         "status",
         "steps",
@@ -59,16 +114,24 @@ class ActiveRun:
         self.steps: dict[int, LiveStep] = {}  # without an outcome, by position
         self._landing: dict[int, StepRow] = {}  # outcomes on their way to the disk, by position
         self.ending = False
-        self._over: asyncio.Future[None] | None = None
+        self._over: asyncio.Future[RunMove] | None = None
         self._execution = execution
         self._rows = {row.position: row for row in recorded.steps if row.seq is None}
         self._seq = recorded.last_seq
-        self._timers: dict[int, Timer] = {}
+        self._firing = 0  # timers of its own loop that have fired, on their way to the disk
         self._home = home
+        self._own_timers = OwnTimers(host.timers, self._fire)
+        self._gates: dict[int, LiveStep] = {}  # that are shut, by position
+        self._reason = recorded.run.reason
+        self._parked = recorded.run.parked
+        self._children = {row.parent_position: row for row in recorded.children}  # as recorded; the last attempt counts
+        self._set_aside = {(row.name, row.kind, row.target): row for row in reversed(recorded.set_aside)}
+        self.inbox = Inbox(recorded.signals)
+        self.resting: int | None = None  # until when it will wait in the file, once that is on disk
 
     @property
-    def over(self) -> asyncio.Future[None]:
-        """Done when the end is on disk, or with an error if the engine is left before."""
+    def over(self) -> asyncio.Future[RunMove]:
+        """Has the end when that is on disk, or with an error if the engine is left before."""
         if self._over is None:
             self._over = self.host.loop.create_future()
         return self._over
@@ -86,6 +149,8 @@ class ActiveRun:
         if len(calls) == 1 and self._is_simple(commands) and host.dispatching and host.workers.on_loop.has_room:
             self._call_inline(calls[0], now_us)
             return
+        if commands.passed:
+            host.write([CodeChange(run=self.run.number, change_id=change_id) for change_id in commands.passed])
         steps = self.steps
         for call in calls:
             steps[call.position] = self._reached(call, now_us)
@@ -93,15 +158,19 @@ class ActiveRun:
             self._end(commands.end)
             return
         for number in commands.dropped:
-            self._disarm(number)
+            self._own_timers.disarm(number)
         for armed in commands.armed:
-            self._arm(armed, now_us)
+            self._own_timers.arm(armed, now_us)
         for position in commands.stopped:
             self._stop(position)
         for call in calls:
             step = steps.get(call.position)
             if step is not None and host.dispatching:
                 self._dispatch(step)
+        if self.status is not RunStatus.RUNNING or self._gates:
+            self._show_gates()
+        elif not calls and commands.armed:
+            self._home.may_rest(self)
 
     def _reached(self, call: StepCall, now_us: int) -> LiveStep:
         row = self._rows.pop(call.position, None) if self._rows else None
@@ -112,7 +181,8 @@ class ActiveRun:
         call = commands.calls[0]
         return (
             call.kind is StepKind.INLINE
-            and not (commands.end or commands.stopped or commands.armed or commands.dropped or self._rows)
+            and not (commands.end or commands.stopped or commands.armed or commands.dropped or commands.passed)
+            and not (self._rows or self._gates or self._set_aside or self._parked or self.resting is not None)
             and not call.policy.at_most_once
             and call.policy.timeout_us is None
         )
@@ -172,6 +242,12 @@ class ActiveRun:
             self._settle(step, Failed(call.refused, None, final=True))
         elif call.kind is StepKind.SLEEP:
             self._sleep(step)
+        elif call.kind is StepKind.SIGNAL:
+            self._await_signal(step)
+        elif call.kind is StepKind.SUSPEND:
+            self._gates[call.position] = step
+        elif step.child is None and step.status is StepStatus.RUNNING and call.kind is StepKind.WORKFLOW:
+            self._await_child(step)
         elif step.status is StepStatus.RUNNING and call.policy.at_most_once:
             self._failed(step, Failed(interrupted(call), None, final=False))
         else:
@@ -197,11 +273,15 @@ class ActiveRun:
     def _await_waking(self, step: LiveStep) -> None:
         if self._is_live(step) and step.wake_at is not None:
             step.timer = self.host.timers.call_at(step.wake_at, partial(self._settle, step, Succeeded("null")))
+            self._home.may_rest(self)
 
     def _begin(self, step: LiveStep, attempt: int) -> None:
         """Begin an attempt; of an `at_most_once` step after its start is on disk."""
         step.timer = None
-        if not step.call.policy.at_most_once:
+        self.stay()
+        if step.call.kind is StepKind.WORKFLOW:
+            self._begin_child(step, attempt)
+        elif not step.call.policy.at_most_once:
             self._work(step, attempt)
         elif self._is_live(step):
             self._begun(step, attempt)
@@ -259,7 +339,8 @@ class ActiveRun:
             error_type=failed.error.type,
             error=failed.error.message,
         )
-        verdict = after_failure(step.call.policy, step.attempts, now_us, self.host.jitter.random())
+        failures = step.attempts - step.forgiven
+        verdict = after_failure(step.call.policy, failures, now_us, self.host.jitter.random())
         if isinstance(verdict, Settle) or failed.final:
             self._settle(step, failed)
             return
@@ -279,6 +360,7 @@ class ActiveRun:
         if self._is_live(step) and step.wake_at is not None:
             self._log().info("step_retry_scheduled", step=step.call.name, attempt=step.attempts + 1)
             step.timer = self.host.timers.call_at(step.wake_at, partial(self._begin, step, step.attempts + 1))
+            self._home.may_rest(self)
 
     def _settle(self, step: LiveStep, outcome: Succeeded | Failed) -> None:
         """Record the step's outcome; the run sees it when it is on disk."""
@@ -287,9 +369,11 @@ class ActiveRun:
         attempt = step.attempt_row(outcome, self._next_seq(), now_us) if step.attempts > 1 else None
         self._land(step.settled_row(outcome, self._next_seq(), now_us), attempt)
 
-    def _land(self, row: StepRow, attempt: AttemptRow | None = None) -> None:
+    def _land(self, row: StepRow, before: Change | None = None) -> None:
+        """Write an outcome, and what belongs to it; the run sees it when both are on disk."""
+        self.stay()
         self._landing[row.position] = row
-        self.host.journal.submit((row,) if attempt is None else (attempt, row), _Landing(self, row))
+        self.host.journal.submit((row,) if before is None else (before, row), _Landing(self, row))
 
     def deliver(self, row: StepRow) -> None:
         """The step's outcome is on disk: the run may see it."""
@@ -312,9 +396,21 @@ class ActiveRun:
 
     def _cancelled(self, step: LiveStep) -> None:
         position = step.call.position
-        if self.steps.pop(position, None) is not None:
-            row = self._landing[position] = step.cancelled_row(self.host.now_us())
-            self.host.write([row], partial(self._landing.pop, position, None))
+        if self.steps.pop(position, None) is None:
+            return
+        self.stay()
+        self._gates.pop(position, None)
+        self._leave_inbox(step)
+        row = self._landing[position] = step.cancelled_row(self.host.now_us())
+        changes: list[Change] = [row]
+        then: list[Done] = [partial(self._cancel_is_on_disk, position)]
+        self._cancel_child(step, f"its parent run {self.run.run_id!r} does not wait for it any more", changes, then)
+        self.host.journal.submit(changes, partial(_tell_all, then))
+
+    def _cancel_is_on_disk(self, position: int, error: Exception | None) -> None:
+        if self.host.is_written(error):
+            self._landing.pop(position, None)
+            self._home.may_rest(self)
 
     def _keep_evidence(self, step: LiveStep, outcome: Outcome) -> None:
         """A result that came too late to count: it shows in the history, and changes nothing."""
@@ -346,21 +442,286 @@ class ActiveRun:
         if not self.ending:
             self.carry_out(self._execution.misused(why))
 
+    # Signals
+
+    def _await_signal(self, step: LiveStep) -> None:
+        call = step.call
+        if call.approval:
+            self.inbox.reached(call.body)
+        while (kept := self.inbox.take(call.body)) is not None:
+            outcome = self._outcome_of_signal(call, kept.payload or "null")
+            if isinstance(outcome, Failed) and call.approval:
+                # Nobody can be told any more that it does not fit. It is used up, and the gate stays shut.
+                self._log().warning("decision_refused", step=call.name, error=outcome.error.message)
+                self.host.write([SignalTaken(run=kept.run, seq=kept.seq, position=call.position)])
+                continue
+            self._take(step, outcome, SignalTaken(run=kept.run, seq=kept.seq, position=call.position))
+            return
+        self.inbox.wait(step)
+        if step.recorded:
+            self._await_timeout(step)
+            return
+        if call.duration_us is not None:
+            step.wake_at = self.host.now_us() + call.duration_us
+            step.move(StepEvent.SCHEDULE)
+        self.host.write([step.unfinished_row()], partial(self._await_timeout, step))
+
+    def _await_timeout(self, step: LiveStep) -> None:
+        if not self._is_live(step):
+            return
+        step.recorded = True
+        if step.wake_at is not None:
+            step.timer = self.host.timers.call_at(step.wake_at, partial(self._signal_timed_out, step))
+        self._home.may_rest(self)
+
+    def _signal_timed_out(self, step: LiveStep) -> None:
+        self.inbox.leave(step)
+        expired = Succeeded("null") if step.call.approval else Failed(timed_out(step.call), None, final=True)
+        self._settle(step, expired)
+
+    def signal(self, name: str, text: str, done: Done) -> None:
+        """Take a signal in: it is told `done` when it is on disk, with the step that has waited for it, if one has.
+
+        Raises `PayloadError` for a decision that does not fit, and `RunStateError` for one that comes too late.
+        """
+        step = self.inbox.first(name)
+        if step is None and self.inbox.is_approval(name):
+            raise RunStateError(
+                f"run {self.run.run_id!r} does not wait for a decision {name!r}: it was made before, or has expired"
+            )
+        if step is not None and step.call.approval:
+            decision, decided_by = decision_in(self.host.values.decode(text, what=f"decision {name!r}"))
+            self.decide(name, decision, decided_by, done)
+            return
+        now_us = self.host.now_us()
+        row = SignalRow(run=self.run.number, seq=self._next_seq(), name=name, payload=text, sent_at=now_us)
+        if step is None:
+            self.stay()
+            self.inbox.keep(row)
+            self.host.journal.submit([row], done)
+        else:
+            taken = structs.replace(row, payload=None, position=step.call.position)
+            self._take(step, self._outcome_of_signal(step.call, text), taken, done)
+
+    def decide(self, name: str, decision: object, decided_by: str | None, done: Done) -> None:
+        """Make a decision that the run waits for. Raises as `signal` does."""
+        step = self.inbox.first(name)
+        if step is None or not step.call.approval:
+            raise RunStateError(
+                f"run {self.run.run_id!r} does not wait for a decision {name!r}: it was made before, has expired, or "
+                "was not asked for yet"
+            )
+        what = f"decision {name!r} for run {self.run.run_id!r}"
+        text = self.host.values.encode((decision, decided_by), step.call.result_type, what=what)
+        now_us, position = self.host.now_us(), step.call.position
+        row = SignalRow(
+            run=self.run.number, seq=self._next_seq(), name=name, payload=None, sent_at=now_us, position=position
+        )
+        self._take(step, Succeeded(text), row, done)
+
+    def _take(
+        self, step: LiveStep, outcome: Succeeded | Failed, signal: SignalRow | SignalTaken, done: Done | None = None
+    ) -> None:
+        """The step's outcome is a signal: both are written together."""
+        self._leave_inbox(step)
+        if step.timer is not None:
+            step.timer.cancel()
+        del self.steps[step.call.position]
+        row = step.settled_row(outcome, self._next_seq(), self.host.now_us())
+        if done is None:
+            self._land(row, signal)
+            return
+        self.stay()
+        self._landing[row.position] = row
+        self.host.journal.submit((signal, row), partial(_tell_all, [done, _Landing(self, row)]))
+
+    def _outcome_of_signal(self, call: StepCall, text: str) -> Succeeded | Failed:
+        values, what = self.host.values, f"payload of signal {call.body!r}"
+        try:
+            payload = values.decode(text, what=what)
+            if call.approval:
+                payload = decision_in(payload)
+            return Succeeded(values.encode(payload, call.result_type, what=what))
+        except Exception as error:  # noqa: BLE001 - PayloadError, or what the value's own code raises
+            unfit = error if isinstance(error, PayloadError) else PayloadError(f"{what}: {error!r}")
+            return Failed(describe(unfit), unfit, final=True)
+
+    def _leave_inbox(self, step: LiveStep) -> None:
+        if step.call.kind is StepKind.SIGNAL:
+            self.inbox.leave(step)
+
+    # Gates
+
+    def _show_gates(self) -> None:
+        """Make the run's status that of its gates: suspended while one is shut."""
+        reason = "; ".join(without_ordinal(step.call.name) for step in self._gates.values()) or None
+        event = RunEvent.SUSPEND if self._gates else RunEvent.RESUME
+        rows: list[Change] = [step.unfinished_row() for step in self._gates.values() if not step.recorded]
+        for step in self._gates.values():
+            step.recorded = True
+        if self._parked is not None or reason != self._reason:
+            rows.append(self._moved(event, reason))
+            self._log().info(
+                "run_suspended" if self._gates else "run_resumed", **({"reason": reason} if reason else {})
+            )
+        if rows:
+            self.host.write(rows, partial(self._home.may_rest, self))
+
+    def _moved(self, event: RunEvent, reason: str | None) -> RunMove:
+        before, self.status = self.status, advance(RUN, self.status, event)
+        self._reason, self._parked = reason, None
+        return RunMove(number=self.run.number, before=before, status=self.status, reason=reason, at=self.host.now_us())
+
+    def resume(self, done: Done) -> bool:
+        """Open every gate that is shut; False if none is. `done` is told when that is on disk."""
+        if not self._gates or self.ending:
+            return False
+        self.stay()
+        gates, self._gates = list(self._gates.values()), {}
+        rows = []
+        for step in gates:
+            del self.steps[step.call.position]
+            row = self._landing[step.call.position] = step.settled_row(
+                Succeeded("null"), self._next_seq(), self.host.now_us()
+            )
+            rows.append(row)
+        self._log().info("run_resumed")
+        changes: list[Change] = [*rows, self._moved(RunEvent.RESUME, None)]
+        self.host.journal.submit(changes, partial(_tell_all, [done, *(_Landing(self, row) for row in rows)]))
+        return True
+
+    # Child runs
+
+    def _begin_child(self, step: LiveStep, attempt: int) -> None:
+        if not self._is_live(step):
+            return
+        self._begun(step, attempt)
+        run_id = child_id(self.run, step.call, attempt)
+        child = new_child(self.run, step.call, attempt, run_id, self.host.next_number(), self.host.now_us())
+        step.child = child
+        self.host.journal.submit([step.unfinished_row(), child], partial(self._child_is_on_disk, step, child))
+
+    def _child_is_on_disk(self, step: LiveStep, child: RunRow, error: Exception | None) -> None:
+        if self.host.journal.failure is not None:
+            return
+        if error is not None:  # the id is taken; the step's row was refused with the child's
+            if self._is_live(step):
+                step.child = None
+                self._attempt_ended(step, id_is_taken(child.run_id))
+            return
+        step.recorded = True
+        if not self._is_live(step):
+            return  # cancelled meanwhile, and so is the child
+        assert step.call.variables is not None  # only sleeps, signals and gates have none
+        self._home.start(child, step.call.body, step.call.variables.copy())
+        self._watch_child(step, child)
+
+    def _await_child(self, step: LiveStep) -> None:
+        """An earlier life, or an earlier stay in memory, has begun it."""
+        child = self._children.pop(step.call.position, None)
+        if child is None or child.parent_attempt != step.attempts:
+            error = JournalError(f"the child run of step {step.call.name!r}, attempt {step.attempts}, is not recorded")
+            self._attempt_ended(step, Failed(describe(error), error, final=False))
+            return
+        step.child = child
+        step.began_at = child.created_at
+        if child.status in FINAL_RUNS:
+            self.child_ended(child.parent_position or 0, child.parent_attempt or 0, child)
+        else:
+            self._watch_child(step, child)
+
+    def _watch_child(self, step: LiveStep, child: RunRow) -> None:
+        limit_us = step.call.policy.timeout_us
+        if limit_us is not None:
+            due_us = child.created_at + limit_us
+            step.timer = self.host.timers.call_at(due_us, partial(self._child_timed_out, step, limit_us))
+        self._home.may_rest(self)
+
+    def _child_timed_out(self, step: LiveStep, limit_us: int) -> None:
+        child, step.child, step.timer = step.child, None, None
+        error = TimeoutError(f"step {step.call.name!r} did not end within its timeout of {limit_us / 1e6:g} s")
+        if child is not None:
+            self._cancel_run(child, str(error))
+        self._attempt_ended(step, Failed(describe(error), error, final=False))
+
+    def child_ended(self, position: int, attempt: int, end: RunRow | RunMove) -> None:
+        """The end of a child is on disk."""
+        step = self.steps.get(position)
+        if step is None or step.child is None or step.attempts != attempt or self.ending:
+            return  # nobody waits for it any more
+        child, step.child = step.child, None
+        if step.timer is not None:
+            step.timer.cancel()
+            step.timer = None
+        self.stay()
+        child_type = self.host.result_type_of(child.workflow)
+        self._attempt_ended(step, outcome_of_child(self.host.values, step.call, child_type, child.run_id, end))
+
+    def _cancel_run(self, child: RunRow, reason: str) -> None:
+        changes: list[Change] = []
+        then: list[Done] = []
+        self._cancel_number(child.number, reason, changes, then)
+        if changes:
+            self.host.journal.submit(changes, partial(_tell_all, then))
+
+    def _cancel_child(self, step: LiveStep, reason: str, changes: list[Change], then: list[Done]) -> None:
+        if step.child is not None:
+            self._cancel_number(step.child.number, reason, changes, then)
+            step.child = None
+
+    def _cancel_number(self, number: int, reason: str, changes: list[Change], then: list[Done]) -> None:
+        """What cancels a child, if need be after a crash: the start-up looks at runs that do not wait in the file, and
+        cancels those whose parent has ended."""
+        child = self._home.resident(number)
+        if child is None:
+            changes.append(RunWakes(number=number, wakes_at=None))
+            then.append(partial(self._cancel_in_file, number, reason))
+        elif not child.ending:
+            child.begin_end(Cancelled(reason), changes, then)
+
+    def _cancel_in_file(self, number: int, reason: str, error: Exception | None) -> None:
+        if self.host.is_written(error):
+            self._home.cancel_in_file(number, reason)
+
+    # Leaving memory to wait in the file
+
+    def waits_until(self) -> int | None:
+        """When the run has to be in memory again if nothing comes from outside; None while it has anything to do."""
+        if self.ending or self._landing or self._firing or self.resting is not None:
+            return None
+        until = self._own_timers.next_due_us(NO_WAKING)
+        for step in self.steps.values():
+            if step.timer is not None:
+                until = min(until, step.timer.due_us)
+            elif step.wake_at is not None or not self._waits_for_others(step):
+                return None
+        return until
+
+    def _waits_for_others(self, step: LiveStep) -> bool:
+        if step.child is not None:
+            return step.recorded and not self._home.is_ending(step.child.number)
+        return step.recorded and step.call.kind in (StepKind.SIGNAL, StepKind.SUSPEND)
+
+    def rest(self, wakes_at: int) -> None:
+        """Leave memory as soon as it is on disk that the run waits in the file, unless something comes up before."""
+        self.resting = wakes_at
+        self.host.write([RunWakes(number=self.run.number, wakes_at=wakes_at)], self._rests)
+
+    def _rests(self) -> None:
+        if self.resting is not None and not self.ending:
+            self._home.rests(self, self.resting)
+
+    def stay(self) -> None:
+        """Something has come up: the run does not wait in the file."""
+        if self.resting is not None:
+            self.resting = None
+            self.host.write([RunWakes(number=self.run.number, wakes_at=None)])
+
     # Timers of the run's own loop
 
-    def _arm(self, armed: Armed, now_us: int) -> None:
-        # Not before its delay has passed from now, either: the commit of the outcome that the run has just seen,
-        # and that its time stands at, took time.
-        due_us = max(armed.due_us, now_us + armed.delay_us)
-        self._timers[armed.number] = self.host.timers.call_at(due_us, partial(self._fire, armed))
-
-    def _disarm(self, number: int) -> None:
-        timer = self._timers.pop(number, None)
-        if timer is not None:
-            timer.cancel()
-
     def _fire(self, armed: Armed) -> None:
-        del self._timers[armed.number]
+        self.stay()
+        self._firing += 1
         row = TimerRow(
             run=self.run.number,
             number=armed.number,
@@ -371,6 +732,7 @@ class ActiveRun:
         self.host.write([row], partial(self._fired, row))
 
     def _fired(self, event: Event) -> None:
+        self._firing -= 1
         if not self.ending:
             self.carry_out(self._execution.deliver(event))
 
@@ -383,19 +745,26 @@ class ActiveRun:
         self._end(Cancelled(reason))
         return True
 
-    def leave_memory(self, error: PikkuError) -> None:
-        """Forget the run without ending it: it goes on in the next life. Who waits for its end gets `error`."""
+    def leave_memory(self, error: PikkuError | None) -> None:
+        """Forget the run without ending it: it goes on when it is brought back. Who waits for its end gets `error`."""
         self.ending = True
         self._drop_timers()
         self._execution.tear_down()
-        if self._over is not None and not self._over.done():
+        if self._over is not None and not self._over.done() and error is not None:
             self._over.set_exception(error)
             self._over.exception()  # perhaps nobody waits any more, which asyncio need not report
 
     def _end(self, end: End, rows: list[StepRow] | None = None) -> None:
+        changes: list[Change] = [*(rows or ())]
+        then: list[Done] = []
+        self.begin_end(end, changes, then)
+        self.host.journal.submit(changes, partial(_tell_all, then))
+
+    def begin_end(self, end: End, changes: list[Change], then: list[Done]) -> None:
+        """End the run: `changes` get what is to be written for it and for its children, `then` who is to be told."""
         self.ending = True
         self._drop_timers()
-        changes: list[Change] = [*(rows or ())]
+        steps = list(self.steps.values())
         if isinstance(end, Parked):
             self._interrupt_steps()
         else:
@@ -403,8 +772,14 @@ class ActiveRun:
         move = move_of(self.run, self.status, end, self.host.now_us())
         self.status = move.status
         changes.append(move)
+        if self.run.parent is not None and move.status in FINAL_RUNS:
+            changes.append(RunWakes(number=self.run.parent, wakes_at=None))  # whose step has its outcome
         self._execution.tear_down()
-        self.host.journal.submit(changes, partial(self._end_is_on_disk, move))
+        then.append(partial(self._end_is_on_disk, move))
+        if not isinstance(end, Parked):
+            why = f"its parent run {self.run.run_id!r} has {move.status} without waiting for it"
+            for step in steps:
+                self._cancel_child(step, end.reason if isinstance(end, Cancelled) else why, changes, then)
 
     def _interrupt_steps(self) -> None:
         """Stop what is under way in a run that is parked: it begins again, under its own number, on resumption."""
@@ -431,12 +806,11 @@ class ActiveRun:
         if not self.host.is_written(error):
             return
         if self._over is not None and not self._over.done():
-            self._over.set_result(None)
+            self._over.set_result(move)
         self._home.has_ended(self, move)
 
     def _drop_timers(self) -> None:
-        for number in list(self._timers):
-            self._disarm(number)
+        self._own_timers.drop()
         for step in self.steps.values():
             if step.timer is not None:
                 step.timer.cancel()
@@ -454,6 +828,11 @@ class _Landing(msgspec.Struct, frozen=True, gc=False):
     def __call__(self, error: Exception | None) -> None:
         if error is None or self.run.host.is_written(error):
             self.run.deliver(self.row)
+
+
+def _tell_all(listeners: list[Done], error: Exception | None) -> None:
+    for listener in listeners:
+        listener(error)
 
 
 def _nothing_more(error: Exception | None) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pikkupy.core.commands import Cancelled, Completed, End, Parked, StepCall
 from pikkupy.core.commands import Failed as RunFailure
 from pikkupy.core.machine import RUN, RunEvent, advance
-from pikkupy.core.model import ErrorInfo, RunMove, RunRow, RunStatus, StepRow
-from pikkupy.errors import Interrupted
+from pikkupy.core.model import NO_WAKING, ErrorInfo, ParkedFor, RunMove, RunRow, RunStatus, StepRow
+from pikkupy.errors import Interrupted, SignalTimeout, dotted_name
 from pikkupy.failures import describe
 
 
@@ -28,6 +28,9 @@ def move_of(run: RunRow, status: RunStatus, end: End, at_us: int) -> RunMove:
         output=end.output if isinstance(end, Completed) else None,
         error=end.error if isinstance(end, RunFailure) else None,
         reason=end.reason if isinstance(end, Cancelled | Parked) else None,
+        parked=end.parked if isinstance(end, Parked) else None,
+        # Changed code is looked at again at each open; what kills the process is not.
+        wakes_at=NO_WAKING if isinstance(end, Parked) and end.parked is ParkedFor.CRASHES else None,
         at=at_us,
     )
 
@@ -36,7 +39,8 @@ def crash_loop(row: StepRow) -> Parked:
     """The suspension of a run that was cut off in the same step too often."""
     return Parked(
         f"step {row.name!r} was under way at {row.cut_offs} ends of the process in a row that were not in good order; "
-        "it may be what kills the process. See what it does, then engine.resume(run_id) runs it again"
+        "it may be what kills the process. See what it does, then engine.resume(run_id) runs it again",
+        ParkedFor.CRASHES,
     )
 
 
@@ -47,3 +51,10 @@ def interrupted(call: StepCall) -> ErrorInfo:
             f"step {call.name!r} is at_most_once and its attempt was cut off; whether it had its effect is unknown"
         )
     )
+
+
+def timed_out(call: StepCall) -> ErrorInfo:
+    """The error of a wait for a signal that did not come."""
+    message = f"no signal {call.body!r} came within {(call.duration_us or 0) / 1e6:g} s"
+    bases = tuple(dotted_name(base) for base in SignalTimeout.__mro__[1:] if base is not object)
+    return ErrorInfo(dotted_name(SignalTimeout), message, "", bases)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, TypeVar, overload
 from pikkupy.clock import SystemClock
 from pikkupy.config import Config
 from pikkupy.core.clock import Clock
-from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS, RUN, RunEvent, advance
-from pikkupy.core.model import RunDeleted, RunMove, RunRow, RunStatus, StepsCancelled
+from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
+from pikkupy.core.model import Change, Recorded, RunDeleted, RunMove, RunRow, RunStatus, SignalRow
 from pikkupy.durations import Duration, microseconds
+from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.host import Host, in_callback, open_host
 from pikkupy.engine.residents import Residents
@@ -38,9 +39,10 @@ from pikkupy.errors import (
 )
 from pikkupy.failures import storable
 from pikkupy.log import logger
-from pikkupy.names import check_name
+from pikkupy.names import check_name, check_step_name
 from pikkupy.registry import Registry, WorkflowFunction
 from pikkupy.services import check_services
+from pikkupy.store import Done
 from pikkupy.timers import Timer
 
 In = TypeVar("In")
@@ -75,7 +77,6 @@ class Engine:
         self._config = config
         self._log = logger()
         self._parts: _Parts | None = None
-        self._moving = asyncio.Lock()  # held from the look at a run that is not in memory to the change of its status
         self._unusable: PikkuError = _not_open()
 
     # Opening and leaving
@@ -90,10 +91,12 @@ class Engine:
         )
         self._unusable = _not_open()  # a failure of an earlier life is over: the file has decided
         residents = Residents(host)
+        host.moving = lambda: residents.busy
         self._parts = _Parts(host, residents, Starts(host, residents))
         try:
             recovered = await residents.recover(clean=host.journal.clean)
             await host.journal.commit([])  # what recovery has written is on disk: statuses are as they will be seen
+            residents.waker.open()
         except BaseException:
             await self._leave()
             raise
@@ -120,6 +123,7 @@ class Engine:
             return
         host, residents, _ = self._parts
         host.stop_dispatching()
+        await residents.quiet()
         await host.workers.close(microseconds(self._config.shutdown_grace) / 1e6)
         if host.journal.failure is None:
             await host.journal.idle()
@@ -248,48 +252,101 @@ class Engine:
         Running async steps get `CancelledError`; what comes late is kept in `history` and changes nothing. Raises
         `RunNotFound`, `RunStateError` for a run that has ended, `TypeError` for a reason that is no text.
         """
-        host, residents, starts = self._use()
+        _, residents, starts = self._use()
         if not isinstance(reason, str):
             raise BadType(f"cancel({run_id!r}, reason): the reason must be a str, not {type(reason).__name__}")
-        reason = storable(reason)
         await starts.settled(run_id)
-        if await self._cancelled_in_memory(host, residents, run_id, reason):
-            return
-        async with self._moving:
-            if await self._cancelled_in_memory(host, residents, run_id, reason):
-                return  # it was resumed meanwhile
-            row = await self._row(run_id)
-            if row.status in FINAL_RUNS:
-                raise RunStateError(f"run {run_id!r} is {row.status}: it cannot be cancelled any more")
-            now_us = host.now_us()
-            status = advance(RUN, row.status, RunEvent.CANCEL)
-            move = RunMove(number=row.number, before=row.status, status=status, reason=reason, at=now_us)
-            await host.journal.commit([StepsCancelled(run=row.number, at=now_us), move])
-        residents.tell(run_id, move)
-
-    async def _cancelled_in_memory(self, host: Host, residents: Residents, run_id: str, reason: str) -> bool:
         active = residents.active.get(run_id)
-        if active is None:
-            return False
-        over = active.over  # asked for now, while the run is still in memory
-        cancelled = await in_callback(host.loop, partial(active.cancel, reason))
-        await asyncio.shield(over)  # its end is on disk
-        return cancelled
+        number = (await self._row(run_id)).number if active is None else active.run.number
+        if await residents.cancel_by_number(number, storable(reason)) is None:
+            raise RunStateError(
+                f"run {run_id!r} is {(await self._row(run_id)).status}: it cannot be cancelled any more"
+            )
+
+    async def signal(self, run_id: str, name: str, payload: Any = None) -> None:
+        """Send the run a signal. When this returns, it is on disk, and never lost.
+
+        If the run waits for a signal of that name, it goes on with `payload`; else the signal is kept for the next
+        wait. For an approval the payload is the decision, or `{"decision": ..., "decided_by": ...}`. Raises
+        `RunNotFound`, `RunStateError` for a run that has ended and for a decision that comes too late, `PayloadError`
+        for a payload that cannot be kept and for a decision that does not fit, `TypeError` and `ValueError` for a name.
+        """
+        host = self._use().host
+        check_step_name(name, "signal name")
+        text = host.values.encode(payload, what="payload of signal", name=name)
+
+        def keep(recorded: Recorded) -> Change:
+            seq, now_us = recorded.last_seq + 1, host.now_us()
+            return SignalRow(run=recorded.run.number, seq=seq, name=name, payload=text, sent_at=now_us)
+
+        await self._tell_run(run_id, lambda run, done: run.signal(name, text, done), keep)
+
+    async def approve(self, run_id: str, name: str, decision: Any, *, decided_by: str | None = None) -> None:
+        """Decide what the run waits for in `workflow.approval(name, ...)`. When this returns, it is on disk.
+
+        Raises `PayloadError`, with the path, for a decision that is not of the type that the run asks for: it goes on
+        waiting. Raises `RunStateError` if the run does not wait for it (any more), `RunNotFound`, `TypeError`.
+        """
+        check_step_name(name, "name of the approval")
+        if decided_by is not None and not isinstance(decided_by, str):
+            raise BadType(f"decided_by={decided_by!r}: use a str, or None")
+
+        def keep(recorded: Recorded) -> Change:
+            raise RunStateError(
+                f"run {run_id!r} is {recorded.run.status}, it does not wait for a decision {name!r}: "
+                f"{recorded.run.reason or 'it has not begun'}"
+            )
+
+        await self._tell_run(run_id, lambda run, done: run.decide(name, decision, decided_by, done), keep)
+
+    async def _tell_run(
+        self, run_id: str, act: Callable[[ActiveRun, Done], None], keep: Callable[[Recorded], Change]
+    ) -> None:
+        """Let `act` tell the run something, in memory; `keep` says what is written if it cannot come there."""
+        host, residents, starts = self._use()
+        await starts.settled(run_id)
+        active = residents.active.get(run_id)
+        if active is not None and not active.ending:
+            await _told(host, partial(act, active))
+            return
+        if active is not None:
+            await asyncio.shield(active.over)  # its end is on disk
+        number = (await self._row(run_id)).number
+        async with residents.holds.alone(number):
+            active = await residents.load(number)
+            if active is not None and not active.ending:
+                await _told(host, partial(act, active))
+                return
+            recorded = await host.journal.recorded(number)
+            if recorded is None:
+                raise RunNotFound(f"no run with the id {run_id!r}")
+            if recorded.run.status in FINAL_RUNS or active is not None:
+                raise RunStateError(f"run {run_id!r} is {recorded.run.status}: it takes no signals any more")
+            await host.journal.commit([keep(recorded)])
 
     async def resume(self, run_id: str) -> None:
-        """Take up a suspended run again, after the reason in `Run.reason` was mended.
+        """Let a suspended run go on: every gate that is shut now opens, or the reason in `Run.reason` was mended.
 
         A run whose code still does not fit stays suspended. Raises `RunNotFound`, `RunStateError` for a run that is
         not suspended.
         """
-        host, residents, _ = self._use()
-        async with self._moving:
-            row = await self._row(run_id)
-            recorded = await host.journal.recorded(row.number)
-            if recorded is None or run_id in residents.active or recorded.run.status is not RunStatus.SUSPENDED:
-                raise RunStateError(f"run {run_id!r} is {row.status}, not suspended: there is nothing to resume")
-            await in_callback(host.loop, partial(residents.resume, recorded, copy_context()))
-            await host.journal.commit([])  # the new status is on disk
+        host, residents, starts = self._use()
+        await starts.settled(run_id)
+        active = residents.active.get(run_id)
+        number = (await self._row(run_id)).number if active is None else active.run.number
+        async with residents.holds.alone(number):
+            active = residents.resident(number)
+            recorded = await host.journal.recorded(number) if active is None else None
+            if recorded is not None and recorded.run.parked is not None:
+                await in_callback(host.loop, partial(residents.resume, recorded, copy_context()))
+                await host.journal.commit([])  # the new status is on disk
+                return
+            if recorded is not None and recorded.run.status is RunStatus.SUSPENDED:
+                active = await residents.load(number)
+            if active is None or active.status is not RunStatus.SUSPENDED:
+                status = (await self._row(run_id)).status if active is None else active.status
+                raise RunStateError(f"run {run_id!r} is {status}, not suspended: there is nothing to resume")
+            await _told(host, partial(_resume, active))
 
     async def delete_run(self, run_id: str) -> None:
         """Delete a run that has ended, with its steps and history. Raises `RunNotFound`, `RunStateError`."""
@@ -387,6 +444,27 @@ def _encoded_input(host: Host, workflow: WorkflowFunction[Any, Any], data: Any) 
     return host.values.encode(given, workflow.data_type, what="input of workflow", name=workflow.name)
 
 
+async def _told(host: Host, act: Callable[[Done], None]) -> None:
+    """Return when what `act` has submitted is on disk. Raises what `act` raises, and `JournalError`."""
+    told: asyncio.Future[None] = host.loop.create_future()
+
+    def done(error: Exception | None) -> None:
+        if told.done():
+            return  # the caller was cancelled
+        if error is None:
+            told.set_result(None)
+        else:
+            told.set_exception(error)
+
+    act(done)
+    await told
+
+
+def _resume(run: ActiveRun, done: Done) -> None:
+    if not run.resume(done):
+        raise RunStateError(f"run {run.run.run_id!r} is {run.status}, and no gate of it is shut")
+
+
 def _time_out(host: Host, end: asyncio.Future[RunMove], run_id: str, limit_us: int) -> Timer | None:
     """Let `end` raise `TimeoutError` after `limit_us`."""
     error = TimeoutError(f"run {run_id!r} has not ended within {limit_us / 1e6:g} s; it goes on")
@@ -402,11 +480,9 @@ def _time_out(host: Host, end: asyncio.Future[RunMove], run_id: str, limit_us: i
 
 def _can_be(run_id: object) -> bool:
     """True if a run may have that id. Raises `TypeError` for what is no text."""
-    try:
-        check_name(run_id, "run_id")
-    except ValueError:
-        return False
-    return True
+    if not isinstance(run_id, str):
+        raise BadType(f"run_id must be a str, not {type(run_id).__name__}: {run_id!r}")
+    return run_id.isascii() or storable(run_id) == run_id
 
 
 def _workflow_name(workflow: str | WorkflowFunction[Any, Any]) -> str:

@@ -18,6 +18,8 @@ class Runs(Protocol):
 
     async def get_run(self, run_id: str) -> Run: ...
     async def cancel(self, run_id: str, reason: str) -> None: ...
+    async def signal(self, run_id: str, name: str, payload: Any = None) -> None: ...
+    async def approve(self, run_id: str, name: str, decision: Any, *, decided_by: str | None = None) -> None: ...
     async def _result(self, run_id: str, timeout: Duration | None) -> Any: ...
 
 
@@ -46,3 +48,11 @@ class RunHandle(Generic[Out]):
     async def cancel(self, reason: str) -> None:
         """As `Engine.cancel`."""
         await self._engine.cancel(self.id, reason)
+
+    async def signal(self, name: str, payload: Any = None) -> None:
+        """As `Engine.signal`."""
+        await self._engine.signal(self.id, name, payload)
+
+    async def approve(self, name: str, decision: Any, *, decided_by: str | None = None) -> None:
+        """As `Engine.approve`."""
+        await self._engine.approve(self.id, name, decision, decided_by=decided_by)

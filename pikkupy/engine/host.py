@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pikkupy.codec import Codec
 from pikkupy.config import Config
@@ -44,12 +44,18 @@ class Host:
     shown: Shown
     now_us: Callable[[], int]  # the clock's: the engine's time, epoch microseconds
     dispatching: bool = True
+    moving: Callable[[], bool] = bool  # whether runs are on their way into memory or out of it
     jitter: random.Random = field(default_factory=random.Random)
 
     def info(self, event: str, **fields: object) -> None:
         """Log what happens often; a disabled level costs next to nothing."""
         if is_enabled_for_info():
             self.log.info(event, **fields)
+
+    def result_type_of(self, workflow: str) -> Any:
+        """The annotation of the workflow's result; `Any` if it is not registered (any more)."""
+        found = self.registry.find(workflow)
+        return Any if found is None else found.result_type
 
     def next_number(self) -> int:
         """The number of the next run."""

@@ -26,8 +26,11 @@ class LiveStep(msgspec.Struct, eq=False):
     status: StepStatus = StepStatus.PENDING
     attempts: int = 0  # that have begun
     cut_offs: int = 0
+    forgiven: int = 0  # attempts that do not count against `retries`
     wake_at: int | None = None
     error: ErrorInfo | None = None  # of the last failed attempt
+    recorded: bool = False  # the journal has a row of it
+    child: RunRow | None = None  # the run that its attempt is
     attempt: Attempt | None = None  # under way
     working: bool = False  # an attempt was handed to the workers and has not ended
     timer: Timer | None = None
@@ -42,8 +45,10 @@ class LiveStep(msgspec.Struct, eq=False):
             status=row.status,
             attempts=row.attempts,
             cut_offs=row.cut_offs,
+            forgiven=row.forgiven,
             wake_at=row.wake_at,
             error=row.error,
+            recorded=True,
         )
 
     def move(self, event: StepEvent) -> None:
@@ -108,6 +113,7 @@ class LiveStep(msgspec.Struct, eq=False):
             status=self.status,
             attempts=self.attempts,
             cut_offs=self.cut_offs,
+            forgiven=self.forgiven,
             wake_at=self.wake_at,
             seq=seq,
             output=output,
@@ -139,8 +145,8 @@ def first_success(run: int, call: StepCall, output: str, seq: int, reached_at: i
 
 def before_its_outcome(row: StepRow) -> StepRow:
     """How a step is shown until its end, which `row` has, is on disk."""
-    if row.kind is StepKind.SLEEP:
-        status = StepStatus.SCHEDULED
+    if row.kind in (StepKind.SLEEP, StepKind.SIGNAL):
+        status = StepStatus.PENDING if row.wake_at is None else StepStatus.SCHEDULED
     else:
         status = StepStatus.RUNNING if row.attempts else StepStatus.PENDING
     return structs.replace(row, status=status, seq=None, output=None, error=None, ended_at=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
@@ -11,11 +12,15 @@ from typing import Any
 from msgspec import structs
 
 from pikkupy.core.commands import Commands, Parked
-from pikkupy.core.machine import RUN, RunEvent, advance
-from pikkupy.core.model import Change, Recorded, RunMove, RunRow, RunStatus
+from pikkupy.core.machine import FINAL_RUNS, RUN, RunEvent, advance
+from pikkupy.core.model import Change, Recorded, RunMove, RunRow, RunStatus, RunWakes, StepsCancelled
+from pikkupy.durations import microseconds
 from pikkupy.engine.active import ActiveRun
+from pikkupy.engine.ends import move_of
+from pikkupy.engine.holds import Holds
 from pikkupy.engine.host import Host, in_callback
-from pikkupy.errors import PikkuError, WorkflowNotFound
+from pikkupy.engine.waker import Waker
+from pikkupy.errors import JournalError, PikkuError, WorkflowNotFound
 from pikkupy.execution import Execution, Workflow
 from pikkupy.log import Logger, is_enabled_for_info, logger
 from pikkupy.registry import WorkflowFunction
@@ -23,18 +28,23 @@ from pikkupy.services import enter_run
 
 CHUNK = 200  # runs that are read and replayed between two chances for the application's own tasks
 
-# How the reason of a run that was parked for its code begins: each `open` tries such runs again.
-PARKED_FOR_CODE = ("ReplayMismatch", "WorkflowNotFound")
-
 
 class Residents:
-    """Runs in memory by id, and who waits for their ends."""
+    """Runs in memory by id and by number, and who waits for their ends."""
 
     def __init__(self, host: Host) -> None:
         self.active: dict[str, ActiveRun] = {}
+        self.holds = Holds()
+        self.waker = Waker(host, self)
+        self._by_number: dict[int, ActiveRun] = {}
         self._host = host
+        self._horizon_us = microseconds(host.config.unload_after)
+        self._limit = host.config.resident_runs
         self._intruded = self._interfere  # one object for all runs
         self._waiting: dict[str, list[asyncio.Future[RunMove]]] = {}
+        self._may_rest: dict[ActiveRun, None] = {}
+        self._errands: set[asyncio.Task[None]] = set()
+        self._ending: set[int] = set()  # runs that are being cancelled in the file
 
     def start(self, row: RunRow, workflow: WorkflowFunction[Any, Any], variables: Context) -> None:
         """Bring a new run into memory, after it is on disk."""
@@ -45,23 +55,160 @@ class Residents:
         self._add(execution, recorded).carry_out(commands)
 
     async def recover(self, *, clean: bool) -> int:
-        """Bring every run without an end into memory; how many there were. `clean`: the last owner left in order."""
+        """Bring every unfinished run into memory that does not wait in the file; how many there were.
+
+        `clean`: the last owner left in order.
+        """
         variables = copy_context()
         count = after = 0
         while chunk := await self._host.journal.awake(after=after, limit=CHUNK):
             after = chunk[-1].run.number
-            adopt = partial(self._adopt_all, chunk, variables, clean=clean)
-            count += await in_callback(self._host.loop, adopt)
+            fresh = [recorded for recorded in chunk if self.resident(recorded.run.number) is None]
+            held = set(self.holds.take_free(recorded.run.number for recorded in fresh))
+            mine = [recorded for recorded in fresh if recorded.run.number in held]
+            try:
+                adopt = partial(self._adopt_all, mine, variables, clean=clean)
+                count += await in_callback(self._host.loop, adopt)
+            finally:
+                for number in held:
+                    self.holds.give_back(number)
         return count
 
-    def resume(self, recorded: Recorded, variables: Context) -> None:
-        """Take up a suspended run again."""
+    async def bring(self, numbers: Sequence[int]) -> None:
+        """Bring those of the runs into memory that wait in the file, together."""
+        free = self.holds.take_free(number for number in numbers if self.resident(number) is None)
+        try:
+            recorded = await self._host.journal.recorded_runs(free)
+            waiting = [one for one in recorded if one.run.wakes_at is not None and one.run.status not in FINAL_RUNS]
+            await in_callback(self._host.loop, partial(self._adopt_all, waiting, copy_context(), clean=True))
+        finally:
+            for number in free:
+                self.holds.give_back(number)
+        for number in set(numbers) - set(free):
+            await self._load_alone(number)  # whoever holds it may have brought it
+
+    async def load(self, number: int) -> ActiveRun | None:
+        """Bring a run that the caller holds into memory; None if it has ended, is parked or does not fit its code."""
+        active = self.resident(number)
+        if active is not None:
+            return active
+        recorded = await self._host.journal.recorded(number)
+        if recorded is None or recorded.run.status in FINAL_RUNS or recorded.run.parked is not None:
+            return None
+        adopt = partial(self._adopt, recorded, copy_context(), clean=True, changes=[])
+        await in_callback(self._host.loop, adopt)
+        return self.resident(number)
+
+    def resume(self, recorded: Recorded, variables: Context, changes: list[Change] | None = None) -> None:
+        """Take up again a run that was parked or has failed; `changes` are written first."""
         fresh = {
             row.position: structs.replace(row, cut_offs=0) for row in recorded.steps if row.cut_offs and row.seq is None
         }
         steps = tuple(fresh.get(row.position, row) for row in recorded.steps)
         recorded = structs.replace(recorded, steps=steps)
-        self._adopt(recorded, variables, clean=True, changes=list(fresh.values()))
+        self._adopt(recorded, variables, clean=True, changes=[*(changes or ()), *fresh.values()])
+
+    def resident(self, number: int) -> ActiveRun | None:
+        """The run of that number, if it is in memory."""
+        return self._by_number.get(number)
+
+    def is_ending(self, number: int) -> bool:
+        """True while the end of the run is on its way to the disk."""
+        active = self.resident(number)
+        return number in self._ending if active is None else active.ending
+
+    # Runs that wait
+
+    def may_rest(self, run: ActiveRun) -> None:
+        """The run waits: it is looked at once this turn of the loop is over."""
+        if len(self.active) <= self._limit:
+            return
+        if not self._may_rest:
+            self._host.loop.call_soon(self._let_rest)
+        self._may_rest[run] = None
+
+    def _let_rest(self) -> None:
+        runs, self._may_rest = self._may_rest, {}
+        horizon_us = self._host.now_us() + self._horizon_us
+        for run in runs:
+            if self._host.dispatching and len(self.active) > self._limit:
+                wakes_at = run.waits_until()
+                if wakes_at is not None and wakes_at > horizon_us:
+                    run.rest(wakes_at)
+
+    def rests(self, run: ActiveRun, wakes_at: int) -> None:
+        """It is on disk that the run waits in the file: it leaves memory."""
+        if self._host.dispatching:
+            self._remove(run)
+            run.leave_memory(None)
+            self.waker.rests(wakes_at)
+
+    def cancel_in_file(self, number: int, reason: str) -> None:
+        """Cancel a run that is not in memory, and its children."""
+        self._run_errand(self.cancel_by_number(number, reason))
+
+    async def cancel_by_number(self, number: int, reason: str) -> RunMove | None:
+        """Cancel a run and then its children, wherever they are; the move, or None if it has ended before."""
+        async with self.holds.alone(number):
+            active = self.resident(number)
+            move = None if active is None else await self._cancel_resident(active, reason)
+            if move is None:
+                move = await self._cancel_in_file(number, reason)
+        for child in await self._host.journal.children(number):
+            if child.status not in FINAL_RUNS:
+                await self.cancel_by_number(child.number, reason)
+        return move
+
+    async def _cancel_in_file(self, number: int, reason: str) -> RunMove | None:
+        row = await self._host.journal.run_by_number(number)
+        if row is None or row.status in FINAL_RUNS:
+            return None
+        now_us = self._host.now_us()
+        status = advance(RUN, row.status, RunEvent.CANCEL)
+        move = RunMove(number=number, before=row.status, status=status, reason=reason, at=now_us)
+        changes: list[Change] = [StepsCancelled(run=number, at=now_us), move]
+        # After a crash the start-up looks at runs that do not wait in the file.
+        children = [child for child in await self._host.journal.children(number) if child.status not in FINAL_RUNS]
+        changes += [RunWakes(number=child.number, wakes_at=None) for child in children]
+        if row.parent is not None:
+            changes.append(RunWakes(number=row.parent, wakes_at=None))
+        self._ending.add(number)
+        try:
+            await self._host.journal.commit(changes)
+        finally:
+            self._ending.discard(number)
+        self._is_over(row, move)
+        return move
+
+    async def _cancel_resident(self, active: ActiveRun, reason: str) -> RunMove | None:
+        """None if the run was ending already."""
+        over = active.over  # asked for now, while the run is still in memory
+        cancelled = await in_callback(self._host.loop, partial(active.cancel, reason))
+        move = await asyncio.shield(over)  # its end is on disk
+        return move if cancelled else None
+
+    def _run_errand(self, errand: Coroutine[Any, Any, object]) -> None:
+        """Something that need not be waited for; it is over before the engine is left."""
+        task = self._host.loop.create_task(self._errand(errand))
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    async def _errand(self, errand: Coroutine[Any, Any, object]) -> None:
+        try:
+            await errand
+        except JournalError:
+            pass  # the engine has stopped, and the file decides
+
+    async def quiet(self) -> None:
+        """Return when nothing is on its way into memory or out of it."""
+        await self.waker.close()
+        while self._errands:
+            await asyncio.wait(set(self._errands))
+
+    @property
+    def busy(self) -> bool:
+        """True while anything is on its way into memory or out of it."""
+        return bool(self._errands) or self.waker.busy
 
     def wait_for(self, run_id: str) -> asyncio.Future[RunMove]:
         """A future that gets the run's end, once that is on disk."""
@@ -89,7 +236,8 @@ class Residents:
             self._host.loop.call_soon_threadsafe(self._misused, number, why)
 
     def _misused(self, number: int, why: str) -> None:
-        for run in [run for run in self.active.values() if run.run.number == number]:
+        run = self.resident(number)
+        if run is not None:
             run.misused(why)
 
     def refuse(self, run_id: str, error: Exception) -> None:
@@ -103,6 +251,7 @@ class Residents:
         for run in self.active.values():
             run.leave_memory(error)
         self.active.clear()
+        self._by_number.clear()
         waiting, self._waiting = self._waiting, {}
         for futures in waiting.values():
             for future in futures:
@@ -111,31 +260,47 @@ class Residents:
                     future.exception()  # somebody may have stopped listening: asyncio need not report it
 
     def _adopt_all(self, chunk: list[Recorded], variables: Context, *, clean: bool) -> int:
-        unfinished = [recorded for recorded in chunk if _wakes_by_itself(recorded.run)]
-        for recorded in unfinished:
+        for recorded in chunk:
             self._adopt(recorded, variables, clean=clean, changes=[])
-        return len(unfinished)
+        return len(chunk)
 
     def _adopt(self, recorded: Recorded, variables: Context, *, clean: bool, changes: list[Change]) -> None:
+        """Bring a run into memory as it is recorded once `changes` are written."""
+        run = recorded.run
+        if run.wakes_at is not None:
+            changes.append(RunWakes(number=run.number, wakes_at=None))
+            recorded = structs.replace(recorded, run=structs.replace(run, wakes_at=None))
         try:
-            workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(recorded.run.workflow)
+            workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(run.workflow)
         except WorkflowNotFound as error:
-            self._park(recorded.run, f"WorkflowNotFound: {error}; the run goes on at the next open that has it")
+            self._park(run, Parked(f"WorkflowNotFound: {error}; the run goes on at the next open that has it"), changes)
+            return
+        if run.starts_at > max(run.created_at, self._host.now_us()) and not (recorded.steps or recorded.timers):
+            self._host.write(changes)
+            self._host.timers.call_at(run.starts_at, partial(self._begin_delayed, run.number))
             return
         # A copy for each: what one body sets is no other's.
         execution, commands = self._begin(workflow, recorded, variables.copy())
         if isinstance(commands.end, Parked):
             execution.tear_down()
-            self._park(recorded.run, commands.end.reason)
+            self._park(run, commands.end, changes)
             return
-        if recorded.run.status is RunStatus.SUSPENDED:
-            resumed = _move(recorded.run, RunEvent.RESUME, None, self._host.now_us())
-            changes = [*changes, resumed]
-            recorded = _running(recorded)
         if changes:
             self._host.write(changes)
-        self._host.info("run_recovered", run_id=recorded.run.run_id, workflow=workflow.name)
-        self._add(execution, recorded).adopt(commands, cut_off=not clean)
+        self._host.info("run_recovered", run_id=run.run_id, workflow=workflow.name)
+        active = self._add(execution, recorded)
+        parent = recorded.parent
+        if parent is not None and parent.status in FINAL_RUNS and _is_awaited(recorded, parent):
+            active.cancel(parent.reason or f"its parent run {parent.run_id!r} has {parent.status}")
+        else:
+            active.adopt(commands, cut_off=not clean and run.parked is None)
+
+    def _begin_delayed(self, number: int) -> None:
+        self._run_errand(self._load_alone(number))
+
+    async def _load_alone(self, number: int) -> None:
+        async with self.holds.alone(number):
+            await self.load(number)
 
     def _begin(
         self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, variables: Context
@@ -147,24 +312,39 @@ class Residents:
 
     def _add(self, execution: Execution, recorded: Recorded) -> ActiveRun:
         run = ActiveRun(self._host, execution, recorded, self)
-        self.active[recorded.run.run_id] = run
+        self.active[recorded.run.run_id] = self._by_number[recorded.run.number] = run
         return run
+
+    def _remove(self, run: ActiveRun) -> None:
+        self.active.pop(run.run.run_id, None)
+        self._by_number.pop(run.run.number, None)
 
     def has_ended(self, run: ActiveRun, move: RunMove) -> None:
         """The run's end is on disk: it leaves memory, and those who wait for it are told."""
-        run_id = run.run.run_id
-        self.active.pop(run_id, None)
+        self._remove(run)
         if is_enabled_for_info():
-            self._host.log.info(f"run_{move.status}", run_id=run_id, workflow=run.run.workflow, **_about(move))
+            about = {"run_id": run.run.run_id, "workflow": run.run.workflow, **_about(move)}
+            self._host.log.info(f"run_{move.status}", **about)
         if move.status is not RunStatus.SUSPENDED:
-            self.tell(run_id, move)
+            self._is_over(run.run, move)
 
-    def _park(self, run: RunRow, reason: str) -> None:
+    def _is_over(self, run: RunRow, move: RunMove) -> None:
+        self.tell(run.run_id, move)
+        if run.parent is None or run.parent_position is None or run.parent_attempt is None:
+            return
+        parent = self.resident(run.parent)
+        if parent is not None:
+            parent.child_ended(run.parent_position, run.parent_attempt, move)
+        elif self._host.dispatching:
+            self._run_errand(self.bring([run.parent]))
+
+    def _park(self, run: RunRow, end: Parked, changes: list[Change]) -> None:
         """Suspend a run that does not fit the present code; nothing of it has been executed."""
-        if run.status is RunStatus.SUSPENDED and run.reason == reason:
-            return  # it is parked already
-        self._host.log.warning("run_suspended", run_id=run.run_id, workflow=run.workflow, reason=reason)
-        self._host.write([_move(run, RunEvent.SUSPEND, reason, self._host.now_us())])
+        if run.parked is not end.parked or run.reason != end.reason:
+            self._host.log.warning("run_suspended", run_id=run.run_id, workflow=run.workflow, reason=end.reason)
+            changes.append(move_of(run, run.status, end, self._host.now_us()))
+        if changes:
+            self._host.write(changes)
 
 
 def _run_logger(execution: Execution) -> Logger:
@@ -172,17 +352,9 @@ def _run_logger(execution: Execution) -> Logger:
     return logger(silent=lambda: execution.replaying).bind(run_id=run.run_id, workflow=run.workflow)
 
 
-def _wakes_by_itself(run: RunRow) -> bool:
-    return run.status is RunStatus.RUNNING or (run.reason or "").startswith(PARKED_FOR_CODE)
-
-
-def _move(run: RunRow, event: RunEvent, reason: str | None, at: int) -> RunMove:
-    return RunMove(number=run.number, before=run.status, status=advance(RUN, run.status, event), reason=reason, at=at)
-
-
-def _running(recorded: Recorded) -> Recorded:
-    run = structs.replace(recorded.run, status=RunStatus.RUNNING, error=None, reason=None, ended_at=None)
-    return structs.replace(recorded, run=run)
+def _is_awaited(recorded: Recorded, parent: RunRow) -> bool:
+    """False if the run was retried by itself, after its parent had ended."""
+    return parent.ended_at is not None and recorded.run.updated_at <= parent.ended_at
 
 
 def _about(move: RunMove) -> dict[str, str]:

@@ -8,16 +8,20 @@ from __future__ import annotations
 import asyncio
 import os.path
 import sys
+from collections.abc import Iterator
 from contextvars import Context
 from threading import get_ident
 from typing import Any
 
+from msgspec import structs
+
 from pikkupy.core.commands import Armed, Cancelled, Commands, Completed, End, Failed, Parked, StepCall
 from pikkupy.core.decide import mismatch, not_asked_for
 from pikkupy.core.history import NO_HISTORY, Event, History
-from pikkupy.core.model import ErrorInfo, Recorded, StepStatus, TimerRow
+from pikkupy.core.model import ErrorInfo, Recorded, StepKind, StepStatus, TimerRow
 from pikkupy.core.ports import Values
-from pikkupy.errors import StepFailed, WorkflowMisuse
+from pikkupy.errors import PayloadError, PikkuError, SignalTimeout, StepFailed, WorkflowMisuse, dotted_name
+from pikkupy.execution.approvals import approval_of
 from pikkupy.failures import describe, storable
 from pikkupy.registry import WorkflowFunction
 from pikkupy.run_loop import CURE, Intruded, RunFuture, Unwind, new_run_loop
@@ -47,10 +51,15 @@ class Execution:
 
     __slots__ = (
         "_calls",
+        "_changed",
         "_end",
+        "_events_left",
         "_history",
         "_ordinals",
+        "_passed",
+        "_seq",
         "_stopped",
+        "_unchanged",
         "_workflow",
         "loop",
         "open",
@@ -64,7 +73,7 @@ class Execution:
         self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, values: Values, intruded: Intruded
     ) -> None:
         self.run = recorded.run
-        self.loop = new_run_loop(recorded.run.number, recorded.run.created_at, intruded)
+        self.loop = new_run_loop(recorded.run.number, recorded.run.starts_at, intruded)
         self.open: dict[int, StepFuture] = {}  # steps that the run has asked for and that have no outcome, by position
         self.replaying = bool(recorded.steps or recorded.timers)  # of a new run nothing was executed before
         self._workflow = workflow
@@ -75,6 +84,11 @@ class Execution:
         self._calls: list[StepCall] = []
         self._stopped = _NONE
         self._end: End | None = None
+        self._seq = 0  # place of the newest event that the run was told, while it is replayed
+        self._events_left = 0  # to be told in this replay
+        self._changed = recorded.changes  # changes of the code that the run has passed
+        self._unchanged: frozenset[str] = frozenset()  # that it was past before they were made
+        self._passed: list[str] = []  # that it has passed since the engine asked last
 
     # What the engine calls
 
@@ -135,6 +149,25 @@ class Execution:
         """True if the step at `position` is on record as over, so that its target is not needed."""
         return self._history.has_ended(position)
 
+    def recorded_kind(self, position: int) -> StepKind | None:
+        """The kind of the step that is on record at `position`."""
+        row = self._history.steps.get(position)
+        return None if row is None else row.kind
+
+    def changed(self, change_id: str) -> bool:
+        """True if the run takes the new way at this change: it is on record that it does, or nothing that was recorded
+        lies beyond it."""
+        if change_id in self._changed:
+            return True
+        if change_id in self._unchanged:
+            return False
+        if self.replaying and (self._events_left or self._history.last_position >= self.reached):
+            self._unchanged |= {change_id}
+            return False
+        self._changed |= {change_id}
+        self._passed.append(change_id)
+        return True
+
     def place(self, call: StepCall) -> StepFuture:
         """Give the call its place in the run. If the record has another step there, the run is parked."""
         if self._history.steps:
@@ -150,7 +183,7 @@ class Execution:
     def _compare(self, call: StepCall) -> None:
         different = mismatch(self._history.steps.get(call.position), call)
         if different is not None:
-            self._park(f"{different} at {_place_of_call()}")
+            self._park(f"{different} at {_place_of_call()}", call.position)
             raise Unwind
 
     def stop_step(self, position: int) -> None:
@@ -173,15 +206,16 @@ class Execution:
             return
         self.loop.now_us = max(self.loop.now_us, row.ended_at or 0)  # it never goes back
         if row.position >= self.reached:
-            self._park(not_asked_for(self._history, self.reached) or f"step {row.position} was not asked for")
+            why = not_asked_for(self._history, self.reached) or f"step {row.position} was not asked for"
+            self._park(why, self.reached)
             return
         future = self.open.pop(row.position, None)
         if future is None or future.done():
             return  # the workflow stopped waiting for it before
         if row.error is not None:
-            future.set_exception(step_failed(future.call.name, row.attempts, row.error))
+            future.set_exception(_error_of(future.call, row.attempts, row.error))
         elif future.call.body is None:
-            future.set_result(None)  # a sleep
+            future.set_result(None)  # a sleep, a gate
         else:
             call = future.call
             try:
@@ -191,7 +225,7 @@ class Execution:
             except Exception as error:  # noqa: BLE001 - as for the input
                 self._park(f"step {call.position}: the recorded value no longer fits: {error}")
             else:
-                future.set_result(value)
+                future.set_result(approval_of(value) if call.approval else value)
 
     def _fire(self, row: TimerRow) -> None:
         self.loop.now_us = max(self.loop.now_us, row.fired_at)
@@ -199,7 +233,8 @@ class Execution:
         if due_us != row.due_at:
             self._park(
                 f"asyncio timer {row.number}: recorded as due at {row.due_at}, the code "
-                + ("sets no such timer" if due_us is None else f"sets it for {due_us} (epoch µs)")
+                + ("sets no such timer" if due_us is None else f"sets it for {due_us} (epoch µs)"),
+                self.reached,
             )
             return
         self.loop.fire(row.number)
@@ -214,20 +249,24 @@ class Execution:
             self._finish(Failed(describe(WorkflowMisuse(self._stuck()))))
 
     def _replay(self, history: History) -> None:
+        self._events_left = len(history.events)
         for event in history.events:
             if self._end is not None:
                 break
+            self._events_left -= 1
+            self._seq = (event.seq or 0) - isinstance(event, TimerRow)  # a timer that does not match is given up, too
             self._apply(event)
+            self._seq = event.seq or 0
             self._turn()
         self.replaying = False
         missing = not_asked_for(history, self.reached)
         if missing is not None and not isinstance(self._end, Parked):
             self._end = None
-            self._park(missing)
+            self._park(missing, self.reached)
         for position in self.open:
             row = history.steps.get(position)
             if row is not None and row.status is StepStatus.CANCELLED:
-                self._park(f"step {position}: {row.name!r} is recorded as cancelled, the code waits for it")
+                self._park(f"step {position}: {row.name!r} is recorded as cancelled, the code waits for it", position)
         if self._end is None:
             self._turn()
         # Most of what was asked for has its outcome; only the rest is left to do.
@@ -256,8 +295,9 @@ class Execution:
             self._end = end
         self.loop.stop()
 
-    def _park(self, why: str) -> None:
-        self._finish(Parked(storable(f"ReplayMismatch: {why}")))
+    def _park(self, why: str, position: int | None = None) -> None:
+        """The code does not fit the record: from `position` on, or at all."""
+        self._finish(Parked(storable(f"ReplayMismatch: {why}"), position=position, seq=self._seq))
 
     def _parked(self, why: str) -> Commands:
         self._park(why)
@@ -267,6 +307,8 @@ class Execution:
         commands = Commands(self._calls, self._stopped, end=self._end)
         self._calls = []
         self._stopped = _NONE
+        if self._passed:
+            commands.passed, self._passed = self._passed, []
         if self.loop.has_timers:
             armed, commands.dropped = self.loop.take_timers()
             commands.armed = [Armed(timer.number, timer.due_us, timer.delay_us) for timer in armed]
@@ -288,6 +330,14 @@ class Execution:
         )
 
 
+def _error_of(call: StepCall, attempts: int, error: ErrorInfo) -> PikkuError:
+    if call.kind is not StepKind.SIGNAL:
+        return step_failed(call.name, attempts, error)
+    if error.type == dotted_name(SignalTimeout):
+        return SignalTimeout(call.name, attempts, error.type, error.message, error.traceback, error.bases)
+    return PayloadError(error.message)
+
+
 def step_failed(name: str, attempts: int, error: ErrorInfo) -> StepFailed:
     """The exception that a workflow sees, the same live and on every replay."""
     return StepFailed(name, attempts, error.type, error.message, error.traceback, error.bases)
@@ -304,11 +354,20 @@ def _with_cure(error: BaseException) -> BaseException:
 
 def _described(error: BaseException) -> ErrorInfo:
     """How an error that left the workflow is recorded: of a failed step, the step's own type and message."""
-    described = describe(error)
+    described, steps = describe(error), tuple(_failed_steps(error))
     if not isinstance(error, StepFailed):
-        return described
+        return structs.replace(described, steps=steps) if steps else described
     both = f"{error.traceback}\nThat is why step {error.step_name!r} failed; the workflow:\n\n{described.traceback}"
-    return ErrorInfo(error.error_type, error.message, both, error.bases)
+    return ErrorInfo(error.error_type, error.message, both, error.bases, steps)
+
+
+def _failed_steps(error: BaseException) -> Iterator[str]:
+    """The steps whose failure it is that left the workflow, by itself or in a group."""
+    if isinstance(error, StepFailed):
+        yield error.step_name
+    elif isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _failed_steps(part)
 
 
 def _place_of_call() -> str:

@@ -14,8 +14,9 @@ from uuid import UUID
 from pikkupy.codec import check_annotation
 from pikkupy.core.commands import Policy, StepCall
 from pikkupy.core.model import ErrorInfo, StepKind
-from pikkupy.durations import MAX_US, Duration, microseconds
+from pikkupy.durations import MAX_US, Duration, microseconds, named_microseconds
 from pikkupy.errors import BadType, BadValue, DurationError, FunctionNotFound, PayloadError, WorkflowMisuse
+from pikkupy.execution.approvals import Decided, Expired, recorded_type
 from pikkupy.execution.execution import Execution
 from pikkupy.execution.options import StepOptions, policy_of
 from pikkupy.failures import describe
@@ -110,9 +111,10 @@ class Workflow:
     ) -> Future[Any]:
         """One durable step: `target` runs until its outcome is recorded, and never after that.
 
-        `target` is the name of a function, a `@pikku.function` object, or a callable without arguments, sync or async,
-        that is called on the application's event loop (an inline step). The options are those of `StepOptions`;
-        `result_type` is the type that the result is converted to, in place of the target's annotation.
+        `target` is the name of a function or workflow, a `@pikku.function` object, a `@pikku.workflow` object (it runs
+        as a child run, of the id `<run id>/<step name>`), or a callable without arguments, sync or async, that is
+        called on the application's event loop (an inline step). The options are those of `StepOptions`; `result_type`
+        is the type that the result is converted to, in place of the target's annotation.
 
         Awaiting the result raises `StepFailed` when the attempts are used up. The call itself raises, before anything
         happens and naming step and run: `TypeError` or `ValueError` (name, options, target), `DurationError`,
@@ -132,11 +134,7 @@ class Workflow:
             if isinstance(target, Function):
                 return self._function_step(name, self._registry.find_function(target), data, policy, result_type)
             if isinstance(target, WorkflowFunction):
-                self._registry.find_workflow(target)
-                raise WorkflowMisuse(
-                    f"this version of pikkupy cannot start workflow {target.name!r} as a child run; "
-                    f"await engine.start({target.name!r}, ...) in a step instead"
-                )
+                return self._child_step(name, self._registry.find_workflow(target), data, policy, result_type)
             return self._inline_step(name, target, data, policy, result_type)
         except _BAD_CALLS as error:
             raise self._placed("do", step_name, error) from None
@@ -170,6 +168,76 @@ class Workflow:
             raise self._placed("sleep_until", step_name, error) from None
         # Not before 1970: a past moment goes on at once, and the first and last of `datetime` cannot be shown in UTC.
         return self._sleep_step(name, until_us=max(0, (when - _EPOCH) // timedelta(microseconds=1)))
+
+    @overload
+    def wait_for_signal(self, name: str, *, timeout: Duration | None = None) -> Future[Any]: ...
+    @overload
+    def wait_for_signal(self, name: str, type: type[Out], *, timeout: Duration | None = None) -> Future[Out]: ...
+    def wait_for_signal(self, name: str, type: Any = Any, *, timeout: Duration | None = None) -> Future[Any]:
+        """The payload of the next signal of that name, converted to `type`.
+
+        A signal that came before the wait is kept for it; each is taken once, in the order of their arrival, by the
+        wait that was called first. Awaiting the result raises `SignalTimeout` after `timeout` (a duration), and
+        `PayloadError` for a payload that does not fit `type`; the signal is used up then. The call itself raises as
+        `do` does.
+        """
+        self._execution.check_caller("wait_for_signal")
+        try:
+            return self._signal_step(name, type, timeout, approval=False)
+        except _BAD_CALLS as error:
+            raise self._placed("wait_for_signal", name, error) from None
+
+    @overload
+    def approval(self, name: str, *, timeout: Duration | None = None) -> Future[Decided[Any] | Expired]: ...
+    @overload
+    def approval(
+        self, name: str, type: type[Out], *, timeout: Duration | None = None
+    ) -> Future[Decided[Out] | Expired]: ...
+    def approval(
+        self, name: str, type: Any = Any, *, timeout: Duration | None = None
+    ) -> Future[Decided[Any] | Expired]:
+        """A decision of that name, made by `engine.approve`: `Decided(decision, decided_by)`, or `Expired()`.
+
+        A decision is checked against `type` before it is accepted: one that does not fit is refused to its sender, and
+        the run goes on waiting; so is one that comes after the first, or after `timeout`. The call raises as `do` does.
+        """
+        self._execution.check_caller("approval")
+        try:
+            return self._signal_step(name, type, timeout, approval=True)
+        except _BAD_CALLS as error:
+            raise self._placed("approval", name, error) from None
+
+    def suspend(self, reason: str) -> Future[None]:
+        """Hold the run, or this branch of it, until `engine.resume(run_id)`: a gate, and each call is one of its own.
+
+        The run is `suspended` as long as a gate is shut; other branches go on. The step is named by the reason.
+        """
+        self._execution.check_caller("suspend")
+        try:
+            name = check_step_name(reason, "reason")
+        except _BAD_CALLS as error:
+            raise self._placed("suspend", reason, error) from None
+        execution = self._execution
+        return execution.place(
+            StepCall(
+                position=execution.reached,
+                name=execution.name_step(name),
+                kind=StepKind.SUSPEND,
+                policy=_NO_POLICY,
+            )
+        )
+
+    def changed(self, change_id: str) -> bool:
+        """Whether this run takes the new way at a place where the code was changed under live runs.
+
+        False for a run that was past this place before the change; True for all others, which is recorded. Every call
+        with the same id gives the same answer in one run.
+        """
+        self._execution.check_caller("changed")
+        try:
+            return self._execution.changed(check_name(change_id, "change_id"))
+        except _BAD_CALLS as error:
+            raise self._placed("changed", change_id, error) from None
 
     def cancel(self, reason: str) -> NoReturn:
         """End the run as `cancelled`, here and now: nothing after this call runs, whatever the code catches."""
@@ -217,11 +285,12 @@ class Workflow:
         execution = self._execution
         if not execution.has_ended(execution.reached):
             self._registry.find_function(target)  # raises FunctionNotFound with the names that there are
+        was_child = execution.recorded_kind(execution.reached) is StepKind.WORKFLOW
         return execution.place(
             StepCall(
                 position=execution.reached,
                 name=execution.name_step(name),
-                kind=StepKind.FUNCTION,
+                kind=StepKind.WORKFLOW if was_child else StepKind.FUNCTION,
                 target=target,
                 policy=policy,
                 body=target,  # never called
@@ -233,37 +302,58 @@ class Workflow:
     def _function_step(
         self, name: str, function: Function[Any, Any, Any], data: Any, policy: Policy, result_type: Any
     ) -> Future[Any]:
+        return self._declared_step(StepKind.FUNCTION, name, function, data, policy, result_type)
+
+    def _child_step(
+        self, name: str, workflow: WorkflowFunction[Any, Any], data: Any, policy: Policy, result_type: Any
+    ) -> Future[Any]:
+        if policy.at_most_once:
+            raise BadType(
+                f"at_most_once=True is not for workflow {workflow.name!r}: a child run goes on where it was, its steps "
+                "are at_most_once or not"
+            )
+        return self._declared_step(StepKind.WORKFLOW, name, workflow, data, policy, result_type)
+
+    def _declared_step(
+        self,
+        kind: StepKind,
+        name: str,
+        declared: Function[Any, Any, Any] | WorkflowFunction[Any, Any],
+        data: Any,
+        policy: Policy,
+        result_type: Any,
+    ) -> Future[Any]:
         execution = self._execution
         name = execution.name_step(name)
         position = execution.reached
         text, refused = None, None
         if not execution.is_settled(position):
-            text, refused = self._encode_data(name, function, data)
+            text, refused = self._encode_data(name, declared, data)
         return execution.place(
             StepCall(
                 position=position,
                 name=name,
-                kind=StepKind.FUNCTION,
-                target=function.name,
+                kind=kind,
+                target=declared.name,
                 policy=policy,
-                body=function,
+                body=declared,
                 data=text,
                 refused=refused,
-                result_type=function.result_type if result_type is None else result_type,
+                result_type=declared.result_type if result_type is None else result_type,
                 variables=copy_context(),
             )
         )
 
     def _encode_data(
-        self, name: str, function: Function[Any, Any, Any], data: Any
+        self, name: str, declared: Function[Any, Any, Any] | WorkflowFunction[Any, Any], data: Any
     ) -> tuple[str | None, ErrorInfo | None]:
         try:
-            if function.takes_data:
-                what = f"data of step {name!r} for function {function.name!r}"
-                given = function.default if data is None else data
-                return self._execution.values.encode(given, function.data_type, what=what), None
+            if declared.takes_data:
+                what = f"data of step {name!r} for {declared.noun} {declared.name!r}"
+                given = declared.default if data is None else data
+                return self._execution.values.encode(given, declared.data_type, what=what), None
             if data is not None:
-                raise PayloadError(f"data of step {name!r}: function {function.name!r} takes none; leave it out")
+                raise PayloadError(f"data of step {name!r}: {declared.noun} {declared.name!r} takes none; leave it out")
         except Exception as error:  # noqa: BLE001 - PayloadError, or what the value's own code raises
             return None, describe(error)
         return None, None
@@ -308,5 +398,23 @@ class Workflow:
                 policy=_NO_POLICY,
                 duration_us=duration_us,
                 until_us=until_us,
+            )
+        )
+
+    def _signal_step(self, name: str, type: Any, timeout: Duration | None, *, approval: bool) -> Future[Any]:
+        signal = check_step_name(name, "signal name")
+        _check_result_type(type)
+        duration_us = None if timeout is None else named_microseconds("timeout", timeout)
+        execution = self._execution
+        return execution.place(
+            StepCall(
+                position=execution.reached,
+                name=execution.name_step(signal),
+                kind=StepKind.SIGNAL,
+                policy=_NO_POLICY,
+                body=signal,
+                approval=approval,
+                result_type=recorded_type(type) if approval else type,
+                duration_us=duration_us,
             )
         )

@@ -51,7 +51,7 @@ class Journal:
     Public attributes: `epoch`, raised by one at each open; `clean`, True if the last owner left in good order or the
     file is new; `next_number`, for the next run, to be counted on by who takes it; `on_failure`, called once on the
     loop after a fail-stop; `on_release`, called there when everybody was told of a commit; `damaged`, the errors of the
-    runs that `awake` and `due` had to leave out, by number.
+    runs that `awake` and `recorded_runs` had to leave out, by number.
     """
 
     def __init__(
@@ -171,23 +171,30 @@ class Journal:
                 return chunk.runs
             after = chunk.last
 
-    async def due(self, *, until: int, limit: int) -> list[Recorded]:
-        """The first `limit` of the runs that wait in the file and have to be in memory until then.
+    async def recorded_runs(self, numbers: Sequence[int]) -> list[Recorded]:
+        """Everything that is needed to bring these runs into memory. A damaged one waits in the file for ever."""
+        if not numbers:
+            return []
+        chunk = await self._read(lambda db: reader.recorded_runs(db, numbers))
+        self._note_damage(chunk)
+        if chunk.damaged:
+            await self.commit([RunWakes(number=number, wakes_at=NO_WAKING) for number in chunk.damaged])
+        return chunk.runs
 
-        Who takes one has to write that it does not wait any more (`RunWakes`), or it is found again. A damaged run is
-        logged, kept in `damaged`, and waits for ever.
+    async def run_by_number(self, number: int) -> RunRow | None:
+        """The run of that number."""
+        return await self._read(lambda db: reader.run_by_number(db, number))
+
+    async def due(self, *, until: int, limit: int) -> list[int]:
+        """The first `limit` of the runs that wait in the file and have to be in memory until then, by number.
+
+        Who takes one has to write that it does not wait any more (`RunWakes`), or it is found again.
         """
-        while True:
-            chunk = await self._read(partial(reader.due, until=until, limit=limit))
-            self._note_damage(chunk)
-            if chunk.damaged:
-                await self.commit([RunWakes(number=number, wakes_at=NO_WAKING) for number in chunk.damaged])
-            if chunk.runs or chunk.last is None:
-                return chunk.runs
+        return await self._read(lambda db: reader.due(db, until, limit))
 
-    async def next_waking(self, after: int) -> int | None:
-        """When the first run after that time has to be in memory."""
-        return await self._read(lambda db: reader.next_waking(db, after))
+    async def next_waking(self) -> int | None:
+        """When the first run that waits in the file has to be in memory; None: none has, by itself."""
+        return await self._read(reader.next_waking)
 
     async def children(self, number: int) -> list[ChildRow]:
         """All children of one run, by step and attempt."""

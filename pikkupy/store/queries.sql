@@ -209,17 +209,21 @@ FROM pikkupy_runs INDEXED BY pikkupy_runs_awake
 WHERE wakes_at IS NULL AND status IN ('running', 'suspended') AND number > :after ORDER BY number LIMIT :limit;
 
 -- name: due_runs
--- A chunk of the runs that wait in the file and have to be in memory until a time, the earliest first.
+-- The numbers of runs that wait in the file and have to be in memory until a time, the earliest first.
+SELECT number FROM pikkupy_runs INDEXED BY pikkupy_runs_waking
+WHERE wakes_at <= :until ORDER BY wakes_at, number LIMIT :limit;
+
+-- name: next_waking
+-- When the first of the runs that wait in the file has to be in memory.
+SELECT min(wakes_at) FROM pikkupy_runs INDEXED BY pikkupy_runs_waking WHERE wakes_at IS NOT NULL;
+
+-- name: runs_by_number
+-- The runs of a JSON list of numbers.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
     starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
     start_checksum, move_checksum
-FROM pikkupy_runs INDEXED BY pikkupy_runs_waking
-WHERE wakes_at <= :until ORDER BY wakes_at, number LIMIT :limit;
-
--- name: next_waking
--- When the first run after a time has to be in memory.
-SELECT min(wakes_at) FROM pikkupy_runs INDEXED BY pikkupy_runs_waking WHERE wakes_at > :until;
+FROM pikkupy_runs WHERE number IN (SELECT value FROM json_each(:numbers));
 
 -- name: parents_of_runs
 -- The parents of the runs of a JSON list.

@@ -79,14 +79,26 @@ def awake(db: sqlite3.Connection, after: int, limit: int) -> Chunk:
     return _chunk(db, "awake_runs", {"after": after, "limit": limit})
 
 
-def due(db: sqlite3.Connection, until: int, limit: int) -> Chunk:
-    """A chunk of the runs that wait in the file and have to be in memory until then, the earliest first."""
-    return _chunk(db, "due_runs", {"until": until, "limit": limit})
+def recorded_runs(db: sqlite3.Connection, numbers: Sequence[int]) -> Chunk:
+    """The runs of these numbers."""
+    return _chunk(db, "runs_by_number", {"numbers": json.dumps(numbers)})
 
 
-def next_waking(db: sqlite3.Connection, after: int) -> int | None:
-    """When the first run after that time has to be in memory; None: none has, without something from outside."""
-    [(wakes_at,)] = db.execute(QUERIES["next_waking"], {"until": after}).fetchall()
+def run_by_number(db: sqlite3.Connection, number: int) -> RunRow | None:
+    """The run of that number."""
+    found = db.execute(QUERIES["run_by_number"], (number,)).fetchall()
+    return run_of(found[0]) if found else None
+
+
+def due(db: sqlite3.Connection, until: int, limit: int) -> list[int]:
+    """The numbers of runs that wait in the file and have to be in memory until then, the earliest first."""
+    found = db.execute(QUERIES["due_runs"], {"until": until, "limit": limit}).fetchall()
+    return [number for (number,) in found]
+
+
+def next_waking(db: sqlite3.Connection) -> int | None:
+    """When the first run that waits in the file has to be in memory; None: none has, without something from outside."""
+    [(wakes_at,)] = db.execute(QUERIES["next_waking"]).fetchall()
     return None if wakes_at is None or wakes_at >= NO_WAKING else int(wakes_at)
 
 
@@ -99,7 +111,7 @@ def children(db: sqlite3.Connection, number: int) -> list[ChildRow]:
     ]
 
 
-def _chunk(db: sqlite3.Connection, query: str, parameters: dict[str, int]) -> Chunk:
+def _chunk(db: sqlite3.Connection, query: str, parameters: dict[str, int] | dict[str, str]) -> Chunk:
     with _moment(db):
         found = db.execute(QUERIES[query], parameters).fetchall()
         if not found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -50,6 +50,8 @@ class _Host(Protocol):
     def workers(self) -> _Workers: ...
     @property
     def dispatching(self) -> bool: ...
+    @property
+    def moving(self) -> Callable[[], bool]: ...
 
 
 class VirtualClock:
@@ -153,6 +155,10 @@ class VirtualClock:
             for host in busy:
                 await host.journal.idle()
             if busy or ready:
+                quiet = 0
+                continue
+            if any(host.moving() for host in self._hosts):
+                await asyncio.sleep(0.0001)
                 quiet = 0
                 continue
             if any(host.workers.elsewhere for host in self._hosts) and loop.time() < patience:

@@ -213,7 +213,7 @@ def test_runs_for_the_memory_are_found_without_walking_others(db: sqlite3.Connec
     for name, index in (
         ("awake_runs", "pikkupy_runs_awake (number>?"),
         ("due_runs", "pikkupy_runs_waking (wakes_at<?"),
-        ("next_waking", "pikkupy_runs_waking (wakes_at>?"),
+        ("next_waking", "pikkupy_runs_waking"),
     ):
         parameters = {"after": 1, "until": 9, "limit": 5}
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {QUERIES[name]}", parameters)]

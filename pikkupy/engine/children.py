@@ -1,0 +1,74 @@
+"""Child runs: a step that is a run of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pikkupy.core.commands import StepCall
+from pikkupy.core.model import ErrorInfo, RunMove, RunRow, RunStatus
+from pikkupy.core.outcomes import Failed, Succeeded
+from pikkupy.core.ports import Values
+from pikkupy.errors import PayloadError, RunCancelled, RunConflict, dotted_name
+from pikkupy.failures import describe
+
+
+def child_id(parent: RunRow, call: StepCall, attempt: int) -> str:
+    """The id of the run that one attempt of a step is: the same in every life."""
+    first = f"{parent.run_id}/{call.name}"
+    return first if attempt == 1 else f"{first}#{attempt}"
+
+
+def new_child(parent: RunRow, call: StepCall, attempt: int, run_id: str, number: int, now_us: int) -> RunRow:
+    """The row of the run that one attempt of a step is."""
+    return RunRow(
+        number=number,
+        run_id=run_id,
+        workflow=call.body.name,
+        status=RunStatus.RUNNING,
+        input=call.data or "null",
+        created_at=now_us,
+        updated_at=now_us,
+        starts_at=now_us,
+        parent=parent.number,
+        parent_position=call.position,
+        parent_attempt=attempt,
+    )
+
+
+def outcome_of_child(values: Values, call: StepCall, child_type: Any, run_id: str, end: RunRow | RunMove) -> Any:
+    """What the child's end means for the step."""
+    if end.status is RunStatus.COMPLETED:
+        return _success(values, call, child_type, end.output or "null")
+    if end.error is not None:
+        # Its own steps are not the parent's.
+        error = ErrorInfo(end.error.type, end.error.message, end.error.traceback, end.error.bases)
+        return Failed(error, None, final=False)
+    return Failed(_cancelled(run_id, end.reason or ""), None, final=False)
+
+
+def id_is_taken(run_id: str) -> Failed:
+    """The step cannot have its child run."""
+    return Failed(
+        describe(
+            RunConflict(f"run {run_id!r} exists and is not the child of this step; delete it, or rename the step")
+        ),
+        None,
+        final=True,
+    )
+
+
+def _success(values: Values, call: StepCall, child_type: Any, output: str) -> Succeeded | Failed:
+    """The child's output is encoded to the annotation of its workflow; the call may have named another type."""
+    if call.result_type is child_type or call.result_type == child_type:
+        return Succeeded(output)
+    what = f"output of step {call.name!r}"
+    try:
+        return Succeeded(values.encode(values.decode(output, child_type, what=what), call.result_type, what=what))
+    except Exception as error:  # noqa: BLE001 - PayloadError, or what the value's own code raises
+        return Failed(describe(error), error, final=isinstance(error, PayloadError))
+
+
+def _cancelled(run_id: str, reason: str) -> ErrorInfo:
+    error = describe(RunCancelled(run_id, reason))
+    assert error.type == dotted_name(RunCancelled)
+    return error

@@ -1,0 +1,63 @@
+"""The signals of one run: those that no step has taken yet, and the steps that wait for one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from pikkupy.core.model import SignalRow
+from pikkupy.engine.live import LiveStep
+
+
+class Inbox:
+    """Signals by name, in the order of their arrival; the first step to wait is the first served."""
+
+    __slots__ = ("_approvals", "_kept", "_waiting")
+
+    def __init__(self, kept: Iterable[SignalRow] = ()) -> None:
+        self._kept: dict[str, deque[SignalRow]] = {}
+        self._waiting: dict[str, deque[LiveStep]] = {}
+        self._approvals: set[str] = set()  # names of the approvals that the run has reached
+        for row in kept:
+            self.keep(row)
+
+    def keep(self, row: SignalRow) -> None:
+        """No step waits for it: keep it for one that will."""
+        self._kept.setdefault(row.name, deque()).append(row)
+
+    def take(self, name: str) -> SignalRow | None:
+        """The oldest signal of that name, which is the caller's now."""
+        kept = self._kept.get(name)
+        return kept.popleft() if kept else None
+
+    def wait(self, step: LiveStep) -> None:
+        """The step waits for a signal, or for a decision."""
+        self._waiting.setdefault(step.call.body, deque()).append(step)
+
+    def reached(self, approval: str) -> None:
+        """The run has asked for a decision of that name."""
+        self._approvals.add(approval)
+
+    def is_approval(self, name: str) -> bool:
+        """True if the run has asked for a decision of that name, whether or not it has it."""
+        return name in self._approvals
+
+    def first(self, name: str) -> LiveStep | None:
+        """The step that has waited longest for that name."""
+        waiting = self._waiting.get(name)
+        return waiting[0] if waiting else None
+
+    def leave(self, step: LiveStep) -> None:
+        """The step does not wait any more."""
+        waiting = self._waiting.get(step.call.body)
+        if waiting is not None and step in waiting:
+            waiting.remove(step)
+
+
+def decision_in(payload: Any) -> tuple[Any, str | None]:
+    """The decision in the payload of a signal, and by whom it is: `{"decision": ..., "decided_by": ...}`, or the
+    decision itself."""
+    if isinstance(payload, dict) and "decision" in payload and payload.keys() <= {"decision", "decided_by"}:
+        return payload["decision"], payload.get("decided_by")
+    return payload, None

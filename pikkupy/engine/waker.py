@@ -1,0 +1,101 @@
+"""Brings runs that wait in the file into memory, shortly before they are due.
+
+The heap of timers holds what is due in memory; for all that waits in the file one timer is enough: that of the next
+look into the index. The file is the truth, so nothing is lost if a look is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from pikkupy.core.model import NO_WAKING
+from pikkupy.durations import microseconds
+from pikkupy.engine.host import Host
+from pikkupy.errors import JournalError
+from pikkupy.timers import Timer
+
+CHUNK = 200  # runs that are brought together: some 10 ms of replay on the event loop
+LONGEST_LOOKAHEAD_US = 5_000_000  # runs come into memory so long before they are due
+LOOKS = 4  # per lookahead, at most: so that runs due one after another come in together
+
+
+class Home(Protocol):
+    """Where runs in memory are kept."""
+
+    async def bring(self, numbers: Sequence[int]) -> None:
+        """Bring these runs into memory."""
+        ...
+
+
+class Waker:
+    """One per engine. Its methods belong to the event loop."""
+
+    def __init__(self, host: Host, home: Home) -> None:
+        self._host = host
+        self._home = home
+        self._lookahead_us = min(LONGEST_LOOKAHEAD_US, microseconds(host.config.unload_after) // 2)
+        self._timer: Timer | None = None
+        self._not_before_us = 0
+        self._looking: asyncio.Task[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """True while a look is under way."""
+        return self._looking is not None
+
+    def open(self) -> None:
+        """Look for the first time."""
+        self._look()
+
+    def rests(self, wakes_at: int) -> None:
+        """A run waits in the file until then."""
+        if wakes_at < NO_WAKING:
+            self._look_at(wakes_at - self._lookahead_us)
+
+    async def close(self) -> None:
+        """Return when no look is under way."""
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._looking is not None:
+            await asyncio.wait([self._looking])
+
+    def _look_at(self, due_us: int) -> None:
+        due_us = max(due_us, self._not_before_us)
+        if self._timer is not None:
+            if self._timer.due_us <= due_us:
+                return
+            self._timer.cancel()
+        self._timer = self._host.timers.call_at(due_us, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._looking is not None:
+            self._look_at(self._host.now_us() + 1)  # the present look may have passed by what this one is for
+        elif self._host.dispatching:
+            self._looking = self._host.loop.create_task(self._bring_due(), name="pikkupy waker")
+            self._looking.add_done_callback(self._looked)
+
+    async def _bring_due(self) -> None:
+        journal = self._host.journal
+        numbers = await journal.due(until=self._host.now_us() + self._lookahead_us, limit=CHUNK)
+        if numbers:
+            await self._home.bring(numbers)
+            await journal.commit([])  # that they do not wait in the file any more is on disk: they are not found again
+        spacing_us = 0 if len(numbers) == CHUNK else max(self._lookahead_us // LOOKS, 1_000)
+        self._not_before_us = self._host.now_us() + spacing_us
+        next_us = await journal.next_waking()
+        if next_us is not None:
+            self._look_at(next_us - self._lookahead_us)
+
+    def _looked(self, looking: asyncio.Task[None]) -> None:
+        self._looking = None
+        if looking.cancelled():
+            return
+        error = looking.exception()
+        if error is not None and not isinstance(error, JournalError):
+            # Nothing would wake the runs in the file any more.
+            failure = JournalError(f"runs that wait in the file cannot be brought into memory: {error!r}")
+            failure.__cause__ = error
+            self._host.journal.fail(failure)
