@@ -39,6 +39,7 @@ class Waker:
         self._timer: Timer | None = None
         self._not_before_us = 0
         self._looking: asyncio.Task[None] | None = None
+        self._again = False
 
     @property
     def busy(self) -> bool:
@@ -72,7 +73,7 @@ class Waker:
     def _look(self) -> None:
         self._timer = None
         if self._looking is not None:
-            self._look_at(self._host.now_us() + 1)  # the present look may have passed by what this one is for
+            self._again = True  # the present look may have passed by what this one is for
         elif self._host.dispatching:
             self._looking = self._host.loop.create_task(self._bring_due(), name="pikkupy waker")
             self._looking.add_done_callback(self._looked)
@@ -93,6 +94,9 @@ class Waker:
         self._looking = None
         if looking.cancelled():
             return
+        if self._again:
+            self._again = False
+            self._look_at(self._host.now_us())
         error = looking.exception()
         if error is not None and not isinstance(error, JournalError):
             # Nothing would wake the runs in the file any more.

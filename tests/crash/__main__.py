@@ -1,6 +1,6 @@
 """Kill a real process at many instants, restart it until it is done, and check what is recorded and what happened.
 
-    python -m tests.crash [--kills N] [--seed S]
+    python -m tests.crash [--kills N] [--seed S] [--unload]
 
 First at every commit point: each failpoint of the journal, at every passing of it that an undisturbed life has. Then at
 random instants, until there were N kills; with fewer kills than commit points, at some of those. One line per
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.crash.workload import RUNS, Effect, Life, one_life, read_ledger
+from tests.crash.workload import RUNS, SETTINGS, Effect, Life, one_life, read_ledger
 
 LONGEST_LIFE_S = 60.0
 LONGEST_KILL_S = 0.12  # an uncrashed life takes about this long
@@ -169,8 +169,11 @@ def uncrashed(folder: Path) -> Life:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("--kills", type=int, default=400, help="how many kills at the least (400)")
+    parser.add_argument("--unload", action="store_true", help="let every run that waits leave memory at once")
     parser.add_argument("--seed", type=int, default=0, help="of the random instants (0)")
     options = parser.parse_args()
+    if options.unload:
+        SETTINGS.update(resident_runs=0, unload_after=0)
     rng = random.Random(options.seed)
     killed: Counter[str] = Counter()
     wrong = 0

@@ -20,6 +20,8 @@ from pikkupy import Pikku, Services, StepContext, StepFailed, Workflow, current_
 from pikkupy.store import Journal
 
 RUNS = 4
+SETTINGS: dict[str, Any] = {}
+"""Of each engine that is opened."""
 
 
 class Effect(msgspec.Struct):
@@ -119,7 +121,7 @@ async def flow(workflow: Workflow, data: int) -> list[Any]:
 
 async def live(db: Path, ledger: Ledger) -> list[Any]:
     """Start everything (again) and wait for all results."""
-    async with pikku.open(db, services=ledger) as engine:
+    async with pikku.open(db, services=ledger, **SETTINGS) as engine:
         handles = []
         for number in range(RUNS):
             handles.append(await engine.start(flow, number, run_id=f"run-{number}"))
