@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import Duration
 
 if TYPE_CHECKING:
-    from pikkupy.engine.views import Run
+    from pikkupy.engine.views import Chunk, Run
 
 Out = TypeVar("Out", covariant=True)
 
@@ -18,6 +19,7 @@ class Runs(Protocol):
 
     async def get_run(self, run_id: str) -> Run: ...
     async def cancel(self, run_id: str, reason: str) -> None: ...
+    def stream(self, run_id: str, *, after: int, step: str | None, current: bool) -> AsyncIterator[Chunk]: ...
     async def _result(self, run_id: str, timeout: Duration | None) -> Any: ...
 
 
@@ -46,3 +48,7 @@ class RunHandle(Generic[Out]):
     async def cancel(self, reason: str) -> None:
         """As `Engine.cancel`."""
         await self._engine.cancel(self.id, reason)
+
+    def stream(self, *, after: int = -1, step: str | None = None, current: bool = False) -> AsyncIterator[Chunk]:
+        """As `Engine.stream`."""
+        return self._engine.stream(self.id, after=after, step=step, current=current)

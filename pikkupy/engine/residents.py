@@ -15,6 +15,7 @@ from pikkupy.core.machine import RUN, RunEvent, advance
 from pikkupy.core.model import Change, Recorded, RunMove, RunRow, RunStatus
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.host import Host, in_callback
+from pikkupy.engine.outlet import Outlet
 from pikkupy.errors import PikkuError, WorkflowNotFound
 from pikkupy.execution import Execution, Workflow
 from pikkupy.log import Logger, is_enabled_for_info, logger
@@ -28,10 +29,11 @@ PARKED_FOR_CODE = ("ReplayMismatch", "WorkflowNotFound")
 
 
 class Residents:
-    """Runs in memory by id, and who waits for their ends."""
+    """Runs in memory by id, what their steps tell, and who waits for their ends."""
 
     def __init__(self, host: Host) -> None:
         self.active: dict[str, ActiveRun] = {}
+        self.outlet = Outlet(host, self.active)
         self._host = host
         self._intruded = self._interfere  # one object for all runs
         self._waiting: dict[str, list[asyncio.Future[RunMove]]] = {}
@@ -103,6 +105,7 @@ class Residents:
         for run in self.active.values():
             run.leave_memory(error)
         self.active.clear()
+        self.outlet.close()
         waiting, self._waiting = self._waiting, {}
         for futures in waiting.values():
             for future in futures:
@@ -142,7 +145,7 @@ class Residents:
     ) -> tuple[Execution, Commands]:
         execution = Execution(workflow, recorded, self._host.values, self._intruded)
         context = Workflow(execution, self._host.registry, self._host.services, _run_logger)
-        variables.run(enter_run, recorded.run.run_id, recorded.run.workflow)
+        variables.run(enter_run, recorded.run.run_id, recorded.run.workflow, self.outlet)
         return execution, execution.begin(context, variables)
 
     def _add(self, execution: Execution, recorded: Recorded) -> ActiveRun:
