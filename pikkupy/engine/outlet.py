@@ -103,7 +103,7 @@ class Outlet:
                 self._host.journal.submit(some, partial(self._written, some))
 
     def wait_for(self, number: int) -> asyncio.Future[None]:
-        """A future that is done when more chunks of the run of that number are on disk (`ROOM`: when there is more room),
+        """A future that is done when more chunks of the run of that number are on disk (of `ROOM`: when there is room),
         or when the engine is left."""
         future: asyncio.Future[None] = self._host.loop.create_future()
         if self._closed:
