@@ -637,8 +637,8 @@ async def test_the_loop_is_told_when_too_much_waits_for_the_disk(db: Path) -> No
                 for number in range(1_000):
                     here().emit(number)
                     emitted.append(number)
-            stream = engine.stream("r", after=emitted[-1] - 1)
-            await anext(stream)
+            outlet = engine._parts.residents.outlet if engine._parts else None
+            await until(lambda: outlet is not None and not outlet._unwritten)
             here().emit("x" * 90_000)  # larger than all the room
 
         await workflow.do("body", body)
