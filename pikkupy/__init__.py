@@ -2,7 +2,7 @@
 
 from pikkupy.config import Config
 from pikkupy.core.clock import Clock
-from pikkupy.engine import Attempt, Engine, Page, Run, RunHandle, Step
+from pikkupy.engine import Attempt, Chunk, Engine, Page, Run, RunHandle, Step
 from pikkupy.errors import (
     DurationError,
     EngineClosed,
@@ -23,6 +23,7 @@ from pikkupy.errors import (
     RunStateError,
     SignalTimeout,
     StepFailed,
+    StreamFull,
     WorkerLost,
     WorkflowMisuse,
     WorkflowNotFound,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Attempt",
+    "Chunk",
     "Clock",
     "Config",
     "Decided",
@@ -66,6 +68,7 @@ __all__ = [
     "Step",
     "StepContext",
     "StepFailed",
+    "StreamFull",
     "WorkerLost",
     "Workflow",
     "WorkflowMisuse",

@@ -9,7 +9,15 @@ import msgspec
 from pikkupy.durations import Duration, named_microseconds
 from pikkupy.errors import BadValue
 
-_COUNTS = ("max_payload", "warn_payload", "async_workers", "thread_workers", "process_workers", "max_cut_offs")
+_COUNTS = (
+    "max_payload",
+    "warn_payload",
+    "max_stream",
+    "async_workers",
+    "thread_workers",
+    "process_workers",
+    "max_cut_offs",
+)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +35,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     warn_payload: int = 262_144
     """Bytes from which a value is logged as large: the journal is no blob store. 256 KiB, as Temporal warns."""
+
+    max_stream: int = 64_000_000
+    """Bytes of emitted chunks, with 500 for each beside its value, that may wait for the disk: what bounds the memory
+    of steps that emit faster than that. Beyond it `emit` waits, or raises `StreamFull` where nothing can wait."""
 
     async_workers: int = 1_000
     """Attempts of `async` functions and inline steps that run at once on the event loop; the rest wait their turn."""
@@ -76,6 +88,7 @@ class Settings(TypedDict, total=False):
     durability: Literal["full", "process"]
     max_payload: int
     warn_payload: int
+    max_stream: int
     async_workers: int
     thread_workers: int
     process_workers: int

@@ -22,6 +22,7 @@ PikkuError
 │   │   └── SignalTimeout      no signal came in time
 │   ├── WorkerLost             the process that ran a step died (named by `StepFailed.error_type`)
 │   ├── Interrupted            a crash cut off an `at_most_once` step (named by `StepFailed.error_type`)
+│   ├── StreamFull             a step emits faster than the disk takes it
 │   └── EngineClosed           the engine was left; the run goes on at the next `open`
 └── the operator looks at the file or the disk
     └── JournalError           the journal cannot be read or written
@@ -170,6 +171,10 @@ class WorkerLost(PikkuError):
 
 class Interrupted(PikkuError):
     """An attempt of an `at_most_once` step was cut off; whether it had its effect is unknown."""
+
+
+class StreamFull(PikkuError):
+    """More than `Config.max_stream` bytes of emitted chunks wait for the disk; the chunk was not emitted."""
 
 
 class EngineClosed(PikkuError):

@@ -37,6 +37,7 @@ EVENTS: dict[str, str] = {
     "step_attempt_failed": "One attempt of a step has failed; retries may follow.",
     "step_retry_scheduled": "Another attempt of a step is due at a later time.",
     "step_abandoned": "An attempt did not end after it was asked to; it is left behind and its result does not count.",
+    "emit_ignored": "A step emitted after its attempt had ended or was given up; that changes nothing.",
     "steps_unawaited": "A workflow returned before these steps had ended; they are cancelled.",
     "decision_refused": "A decision that came before it was asked for does not fit; the run goes on waiting for one.",
     "payload_large": "A value is larger than `warn_payload`; the journal is no blob store.",

@@ -7,15 +7,23 @@ Three ways to the same facts: `services.workflow_step`, `services.logger` and, w
 from __future__ import annotations
 
 import uuid
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from contextvars import Context, ContextVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import msgspec
 
-from pikkupy.errors import RegistrationError
+from pikkupy.errors import BadType, BadValue, RegistrationError
+from pikkupy.failures import storable
 from pikkupy.log import ATTEMPT, RUN_ID, STEP, WORKFLOW, Logger, logger
 
 INVOCATIONS = uuid.UUID("6d3f0f52-6d2e-5c43-9a52-6b1f2a7c9e10")  # random, and never to change: ids outlive releases
+
+CHUNK_OVERHEAD = 500  # bytes that a chunk takes beside its value until it is on disk
+MAX_TEXT = 1_000  # characters of a progress
+
+Progress: TypeAlias = float | str
+"""How far something is: a fraction from 0 to 1, or a text."""
 
 OWN_NAMES = ("logger", "workflow_step")
 
@@ -25,27 +33,97 @@ def invocation_id(run_id: str, step_name: str) -> str:
     return str(uuid.uuid5(INVOCATIONS, f"{run_id}\0{step_name}"))
 
 
-class StepContext(msgspec.Struct, frozen=True, gc=False):
-    """The step that is running: what `services.workflow_step` and `current_step()` give."""
+class Outlet(Protocol):
+    """Where to what a running step tells goes. Any thread may call it."""
+
+    def emit(self, step: StepContext, value: object) -> None:
+        """As `StepContext.emit`."""
+        ...
+
+    def progress(self, step: StepContext, progress: Progress) -> None:
+        """The step is that far."""
+        ...
+
+
+class Relay(Outlet, Protocol):
+    """The outlet of an engine, which also takes what a worker process tells."""
+
+    async def relay(self, step: StepContext, texts: Sequence[str]) -> None:
+        """Emit values that are encoded already; returns when there is room for more."""
+        ...
+
+
+class StepContext(msgspec.Struct, frozen=True, dict=True):
+    """The step that is running: what `services.workflow_step` and `current_step()` give. One object per attempt.
+
+    Its `__dict__` holds what is not part of the record, and is not compared, shown or sent: the outlet, and what that
+    keeps with it.
+    """
 
     run_id: str
     workflow: str
     step_id: str
     step_name: str
     attempt_count: int  # failed attempts so far + 1
+    position: int = 0  # 0, 1, 2 … in the order in which the run reached its steps
 
     @property
     def invocation_id(self) -> str:
         """The idempotency key to hand to an outside API; computed from the ids when asked for."""
         return invocation_id(self.run_id, self.step_name)
 
+    def emit(self, value: object) -> None:
+        """Append `value` to the run's stream, which `Engine.stream` reads; from any thread.
+
+        It does not wait for the disk, but is there before the outcome of the attempt is. Once the attempt has ended, or
+        was given up, it does nothing. Raises `PayloadError` if the value cannot be kept. More than `Config.max_stream`
+        bytes must not wait for the disk: then threads and worker processes wait here, and on the event loop, where
+        nothing can wait here, `StreamFull` is raised.
+        """
+        outlet = outlet_of(self)
+        if outlet is not None:
+            outlet.emit(self, value)
+
+    def progress(self, progress: Progress) -> None:
+        """Say how far the attempt is: a fraction from 0 to 1, or a text of at most 1,000 characters.
+
+        `Engine.steps` shows the latest while the attempt runs; nothing is written, so it may be called often. Raises
+        `ValueError` or `TypeError` for anything else.
+        """
+        checked = _checked(progress)
+        outlet = outlet_of(self)
+        if outlet is not None:
+            outlet.progress(self, checked)
+
 
 _current: ContextVar[StepContext | None] = ContextVar("pikkupy_step", default=None)
+_outlet: ContextVar[Outlet | None] = ContextVar("pikkupy_outlet", default=None)
 
 
 def current_step() -> StepContext | None:
     """The step whose code calls this, also from its tasks and `asyncio.to_thread`; `None` outside a step."""
-    return _current.get()
+    step = _current.get()
+    return None if step is None else connect(step)
+
+
+def connect(step: StepContext) -> StepContext:
+    """Give `step` the outlet of the run in whose context this is called, so that it has it wherever it goes.
+
+    Only steps that ask for themselves are connected: most never do, and every step would pay for it.
+    """
+    vars(step).setdefault("_outlet", _outlet.get())
+    return step
+
+
+def outlet_in(variables: Context) -> Relay | None:
+    """The outlet of the run whose context that is; None if there is no engine around it, as in a test of workers."""
+    return cast("Relay | None", variables.get(_outlet))
+
+
+def outlet_of(step: StepContext) -> Outlet | None:
+    """Where to what `step` tells goes; None if it was made by hand, as in a test of a function."""
+    found: Outlet | None = vars(step).get("_outlet")
+    return found
 
 
 def enter(step: StepContext) -> None:
@@ -55,10 +133,25 @@ def enter(step: StepContext) -> None:
     ATTEMPT.set(step.attempt_count)
 
 
-def enter_run(run_id: str, workflow: str) -> None:
-    """Name the run in the calling context, which is the run's own: its steps inherit it."""
+def enter_run(run_id: str, workflow: str, outlet: Outlet) -> None:
+    """Name the run in the calling context, which is the run's own: its steps inherit it, and the outlet."""
     RUN_ID.set(run_id)
     WORKFLOW.set(workflow)
+    _outlet.set(outlet)
+    if _current.get() is not None:
+        _current.set(None)  # it was started by a step, which is not its own
+
+
+def _checked(progress: Progress) -> Progress:
+    if isinstance(progress, str):
+        if len(progress) > MAX_TEXT:
+            raise BadValue(f"progress(text): {len(progress):,} characters are more than {MAX_TEXT:,}")
+        return storable(progress)
+    if isinstance(progress, bool) or not isinstance(progress, int | float):
+        raise BadType(f"progress({progress!r}): use a fraction from 0 to 1 or a str, not {type(progress).__name__}")
+    if not 0 <= progress <= 1:
+        raise BadValue(f"progress({progress!r}): a fraction is from 0 to 1")
+    return float(progress)
 
 
 class _PlainLogger:
@@ -99,7 +192,7 @@ class _BoundServices(Services):
     logger = _StepLogger()
 
     def __init__(self, application: object, step: StepContext, absence: str) -> None:
-        self.workflow_step = step
+        self.workflow_step = connect(step)
         self.__application = application
         self.__absence = absence
 

@@ -7,6 +7,7 @@ import pikkupy.testing
 
 PUBLIC = [
     "Attempt",
+    "Chunk",
     "Clock",
     "Config",
     "Decided",
@@ -38,6 +39,7 @@ PUBLIC = [
     "Step",
     "StepContext",
     "StepFailed",
+    "StreamFull",
     "WorkerLost",
     "Workflow",
     "WorkflowMisuse",
@@ -58,7 +60,7 @@ def test_all_errors_are_in_one_tree() -> None:
     errors = [getattr(pikkupy, name) for name in PUBLIC if isinstance(getattr(pikkupy, name), type)]
     errors = [error for error in errors if issubclass(error, Exception)]
 
-    assert len(errors) == 22
+    assert len(errors) == 23
     assert all(issubclass(error, pikkupy.PikkuError) for error in errors)
     assert issubclass(pikkupy.JournalLocked, pikkupy.JournalError)
     assert issubclass(pikkupy.JournalFormatError, pikkupy.JournalError)

@@ -150,6 +150,19 @@ class SignalRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     position: int | None = None  # of the step that has taken it
 
 
+class ChunkRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One value that a step has emitted into its run's stream. Its identity is (run, offset)."""
+
+    run: int
+    offset: int  # 0, 1, 2 … in the order of arrival
+    since: int  # offset of the first chunk of the same execution of the attempt
+    position: int  # of the step
+    name: str  # of the step; kept here, for the step's row may come later, or go
+    attempt: int  # 1, 2, 3 …
+    value: str  # encoded
+    at: int
+
+
 class CodeChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The run has passed `workflow.changed(change_id)` with the new code: it stays with that."""
 
@@ -228,6 +241,7 @@ Change = (
     | TimerRow
     | SignalRow
     | SignalTaken
+    | ChunkRow
     | CodeChange
     | RunMove
     | RunWakes
@@ -257,6 +271,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[StepRow, ...] = ()
     timers: tuple[TimerRow, ...] = ()
     last_seq: int = 0  # the highest place in its history that is taken, attempts and signals included
+    next_chunk: int = 0  # offset of the next chunk of its stream
     signals: tuple[SignalRow, ...] = ()  # that no step has taken yet, in the order of their arrival
     changes: frozenset[str] = frozenset()  # ids of the code changes that it has passed
     children: tuple[RunRow, ...] = ()  # of its steps without an outcome

@@ -2,6 +2,6 @@
 
 from pikkupy.engine.engine import Engine
 from pikkupy.engine.handle import RunHandle
-from pikkupy.engine.views import Attempt, Page, Run, Step
+from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step
 
-__all__ = ["Attempt", "Engine", "Page", "Run", "RunHandle", "Step"]
+__all__ = ["Attempt", "Chunk", "Engine", "Page", "Run", "RunHandle", "Step"]

@@ -37,6 +37,7 @@ from pikkupy.engine.ends import crash_loop, interrupted, move_of, timed_out
 from pikkupy.engine.host import Host
 from pikkupy.engine.inbox import Inbox, decision_in
 from pikkupy.engine.live import LiveStep, asked_to_retry, before_its_outcome, context_of, first_success
+from pikkupy.engine.outlet import Outlet
 from pikkupy.engine.own_timers import OwnTimers
 from pikkupy.errors import JournalError, PayloadError, PikkuError, RunStateError
 from pikkupy.execution import Execution
@@ -44,6 +45,7 @@ from pikkupy.failures import describe
 from pikkupy.log import Logger
 from pikkupy.names import without_ordinal
 from pikkupy.registry import WorkflowFunction
+from pikkupy.services import Progress, StepContext
 from pikkupy.store import Done
 
 MOST_NAMES = 20  # steps that one line of the log names
@@ -51,6 +53,8 @@ MOST_NAMES = 20  # steps that one line of the log names
 
 class Home(Protocol):
     """Where runs in memory are kept."""
+
+    outlet: Outlet
 
     def has_ended(self, run: ActiveRun, move: RunMove) -> None:
         """The run's end is on disk."""
@@ -90,6 +94,7 @@ class ActiveRun:
         "_firing",
         "_gates",
         "_home",
+        "_inline",
         "_landing",
         "_over",
         "_own_timers",
@@ -101,6 +106,7 @@ class ActiveRun:
         "ending",
         "host",
         "inbox",
+        "next_chunk",
         "resting",
         "run",
         "status",
@@ -128,6 +134,8 @@ class ActiveRun:
         self._set_aside = {(row.name, row.kind, row.target): row for row in reversed(recorded.set_aside)}
         self.inbox = Inbox(recorded.signals)
         self.resting: int | None = None  # until when it will wait in the file, once that is on disk
+        self.next_chunk = recorded.next_chunk  # offset in the run's stream
+        self._inline: StepContext | None = None  # of the step that `_call_inline` is calling
 
     @property
     def over(self) -> asyncio.Future[RunMove]:
@@ -195,14 +203,17 @@ class ActiveRun:
         workers = self.host.workers
         assert call.variables is not None  # only sleeps have none
         context = call.variables.copy() if call.policy.retries else call.variables  # nobody else will need it
-        here = context_of(self.run, call, 1)
+        here = self._inline = context_of(self.run, call, 1)
         came = workers.call_inline(call, here, context)
+        self._inline = None
+        self._home.outlet.flush()
         if isinstance(came, Succeeded):
             self._seq += 1
             self._land(first_success(self.run.number, call, came.output, self._seq, now_us, self.host.now_us()))
             return
         step = self.steps[call.position] = LiveStep(self.run.number, call, now_us)
         step.working = True
+        step.context = here
         self._begun(step, 1)
         step.began_at = step.started_at = now_us  # the call has taken its time already
         if isinstance(came, OUTCOME):
@@ -292,6 +303,7 @@ class ActiveRun:
             return
         context = context_of(self.run, step.call, attempt)
         step.working = True
+        step.context = context
         working = self.host.workers.begin(
             step.call, context, partial(self._begun, step, attempt), partial(self._attempt_ended, step)
         )
@@ -312,7 +324,8 @@ class ActiveRun:
 
     def _attempt_ended(self, step: LiveStep, outcome: Outcome) -> None:
         """One attempt has ended, or was stopped: this is the whole mapping from outcomes to writes."""
-        step.attempt = None
+        self._home.outlet.flush()  # what it has emitted is on disk before its outcome
+        step.attempt = step.context = None
         step.working = False
         if self.ending:
             self._keep_evidence(step, outcome)
@@ -424,6 +437,16 @@ class ActiveRun:
         """The steps whose end is not on disk, as they stand in memory."""
         landing = [before_its_outcome(row) for row in self._landing.values()]
         return [*landing, *(step.unfinished_row() for step in self.steps.values())]
+
+    def hears(self, step: StepContext) -> bool:
+        """Whether what the attempt tells counts."""
+        live = self.steps.get(step.position)
+        return not self.ending and (step is self._inline or (live is not None and live.context is step))
+
+    def progress(self) -> dict[int, Progress]:
+        """What the attempts under way have told last, by position."""
+        told = {position: vars(step.context).get("_progress") for position, step in self.steps.items() if step.context}
+        return {position: progress for position, progress in told.items() if progress is not None}
 
     def show_running(self, step: LiveStep) -> None:
         """Write a row for a step whose attempt has lasted a moment, so that other readers of the file see it."""
@@ -763,6 +786,7 @@ class ActiveRun:
     def begin_end(self, end: End, changes: list[Change], then: list[Done]) -> None:
         """End the run: `changes` get what is to be written for it and for its children, `then` who is to be told."""
         self.ending = True
+        self._home.outlet.flush()  # readers take the end for the end of the stream
         self._drop_timers()
         steps = list(self.steps.values())
         if isinstance(end, Parked):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
@@ -22,7 +22,8 @@ from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.host import Host, in_callback, open_host
 from pikkupy.engine.residents import Residents
 from pikkupy.engine.starts import Starts
-from pikkupy.engine.views import Attempt, Page, Run, Step, attempts_of, run_of, step_of
+from pikkupy.engine.streams import Stream
+from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step, attempts_of, run_of, step_of
 from pikkupy.errors import (
     BadType,
     BadValue,
@@ -231,18 +232,33 @@ class Engine:
         # step that the run has reached at this moment is in memory or in the file.
         active = residents.active.get(run_id)
         shown = {} if active is None else {step.position: step for step in active.live_rows()}
+        progress = {} if active is None else active.progress()
         reached = math.inf if active is None else active.reached
         for step in await host.journal.steps(row.number):
             known = shown.get(step.position)
             if step.position < reached and (known is None or step.status in FINAL_STEPS):
                 shown[step.position] = step
-        return [step_of(shown[position], run_id, host.values) for position in sorted(shown)]
+        return [step_of(shown[place], run_id, host.values, progress.get(place)) for place in sorted(shown)]
 
     async def history(self, run_id: str) -> list[Attempt]:
         """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
         host = self._use().host
         row = await self._row(run_id)
         return attempts_of(*await host.journal.attempts(row.number))
+
+    def stream(
+        self, run_id: str, *, after: int = -1, step: str | None = None, current: bool = False
+    ) -> AsyncIterator[Chunk]:
+        """What the run's steps have emitted and go on to emit, until the run has ended: `async for chunk in ...`.
+
+        Chunks are on disk when they are seen. `after` is the offset of the last one that the caller has seen; `step`
+        leaves only those of the step of that name (`Step.name`). With `current`, chunks are left out if a later
+        execution of their step, a retry or the same attempt again after a crash, is on record when they are read; live
+        readers know by `Chunk.since` when that happens to what they have got already. A slow reader costs no memory.
+        Raises `ValueError` or `TypeError` in the call, and where a chunk is awaited `RunNotFound`, or `EngineClosed` if
+        the engine is left meanwhile.
+        """
+        return Stream(lambda: self._use()[:2], self._row, run_id, after, step, current)
 
     # Acting
 

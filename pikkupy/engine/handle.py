@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import Duration
 
 if TYPE_CHECKING:
-    from pikkupy.engine.views import Run
+    from pikkupy.engine.views import Chunk, Run
 
 Out = TypeVar("Out", covariant=True)
 
@@ -20,6 +21,7 @@ class Runs(Protocol):
     async def cancel(self, run_id: str, reason: str) -> None: ...
     async def signal(self, run_id: str, name: str, payload: Any = None) -> None: ...
     async def approve(self, run_id: str, name: str, decision: Any, *, decided_by: str | None = None) -> None: ...
+    def stream(self, run_id: str, *, after: int, step: str | None, current: bool) -> AsyncIterator[Chunk]: ...
     async def _result(self, run_id: str, timeout: Duration | None) -> Any: ...
 
 
@@ -56,3 +58,7 @@ class RunHandle(Generic[Out]):
     async def approve(self, name: str, decision: Any, *, decided_by: str | None = None) -> None:
         """As `Engine.approve`."""
         await self._engine.approve(self.id, name, decision, decided_by=decided_by)
+
+    def stream(self, *, after: int = -1, step: str | None = None, current: bool = False) -> AsyncIterator[Chunk]:
+        """As `Engine.stream`."""
+        return self._engine.stream(self.id, after=after, step=step, current=current)

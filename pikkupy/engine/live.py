@@ -32,6 +32,7 @@ class LiveStep(msgspec.Struct, eq=False):
     recorded: bool = False  # the journal has a row of it
     child: RunRow | None = None  # the run that its attempt is
     attempt: Attempt | None = None  # under way
+    context: StepContext | None = None  # of that attempt
     working: bool = False  # an attempt was handed to the workers and has not ended
     timer: Timer | None = None
 
@@ -169,7 +170,7 @@ def asked_to_retry(step: LiveStep, failed: Failed) -> Failed:
 
 def context_of(run: RunRow, call: StepCall, attempt: int) -> StepContext:
     """What the code of one attempt can know of itself."""
-    return StepContext(run.run_id, run.workflow, step_id(run.run_id, call.name), call.name, attempt)
+    return StepContext(run.run_id, run.workflow, step_id(run.run_id, call.name), call.name, attempt, call.position)
 
 
 def step_id(run_id: str, step_name: str) -> str:

@@ -19,6 +19,7 @@ from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.ends import move_of
 from pikkupy.engine.holds import Holds
 from pikkupy.engine.host import Host, in_callback
+from pikkupy.engine.outlet import Outlet
 from pikkupy.engine.waker import Waker
 from pikkupy.errors import JournalError, PikkuError, WorkflowNotFound
 from pikkupy.execution import Execution, Workflow
@@ -30,13 +31,14 @@ CHUNK = 200  # runs that are read and replayed between two chances for the appli
 
 
 class Residents:
-    """Runs in memory by id and by number, and who waits for their ends."""
+    """Runs in memory by id and by number, what their steps tell, and who waits for their ends."""
 
     def __init__(self, host: Host) -> None:
         self.active: dict[str, ActiveRun] = {}
         self.holds = Holds()
         self.waker = Waker(host, self)
         self._by_number: dict[int, ActiveRun] = {}
+        self.outlet = Outlet(host, self.active)
         self._host = host
         self._horizon_us = microseconds(host.config.unload_after)
         self._limit = host.config.resident_runs
@@ -252,6 +254,7 @@ class Residents:
             run.leave_memory(error)
         self.active.clear()
         self._by_number.clear()
+        self.outlet.close()
         waiting, self._waiting = self._waiting, {}
         for futures in waiting.values():
             for future in futures:
@@ -307,7 +310,7 @@ class Residents:
     ) -> tuple[Execution, Commands]:
         execution = Execution(workflow, recorded, self._host.values, self._intruded)
         context = Workflow(execution, self._host.registry, self._host.services, _run_logger)
-        variables.run(enter_run, recorded.run.run_id, recorded.run.workflow)
+        variables.run(enter_run, recorded.run.run_id, recorded.run.workflow, self.outlet)
         return execution, execution.begin(context, variables)
 
     def _add(self, execution: Execution, recorded: Recorded) -> ActiveRun:

@@ -11,6 +11,7 @@ import msgspec
 from pikkupy.core.model import (
     AttemptRow,
     AttemptStatus,
+    ChunkRow,
     ErrorInfo,
     RunRow,
     RunStatus,
@@ -20,7 +21,7 @@ from pikkupy.core.model import (
 )
 from pikkupy.core.ports import Values
 from pikkupy.engine.live import step_id
-from pikkupy.services import invocation_id
+from pikkupy.services import Progress, invocation_id
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -64,6 +65,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """When the sleep ends or the next attempt begins; kept afterwards."""
     step_id: str
     invocation_id: str
+    progress: Progress | None = None
+    """What its attempt has told last, while it runs: a fraction from 0 to 1, or a text."""
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +78,21 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None
     started_at: datetime
     ended_at: datetime
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+    """One value that a step has emitted into its run's stream."""
+
+    offset: int
+    """Its place in the stream: 0, 1, 2 … in the order of arrival."""
+    step_name: str
+    attempt: int
+    since: int
+    """The offset of the first chunk of the same execution. A chunk whose `offset` is its `since` begins another one, a
+    retry or an attempt run again after a crash: it takes the place of all that its step has emitted before."""
+    value: Any
+    at: datetime
+    """When it arrived at the engine."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,8 +128,8 @@ def run_of(row: RunRow, values: Values, changed_at: int | None, input_type: Any,
     )
 
 
-def step_of(row: StepRow, run_id: str, values: Values) -> Step:
-    """The public form of a step."""
+def step_of(row: StepRow, run_id: str, values: Values, progress: Progress | None = None) -> Step:
+    """The public form of a step; `progress` is what it has told last."""
     return Step(
         name=row.name,
         kind=row.kind,
@@ -125,6 +143,19 @@ def step_of(row: StepRow, run_id: str, values: Values) -> Step:
         wake_at=_maybe(row.wake_at),
         step_id=step_id(run_id, row.name),
         invocation_id=invocation_id(run_id, row.name),
+        progress=progress if row.status is StepStatus.RUNNING else None,
+    )
+
+
+def chunk_of(row: ChunkRow, values: Values) -> Chunk:
+    """The public form of a chunk."""
+    return Chunk(
+        offset=row.offset,
+        step_name=row.name,
+        attempt=row.attempt,
+        since=row.since,
+        value=shown(values, row.value, Any),
+        at=moment(row.at),
     )
 
 

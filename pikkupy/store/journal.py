@@ -14,6 +14,7 @@ from pikkupy.core.model import (
     AttemptRow,
     Change,
     ChildRow,
+    ChunkRow,
     Recorded,
     RunRow,
     RunStatus,
@@ -199,6 +200,10 @@ class Journal:
     async def children(self, number: int) -> list[ChildRow]:
         """All children of one run, by step and attempt."""
         return await self._read(lambda db: reader.children(db, number))
+
+    async def chunks(self, number: int, *, after: int) -> list[tuple[ChunkRow, bool]]:
+        """A page of one run's stream: chunks after that offset, each with whether it still counts; none: no more."""
+        return await self._read(lambda db: reader.chunks(db, number, after))
 
     async def last_change(self, numbers: Sequence[int]) -> dict[int, int]:
         """Per run the latest recorded time of its steps, attempts and timers, in µs; runs without any are absent."""

@@ -16,6 +16,7 @@ import msgspec
 from pikkupy.core.model import (
     AttemptRow,
     Change,
+    ChunkRow,
     CodeChange,
     RunDeleted,
     RunMove,
@@ -34,6 +35,7 @@ from pikkupy.errors import JournalError
 from pikkupy.store.queries import many
 from pikkupy.store.rows import (
     attempt_columns,
+    chunk_columns,
     move_columns,
     run_columns,
     signal_columns,
@@ -56,13 +58,14 @@ class Kind(IntEnum):
     SIGNAL = 4
     TAKEN = 5
     CHANGE = 6
-    MOVE = 7
-    WAKE = 8
-    CANCEL = 9
-    REOPEN = 10
-    ASIDE = 11
-    BACK = 12
-    DELETE = 13
+    CHUNK = 7
+    MOVE = 8
+    WAKE = 9
+    CANCEL = 10
+    REOPEN = 11
+    ASIDE = 12
+    BACK = 13
+    DELETE = 14
 
 
 # By what each kind is written, one statement after another.
@@ -74,6 +77,7 @@ QUERIES = {
     Kind.SIGNAL: ("insert_signals",),
     Kind.TAKEN: ("take_signals",),
     Kind.CHANGE: ("insert_changes",),
+    Kind.CHUNK: ("insert_chunks",),
     Kind.MOVE: ("move_runs",),
     Kind.WAKE: ("wake_runs",),
     Kind.CANCEL: ("cancel_steps",),
@@ -118,6 +122,7 @@ _ENCODERS: dict[type, tuple[Kind, Callable[[Any], tuple[Any, ...]]]] = {
     TimerRow: (Kind.TIMER, timer_columns),
     SignalRow: (Kind.SIGNAL, signal_columns),
     SignalTaken: (Kind.TAKEN, lambda change: (change.run, change.seq, change.position)),
+    ChunkRow: (Kind.CHUNK, chunk_columns),
     CodeChange: (Kind.CHANGE, lambda change: (change.run, change.change_id)),
     RunMove: (Kind.MOVE, move_columns),
     RunWakes: (Kind.WAKE, lambda change: (change.number, change.wakes_at)),

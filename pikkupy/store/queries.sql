@@ -69,6 +69,11 @@ WHERE number = waking.column1 AND status IN ('running', 'suspended');
 INSERT INTO pikkupy_signals (run, seq, name, payload, sent_at, position, checksum)
 VALUES (?, ?, ?, ?, ?, ?, ?);
 
+-- name: insert_chunks
+-- Values that steps have emitted.
+INSERT INTO pikkupy_chunks (run, "offset", since, position, name, attempt, value, at, checksum)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
 -- name: take_signals
 -- Signals that a step has taken: run, seq, position. The payload is the step's output now.
 UPDATE pikkupy_signals SET payload = NULL, position = taken.column3
@@ -261,6 +266,26 @@ SELECT run, max(seq) FROM (
 -- The signals of a JSON list of runs that no step has taken, in the order of their arrival.
 SELECT run, seq, name, payload, sent_at, position, checksum
 FROM pikkupy_signals WHERE run IN (SELECT value FROM json_each(:numbers)) AND position IS NULL ORDER BY run, seq;
+
+-- name: chunks
+-- The chunks of one run after an offset, in order, each with whether it still counts: no later attempt, and no later
+-- execution of the same attempt, is known to have taken its place.
+SELECT run, "offset", since, position, name, attempt, value, at, checksum,
+    NOT EXISTS (
+        SELECT 1 FROM pikkupy_chunks AS later INDEXED BY pikkupy_chunks_by_execution
+        WHERE later.run = chunk.run AND later.name = chunk.name AND later.since = later."offset"
+            AND later.since > chunk.since
+    ) AND NOT EXISTS (
+        SELECT 1 FROM pikkupy_steps AS step
+        WHERE step.run = chunk.run AND step.position = chunk.position AND step.name = chunk.name
+            AND step.attempts > chunk.attempt
+    ) AS counts
+FROM pikkupy_chunks AS chunk WHERE run = :run AND "offset" > :after ORDER BY "offset";
+
+-- name: next_chunks
+-- The offset of the next chunk of each run of a JSON list.
+SELECT wanted.value, (SELECT max("offset") + 1 FROM pikkupy_chunks WHERE run = wanted.value)
+FROM json_each(:numbers) AS wanted;
 
 -- name: changes_of_runs
 -- The changes of the code that a JSON list of runs has passed.

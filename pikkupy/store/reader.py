@@ -6,17 +6,19 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 import msgspec
 
-from pikkupy.core.model import NO_WAKING, AttemptRow, ChildRow, Recorded, RunRow, RunStatus, StepRow
+from pikkupy.core.model import NO_WAKING, AttemptRow, ChildRow, ChunkRow, Recorded, RunRow, RunStatus, StepRow
 from pikkupy.errors import JournalError
 from pikkupy.store.queries import QUERIES
-from pikkupy.store.rows import attempt_of, run_of, signal_of, step_of, timer_of
+from pikkupy.store.rows import attempt_of, chunk_of, run_of, signal_of, step_of, timer_of
 
 NEWEST = 2**63 - 1  # no run has this number
+PAGE = 256  # chunks of a stream that are read at once
+PAGE_BYTES = 1_000_000  # of their values, after which a page ends early
 _PARENT = RunRow.__struct_fields__.index("parent")
 
 T = TypeVar("T")
@@ -111,6 +113,23 @@ def children(db: sqlite3.Connection, number: int) -> list[ChildRow]:
     ]
 
 
+def chunks(db: sqlite3.Connection, number: int, after: int) -> list[tuple[ChunkRow, bool]]:
+    """The first chunks of one run's stream after an offset, in order, each with whether it still counts.
+
+    A page of them, so that neither a long stream nor one of large values fills the memory; none: there are no more.
+    """
+    page: list[tuple[ChunkRow, bool]] = []
+    size = 0
+    with closing(db.execute(QUERIES["chunks"], {"run": number, "after": after})) as found:
+        for *columns, counts in found:
+            row = chunk_of(tuple(columns))
+            page.append((row, bool(counts)))
+            size += len(row.value)
+            if len(page) == PAGE or size >= PAGE_BYTES:
+                break
+    return page
+
+
 def _chunk(db: sqlite3.Connection, query: str, parameters: dict[str, int] | dict[str, str]) -> Chunk:
     with _moment(db):
         found = db.execute(QUERIES[query], parameters).fetchall()
@@ -156,6 +175,7 @@ class _Details:
         self._changes = read("changes_of_runs")
         self._set_aside = read("set_aside_of_runs")
         self._last_places = dict(db.execute(QUERIES["last_places"], wanted).fetchall())
+        self._next_chunks = dict(db.execute(QUERIES["next_chunks"], wanted).fetchall())
         self._children = _by_run(db.execute(QUERIES["awaited_children"], wanted).fetchall(), _PARENT)
         parents = db.execute(QUERIES["parents_of_runs"], wanted).fetchall()
         self._parents = {row[0]: row for row in parents}
@@ -173,6 +193,7 @@ class _Details:
             steps=steps,
             timers=timers,
             last_seq=max(*places, self._last_places.get(number, 0), 0),
+            next_chunk=self._next_chunks[number] or 0,
             signals=_all(signal_of, self._signals[number], run),
             changes=frozenset(change_id for _, change_id in self._changes[number]),
             children=_all(run_of, self._children[number], run),

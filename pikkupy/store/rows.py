@@ -14,7 +14,7 @@ from zlib import crc32
 import msgspec
 
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import AttemptRow, ErrorInfo, RunMove, RunRow, SignalRow, StepRow, TimerRow
+from pikkupy.core.model import AttemptRow, ChunkRow, ErrorInfo, RunMove, RunRow, SignalRow, StepRow, TimerRow
 from pikkupy.errors import JournalError
 
 Columns = tuple[Any, ...]
@@ -101,6 +101,12 @@ def signal_columns(row: SignalRow) -> Columns:
     return (*columns, row.position, _checksum(columns))
 
 
+def chunk_columns(row: ChunkRow) -> Columns:
+    """The columns of a chunk, with its checksum."""
+    columns = (row.run, row.offset, row.since, row.position, row.name, row.attempt, row.value, row.at)
+    return (*columns, _checksum(columns))
+
+
 def move_columns(move: RunMove) -> Columns:
     """What `move_runs` wants: number, before, status, output, error, reason, parked, time, end, checksum, waking."""
     ended_at = move.at if move.status in FINAL_RUNS else None
@@ -136,6 +142,12 @@ def signal_of(columns: Columns) -> SignalRow:
     """A signal that no step has taken. Raises `JournalError` naming it if it is damaged."""
     what = f"signal {columns[2]!r} (place {columns[1]}) of run number {columns[0]}"
     return _record(SignalRow, columns[:6], columns[6], lambda fields: _checksum(fields[:5]), what)
+
+
+def chunk_of(columns: Columns) -> ChunkRow:
+    """The chunk. Raises `JournalError` naming it if it is damaged."""
+    what = f"chunk {columns[1]} of step {columns[4]!r} of run number {columns[0]}"
+    return _record(ChunkRow, columns[:8], columns[8], _checksum, what)
 
 
 def _record(kind: type[Row], columns: Columns, recorded: object, checksum: Any, what: str) -> Row:

@@ -144,6 +144,23 @@ CREATE TABLE pikkupy_signals (
     CHECK ((payload IS NULL) = (position IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 
+-- One row per value that a step has emitted. The key serves `chunks` and `next_chunks`.
+CREATE TABLE pikkupy_chunks (
+    run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,
+    "offset" INTEGER NOT NULL CHECK ("offset" >= 0),       -- 0, 1, 2 … in the order of arrival
+    since INTEGER NOT NULL CHECK (since BETWEEN 0 AND "offset"),  -- offset of the first chunk of the same execution of the attempt
+    position INTEGER NOT NULL CHECK (position >= 0),       -- of the step
+    name TEXT NOT NULL,                                    -- of the step
+    attempt INTEGER NOT NULL CHECK (attempt > 0),          -- 1, 2, 3 …
+    value TEXT NOT NULL,                                   -- encoded value
+    at INTEGER NOT NULL,                                   -- µs
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (run, "offset")
+) STRICT, WITHOUT ROWID;
+
+-- Serves `chunks`: whether a later execution of the step has emitted. Holds the first chunk of each execution alone.
+CREATE INDEX pikkupy_chunks_by_execution ON pikkupy_chunks (run, name, since) WHERE since = "offset";
+
 -- One row per `workflow.changed(change_id)` that a run has passed with the new code.
 CREATE TABLE pikkupy_changes (
     run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,

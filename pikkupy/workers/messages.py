@@ -1,7 +1,8 @@
 """What engine and worker process say to each other, and how both find the function that is meant.
 
 A message is a length of eight bytes, big-endian, and that many bytes of msgpack. The process answers a `Request` with
-an empty message when the body begins, if it gets that far, and a `Reply` when it has ended.
+an empty message when the body begins, if it gets that far, and a `Reply` when it has ended. In between it may send
+`News`, each behind a byte that no msgpack begins with.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import msgspec
 
 from pikkupy.core.model import ErrorInfo
 from pikkupy.errors import RegistrationError
-from pikkupy.services import StepContext
+from pikkupy.services import Progress, StepContext
 
 LENGTH = 8  # bytes in front of each message that say how long it is
+NEWS = b"\xc1"  # in front of news
 
 
 class Main(msgspec.Struct, frozen=True):
@@ -43,6 +45,13 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     output: str | None = None
     error: ErrorInfo | None = None
     final: bool = False
+
+
+class News(msgspec.Struct, frozen=True, kw_only=True):
+    """What the function has told since the last news: encoded chunks, and how far it is."""
+
+    texts: list[str] = []
+    progress: Progress | None = None
 
 
 class Registered(Protocol):

@@ -20,7 +20,8 @@ from pikkupy.errors import NonRetryableError, PayloadError, RegistrationError
 from pikkupy.failures import describe
 from pikkupy.log import logger
 from pikkupy.services import bind_in_worker_process, enter, enter_run
-from pikkupy.workers.messages import LENGTH, Main, Registered, Reply, Request, find_function, framed
+from pikkupy.workers.messages import LENGTH, Main, Registered, Reply, Request, find_function
+from pikkupy.workers.reporter import Reporter
 
 _AGAIN = "__mp_main__"  # the name under which a main module is imported again, as multiprocessing calls it
 
@@ -30,18 +31,21 @@ def main(requests: BinaryIO) -> None:
     answers = _own_standard_streams()
     max_payload, warn_payload = map(int, sys.argv[1:])
     values = Codec(max_payload, warn_payload, _large)
+    reporter = Reporter(answers, values)
     inbox: SimpleQueue[bytes | None] = SimpleQueue()
     busy = threading.Event()
     threading.Thread(target=_listen, args=(requests, inbox, busy), name="pikkupy requests", daemon=True).start()
     while (request := inbox.get()) is not None:
         busy.set()
-        reply = perform(msgspec.msgpack.decode(request, type=Request), values, answers)
+        reply = perform(msgspec.msgpack.decode(request, type=Request), values, reporter)
         busy.clear()
-        _send(answers, msgspec.msgpack.encode(reply))
+        reporter.end(msgspec.msgpack.encode(reply))
 
 
-def perform(request: Request, values: Values, answers: BinaryIO) -> Reply:
+def perform(request: Request, values: Values, reporter: Reporter) -> Reply:
     """Run the function that is asked for. Raises nothing."""
+    enter_run(request.step.run_id, request.step.workflow, reporter)
+    enter(request.step)
     try:
         if request.module == "__main__" or "__main__" in (request.data or ""):
             _import_main(request.main)
@@ -49,9 +53,7 @@ def perform(request: Request, values: Values, answers: BinaryIO) -> Reply:
         arguments = _arguments(request, function, values)
     except BaseException as error:  # noqa: BLE001 - as everything below: it is the attempt's failure
         return _failed(error, final=isinstance(error, PayloadError | RegistrationError))
-    _send(answers, b"")
-    enter_run(request.step.run_id, request.step.workflow)
-    enter(request.step)
+    reporter.begin(request.step)
     try:
         value = function.fn(*arguments)
         if inspect.iscoroutine(value):
@@ -110,11 +112,6 @@ def _listen(requests: BinaryIO, inbox: SimpleQueue[bytes | None], busy: threadin
     if busy.is_set():
         os._exit(1)
     inbox.put(None)
-
-
-def _send(answers: BinaryIO, message: bytes) -> None:
-    answers.write(framed(message))
-    answers.flush()
 
 
 def _import_main(source: Main) -> None:

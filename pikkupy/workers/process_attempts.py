@@ -9,8 +9,9 @@ import msgspec
 from pikkupy.core.outcomes import Failed, Outcome, Succeeded
 from pikkupy.errors import PayloadError
 from pikkupy.failures import describe
+from pikkupy.services import outlet_in
 from pikkupy.workers.loop_attempts import TaskAttempt
-from pikkupy.workers.messages import Reply, Request, source_of_main
+from pikkupy.workers.messages import News, Reply, Request, source_of_main
 
 
 class ProcessAttempt(TaskAttempt):
@@ -39,12 +40,21 @@ class ProcessAttempt(TaskAttempt):
 
     async def _converse(self) -> Outcome:
         try:
-            answer = await self._premises.processes.call(self._request(), self._begin, self.step)
+            answer = await self._premises.processes.call(self._request(), self._begin, self._told, self.step)
             return self._reply(msgspec.msgpack.decode(answer, type=Reply))
         except asyncio.CancelledError as error:
             return self._interrupted(error)
         except Exception as error:  # noqa: BLE001 - a lost worker, or an answer that makes no sense
             return Failed(describe(error), None, final=isinstance(error, PayloadError))
+
+    async def _told(self, message: bytes) -> None:
+        assert self.call.variables is not None  # only sleeps have none
+        outlet = outlet_in(self.call.variables)
+        if outlet is not None:
+            news = msgspec.msgpack.decode(message, type=News)
+            if news.progress is not None:
+                outlet.progress(self.step, news.progress)
+            await outlet.relay(self.step, news.texts)
 
     def _request(self) -> bytes:
         fn, main = self.call.body.fn, source_of_main()

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 from anyio.abc import Process
@@ -21,9 +21,11 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from pikkupy.errors import WorkerLost
 from pikkupy.log import logger
 from pikkupy.services import StepContext
-from pikkupy.workers.messages import LENGTH, framed
+from pikkupy.workers.messages import LENGTH, NEWS, framed
 
 START_S = 120.0  # real time that a process may take to start and import the application, before it counts as hung
+Told = Callable[[bytes], Awaitable[None]]
+
 EXIT_S = 1.0  # real time that a process may take to end by itself, before it is killed
 
 # The first line that a process reads is the module search path of this one: what it needs to import anything else.
@@ -42,15 +44,15 @@ class Processes:
         self._idle: list[_Worker] = []
         self._alive: set[_Worker] = set()
 
-    async def call(self, request: bytes, begun: Callable[[], None], step: StepContext) -> bytes:
-        """The process's answer to `request`; `begun` is called when the function begins.
+    async def call(self, request: bytes, begun: Callable[[], None], told: Told, step: StepContext) -> bytes:
+        """The process's answer to `request`; `begun` is called when the function begins, `told` with each of its news.
 
         Raises `WorkerLost` if the process dies or cannot be started. Cancelled, it kills the process.
         """
         while self._idle:
             worker = self._idle.pop()
             try:
-                return await self._use(worker, request, begun, step)
+                return await self._use(worker, request, begun, told, step)
             except _DiedIdle:
                 continue
         try:
@@ -58,7 +60,7 @@ class Processes:
         except OSError as error:
             raise WorkerLost(f"no worker process could be started for step {step.step_name!r}: {error}") from error
         self._alive.add(worker)
-        return await self._use(worker, request, begun, step)
+        return await self._use(worker, request, begun, told, step)
 
     async def close(self) -> None:
         """End every process."""
@@ -66,9 +68,11 @@ class Processes:
         self._alive.clear()
         await asyncio.gather(*(worker.end() for worker in workers))
 
-    async def _use(self, worker: _Worker, request: bytes, begun: Callable[[], None], step: StepContext) -> bytes:
+    async def _use(
+        self, worker: _Worker, request: bytes, begun: Callable[[], None], told: Told, step: StepContext
+    ) -> bytes:
         try:
-            answer = await worker.ask(request, begun)
+            answer = await worker.ask(request, begun, told)
         except BaseException as error:
             self._alive.discard(worker)
             worker.kill()
@@ -104,8 +108,8 @@ class _Worker:
         process = await anyio.open_process(command, stderr=None, start_new_session=True)
         return cls(process)
 
-    async def ask(self, request: bytes, begun: Callable[[], None]) -> bytes:
-        """One request, one answer. Raises `WorkerLost`, or `_DiedIdle`."""
+    async def ask(self, request: bytes, begun: Callable[[], None], told: Told) -> bytes:
+        """One request, one answer, news in between. Raises `WorkerLost`, or `_DiedIdle`."""
         try:
             async with asyncio.timeout(START_S):
                 await self._send(request)
@@ -120,7 +124,9 @@ class _Worker:
         if early:
             return early  # refused before it began
         begun()
-        return await self._receive()
+        while (message := await self._receive()).startswith(NEWS):
+            await told(message[len(NEWS) :])  # a process that tells more than there is room for waits meanwhile
+        return message
 
     def kill(self) -> None:
         """Kill it, unless it is dead."""

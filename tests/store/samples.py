@@ -12,6 +12,7 @@ from pikkupy.core.model import (
     AttemptRow,
     AttemptStatus,
     Change,
+    ChunkRow,
     ErrorInfo,
     RunMove,
     RunRow,
@@ -86,6 +87,21 @@ def a_timer(run: int = 1, number: int = 0, **changes: Any) -> TimerRow:
     return TimerRow(
         **({"run": run, "number": number, "due_at": NOW, "seq": 50 + number, "fired_at": NOW + 9} | changes)
     )
+
+
+def a_chunk(run: int = 1, offset: int = 0, **changes: Any) -> ChunkRow:
+    """What the first attempt of the first step has emitted."""
+    fields: dict[str, Any] = {
+        "run": run,
+        "offset": offset,
+        "since": 0,
+        "position": 0,
+        "name": "step 0",
+        "attempt": 1,
+        "value": f'"{offset}"',
+        "at": NOW + offset,
+    }
+    return ChunkRow(**(fields | changes))
 
 
 def a_move(number: int = 1, status: RunStatus = RunStatus.COMPLETED, **changes: Any) -> RunMove:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from pikkupy.core.model import (
 from pikkupy.errors import JournalError
 from pikkupy.store import Journal
 from pikkupy.store.rows import run_columns, step_columns
-from tests.store.samples import BOOM, NOW, a_move, a_run, a_step, a_timer, an_attempt, open_journal, raw
+from tests.store.samples import BOOM, NOW, a_chunk, a_move, a_run, a_step, a_timer, an_attempt, open_journal, raw
 
 pytestmark = pytest.mark.anyio
 
@@ -307,3 +309,72 @@ async def test_a_read_that_sqlite_refuses_is_a_journal_error(journal: Journal, p
     with pytest.raises(JournalError, match="cannot be read") as caught:
         await journal.attempts(1)
     assert isinstance(caught.value.__cause__, sqlite3.Error)
+
+
+async def test_a_stream_is_read_in_pages(db: Path) -> None:
+    """By offset, some at a time: neither many chunks nor large ones come all at once."""
+    large = f'"{"x" * 600_000}"'
+    journal = await open_journal(str(db))
+    rows = [a_chunk(offset=offset, value=large if offset < 3 else "1") for offset in range(600)]
+    await journal.commit([a_run(), a_run(2), a_chunk(run=2, value='"other"'), *rows])
+    pages = []
+    after = -1
+    while page := await journal.chunks(1, after=after):
+        pages.append([row.offset for row, _ in page])
+        after = pages[-1][-1]
+    await journal.close()
+
+    assert [len(page) for page in pages] == [2, 256, 256, 86]
+    assert [offset for page in pages for offset in page] == list(range(600))
+
+
+async def test_a_chunk_counts_until_a_later_execution_of_its_step_is_known(db: Path) -> None:
+    """One that has emitted, under the same number or another, or one that the step's row tells of."""
+    journal = await open_journal(str(db))
+    fields: list[dict[str, Any]] = [
+        {"name": "cut off"},
+        {"name": "cut off", "since": 1},
+        {"name": "failed", "since": 2, "position": 1},
+        {"name": "failed", "since": 3, "position": 1, "attempt": 2},
+        {"name": "silent", "since": 4, "position": 2},
+        {"name": "other", "since": 5, "position": 3},
+        {"name": "cut off", "since": 1},
+    ]
+    chunks = [a_chunk(offset=offset, **given) for offset, given in enumerate(fields)]
+    silent = a_step(position=2, name="silent", attempts=2)
+    await journal.commit([a_run(), *chunks, silent, a_step(position=3, name="new code", attempts=7)])
+    page = await journal.chunks(1, after=-1)
+    await journal.close()
+
+    assert [row for row, _ in page] == chunks
+    assert [counts for _, counts in page] == [False, True, False, True, False, True, True]
+
+
+async def test_a_run_comes_into_memory_with_the_offset_of_its_next_chunk(db: Path) -> None:
+    """Deleting a run takes its stream with it."""
+    journal = await open_journal(str(db))
+    await journal.commit([a_run(), a_run(2), a_run(3), a_chunk(), a_chunk(offset=1), a_chunk(run=3, offset=0)])
+    offsets = [recorded.next_chunk for recorded in await journal.awake()]
+    await journal.commit([a_move(3)])
+    await journal.commit([RunDeleted(number=3)])
+    gone = await journal.chunks(3, after=-1)
+    await journal.close()
+
+    assert offsets == [2, 0, 1]
+    assert gone == []
+
+
+async def test_a_damaged_chunk_is_named(db: Path) -> None:
+    """Rather than shown as if it had been emitted so."""
+    journal = await open_journal(str(db))
+    await journal.commit([a_run(), a_chunk()])
+    await journal.close()
+    other = sqlite3.connect(db)
+    with other:
+        other.execute("UPDATE pikkupy_chunks SET value = '9'")
+    other.close()
+    journal = await open_journal(str(db))
+
+    with pytest.raises(JournalError, match=r"chunk 0 of step 'step 0' of run number 1 is damaged"):
+        await journal.chunks(1, after=-1)
+    await journal.close()

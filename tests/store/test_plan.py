@@ -27,9 +27,9 @@ from pikkupy.core.model import (
 from pikkupy.store.migrations import migrate
 from pikkupy.store.plan import MAX_ROWS, Op, op_of, powers_of_two, statements
 from pikkupy.store.writer import Writer, Written
-from tests.store.samples import NOW, a_move, a_run, a_step, a_timer, an_attempt
+from tests.store.samples import NOW, a_chunk, a_move, a_run, a_step, a_timer, an_attempt
 
-TABLES = ("runs", "steps", "attempts", "timers", "signals", "changes", "set_aside", "journal")
+TABLES = ("runs", "steps", "attempts", "timers", "signals", "changes", "chunks", "set_aside", "journal")
 
 
 @contextmanager
@@ -62,6 +62,7 @@ def _random_change(rng: random.Random) -> Change:
             lambda: RunWakes(number=run, wakes_at=rng.choice([None, 5])),
             lambda: SignalRow(run=run, seq=rng.randint(1, 3), name="go", payload="1", sent_at=NOW),
             lambda: SignalTaken(run=run, seq=rng.randint(1, 3), position=position),
+            lambda: a_chunk(run, rng.randint(0, 3), attempt=rng.randint(0, 2)),
             lambda: CodeChange(run=run, change_id=rng.choice("ab")),
             lambda: StepReopened(row=a_step(run, position, StepStatus.PENDING, attempts=3, forgiven=3)),
             lambda: StepsSetAside(run=run, position=position, seq=rng.randint(1, 60)),

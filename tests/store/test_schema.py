@@ -11,7 +11,17 @@ import msgspec
 import pytest
 
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
-from pikkupy.core.model import AttemptRow, AttemptStatus, RunRow, RunStatus, StepKind, StepRow, StepStatus, TimerRow
+from pikkupy.core.model import (
+    AttemptRow,
+    AttemptStatus,
+    ChunkRow,
+    RunRow,
+    RunStatus,
+    StepKind,
+    StepRow,
+    StepStatus,
+    TimerRow,
+)
 from pikkupy.store.migrations import APPLICATION_ID, migrate
 from pikkupy.store.plan import MAX_ROWS
 from pikkupy.store.plan import QUERIES as WRITING
@@ -24,6 +34,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "pikkupy_steps": StepRow,
     "pikkupy_attempts": AttemptRow,
     "pikkupy_timers": TimerRow,
+    "pikkupy_chunks": ChunkRow,
 }
 
 
@@ -168,6 +179,8 @@ BY_KEY = [
     "changes_of_runs",
     "set_aside_of_runs",
     "last_places",
+    "chunks",
+    "next_chunks",
     "last_change",
     "write_steps",
     "move_runs",

@@ -12,6 +12,7 @@ import msgspec
 
 from pikkupy import (
     Attempt,
+    Chunk,
     Config,
     Engine,
     Page,
@@ -52,6 +53,10 @@ async def create_profile(services: AppServices, data: NewUser) -> Profile:
     assert_type(services.crm, CrmClient)
     assert_type(services.workflow_step, StepContext | None)
     services.logger.info("creating", email=data.email)
+    if services.workflow_step is not None:
+        assert_type(services.workflow_step.emit({"any": ["value", data]}), None)
+        services.workflow_step.progress(0.5)
+        services.workflow_step.progress("half way")
     return await services.crm.create(data.email)
 
 
@@ -127,6 +132,13 @@ async def main() -> None:
         assert_type(page.next_cursor, str | None)
         assert_type(await engine.steps("r"), list[Step])
         assert_type(await engine.history("r"), list[Attempt])
+        async for chunk in engine.stream("r", after=5, step="RPC", current=True):
+            assert_type(chunk, Chunk)
+            assert_type((chunk.offset, chunk.step_name, chunk.attempt, chunk.since), tuple[int, str, int, int])
+            assert_type(chunk.at, datetime)
+        async for chunk in run.stream(after=5, step="RPC", current=True):
+            assert_type(chunk, Chunk)
+        assert_type((await engine.steps("r"))[0].progress, float | str | None)
         await engine.cancel("r", "enough")
         await engine.resume("r")
         await engine.delete_run("r")
