@@ -469,8 +469,6 @@ class ActiveRun:
 
     def _await_signal(self, step: LiveStep) -> None:
         call = step.call
-        if call.approval:
-            self.inbox.reached(call.body)
         while (kept := self.inbox.take(call.body)) is not None:
             outcome = self._outcome_of_signal(call, kept.payload or "null")
             if isinstance(outcome, Failed) and call.approval:
@@ -508,7 +506,7 @@ class ActiveRun:
         Raises `PayloadError` for a decision that does not fit, and `RunStateError` for one that comes too late.
         """
         step = self.inbox.first(name)
-        if step is None and self.inbox.is_approval(name):
+        if step is None and name in self._execution.approvals:
             raise RunStateError(
                 f"run {self.run.run_id!r} does not wait for a decision {name!r}: it was made before, or has expired"
             )

@@ -13,12 +13,11 @@ from pikkupy.engine.live import LiveStep
 class Inbox:
     """Signals by name, in the order of their arrival; the first step to wait is the first served."""
 
-    __slots__ = ("_approvals", "_kept", "_waiting")
+    __slots__ = ("_kept", "_waiting")
 
     def __init__(self, kept: Iterable[SignalRow] = ()) -> None:
         self._kept: dict[str, deque[SignalRow]] = {}
         self._waiting: dict[str, deque[LiveStep]] = {}
-        self._approvals: set[str] = set()  # names of the approvals that the run has reached
         for row in kept:
             self.keep(row)
 
@@ -34,14 +33,6 @@ class Inbox:
     def wait(self, step: LiveStep) -> None:
         """The step waits for a signal, or for a decision."""
         self._waiting.setdefault(step.call.body, deque()).append(step)
-
-    def reached(self, approval: str) -> None:
-        """The run has asked for a decision of that name."""
-        self._approvals.add(approval)
-
-    def is_approval(self, name: str) -> bool:
-        """True if the run has asked for a decision of that name, whether or not it has it."""
-        return name in self._approvals
 
     def first(self, name: str) -> LiveStep | None:
         """The step that has waited longest for that name."""

@@ -60,6 +60,7 @@ class Execution:
         "_seq",
         "_stopped",
         "_unchanged",
+        "approvals",
         "_workflow",
         "loop",
         "open",
@@ -79,6 +80,7 @@ class Execution:
         self._workflow = workflow
         self.values = values
         self._history = History(recorded.steps, recorded.timers) if self.replaying else NO_HISTORY
+        self.approvals: set[str] = set()  # names of those that the run has asked for, decided ones too
         self.reached = 0  # durable calls so far: the position of the next one
         self._ordinals: dict[str, int] = {}
         self._calls: list[StepCall] = []

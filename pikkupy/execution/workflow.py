@@ -406,6 +406,8 @@ class Workflow:
         _check_result_type(type)
         duration_us = None if timeout is None else named_microseconds("timeout", timeout)
         execution = self._execution
+        if approval:
+            execution.approvals.add(signal)
         return execution.place(
             StepCall(
                 position=execution.reached,

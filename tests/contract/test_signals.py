@@ -1,0 +1,441 @@
+"""Signals, gates and approvals: what a run waits for that only people bring. Each with the run in memory and in the file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pikkupy import (
+    Decided,
+    Engine,
+    Expired,
+    PayloadError,
+    Pikku,
+    RunFailed,
+    RunNotFound,
+    RunStateError,
+    SignalTimeout,
+    Workflow,
+)
+from pikkupy.testing import VirtualClock
+from tests.contract.waiting import BOTH
+
+each_way = pytest.mark.parametrize("settings", BOTH, ids=["in memory", "in the file"])
+
+
+class Payment(msgspec.Struct):
+    amount: int
+    currency: str = "EUR"
+
+
+@asynccontextmanager
+async def opened(
+    body: Any, settings: dict[str, Any], path: Path | str = ":memory:", clock: VirtualClock | None = None
+) -> AsyncIterator[tuple[Engine, VirtualClock]]:
+    """An engine whose workflow `flow` has that body, with the run `r` started and at rest."""
+    pikku = Pikku()
+    pikku.workflow(name="flow")(body)
+    clock = VirtualClock() if clock is None else clock
+    async with pikku.open(path, clock=clock, **settings) as engine:
+        await engine.start("flow", run_id="r")
+        await clock.advance(0)
+        yield engine, clock
+
+
+async def steps_of(engine: Engine) -> list[tuple[str, str, str]]:
+    return [(step.name, str(step.kind), str(step.status)) for step in await engine.steps("r")]
+
+
+async def result(engine: Engine) -> Any:
+    return await (await engine.handle("r")).result(timeout="10s")
+
+
+@each_way
+async def test_a_signal_is_taken_by_the_wait_and_typed(settings: dict[str, Any]) -> None:
+    """The payload comes as the type that the wait names, in its JSON form or as the type (C84); C47 for the step."""
+
+    async def body(workflow: Workflow) -> list[object]:
+        first = await workflow.wait_for_signal("paid", Payment)
+        return [first, await workflow.wait_for_signal("paid", Payment), await workflow.wait_for_signal("any")]
+
+    async with opened(body, settings) as (engine, clock):
+        assert await steps_of(engine) == [("paid", "signal", "pending")]
+        await engine.signal("r", "paid", {"amount": 5})
+        await clock.advance(0)
+        assert await steps_of(engine) == [("paid", "signal", "succeeded"), ("paid#1", "signal", "pending")]
+        await (await engine.handle("r")).signal("paid", Payment(6, "USD"))
+        await engine.signal("r", "any")
+        assert await result(engine) == [Payment(5), Payment(6, "USD"), None]
+        steps = await engine.steps("r")
+        amounts = [{"amount": 5, "currency": "EUR"}, {"amount": 6, "currency": "USD"}]
+        assert [step.output for step in steps] == [*amounts, None]
+        assert [step.attempts for step in steps] == [0, 0, 0]
+        assert await engine.history("r") == []
+
+
+@each_way
+async def test_signals_that_come_early_are_kept_in_order_and_taken_once(settings: dict[str, Any], db: Path) -> None:
+    """Also over a restart; a signal of another name stays."""
+
+    async def body(workflow: Workflow) -> list[object]:
+        await workflow.sleep("first", "1h")
+        return [await workflow.wait_for_signal("go") for _ in range(3)]
+
+    clock = VirtualClock()
+    async with opened(body, settings, db, clock) as (engine, _):
+        for number in range(2):
+            await engine.signal("r", "go", number)
+        await engine.signal("r", "other", "kept")
+    async with opened(body, settings, db, clock) as (engine, _):
+        await clock.advance("1h")
+        await clock.advance("1h")
+        assert [status for *_, status in await steps_of(engine)] == ["succeeded", "succeeded", "succeeded", "pending"]
+        await engine.signal("r", "go", 2)
+        assert await result(engine) == [0, 1, 2]
+
+
+@each_way
+async def test_a_wait_times_out_and_a_late_signal_is_for_the_next(settings: dict[str, Any]) -> None:
+    """C45, C47: `SignalTimeout`, also when it is replayed; the step has failed."""
+    seen: list[str] = []
+
+    async def body(workflow: Workflow) -> object:
+        try:
+            await workflow.wait_for_signal("go", int, timeout="1h")
+        except SignalTimeout as late:
+            seen.append(f"{type(late).__name__}: {late}")
+        await workflow.sleep("later", "1d")
+        return await workflow.wait_for_signal("go", int)
+
+    async with opened(body, settings) as (engine, clock):
+        assert await steps_of(engine) == [("go", "signal", "scheduled")]
+        await clock.advance("59min")
+        assert await steps_of(engine) == [("go", "signal", "scheduled")]
+        await clock.advance("1min")
+        assert (await steps_of(engine))[0] == ("go", "signal", "failed")
+        await engine.signal("r", "go", 7)
+        await clock.advance("1d")
+        assert await result(engine) == 7
+        step = (await engine.steps("r"))[0]
+
+    assert set(seen) == {"SignalTimeout: no signal 'go' came within 3600 s"}
+    assert step.error is not None
+    assert step.error.type == "pikkupy.errors.SignalTimeout"
+
+
+@each_way
+async def test_a_payload_that_does_not_fit_is_used_up(settings: dict[str, Any]) -> None:
+    """C44: the wait raises `PayloadError`, which can be caught; the next signal is another one."""
+
+    async def body(workflow: Workflow) -> object:
+        try:
+            return await workflow.wait_for_signal("paid", Payment)
+        except PayloadError as unfit:
+            return [str(unfit), await workflow.wait_for_signal("paid", Payment)]
+
+    async with opened(body, settings) as (engine, _):
+        await engine.signal("r", "paid", {"amount": "five"})
+        await engine.signal("r", "paid", {"amount": 5})
+        message, paid = await result(engine)
+    assert "$.amount" in message
+    assert paid == Payment(5)
+
+
+@each_way
+async def test_the_first_wait_is_the_first_served(settings: dict[str, Any]) -> None:
+    """C46."""
+
+    async def body(workflow: Workflow) -> list[object]:
+        return list(await asyncio.gather(*(workflow.wait_for_signal("go") for _ in range(3))))
+
+    async with opened(body, settings) as (engine, _):
+        await asyncio.gather(*(engine.signal("r", "go", number) for number in range(3)))
+        assert await result(engine) == [0, 1, 2]
+
+
+@each_way
+async def test_a_branch_that_waits_for_a_signal_can_be_cancelled(settings: dict[str, Any]) -> None:
+    """C34: the step is cancelled, and the signal is for the next wait."""
+
+    async def body(workflow: Workflow) -> object:
+        try:
+            async with asyncio.timeout(3600):
+                await workflow.wait_for_signal("go")
+        except TimeoutError:
+            pass
+        await workflow.sleep("pause", "1h")
+        return await workflow.wait_for_signal("go")
+
+    async with opened(body, settings) as (engine, clock):
+        await clock.advance("1h")
+        assert (await steps_of(engine))[0] == ("go", "signal", "cancelled")
+        await engine.signal("r", "go", 1)
+        await clock.advance("1h")
+        assert await result(engine) == 1
+
+
+@pytest.mark.parametrize("name", ["", "a#1", "x\n", 5, None])
+async def test_bad_names_of_signals_are_refused_in_the_call(name: Any) -> None:
+    """C106: TypeError or ValueError, at both ends, before anything happens."""
+
+    async def body(workflow: Workflow) -> str:
+        with pytest.raises((TypeError, ValueError), match="run 'r'"):
+            workflow.wait_for_signal(name)
+        with pytest.raises((TypeError, ValueError), match="run 'r'"):
+            workflow.approval(name)
+        with pytest.raises((TypeError, ValueError), match="run 'r'"):
+            workflow.suspend(name)
+        return "done"
+
+    async with opened(body, {}) as (engine, _):
+        with pytest.raises((TypeError, ValueError)):
+            await engine.signal("r", name)
+        assert await result(engine) == "done"
+
+
+async def test_a_signal_to_no_run_or_an_ended_one_is_an_error() -> None:
+    """C130: RunNotFound, and RunStateError naming both."""
+
+    async def body(workflow: Workflow) -> None: ...
+
+    async with opened(body, {}) as (engine, _):
+        await result(engine)
+        with pytest.raises(RunStateError, match=r"'r'.*completed"):
+            await engine.signal("r", "go")
+        with pytest.raises(RunNotFound, match="'nobody'"):
+            await engine.signal("nobody", "go")
+        with pytest.raises(PayloadError):
+            await engine.signal("r", "go", lambda: 1)
+
+
+# Gates
+
+
+@each_way
+async def test_a_gate_opens_by_resume_alone(settings: dict[str, Any], db: Path) -> None:
+    """The status is `suspended` with the reason, also after a restart; neither a signal nor time opens it (C43)."""
+
+    async def body(workflow: Workflow) -> str:
+        await workflow.suspend("look at it")
+        return str(await workflow.wait_for_signal("go"))
+
+    clock = VirtualClock()
+    async with opened(body, settings, db, clock) as (engine, _):
+        found = await engine.get_run("r")
+        assert (found.status, found.reason) == ("suspended", "look at it")
+        assert await steps_of(engine) == [("look at it", "suspend", "pending")]
+    async with opened(body, settings, db, clock) as (engine, _):
+        await engine.signal("r", "go", "gone")
+        await clock.advance("30d")
+        found = await engine.get_run("r")
+        assert (found.status, found.reason) == ("suspended", "look at it")
+        await engine.resume("r")
+        assert await result(engine) == "gone"
+        found = await engine.get_run("r")
+        assert (found.status, found.reason) == ("completed", None)
+        with pytest.raises(RunStateError, match=r"'r'.*completed"):
+            await engine.resume("r")
+
+
+@each_way
+async def test_each_suspend_is_a_gate_of_its_own(settings: dict[str, Any]) -> None:
+    """C5, C42: the same reason again is another gate; a second resume does not open the next in advance."""
+
+    async def body(workflow: Workflow) -> str:
+        await workflow.suspend("check")
+        await workflow.sleep("between", "1h")
+        await workflow.suspend("check")
+        return "through"
+
+    async with opened(body, settings) as (engine, clock):
+        await engine.resume("r")
+        assert (await engine.get_run("r")).status == "running"
+        assert (await engine.get_run("r")).reason is None
+        with pytest.raises(RunStateError, match=r"'r'.*running"):
+            await engine.resume("r")
+        await clock.advance("1h")
+        assert (await engine.get_run("r")).status == "suspended"
+        assert (await steps_of(engine))[2] == ("check#1", "suspend", "pending")
+        await engine.resume("r")
+        assert await result(engine) == "through"
+
+
+@each_way
+async def test_one_resume_opens_all_gates_that_are_shut(settings: dict[str, Any]) -> None:
+    """C41: siblings go on meanwhile; the run is suspended as long as a gate is shut."""
+
+    async def body(workflow: Workflow) -> list[object]:
+        async def branch(reason: str) -> str:
+            await workflow.suspend(reason)
+            return reason
+
+        async def sibling() -> str:
+            await workflow.sleep("nap", "1h")
+            return str(await workflow.do("work", lambda: "worked"))
+
+        return list(await asyncio.gather(branch("one"), branch("two"), sibling()))
+
+    async with opened(body, settings) as (engine, clock):
+        found = await engine.get_run("r")
+        assert (found.status, found.reason) == ("suspended", "one; two")
+        await clock.advance("1h")
+        assert (await steps_of(engine))[3] == ("work", "inline", "succeeded")
+        assert (await engine.get_run("r")).status == "suspended"
+        await engine.resume("r")
+        assert await result(engine) == ["one", "two", "worked"]
+
+
+@each_way
+async def test_a_gate_that_nobody_waits_for_any_more_holds_nothing(settings: dict[str, Any]) -> None:
+    """C34: its branch was cancelled, so the run is running again; and a run may end beside a gate."""
+
+    async def body(workflow: Workflow) -> str:
+        try:
+            async with asyncio.timeout(3600):
+                await workflow.suspend("gate")
+        except TimeoutError:
+            pass
+        await workflow.sleep("nap", "1h")
+        workflow.suspend("left behind")
+        await workflow.sleep("nap", "1h")
+        return "ended"
+
+    async with opened(body, settings) as (engine, clock):
+        await clock.advance("1h")
+        found = await engine.get_run("r")
+        assert (found.status, found.reason) == ("running", None)
+        await clock.advance("1h")
+        assert (await engine.get_run("r")).status == "suspended"
+        await clock.advance("1h")
+        assert await result(engine) == "ended"
+        assert [status for *_, status in await steps_of(engine)] == ["cancelled", "succeeded", "cancelled", "succeeded"]
+
+
+@each_way
+async def test_a_suspended_run_can_be_cancelled_and_is_waited_for(settings: dict[str, Any]) -> None:
+    """`result` of a suspended run waits."""
+
+    async def body(workflow: Workflow) -> None:
+        await workflow.suspend("gate")
+
+    async with opened(body, settings) as (engine, clock):
+        handle = await engine.handle("r")
+        with pytest.raises(TimeoutError):
+            await handle.result(timeout=0)
+        await engine.cancel("r", "no more")
+        found = await engine.get_run("r")
+        assert (found.status, found.reason) == ("cancelled", "no more")
+
+
+async def test_suspend_cannot_be_swallowed() -> None:
+    """It is no exception, so nothing catches it."""
+
+    async def body(workflow: Workflow) -> str:
+        try:
+            await workflow.suspend("gate")
+        except BaseException:
+            return "swallowed"
+        return "resumed"
+
+    async with opened(body, {}) as (engine, _):
+        assert (await engine.get_run("r")).status == "suspended"
+        await engine.resume("r")
+        assert await result(engine) == "resumed"
+
+
+# Approvals
+
+
+async def approving(workflow: Workflow) -> list[object]:
+    answer = await workflow.approval("refund", Payment, timeout="1d")
+    match answer:
+        case Decided(decision, decided_by):
+            return [decision.amount, decided_by, answer.decided]
+        case Expired():
+            return ["expired", answer.decided]
+
+
+@each_way
+async def test_a_decision_is_checked_before_it_is_accepted(settings: dict[str, Any]) -> None:
+    """What does not fit is refused to its sender, with the path, and the gate stays shut; what fits is typed."""
+    async with opened(approving, settings) as (engine, _):
+        assert await steps_of(engine) == [("refund", "signal", "scheduled")]
+        with pytest.raises(PayloadError, match=r"amount"):
+            await engine.approve("r", "refund", {"amount": "much"}, decided_by="eve")
+        with pytest.raises(PayloadError, match=r"amount"):
+            await engine.signal("r", "refund", {"decision": {"amount": "much"}})
+        assert await steps_of(engine) == [("refund", "signal", "scheduled")]
+        await engine.approve("r", "refund", Payment(5), decided_by="ada")
+        assert await result(engine) == [5, "ada", True]
+
+
+@each_way
+async def test_a_signal_can_carry_the_decision(settings: dict[str, Any]) -> None:
+    """With who has decided, or as it is."""
+    for payload, by in (({"decision": {"amount": 7}, "decided_by": "bob"}, "bob"), ({"amount": 7}, None)):
+        async with opened(approving, settings) as (engine, _):
+            await (await engine.handle("r")).signal("refund", payload)
+            assert await result(engine) == [7, by, True]
+
+
+@each_way
+async def test_a_late_decision_is_refused(settings: dict[str, Any]) -> None:
+    """After the first one, and after the time; the run has its value either way."""
+
+    async def body(workflow: Workflow) -> list[object]:
+        value = await approving(workflow)
+        await workflow.sleep("nap", "1h")
+        return value
+
+    for advance, expected in (("1min", [5, None, True]), ("1d", ["expired", False])):
+        async with opened(body, settings) as (engine, clock):
+            await clock.advance(advance)
+            if advance == "1min":
+                await engine.approve("r", "refund", Payment(5))
+            for late in (engine.approve("r", "refund", Payment(6)), engine.signal("r", "refund", {"amount": 6})):
+                with pytest.raises(RunStateError, match="made before, or has expired|made before, has expired"):
+                    await late
+            await clock.advance("1h")
+            assert await result(engine) == expected
+
+
+@each_way
+async def test_a_decision_before_it_is_asked_for(settings: dict[str, Any]) -> None:
+    """`approve` is refused, for there is no type to check it by; a signal is kept, and counts only if it fits."""
+
+    async def body(workflow: Workflow) -> list[object]:
+        await workflow.sleep("nap", "1h")
+        return await approving(workflow)
+
+    async with opened(body, settings) as (engine, clock):
+        with pytest.raises(RunStateError, match="not asked for"):
+            await engine.approve("r", "refund", Payment(1))
+        await engine.signal("r", "refund", "nonsense")
+        await engine.signal("r", "refund", {"amount": 3})
+        await clock.advance("1h")
+        assert await result(engine) == [3, None, True]
+
+
+async def test_who_has_decided_is_a_text() -> None:
+    """TypeError in the call."""
+    async with opened(approving, {}) as (engine, _):
+        with pytest.raises(TypeError, match="decided_by"):
+            await engine.approve("r", "refund", Payment(1), decided_by=5)  # type: ignore[arg-type]
+
+
+async def test_a_timeout_that_leaves_the_workflow_fails_the_run() -> None:
+    """With its own type and message."""
+
+    async def body(workflow: Workflow) -> None:
+        await workflow.wait_for_signal("go", timeout=5)
+
+    async with opened(body, {}) as (engine, clock):
+        await clock.advance(5)
+        with pytest.raises(RunFailed, match=r"SignalTimeout: no signal 'go' came within 0.005 s"):
+            await result(engine)
