@@ -15,7 +15,7 @@ from pikkupy.clock import SystemClock
 from pikkupy.config import Config
 from pikkupy.core.clock import Clock
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
-from pikkupy.core.model import Change, Recorded, RunDeleted, RunMove, RunRow, RunStatus, SignalRow
+from pikkupy.core.model import Change, Recorded, RunDeleted, RunMove, RunRow, RunStatus, SignalRow, StepKind
 from pikkupy.durations import Duration, microseconds
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.handle import RunHandle
@@ -238,7 +238,13 @@ class Engine:
             known = shown.get(step.position)
             if step.position < reached and (known is None or step.status in FINAL_STEPS):
                 shown[step.position] = step
-        return [step_of(shown[place], run_id, host.values, progress.get(place)) for place in sorted(shown)]
+        children: dict[int, str] = {}
+        if any(step.kind is StepKind.WORKFLOW for step in shown.values()):
+            children = {child.position: child.run_id for child in await host.journal.children(row.number)}
+        return [
+            step_of(shown[place], run_id, host.values, progress.get(place), children.get(place))
+            for place in sorted(shown)
+        ]
 
     async def history(self, run_id: str) -> list[Attempt]:
         """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
@@ -438,7 +444,12 @@ class Engine:
         host = self._use().host
         open_runs = [row.number for row in rows if row.status not in FINAL_RUNS]
         changed = await host.journal.last_change(open_runs) if open_runs else {}
-        return [run_of(row, host.values, changed.get(row.number), *self._types(row.workflow)) for row in rows]
+        parents = [row.parent for row in rows if row.parent is not None]
+        ids = await host.journal.run_ids(parents) if parents else {}
+        return [
+            run_of(row, host.values, changed.get(row.number), *self._types(row.workflow), ids.get(row.parent or 0))
+            for row in rows
+        ]
 
     def _types(self, workflow: str) -> tuple[Any, Any]:
         """Annotations of input and output; `Any` if the workflow is not registered (any more)."""

@@ -81,7 +81,7 @@ class Residents:
         free = self.holds.take_free(number for number in numbers if self.resident(number) is None)
         try:
             recorded = await self._host.journal.recorded_runs(free)
-            waiting = [one for one in recorded if one.run.wakes_at is not None and one.run.status not in FINAL_RUNS]
+            waiting = [one for one in recorded if one.run.status not in FINAL_RUNS and one.run.parked is None]
             await in_callback(self._host.loop, partial(self._adopt_all, waiting, copy_context(), clean=True))
         finally:
             for number in free:

@@ -42,6 +42,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
     """The last recorded change of the run or one of its steps."""
     ended_at: datetime | None
+    parent_run_id: str | None
+    """The run whose step it is."""
+    forked_from: str | None
+    """The run whose history it began with."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +69,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """When the sleep ends or the next attempt begins; kept afterwards."""
     step_id: str
     invocation_id: str
+    child_run_id: str | None
+    """The run that its newest attempt is, if it is a child run."""
     progress: Progress | None = None
     """What its attempt has told last, while it runs: a fraction from 0 to 1, or a text."""
 
@@ -112,8 +118,10 @@ def _maybe(us: int | None) -> datetime | None:
     return None if us is None else moment(us)
 
 
-def run_of(row: RunRow, values: Values, changed_at: int | None, input_type: Any, output_type: Any) -> Run:
-    """The public form of a run; `changed_at` is the newest change among its steps."""
+def run_of(
+    row: RunRow, values: Values, changed_at: int | None, input_type: Any, output_type: Any, parent: str | None
+) -> Run:
+    """The public form of a run; `changed_at` is the newest change among its steps, `parent` the id of its parent."""
     return Run(
         id=row.run_id,
         workflow=row.workflow,
@@ -125,11 +133,15 @@ def run_of(row: RunRow, values: Values, changed_at: int | None, input_type: Any,
         created_at=moment(row.created_at),
         updated_at=moment(max(row.updated_at, changed_at or 0)),
         ended_at=_maybe(row.ended_at),
+        parent_run_id=parent,
+        forked_from=row.forked_from,
     )
 
 
-def step_of(row: StepRow, run_id: str, values: Values, progress: Progress | None = None) -> Step:
-    """The public form of a step; `progress` is what it has told last."""
+def step_of(
+    row: StepRow, run_id: str, values: Values, progress: Progress | None = None, child: str | None = None
+) -> Step:
+    """The public form of a step; `progress` is what it has told last, `child` the id of its child run."""
     return Step(
         name=row.name,
         kind=row.kind,
@@ -138,11 +150,12 @@ def step_of(row: StepRow, run_id: str, values: Values, progress: Progress | None
         attempts=row.attempts,
         started_at=_maybe(row.started_at),
         ended_at=_maybe(row.ended_at),
-        output=None if row.kind is StepKind.SLEEP else shown(values, row.output, Any),
+        output=None if row.kind in (StepKind.SLEEP, StepKind.SUSPEND) else shown(values, row.output, Any),
         error=row.error,
         wake_at=_maybe(row.wake_at),
         step_id=step_id(run_id, row.name),
         invocation_id=invocation_id(run_id, row.name),
+        child_run_id=child,
         progress=progress if row.status is StepStatus.RUNNING else None,
     )
 

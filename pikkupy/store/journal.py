@@ -186,6 +186,10 @@ class Journal:
         """The run of that number."""
         return await self._read(lambda db: reader.run_by_number(db, number))
 
+    async def run_ids(self, numbers: Sequence[int]) -> dict[int, str]:
+        """The ids of these runs, by number."""
+        return await self._read(lambda db: reader.run_ids(db, numbers))
+
     async def due(self, *, until: int, limit: int) -> list[int]:
         """The first `limit` of the runs that wait in the file and have to be in memory until then, by number.
 

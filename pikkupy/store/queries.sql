@@ -230,6 +230,10 @@ SELECT
     start_checksum, move_checksum
 FROM pikkupy_runs WHERE number IN (SELECT value FROM json_each(:numbers));
 
+-- name: run_ids
+-- The ids of the runs of a JSON list of numbers.
+SELECT number, run_id FROM pikkupy_runs WHERE number IN (SELECT value FROM json_each(:numbers));
+
 -- name: parents_of_runs
 -- The parents of the runs of a JSON list.
 SELECT

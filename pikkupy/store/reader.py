@@ -92,6 +92,11 @@ def run_by_number(db: sqlite3.Connection, number: int) -> RunRow | None:
     return run_of(found[0]) if found else None
 
 
+def run_ids(db: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, str]:
+    """The ids of these runs, by number."""
+    return dict(db.execute(QUERIES["run_ids"], {"numbers": json.dumps(list(numbers))}).fetchall())
+
+
 def due(db: sqlite3.Connection, until: int, limit: int) -> list[int]:
     """The numbers of runs that wait in the file and have to be in memory until then, the earliest first."""
     found = db.execute(QUERIES["due_runs"], {"until": until, "limit": limit}).fetchall()

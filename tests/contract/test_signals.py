@@ -1,4 +1,4 @@
-"""Signals, gates and approvals: what a run waits for that only people bring. Each with the run in memory and in the file."""
+"""Signals, gates and approvals: what only people bring. Each with the run that waits in memory, and in the file."""
 
 from __future__ import annotations
 
@@ -73,8 +73,7 @@ async def test_a_signal_is_taken_by_the_wait_and_typed(settings: dict[str, Any])
         await engine.signal("r", "any")
         assert await result(engine) == [Payment(5), Payment(6, "USD"), None]
         steps = await engine.steps("r")
-        amounts = [{"amount": 5, "currency": "EUR"}, {"amount": 6, "currency": "USD"}]
-        assert [step.output for step in steps] == [*amounts, None]
+        assert [step.output for step in steps] == [Payment(5), Payment(6, "USD"), None]
         assert [step.attempts for step in steps] == [0, 0, 0]
         assert await engine.history("r") == []
 
@@ -324,7 +323,7 @@ async def test_a_suspended_run_can_be_cancelled_and_is_waited_for(settings: dict
     async def body(workflow: Workflow) -> None:
         await workflow.suspend("gate")
 
-    async with opened(body, settings) as (engine, clock):
+    async with opened(body, settings) as (engine, _):
         handle = await engine.handle("r")
         with pytest.raises(TimeoutError):
             await handle.result(timeout=0)
@@ -399,7 +398,7 @@ async def test_a_late_decision_is_refused(settings: dict[str, Any]) -> None:
             if advance == "1min":
                 await engine.approve("r", "refund", Payment(5))
             for late in (engine.approve("r", "refund", Payment(6)), engine.signal("r", "refund", {"amount": 6})):
-                with pytest.raises(RunStateError, match="made before, or has expired|made before, has expired"):
+                with pytest.raises(RunStateError, match="made before"):
                     await late
             await clock.advance("1h")
             assert await result(engine) == expected
