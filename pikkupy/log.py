@@ -31,6 +31,8 @@ EVENTS: dict[str, str] = {
     "run_cut_off": "A crash had cut off an attempt of this run; too many in a row suspend it.",
     "run_suspended": "A run is parked: by its own code, by a signal that it awaits, or because its code has changed.",
     "run_resumed": "A suspended run goes on.",
+    "run_retried": "A failed run goes on from its failed step.",
+    "run_forked": "A new run goes on from a point in the history of another one.",
     "run_completed": "A run has ended with a result.",
     "run_failed": "A run has ended with an error.",
     "run_cancelled": "A run was cancelled, by itself or from outside.",

@@ -127,6 +127,7 @@ class AttemptRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error: ErrorInfo | None = None  # set exactly when failed
     started_at: int
     ended_at: int
+    name: str | None = None  # of the step, once it was set aside
 
 
 class TimerRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):

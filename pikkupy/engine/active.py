@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextvars import Context
 from functools import partial
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from pikkupy.core.model import (
     RunRow,
     RunStatus,
     RunWakes,
+    SetAsideTaken,
     SignalRow,
     SignalTaken,
     StepKind,
@@ -74,6 +76,10 @@ class Home(Protocol):
 
     def resident(self, number: int) -> ActiveRun | None:
         """The run of that number, if it is in memory."""
+        ...
+
+    def ask_for(self, run_id: str, answer: Callable[[RunRow | None], object]) -> None:
+        """Call `answer` with the run of that id, as it is in the file."""
         ...
 
     def is_ending(self, number: int) -> bool:
@@ -248,6 +254,8 @@ class ActiveRun:
     def _dispatch(self, step: LiveStep) -> None:
         """Give a step without an outcome its next move."""
         call = step.call
+        if self._set_aside and self._take_back(step):
+            return
         if call.refused is not None:
             step.attempts = 1
             self._settle(step, Failed(call.refused, None, final=True))
@@ -267,6 +275,18 @@ class ActiveRun:
                 self._begin(step, move.attempt)
             else:
                 step.timer = self.host.timers.call_at(move.wake_at_us, partial(self._begin, step, move.attempt))
+
+    def _take_back(self, step: LiveStep) -> bool:
+        """Settle the step with the outcome that it had before the code was changed, if there is one."""
+        call = step.call
+        row = None if step.recorded else self._set_aside.pop((call.name, call.kind, call.target), None)
+        if row is None:
+            return False
+        del self.steps[call.position]
+        seq = row.seq or 0
+        again = structs.replace(row, position=call.position, seq=self._next_seq())
+        self._land(again, SetAsideTaken(run=row.run, seq=seq))
+        return True
 
     def _sleep(self, step: LiveStep) -> None:
         if step.wake_at is not None:
@@ -479,7 +499,7 @@ class ActiveRun:
             self._take(step, outcome, SignalTaken(run=kept.run, seq=kept.seq, position=call.position))
             return
         self.inbox.wait(step)
-        if step.recorded:
+        if step.recorded and (step.wake_at is not None or call.duration_us is None):
             self._await_timeout(step)
             return
         if call.duration_us is not None:
@@ -614,21 +634,22 @@ class ActiveRun:
     # Child runs
 
     def _begin_child(self, step: LiveStep, attempt: int) -> None:
-        if not self._is_live(step):
-            return
-        self._begun(step, attempt)
-        run_id = child_id(self.run, step.call, attempt)
-        child = new_child(self.run, step.call, attempt, run_id, self.host.next_number(), self.host.now_us())
-        step.child = child
+        if self._is_live(step):
+            self._begun(step, attempt)
+            self._submit_child(step, child_id(self.run, step.call, attempt))
+
+    def _submit_child(self, step: LiveStep, run_id: str) -> None:
+        number, now_us = self.host.next_number(), self.host.now_us()
+        child = step.child = new_child(self.run, step.call, step.attempts, run_id, number, now_us)
         self.host.journal.submit([step.unfinished_row(), child], partial(self._child_is_on_disk, step, child))
 
     def _child_is_on_disk(self, step: LiveStep, child: RunRow, error: Exception | None) -> None:
         if self.host.journal.failure is not None:
             return
         if error is not None:  # the id is taken; the step's row was refused with the child's
+            step.child = None
             if self._is_live(step):
-                step.child = None
-                self._attempt_ended(step, id_is_taken(child.run_id))
+                self._home.ask_for(child.run_id, partial(self._id_is_taken, step, child))
             return
         step.recorded = True
         if not self._is_live(step):
@@ -636,6 +657,15 @@ class ActiveRun:
         assert step.call.variables is not None  # only sleeps, signals and gates have none
         self._home.start(child, step.call.body, step.call.variables.copy())
         self._watch_child(step, child)
+
+    def _id_is_taken(self, step: LiveStep, child: RunRow, taken_by: RunRow | None) -> None:
+        if not self._is_live(step):
+            return
+        if taken_by is not None and taken_by.parent == self.run.number:
+            # By a child of another step: `name`, attempt 2, and `name#2`; or of code that was changed.
+            self._submit_child(step, f"{child.run_id}#{child.number}")
+        else:
+            self._attempt_ended(step, id_is_taken(child.run_id))
 
     def _await_child(self, step: LiveStep) -> None:
         """An earlier life, or an earlier stay in memory, has begun it."""

@@ -5,23 +5,35 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from pikkupy.clock import SystemClock
 from pikkupy.config import Config
 from pikkupy.core.clock import Clock
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
-from pikkupy.core.model import Change, Recorded, RunDeleted, RunMove, RunRow, RunStatus, SignalRow, StepKind
+from pikkupy.core.model import (
+    Change,
+    Recorded,
+    RunDeleted,
+    RunMove,
+    RunRow,
+    RunStatus,
+    SignalRow,
+    StepKind,
+    StepsSetAside,
+)
 from pikkupy.durations import Duration, microseconds
+from pikkupy.engine import again
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.host import Host, in_callback, open_host
 from pikkupy.engine.residents import Residents
-from pikkupy.engine.starts import Starts
+from pikkupy.engine.starts import Starts, uuid7
 from pikkupy.engine.streams import Stream
 from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step, attempts_of, run_of, step_of
 from pikkupy.errors import (
@@ -32,6 +44,7 @@ from pikkupy.errors import (
     PayloadError,
     PikkuError,
     RunCancelled,
+    RunConflict,
     RunFailed,
     RunNotFound,
     RunStateError,
@@ -346,13 +359,17 @@ class Engine:
                 raise RunStateError(f"run {run_id!r} is {recorded.run.status}: it takes no signals any more")
             await host.journal.commit([keep(recorded)])
 
-    async def resume(self, run_id: str) -> None:
+    async def resume(self, run_id: str, *, accept: Literal["new"] | None = None) -> None:
         """Let a suspended run go on: every gate that is shut now opens, or the reason in `Run.reason` was mended.
 
-        A run whose code still does not fit stays suspended. Raises `RunNotFound`, `RunStateError` for a run that is
-        not suspended.
+        A run whose code does not fit what is recorded stays suspended. With `accept="new"` it goes on with the code as
+        it is: outcomes from the first difference on are set aside; steps of the same name, kind and target that the
+        code asks for later get theirs, other recorded steps are kept as evidence in `history`, new ones execute. Raises
+        `RunNotFound`, `RunStateError` for a run that is not suspended, `ValueError` for another `accept`.
         """
         host, residents, starts = self._use()
+        if accept not in (None, "new"):
+            raise BadValue(f"accept={accept!r}: use 'new', or leave it out")
         await starts.settled(run_id)
         active = residents.active.get(run_id)
         number = (await self._row(run_id)).number if active is None else active.run.number
@@ -360,6 +377,8 @@ class Engine:
             active = residents.resident(number)
             recorded = await host.journal.recorded(number) if active is None else None
             if recorded is not None and recorded.run.parked is not None:
+                if accept is not None:
+                    recorded = await self._accepted(recorded)
                 await in_callback(host.loop, partial(residents.resume, recorded, copy_context()))
                 await host.journal.commit([])  # the new status is on disk
                 return
@@ -369,6 +388,92 @@ class Engine:
                 status = (await self._row(run_id)).status if active is None else active.status
                 raise RunStateError(f"run {run_id!r} is {status}, not suspended: there is nothing to resume")
             await _told(host, partial(_resume, active))
+
+    async def _accepted(self, recorded: Recorded) -> Recorded:
+        """The run without what the present code does not ask for any more, which is set aside."""
+        host, residents, _ = self._use()
+        number, why = recorded.run.number, f"the changed code of run {recorded.run.run_id!r} does not ask for it"
+        while True:
+            parked = await in_callback(host.loop, partial(residents.examine, recorded))
+            if parked is None or parked.position is None:
+                return recorded
+            position = parked.position
+            await host.journal.commit([StepsSetAside(run=number, position=position, seq=parked.seq + 1)])
+            for child in recorded.children:
+                if (child.parent_position or 0) >= position:
+                    await residents.cancel_by_number(child.number, why)
+            left = await host.journal.recorded(number)
+            if left is None or (left.steps, left.timers) == (recorded.steps, recorded.timers):
+                return recorded
+            recorded = left
+
+    async def retry(self, run_id: str) -> None:
+        """Let a failed run go on from its failed step: the one whose error left the workflow, with `retries` anew.
+
+        Recorded successes stand. If no failed step was the cause, the body is replayed to where it failed. A failed
+        child run that was the cause is retried, too. Raises `RunNotFound`, `RunStateError` for a run that has not
+        failed.
+        """
+        host, residents, starts = self._use()
+        await starts.settled(run_id)
+        row = await self._row(run_id)
+        numbers, changes = [row.number], list[Change]()
+        async with AsyncExitStack() as held:
+            for number in numbers:  # grows as it goes
+                await held.enter_async_context(residents.holds.alone(number))
+                recorded = await host.journal.recorded(number)
+                if recorded is None:
+                    raise RunNotFound(f"no run with the id {run_id!r}")
+                active = residents.resident(number)
+                status = recorded.run.status if active is None else active.status
+                if status is not RunStatus.FAILED or active is not None:
+                    raise RunStateError(f"run {recorded.run.run_id!r} is {status}: only a failed run can be retried")
+                _, _, attempts = await host.journal.attempts(number)
+                children = await host.journal.children(number)
+                changes += again.retry(recorded, attempts, children, host.now_us())
+                numbers += [child.number for child in again.retried_children(recorded, children)]
+            await host.journal.commit(changes)
+            self._log.info("run_retried", run_id=run_id, workflow=row.workflow)
+            for number in reversed(numbers):
+                await residents.load(number)
+
+    async def fork(
+        self,
+        run_id: str,
+        *,
+        at: str,
+        input: Any = None,
+        overrides: Mapping[str, Any] | None = None,
+        new_run_id: str | None = None,
+    ) -> RunHandle[Any]:
+        """A new run that shares the history of `run_id` before its step `at` (a name as in `Step.name`).
+
+        Recorded outcomes of the steps that the run had reached before are taken over, and are not executed; what comes
+        then is. `input` replaces the run's input, `overrides` the values of shared steps, by name. `workflow.random()`
+        and `uuid4()` give other values in the new run. Raises `RunNotFound`, `ValueError` for a step that there is not,
+        `PayloadError`, `WorkflowNotFound`, `RunConflict` for a `new_run_id` that is taken.
+        """
+        host, residents, _ = self._use()
+        source = await self._row(run_id)
+        workflow: WorkflowFunction[Any, Any] = self._registry.find_workflow(source.workflow)
+        text = None if input is None else _encoded_input(host, workflow, input)
+        given = uuid7(host.now_us()) if new_run_id is None else check_name(new_run_id, "new_run_id")
+        recorded = await host.journal.recorded(source.number)
+        if recorded is None:
+            raise RunNotFound(f"no run with the id {run_id!r}")
+        _, _, attempts = await host.journal.attempts(source.number)
+        row = again.forked_row(source, given, host.next_number(), text, workflow, host.now_us())
+        changes = again.fork(recorded, attempts, at, overrides or {}, row, host.values, self._registry)
+        async with residents.holds.alone(row.number):
+            try:
+                await host.journal.commit(changes)
+            except JournalError:
+                if host.journal.failure is None and await host.journal.run(given) is not None:
+                    raise RunConflict(f"run {given!r} exists; fork with another new_run_id") from None
+                raise
+            self._log.info("run_forked", run_id=given, workflow=row.workflow, forked_from=run_id, at=at)
+            await residents.load(row.number)
+        return RunHandle(self, given)
 
     async def delete_run(self, run_id: str) -> None:
         """Delete a run that has ended, with its steps and history. Raises `RunNotFound`, `RunStateError`."""

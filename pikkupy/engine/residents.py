@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
@@ -101,18 +101,36 @@ class Residents:
         await in_callback(self._host.loop, adopt)
         return self.resident(number)
 
-    def resume(self, recorded: Recorded, variables: Context, changes: list[Change] | None = None) -> None:
-        """Take up again a run that was parked or has failed; `changes` are written first."""
+    def resume(self, recorded: Recorded, variables: Context) -> None:
+        """Take up again a run that was parked."""
         fresh = {
             row.position: structs.replace(row, cut_offs=0) for row in recorded.steps if row.cut_offs and row.seq is None
         }
         steps = tuple(fresh.get(row.position, row) for row in recorded.steps)
         recorded = structs.replace(recorded, steps=steps)
-        self._adopt(recorded, variables, clean=True, changes=[*(changes or ()), *fresh.values()])
+        self._adopt(recorded, variables, clean=True, changes=list(fresh.values()))
 
     def resident(self, number: int) -> ActiveRun | None:
         """The run of that number, if it is in memory."""
         return self._by_number.get(number)
+
+    def ask_for(self, run_id: str, answer: Callable[[RunRow | None], object]) -> None:
+        """Call `answer` with the run of that id, as it is in the file, from a plain callback."""
+        self._run_errand(self._ask_for(run_id, answer))
+
+    async def _ask_for(self, run_id: str, answer: Callable[[RunRow | None], object]) -> None:
+        row = await self._host.journal.run(run_id)
+        await in_callback(self._host.loop, partial(answer, row))
+
+    def examine(self, recorded: Recorded) -> Parked | None:
+        """How the present code does not fit what is recorded of the run; None if it does. Nothing is carried out."""
+        try:
+            workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(recorded.run.workflow)
+        except WorkflowNotFound as error:
+            return _missing(error)
+        execution, commands = self._begin(workflow, recorded, copy_context())
+        execution.tear_down()
+        return commands.end if isinstance(commands.end, Parked) else None
 
     def is_ending(self, number: int) -> bool:
         """True while the end of the run is on its way to the disk."""
@@ -276,7 +294,7 @@ class Residents:
         try:
             workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(run.workflow)
         except WorkflowNotFound as error:
-            self._park(run, Parked(f"WorkflowNotFound: {error}; the run goes on at the next open that has it"), changes)
+            self._park(run, _missing(error), changes)
             return
         if run.starts_at > max(run.created_at, self._host.now_us()) and not (recorded.steps or recorded.timers):
             self._host.write(changes)
@@ -348,6 +366,10 @@ class Residents:
             changes.append(move_of(run, run.status, end, self._host.now_us()))
         if changes:
             self._host.write(changes)
+
+
+def _missing(error: WorkflowNotFound) -> Parked:
+    return Parked(f"WorkflowNotFound: {error}; the run goes on at the next open that has it")
 
 
 def _run_logger(execution: Execution) -> Logger:

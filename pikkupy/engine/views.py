@@ -172,11 +172,19 @@ def chunk_of(row: ChunkRow, values: Values) -> Chunk:
     )
 
 
-def attempts_of(steps: Sequence[StepRow], attempts: Iterable[AttemptRow]) -> list[Attempt]:
-    """Every finished attempt, oldest first. A step that ended with its first attempt tells it by its own row."""
+def attempts_of(steps: Sequence[StepRow], aside: Sequence[StepRow], attempts: Iterable[AttemptRow]) -> list[Attempt]:
+    """Every finished attempt, oldest first, also of steps that were set `aside`.
+
+    A step that ended with its first attempt tells it by its own row.
+    """
     names = {row.position: row.name for row in steps}
-    listed = [(row.seq, _attempt_of(row, names[row.position])) for row in attempts if row.position in names]
-    listed += [(row.seq, _only_attempt(row)) for row in steps if row.seq is not None and row.attempts == 1]
+    listed = [(row.seq, _attempt_of(row, row.name or names.get(row.position, "?"))) for row in attempts]
+    told = {seq for seq, _ in listed}
+    listed += [
+        (row.seq, _only_attempt(row))
+        for row in (*steps, *aside)
+        if row.seq is not None and row.attempts == 1 and row.seq not in told
+    ]
     return [attempt for _, attempt in sorted(listed, key=lambda pair: pair[0])]
 
 

@@ -152,8 +152,8 @@ class Journal:
         """The steps of one run, by position."""
         return await self._read(lambda db: reader.steps(db, number))
 
-    async def attempts(self, number: int) -> tuple[list[StepRow], list[AttemptRow]]:
-        """The steps of one run, by position, and their finished attempts, by seq, as of one moment."""
+    async def attempts(self, number: int) -> tuple[list[StepRow], list[StepRow], list[AttemptRow]]:
+        """The steps of one run, those that were set aside, and their finished attempts, by seq, as of one moment."""
         return await self._read(lambda db: reader.attempts(db, number))
 
     async def recorded(self, number: int) -> Recorded | None:

@@ -82,7 +82,7 @@ QUERIES = {
     Kind.WAKE: ("wake_runs",),
     Kind.CANCEL: ("cancel_steps",),
     Kind.REOPEN: ("reopen_steps",),
-    Kind.ASIDE: ("set_aside_steps", "drop_steps", "drop_timers"),
+    Kind.ASIDE: ("set_aside_steps", "name_attempts", "drop_steps", "drop_timers"),
     Kind.BACK: ("take_set_aside",),
     Kind.DELETE: ("delete_runs",),
 }

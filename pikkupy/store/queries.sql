@@ -34,8 +34,8 @@ WHERE status NOT IN ('succeeded', 'failed', 'cancelled');
 
 -- name: insert_attempts
 -- Finished attempts.
-INSERT INTO pikkupy_attempts (run, position, attempt, seq, status, error, started_at, ended_at, checksum)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO pikkupy_attempts (run, position, attempt, seq, status, error, started_at, ended_at, name, checksum)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: insert_timers
 -- Fired timers of the runs' own event loops.
@@ -113,6 +113,13 @@ SELECT
 FROM (VALUES (?, ?, ?)) AS aside
 JOIN pikkupy_steps ON run = aside.column1 AND position >= aside.column2
 WHERE seq IS NOT NULL;
+
+-- name: name_attempts
+-- What follows `set_aside_steps`: their attempts are evidence under the names of their steps.
+UPDATE pikkupy_attempts SET name = steps.name
+FROM (VALUES (?, ?, ?)) AS aside
+JOIN pikkupy_steps AS steps ON steps.run = aside.column1 AND steps.position >= aside.column2
+WHERE pikkupy_attempts.run = steps.run AND pikkupy_attempts.position = steps.position AND pikkupy_attempts.name IS NULL;
 
 -- name: drop_steps
 -- What follows `set_aside_steps`: the steps leave the history.
@@ -200,7 +207,7 @@ FROM pikkupy_steps WHERE run = ? ORDER BY position;
 
 -- name: attempts
 -- The finished attempts of one run, oldest first.
-SELECT run, position, attempt, seq, status, error, started_at, ended_at, checksum
+SELECT run, position, attempt, seq, status, error, started_at, ended_at, name, checksum
 FROM pikkupy_attempts WHERE run = ? ORDER BY seq;
 
 -- name: awake_runs

@@ -60,12 +60,17 @@ def steps(db: sqlite3.Connection, number: int) -> list[StepRow]:
     return [step_of(row) for row in db.execute(QUERIES["steps"], (number,)).fetchall()]
 
 
-def attempts(db: sqlite3.Connection, number: int) -> tuple[list[StepRow], list[AttemptRow]]:
-    """The steps of one run, by position, and their finished attempts, by seq, as of one moment."""
+def attempts(db: sqlite3.Connection, number: int) -> tuple[list[StepRow], list[StepRow], list[AttemptRow]]:
+    """The steps of one run, by position, those that were set aside, and finished attempts, by seq, as of one moment."""
     with _moment(db):
         step_rows = db.execute(QUERIES["steps"], (number,)).fetchall()
+        aside_rows = db.execute(QUERIES["set_aside_of_runs"], {"numbers": json.dumps([number])}).fetchall()
         attempt_rows = db.execute(QUERIES["attempts"], (number,)).fetchall()
-    return [step_of(row) for row in step_rows], [attempt_of(row) for row in attempt_rows]
+    return (
+        [step_of(row) for row in step_rows],
+        [step_of(row) for row in aside_rows],
+        [attempt_of(row) for row in attempt_rows],
+    )
 
 
 def recorded(db: sqlite3.Connection, number: int) -> Recorded | None:

@@ -86,7 +86,7 @@ def attempt_columns(row: AttemptRow) -> Columns:
         row.started_at,
         row.ended_at,
     )
-    return (*columns, _checksum(columns))
+    return (*columns, row.name, _checksum(columns))
 
 
 def timer_columns(row: TimerRow) -> Columns:
@@ -130,7 +130,7 @@ def step_of(columns: Columns) -> StepRow:
 def attempt_of(columns: Columns) -> AttemptRow:
     """The attempt. Raises `JournalError` naming it if it is damaged."""
     what = f"attempt {columns[2]} of the step at position {columns[1]} of run number {columns[0]}"
-    return _record(AttemptRow, columns[:8], columns[8], _checksum, what)
+    return _record(AttemptRow, columns[:9], columns[9], lambda fields: _checksum(fields[:8]), what)
 
 
 def timer_of(columns: Columns) -> TimerRow:

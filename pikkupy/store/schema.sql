@@ -116,7 +116,8 @@ CREATE TABLE pikkupy_attempts (
     error TEXT CHECK ((error IS NOT NULL) = (status = 'failed')),  -- JSON
     started_at INTEGER NOT NULL,                           -- µs
     ended_at INTEGER NOT NULL,                             -- µs
-    checksum INTEGER NOT NULL,
+    name TEXT,                                             -- of the step, once it was set aside
+    checksum INTEGER NOT NULL,                             -- over all but name
     PRIMARY KEY (run, seq)
 ) STRICT, WITHOUT ROWID;
 

@@ -303,7 +303,7 @@ async def test_an_id_that_is_taken_fails_the_step() -> None:
 
 
 async def test_the_end_of_a_child_is_judged_by_retry_if_and_never_by_its_final_errors() -> None:
-    """C56: it gets the `StepFailed` that would result. `NonRetryableError` in a child ends the child's own step only."""
+    """C56: it gets the `StepFailed` that would result. `NonRetryableError` ends the child, not the step's retries."""
     asked: list[str] = []
 
     async def child(workflow: Workflow) -> None:

@@ -33,7 +33,7 @@ async def test_rows_come_back_as_they_were_written(journal: Journal) -> None:
 
     assert await journal.run("run-1") == run
     assert await journal.steps(1) == list(steps)
-    assert await journal.attempts(1) == (list(steps), [an_attempt(position=1, seq=9)])
+    assert await journal.attempts(1) == (list(steps), [], [an_attempt(position=1, seq=9)])
     assert await journal.recorded(1) == Recorded(run=run, steps=steps, timers=(a_timer(seq=4),), last_seq=9)
 
 
@@ -42,7 +42,7 @@ async def test_what_is_not_there_is_none_or_empty(journal: Journal) -> None:
     assert await journal.run("nobody") is None
     assert await journal.recorded(7) is None
     assert await journal.steps(7) == []
-    assert await journal.attempts(7) == ([], [])
+    assert await journal.attempts(7) == ([], [], [])
     assert await journal.awake() == []
     assert await journal.last_change([7]) == {}
 
@@ -61,7 +61,7 @@ async def test_attempts_are_ordered_by_their_place_in_the_history(journal: Journ
     """`attempts` is by seq, whatever the order of writing."""
     await journal.commit([a_run(), *(an_attempt(attempt=n, seq=n) for n in (3, 1, 2))])
 
-    assert [row.seq for row in (await journal.attempts(1))[1]] == [1, 2, 3]
+    assert [row.seq for row in (await journal.attempts(1))[2]] == [1, 2, 3]
 
 
 async def test_runs_are_listed_newest_first_in_pages(journal: Journal) -> None:

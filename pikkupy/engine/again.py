@@ -1,0 +1,175 @@
+"""Runs that go on from an earlier point: a failed one is retried, any can be forked. Rows in, changes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from msgspec import structs
+
+from pikkupy.core.machine import RUN, STEP, RunEvent, StepEvent, advance
+from pikkupy.core.model import (
+    AttemptRow,
+    AttemptStatus,
+    Change,
+    ChildRow,
+    CodeChange,
+    Recorded,
+    RunMove,
+    RunRow,
+    RunStatus,
+    StepKind,
+    StepReopened,
+    StepRow,
+    StepStatus,
+)
+from pikkupy.core.ports import Values
+from pikkupy.errors import BadValue
+from pikkupy.registry import Registry, WorkflowFunction
+
+MOST_NAMES = 10  # that an error lists
+
+
+def retried_children(recorded: Recorded, children: Sequence[ChildRow]) -> list[ChildRow]:
+    """The failed children whose failure is that of the run: they are retried with it."""
+    failed = {step.position: step.attempts for step in _failed_steps(recorded)}
+    return [
+        child for child in children if child.status is RunStatus.FAILED and failed.get(child.position) == child.attempt
+    ]
+
+
+def retry(
+    recorded: Recorded, attempts: Sequence[AttemptRow], children: Sequence[ChildRow], now_us: int
+) -> Iterator[Change]:
+    """What takes a failed run back to where it can go on.
+
+    The failed steps whose errors left the workflow go on, and so do those that its end had cancelled; what is recorded
+    of the others stands.
+    """
+    retried = {child.position for child in retried_children(recorded, children)}
+    for step in _failed_steps(recorded):
+        if step.attempts == 1 and step.position not in retried:
+            yield _own_attempt(step)
+        yield StepReopened(row=_reopened(step, goes_on=step.position in retried))
+    for step in recorded.steps:
+        if step.status is StepStatus.CANCELLED:
+            begun = [row.attempt for row in attempts if row.position == step.position and row.name is None]
+            begun += [child.attempt for child in children if child.position == step.position]
+            again = structs.replace(_reopened(step, goes_on=False), attempts=max(begun, default=0), error=None)
+            yield StepReopened(row=structs.replace(again, forgiven=again.attempts))
+    status = advance(RUN, recorded.run.status, RunEvent.RETRY)
+    yield RunMove(number=recorded.run.number, before=recorded.run.status, status=status, at=now_us)
+
+
+def _failed_steps(recorded: Recorded) -> list[StepRow]:
+    """The steps whose errors left the workflow, and those whose failure came too late for it to see."""
+    names = () if recorded.run.error is None else recorded.run.error.steps
+    seen = max((step.seq or 0 for step in recorded.steps if step.name in names), default=recorded.last_seq)
+    return [
+        step
+        for step in recorded.steps
+        if step.status is StepStatus.FAILED and (step.name in names or (step.seq or 0) > seen)
+    ]
+
+
+def _own_attempt(step: StepRow) -> AttemptRow:
+    """The one attempt of a step, which until now its own row has told."""
+    return AttemptRow(
+        run=step.run,
+        position=step.position,
+        attempt=1,
+        seq=step.seq or 0,
+        status=AttemptStatus.FAILED,
+        error=step.error,
+        started_at=step.started_at or 0,
+        ended_at=step.ended_at or 0,
+    )
+
+
+def _reopened(step: StepRow, *, goes_on: bool) -> StepRow:
+    """The step without its outcome; `goes_on`: its newest attempt does, as a child run that is retried."""
+    status = advance(STEP, step.status, StepEvent.RETRY)
+    return structs.replace(
+        step,
+        status=advance(STEP, status, StepEvent.BEGIN) if goes_on else status,
+        forgiven=step.forgiven if goes_on else step.attempts,
+        cut_offs=0,
+        wake_at=None,
+        seq=None,
+        output=None,
+        ended_at=None,
+    )
+
+
+def fork(
+    recorded: Recorded,
+    attempts: Sequence[AttemptRow],
+    at: str,
+    overrides: Mapping[str, Any],
+    run: RunRow,
+    values: Values,
+    registry: Registry,
+) -> list[Change]:
+    """What makes `run`, a new row, begin with the history that the recorded run has before its step `at`.
+
+    Raises `BadValue` for names of steps that there are not, and `PayloadError` for an override that cannot be kept.
+    """
+    positions = {step.name: step.position for step in recorded.steps}
+    if at not in positions:
+        raise BadValue(
+            f"fork of run {recorded.run.run_id!r}: at={at!r} is no step of it; its steps are {_some(positions)}"
+        )
+    place = positions[at]
+    shared = [step for step in recorded.steps if step.position < place and step.seq is not None]
+    unknown = overrides.keys() - {step.name for step in shared}
+    if unknown:
+        raise BadValue(
+            f"fork of run {recorded.run.run_id!r}: overrides={min(unknown)!r} is no step with an outcome before "
+            f"{at!r}; those are {_some([step.name for step in shared])}"
+        )
+    later = [step.seq for step in recorded.steps if step.position >= place and step.seq is not None]
+    cut = min(later, default=recorded.last_seq + 1)
+    number, kept = run.number, {step.position for step in shared}
+    changes: list[Change] = [run]
+    for step in shared:
+        copied = structs.replace(step, run=number, cut_offs=0)
+        if step.name in overrides:
+            copied = _overridden(copied, overrides[step.name], values, registry)
+        changes.append(copied)
+    changes += [structs.replace(row, run=number) for row in attempts if row.position in kept and row.name is None]
+    # What fired later may be another timer in the new run.
+    changes += [structs.replace(timer, run=number) for timer in recorded.timers if timer.seq < cut]
+    changes += [CodeChange(run=number, change_id=change_id) for change_id in sorted(recorded.changes)]
+    return changes
+
+
+def _overridden(step: StepRow, value: Any, values: Values, registry: Registry) -> StepRow:
+    declared = None if step.target is None else registry.find(step.target)
+    annotation = Any if declared is None else declared.result_type
+    if step.kind in (StepKind.SLEEP, StepKind.SUSPEND):
+        raise BadValue(f"overrides: step {step.name!r} is a {step.kind}, which has no value")
+    output = values.encode(value, annotation, what="override of step", name=step.name)
+    return structs.replace(step, status=StepStatus.SUCCEEDED, output=output, error=None)
+
+
+def forked_row(
+    source: RunRow, run_id: str, number: int, text: str | None, workflow: WorkflowFunction[Any, Any], now_us: int
+) -> RunRow:
+    """The row of a fork. It keeps the time at which the body began: recorded timers count from it."""
+    return RunRow(
+        number=number,
+        run_id=run_id,
+        workflow=workflow.name,
+        status=RunStatus.RUNNING,
+        input=source.input if text is None else text,
+        created_at=now_us,
+        updated_at=now_us,
+        starts_at=source.starts_at,
+        forked_from=source.run_id,
+        tags=source.tags,
+    )
+
+
+def _some(names: Any) -> str:
+    listed = list(names)
+    return ", ".join(map(repr, listed[:MOST_NAMES])) + (", …" if len(listed) > MOST_NAMES else "") or "none"

@@ -1,0 +1,547 @@
+"""Runs that go on from an earlier point: retry, fork, and changed code that is accepted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pikkupy import (
+    Engine,
+    PayloadError,
+    Pikku,
+    RunConflict,
+    RunFailed,
+    RunNotFound,
+    RunStateError,
+    Services,
+    StepFailed,
+    Workflow,
+)
+from pikkupy.testing import VirtualClock
+from tests.contract.waiting import BOTH
+
+each_way = pytest.mark.parametrize("settings", BOTH, ids=["in memory", "in the file"])
+
+
+class Profile(msgspec.Struct):
+    id: int
+
+
+class App:
+    """What lives on when the code is changed: a file, a clock, what steps have done, and what of them fails."""
+
+    def __init__(self, db: Path | str = ":memory:", **settings: Any) -> None:
+        self.db, self.settings = db, settings
+        self.clock = VirtualClock(autojump=True)
+        self.effects: list[str] = []
+        self.broken: set[str] = set()
+
+    def open(self, body: Callable[[Workflow], Awaitable[Any]], **others: Any) -> AbstractAsyncContextManager[Engine]:
+        pikku = Pikku()
+        pikku.workflow(name="flow")(body)
+        for name, other in others.items():
+            pikku.workflow(name=name)(other)
+
+        @pikku.function
+        async def profile(services: Services, data: int) -> Profile:
+            return Profile(data)
+
+        return pikku.open(self.db, clock=self.clock, **self.settings)
+
+    def step(self, name: str, value: Any = None) -> Callable[[], Any]:
+        def body() -> Any:
+            self.effects.append(name)
+            if name in self.broken:
+                raise ConnectionError(f"{name} is broken")
+            return name if value is None else value
+
+        return body
+
+
+async def ended(engine: Engine, run_id: str = "r") -> str:
+    try:
+        await (await engine.handle(run_id)).result(timeout="900d")
+    except (RunFailed, TimeoutError):
+        pass
+    return str((await engine.get_run(run_id)).status)
+
+
+def numbers(attempts: list[Any]) -> list[tuple[str, int, str]]:
+    return [(attempt.step_name, attempt.attempt, str(attempt.status)) for attempt in attempts]
+
+
+# retry
+
+
+@each_way
+async def test_a_retried_run_goes_on_from_its_failed_step(settings: dict[str, Any]) -> None:
+    """C65, C132: recorded successes stand, numbers go on, and the step gets `retries + 1` further attempts."""
+    app = App(**settings)
+
+    async def body(workflow: Workflow) -> list[str]:
+        first = await workflow.do("first", app.step("first"))
+        await workflow.sleep("nap", "1h")
+        return [first, await workflow.do("second", app.step("second"), retries=1)]
+
+    app.broken = {"second"}
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        assert await ended(engine) == "failed"
+        await engine.retry("r")
+        found = await engine.get_run("r")
+        assert (found.error, found.ended_at) == (None, None)
+        assert await ended(engine) == "failed"
+        app.broken.clear()
+        await engine.retry("r")
+        assert await ended(engine) == "completed"
+        assert app.effects == ["first", *["second"] * 5]
+        assert numbers(await engine.history("r")) == [
+            ("first", 1, "succeeded"),
+            *[("second", n, "failed") for n in (1, 2, 3, 4)],
+            ("second", 5, "succeeded"),
+        ]
+        step = (await engine.steps("r"))[2]
+        assert (step.attempts, step.error, step.status) == (5, None, "succeeded")
+
+
+async def test_a_step_without_retries_keeps_its_failed_attempt(db: Path) -> None:
+    """I6: attempt 1 failed, attempt 2 succeeded; also over a restart."""
+    app = App(db)
+
+    async def body(workflow: Workflow) -> str:
+        return str(await workflow.do("only", app.step("only")))
+
+    app.broken = {"only"}
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        assert await ended(engine) == "failed"
+    app.broken.clear()
+    async with app.open(body) as engine:
+        await engine.retry("r")
+        assert await ended(engine) == "completed"
+    async with app.open(body) as engine:
+        assert numbers(await engine.history("r")) == [("only", 1, "failed"), ("only", 2, "succeeded")]
+
+
+async def test_what_the_failure_had_cancelled_goes_on(db: Path) -> None:
+    """Steps beside the failed one; and failures that were caught stand (C131)."""
+    app = App(db)
+
+    async def body(workflow: Workflow) -> list[Any]:
+        try:
+            await workflow.do("caught", app.step("caught"))
+        except StepFailed:
+            pass
+        slow = workflow.sleep("slow", "1d")
+        bad = await workflow.do("bad", app.step("bad"))
+        await slow
+        return [bad]
+
+    app.broken = {"caught", "bad"}
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        assert await ended(engine) == "failed"
+        assert [str(step.status) for step in await engine.steps("r")] == ["failed", "cancelled", "failed"]
+        app.broken.clear()
+        await engine.retry("r")
+        assert await ended(engine) == "completed"
+        assert [str(step.status) for step in await engine.steps("r")] == ["failed", "succeeded", "succeeded"]
+        assert app.effects == ["caught", "bad", "bad"]
+
+
+async def test_steps_of_a_group_are_retried_together() -> None:
+    """All whose errors left the workflow, as an ExceptionGroup."""
+    app = App()
+
+    async def body(workflow: Workflow) -> list[str]:
+        async def branch(name: str) -> str:
+            return str(await workflow.do(name, app.step(name)))
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(branch(name)) for name in ("a", "b")]
+        return [task.result() for task in tasks]
+
+    app.broken = {"a", "b"}
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        assert await ended(engine) == "failed"
+        app.broken.clear()
+        await engine.retry("r")
+        assert await ended(engine) == "completed"
+
+
+async def test_a_body_that_failed_by_itself_is_replayed_to_there(db: Path) -> None:
+    """C131, C7: and goes on once it is mended; nothing recorded runs again."""
+    app = App(db)
+
+    async def wrong(workflow: Workflow) -> str:
+        await workflow.do("first", app.step("first"))
+        raise TypeError("a slip")
+
+    async def mended(workflow: Workflow) -> str:
+        await workflow.do("first", app.step("first"))
+        return str(await workflow.do("second", app.step("second")))
+
+    async with app.open(wrong) as engine:
+        await engine.start("flow", run_id="r")
+        assert await ended(engine) == "failed"
+        await engine.retry("r")
+        assert await ended(engine) == "failed"
+    async with app.open(mended) as engine:
+        await engine.retry("r")
+        assert await ended(engine) == "completed"
+    assert app.effects == ["first", "second"]
+
+
+@each_way
+async def test_a_failed_child_is_retried_with_its_parent(settings: dict[str, Any]) -> None:
+    """C143: the same child run goes on from its failed step."""
+    app = App(**settings)
+
+    async def child(workflow: Workflow) -> str:
+        await workflow.do("good", app.step("good"))
+        await workflow.sleep("nap", "1h")
+        return str(await workflow.do("bad", app.step("bad")))
+
+    async def body(workflow: Workflow) -> str:
+        return str(await workflow.do("part", "child"))
+
+    app.broken = {"bad"}
+    async with app.open(body, child=child) as engine:
+        await engine.start("flow", run_id="r")
+        assert await ended(engine) == "failed"
+        assert (await engine.get_run("r/part")).status == "failed"
+        app.broken.clear()
+        await engine.retry("r")
+        assert await ended(engine) == "completed"
+        assert (await engine.get_run("r/part")).status == "completed"
+        assert app.effects == ["good", "bad", "bad"]
+        assert len((await engine.list_runs()).runs) == 2
+
+
+async def test_only_failed_runs_are_retried() -> None:
+    """C130: RunStateError naming both, RunNotFound."""
+    app = App()
+
+    async def body(workflow: Workflow) -> None:
+        await workflow.wait_for_signal("go")
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        with pytest.raises(RunStateError, match=r"'r'.*running"):
+            await engine.retry("r")
+        await engine.cancel("r", "no")
+        with pytest.raises(RunStateError, match=r"'r'.*cancelled"):
+            await engine.retry("r")
+        with pytest.raises(RunNotFound):
+            await engine.retry("nobody")
+
+
+async def test_a_wait_that_timed_out_waits_again() -> None:
+    """For as long as it did at first."""
+    app = App()
+
+    async def body(workflow: Workflow) -> str:
+        return str(await workflow.wait_for_signal("go", timeout="1h"))
+
+    app.clock = VirtualClock()
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance("1h")
+        assert (await engine.get_run("r")).status == "failed"
+        await engine.retry("r")
+        await app.clock.advance("59min")
+        assert (await engine.get_run("r")).status == "running"
+        await engine.signal("r", "go", "now")
+        assert await (await engine.handle("r")).result(timeout="1s") == "now"
+
+
+# fork
+
+
+def forkable(app: App) -> Callable[[Workflow, int], Awaitable[Any]]:
+    async def body(workflow: Workflow, data: int = 1) -> list[Any]:
+        profile = await workflow.do("profile", "profile", data)
+        await workflow.sleep("nap", "1d")
+        await asyncio.sleep(60)
+        mail = await workflow.do("mail", app.step("mail"))
+        return [profile, mail, await workflow.do("bill", app.step("bill"), retries=1)]
+
+    return body
+
+
+@each_way
+async def test_a_fork_shares_the_history_before_a_step(settings: dict[str, Any], db: Path) -> None:
+    """What lies before is not executed, what comes then is; the source stays as it is."""
+    app = App(db, **settings)
+    app.broken = {"bill"}
+    async with app.open(forkable(app)) as engine:
+        await engine.start("flow", 5, run_id="r")
+        assert await ended(engine) == "failed"
+        before = await engine.get_run("r"), await engine.steps("r"), await engine.history("r")
+        app.broken.clear()
+        app.effects.clear()
+        forked = await engine.fork("r", at="bill", new_run_id="f")
+        assert forked.id == "f"
+        assert await forked.result(timeout="900d") == [Profile(5), "mail", "bill"]
+        assert app.effects == ["bill"]
+        found = await engine.get_run("f")
+        assert (found.forked_from, found.input) == ("r", 5)
+        assert [step.name for step in await engine.steps("f")] == ["profile", "nap", "mail", "bill"]
+        assert before == (await engine.get_run("r"), await engine.steps("r"), await engine.history("r"))
+
+
+async def test_a_fork_can_have_another_input_and_other_values() -> None:
+    """Overrides are typed as the step is."""
+    app = App()
+    async with app.open(forkable(app)) as engine:
+        await engine.start("flow", 5, run_id="r")
+        assert await ended(engine) == "completed"
+        app.effects.clear()
+        forked = await engine.fork("r", at="mail", overrides={"profile": {"id": 9}})
+        assert await forked.result(timeout="900d") == [Profile(9), "mail", "bill"]
+        assert app.effects == ["mail", "bill"]
+        other = await engine.fork("r", at="profile", input=7)
+        assert await other.result(timeout="900d") == [Profile(7), "mail", "bill"]
+        assert (await engine.get_run(other.id)).input == 7
+
+
+async def test_a_fork_of_concurrent_steps_executes_only_what_is_not_shared() -> None:
+    """Outcomes of steps that were reached before are shared, whenever they came."""
+    app = App()
+
+    async def body(workflow: Workflow) -> list[Any]:
+        slow = workflow.do("slow", lambda: asyncio.sleep(0.02, app.effects.append("slow")))
+        first = await asyncio.gather(slow, workflow.do("fast", app.step("fast")))
+        return [*first, await workflow.do("last", app.step("last"))]
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        assert await ended(engine) == "completed"
+        app.effects.clear()
+        forked = await engine.fork("r", at="fast")
+        assert await forked.result(timeout="900d") == [None, "fast", "last"]
+        assert app.effects == ["fast", "last"]
+
+
+async def test_a_fork_that_cannot_be_is_refused() -> None:
+    """Before anything is written: names the step, what there is, and the id."""
+    app = App()
+    async with app.open(forkable(app)) as engine:
+        await engine.start("flow", 5, run_id="r")
+        assert await ended(engine) == "completed"
+        with pytest.raises(ValueError, match=r"'nothing' is no step.*'profile'"):
+            await engine.fork("r", at="nothing")
+        with pytest.raises(ValueError, match=r"'bill' is no step with an outcome before 'mail'"):
+            await engine.fork("r", at="mail", overrides={"bill": 1})
+        with pytest.raises(ValueError, match=r"'nap' is a sleep"):
+            await engine.fork("r", at="mail", overrides={"nap": 1})
+        with pytest.raises(PayloadError, match=r"\$\.id"):
+            await engine.fork("r", at="mail", overrides={"profile": {"id": "x"}})
+        with pytest.raises(PayloadError):
+            await engine.fork("r", at="mail", input="five")
+        with pytest.raises(RunConflict, match="'r' exists"):
+            await engine.fork("r", at="mail", new_run_id="r")
+        with pytest.raises(RunNotFound):
+            await engine.fork("nobody", at="mail")
+        assert len((await engine.list_runs()).runs) == 1
+
+
+# changed code that is accepted
+
+
+async def recorded(app: App) -> None:
+    """A run that has done 'first' and 'second', and has slept as 'nap'; it waits for a signal."""
+
+    async def body(workflow: Workflow) -> None:
+        await workflow.do("first", app.step("first"))
+        await workflow.do("second", app.step("second"))
+        await workflow.sleep("nap", "1h")
+        await workflow.wait_for_signal("go")
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        while len(await engine.steps("r")) < 4:
+            await asyncio.sleep(0)
+    app.effects.clear()
+
+
+async def accepted(app: App, body: Callable[[Workflow], Awaitable[Any]]) -> tuple[Any, list[str], list[Any]]:
+    """Output, steps and history after the new code was accepted, seen in another life."""
+    async with app.open(body) as engine:
+        await engine.signal("r", "look")  # a run that waits in the file is compared with the code when it wakes
+        assert (await engine.get_run("r")).status == "suspended"
+        await engine.resume("r")
+        assert (await engine.get_run("r")).status == "suspended"
+        assert app.effects == []
+        with pytest.raises(ValueError, match="accept='old'"):
+            await engine.resume("r", accept="old")  # type: ignore[arg-type]
+        await engine.resume("r", accept="new")
+        assert await ended(engine) == "completed"
+    async with app.open(body) as engine:
+        found = await engine.get_run("r")
+        names = [step.name for step in await engine.steps("r")]
+        return found.output, names, numbers(await engine.history("r"))
+
+
+@each_way
+async def test_accepted_code_executes_new_steps_and_keeps_outcomes(settings: dict[str, Any], db: Path) -> None:
+    """An inserted step runs; those behind it keep what is recorded, and the sleep is not slept again."""
+    app = App(db, **settings)
+    await recorded(app)
+    slept = app.clock.now()
+
+    async def body(workflow: Workflow) -> list[Any]:
+        first = await workflow.do("first", app.step("first"))
+        new = await workflow.do("new", app.step("new"))
+        second = await workflow.do("second", app.step("second"))
+        await workflow.sleep("nap", "1h")
+        return [first, new, second]
+
+    output, names, _ = await accepted(app, body)
+    assert output == ["first", "new", "second"]
+    assert names == ["first", "new", "second", "nap"]
+    assert app.effects == ["new"]
+    assert app.clock.now() == slept
+
+
+@each_way
+async def test_removed_steps_are_kept_as_evidence(settings: dict[str, Any], db: Path) -> None:
+    """They are no steps of the run any more, but show in its history; a renamed one executes."""
+    app = App(db, **settings)
+    await recorded(app)
+
+    async def body(workflow: Workflow) -> list[Any]:
+        return [await workflow.do("2nd", app.step("2nd")), await workflow.do("first", app.step("first"))]
+
+    output, names, history = await accepted(app, body)
+    assert output == ["2nd", "first"]
+    assert names == ["2nd", "first"]
+    assert app.effects == ["2nd"]
+    assert sorted(history) == [("2nd", 1, "succeeded"), ("first", 1, "succeeded"), ("second", 1, "succeeded")]
+
+
+async def test_a_step_of_another_kind_is_another_step(db: Path) -> None:
+    """Its outcome is not taken over."""
+    app = App(db)
+    await recorded(app)
+
+    async def body(workflow: Workflow) -> Any:
+        await workflow.do("first", app.step("first"))
+        return await workflow.do("second", "profile", 3)
+
+    output, names, _ = await accepted(app, body)
+    assert (output, names) == (Profile(3), ["first", "second"])
+
+
+async def test_accepting_what_fits_is_an_ordinary_resume(db: Path) -> None:
+    """A gate opens; nothing is set aside."""
+    app = App(db)
+
+    async def body(workflow: Workflow) -> str:
+        await workflow.suspend("gate")
+        return "through"
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        while (await engine.get_run("r")).status != "suspended":
+            await asyncio.sleep(0)
+        await engine.resume("r", accept="new")
+        assert await ended(engine) == "completed"
+
+
+# workflow.changed
+
+
+@each_way
+async def test_changed_is_false_for_runs_that_were_past_the_place(settings: dict[str, Any], db: Path) -> None:
+    """And true for runs that were not, and for new ones; each run stays with its answer over restarts."""
+    app = App(db, **settings)
+    app.clock = VirtualClock()
+
+    async def old(workflow: Workflow, data: bool) -> list[str]:
+        if data:
+            await workflow.do("before", app.step("before"))
+            await workflow.do("old way", app.step("old way"))
+        await workflow.wait_for_signal("go")
+        return ["old"]
+
+    async def new(workflow: Workflow, data: bool) -> list[Any]:
+        seen: list[Any] = []
+        if not data:
+            await workflow.wait_for_signal("go")
+        await workflow.do("before", app.step("before"))
+        seen.append(workflow.changed("way"))
+        if seen[0]:
+            await workflow.do("new way", app.step("new way"))
+        else:
+            await workflow.do("old way", app.step("old way"))
+        if data:
+            await workflow.wait_for_signal("go")
+        return [*seen, workflow.changed("way"), workflow.changed("other")]
+
+    async with app.open(old) as engine:
+        await engine.start("flow", True, run_id="past")
+        await engine.start("flow", False, run_id="before")
+        await app.clock.advance(0)
+    app.effects.clear()
+    for _ in range(2):
+        async with app.open(new) as engine:
+            await engine.start("flow", True, run_id="new")
+            await app.clock.advance(0)
+            assert {run.status for run in (await engine.list_runs()).runs} == {"running"}
+    async with app.open(new) as engine:
+        for run_id, way in (("past", False), ("before", True), ("new", True)):
+            await engine.signal(run_id, "go")
+            assert await (await engine.handle(run_id)).result(timeout="1s") == [way, way, True]
+    assert sorted(app.effects) == ["before", "before", "new way", "new way"]
+
+
+@pytest.mark.parametrize("change_id", [None, 5, "", "x\n", "y" * 300])
+async def test_a_bad_change_id_is_refused(change_id: Any) -> None:
+    """TypeError or ValueError in the call, naming the run."""
+    app = App()
+
+    async def body(workflow: Workflow) -> str:
+        with pytest.raises((TypeError, ValueError), match=r"changed\(.*of run 'r'"):
+            workflow.changed(change_id)
+        return "refused"
+
+    async with app.open(body) as engine:
+        assert await engine.run("flow", run_id="r") == "refused"
+
+
+# A workflow that is gone
+
+
+@each_way
+async def test_a_run_whose_workflow_is_gone_keeps_signals_and_timers(settings: dict[str, Any], db: Path) -> None:
+    """C113: suspended with a reason that names it; it goes on by itself at the next open that has it."""
+    app = App(db, **settings)
+    app.clock = VirtualClock()
+
+    async def body(workflow: Workflow) -> list[Any]:
+        timer = workflow.sleep("nap", "1h")
+        got = await workflow.wait_for_signal("go")
+        await timer
+        return [got]
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance(0)
+    other = Pikku()
+    async with other.open(db, clock=app.clock, **settings) as engine:
+        await engine.signal("r", "go", "kept")
+        await app.clock.advance("2h")
+        found = await engine.get_run("r")
+        assert found.status == "suspended"
+        assert "'flow'" in str(found.reason)
+    async with app.open(body) as engine:
+        await app.clock.advance(0)
+        assert await (await engine.handle("r")).result(timeout="1s") == ["kept"]
