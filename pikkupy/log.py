@@ -37,6 +37,8 @@ EVENTS: dict[str, str] = {
     "step_retry_scheduled": "Another attempt of a step is due at a later time.",
     "step_abandoned": "An attempt did not end after it was asked to; it is left behind and its result does not count.",
     "steps_unawaited": "A workflow returned before these steps had ended; they are cancelled.",
+    "loop_blocked": "The event loop does not turn: the run and step that block it, and where their code stands.",
+    "loop_free": "The event loop turns again after it was blocked.",
     "payload_large": "A value is larger than `warn_payload`; the journal is no blob store.",
     "worker_lost": "A worker process died while it ran an attempt; the attempt has failed.",
 }
