@@ -8,25 +8,19 @@ machine that slows down slows all of them. The limit beside them is bare `sqlite
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import gc
-import os
-import platform
 import resource
 import sqlite3
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+from _common import Progress, new_file, parser_for, percentile, report, surroundings
 
 from pikkupy import Pikku, Workflow
 
@@ -99,17 +93,12 @@ def measure(questions: dict[str, Callable[[Path, Durability], Measured]], repeat
     """Every question in both durabilities, in turn, `repeat` times."""
     found: dict[tuple[str, Durability], list[Measured]] = {}
     rounds: list[tuple[str, Durability]] = [(name, kind) for name in questions for kind in ("full", "process")]
-    done = 0
-    for _ in range(repeat):
-        for name, durability in rounds:
-            with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-                gc.collect()
-                found.setdefault((name, durability), []).append(questions[name](Path(folder, "b.db"), durability))
-            done += 1
-            if sys.stderr.isatty():
-                print(f"\r{done}/{repeat * len(rounds)} {name}, {durability}".ljust(70), end="", file=sys.stderr)
-    if sys.stderr.isatty():
-        print("\r".ljust(71), end="\r", file=sys.stderr)
+    with Progress() as progress:
+        for turn in range(repeat):
+            for name, durability in rounds:
+                progress.tell(f"{turn + 1}/{repeat} {name}, {durability}")
+                with new_file() as path:
+                    found.setdefault((name, durability), []).append(questions[name](path, durability))
     return [line(name, durability, measured) for (name, durability), measured in found.items()]
 
 
@@ -124,41 +113,16 @@ def line(name: str, durability: str, measured: list[Measured]) -> Line:
         steps_per_s=round(statistics.median(rates)),
         least=round(rates[0]),
         greatest=round(rates[-1]),
-        p50_ms=round(1e3 * waits[len(waits) // 2], 3),
-        p99_ms=round(1e3 * waits[len(waits) * 99 // 100], 3),
+        p50_ms=round(1e3 * percentile(waits, 50), 3),
+        p99_ms=round(1e3 * percentile(waits, 99), 3),
     )
 
 
-def sync_us() -> float:
-    """The median of a 4 KiB write with fdatasync here, microseconds: what `full` has to wait for."""
-    with tempfile.NamedTemporaryFile(dir=Path.cwd()) as file:
-        times = []
-        for _ in range(200):
-            begun = time.perf_counter()
-            os.pwrite(file.fileno(), b"x" * 4096, 0)
-            getattr(os, "fdatasync", os.fsync)(file.fileno())
-            times.append(time.perf_counter() - begun)
-    return round(1e6 * statistics.median(times), 1)
-
-
-def surroundings() -> dict[str, object]:
-    """What has to be known to compare the figures with others."""
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
-        **{name: version(name) for name in ("pikkupy", "aiosqlite", "msgspec")},
-        "pragmas": "journal_mode=WAL, synchronous=FULL (full) or NORMAL (process)",
-        "write_and_sync_us": sync_us(),
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     parser.add_argument("--steps", type=int, default=2_000, help="steps of the one run (2000)")
     parser.add_argument("--runs", type=int, default=2_000, help=f"runs of {STEPS_PER_RUN} steps (2000)")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each figure (3)")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     options = parser.parse_args()
     questions: dict[str, Callable[[Path, Durability], Measured]] = {
         f"1 run of {options.steps:,} steps": partial(with_pikkupy, 1, options.steps),
@@ -168,19 +132,7 @@ def main() -> None:
     lines = measure(questions, options.repeat)
     peak_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
     about = {**surroundings(), "repeat": options.repeat, "peak_memory_mb": peak_mb}
-    if options.json:
-        document = {"about": about, "lines": msgspec.to_builtins(lines)}
-        print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
-        return
-    for name, value in about.items():
-        print(f"{name}: {value}")
-    print()
-    print(f"{'':28} {'durability':10} {'steps/s':>9} {'least':>9} {'greatest':>9} {'p50 ms':>9} {'p99 ms':>9}")
-    for row in lines:
-        print(
-            f"{row.question:28} {row.durability:10} {row.steps_per_s:9,.0f} {row.least:9,.0f} {row.greatest:9,.0f} "
-            f"{row.p50_ms:9.3f} {row.p99_ms:9.3f}"
-        )
+    report(about, lines, as_json=options.json)
 
 
 if __name__ == "__main__":

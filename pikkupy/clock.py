@@ -16,3 +16,10 @@ class SystemClock:
 
     def poke(self) -> None:
         """Real time does not wait for anybody."""
+
+
+monotonic_s = time.monotonic
+"""Real time that is never set, in seconds: to tell how long something takes in the process, not when it is due."""
+
+worked_s = time.process_time
+"""Seconds that all threads of the process have kept a core busy: a process that was stopped has not worked."""

@@ -58,6 +58,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     show_running_after: Duration = "100ms"
     """An attempt that lasts longer gets a `running` row, so that other readers of the file can see it."""
 
+    watchdog_after: Duration | None = "1s"
+    """How long the event loop may stand still, in real time, before the log names the code that blocks it: a second is
+    felt by whoever waits for the application, and no short step takes it. `None` or 0: nobody watches."""
+
     max_cut_offs: int = 10
     """Start-ups in a row that may find a run cut off in the same step before the run is suspended: a step that
     kills the process must not kill it for ever."""
@@ -80,6 +84,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             raise BadValue(f"resident_runs={self.resident_runs!r}: use a whole number of 0 or more")
         for name in ("shutdown_grace", "cancel_grace", "show_running_after", "unload_after"):
             named_microseconds(name, getattr(self, name))
+        if self.watchdog_after is not None:
+            named_microseconds("watchdog_after", self.watchdog_after)
 
 
 class Settings(TypedDict, total=False):
@@ -95,6 +101,7 @@ class Settings(TypedDict, total=False):
     shutdown_grace: Duration
     cancel_grace: Duration
     show_running_after: Duration
+    watchdog_after: Duration | None
     max_cut_offs: int
     resident_runs: int
     unload_after: Duration

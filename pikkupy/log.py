@@ -42,6 +42,8 @@ EVENTS: dict[str, str] = {
     "emit_ignored": "A step emitted after its attempt had ended or was given up; that changes nothing.",
     "steps_unawaited": "A workflow returned before these steps had ended; they are cancelled.",
     "decision_refused": "A decision that came before it was asked for does not fit; the run goes on waiting for one.",
+    "loop_blocked": "The event loop does not turn: the run and step that block it, and where their code stands.",
+    "loop_free": "The event loop turns again after it was blocked.",
     "payload_large": "A value is larger than `warn_payload`; the journal is no blob store.",
     "worker_lost": "A worker process died while it ran an attempt; the attempt has failed.",
 }

@@ -17,6 +17,7 @@ from pikkupy.core.model import Change
 from pikkupy.core.ports import Values
 from pikkupy.durations import microseconds
 from pikkupy.engine.live import LiveStep
+from pikkupy.engine.watchdog import Watchdog, watchdog_of
 from pikkupy.errors import JournalError
 from pikkupy.log import Logger, is_enabled_for_info
 from pikkupy.registry import Registry
@@ -42,6 +43,7 @@ class Host:
     services: object
     log: Logger
     shown: Shown
+    watchdog: Watchdog | None
     now_us: Callable[[], int]  # the clock's: the engine's time, epoch microseconds
     dispatching: bool = True
     moving: Callable[[], bool] = bool  # whether runs are on their way into memory or out of it
@@ -91,6 +93,8 @@ class Host:
         self.timers.clear()
         if isinstance(self.clock, Attachable):
             self.clock.detach(self)
+        if self.watchdog is not None:
+            self.watchdog.stop()
         await self.journal.close(clean=self.journal.failure is None)
 
 
@@ -172,6 +176,7 @@ async def open_host(
         services=services,
         log=log,
         shown=Shown(loop, microseconds(config.show_running_after) / 1e6),
+        watchdog=watchdog_of(config.watchdog_after, log),
         now_us=clock.now_us,
     )
     if isinstance(clock, Attachable):

@@ -180,8 +180,8 @@ class Execution:
         future.call = call
         self.open[call.position] = future
         if not (self.replaying and self._history.has_outcome(call.position)):
-            # What is settled is not left to do. Kept until the end of a replay, 100,000 calls cost the garbage collector
-            # a third of the time.
+            # What is settled is not left to do. Kept until the end of a replay, 100,000 calls make the garbage
+            # collector take a third of the time.
             self._calls.append(call)
         return future
 
