@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunDeleted, RunRow, RunStatus
 from pikkupy.durations import Duration, named_microseconds
 from pikkupy.engine.host import Host
 from pikkupy.engine.listing import statuses_of
-from pikkupy.errors import BadType, BadValue, JournalError, RunStateError
+from pikkupy.errors import BadType, BadValue, RunStateError
 from pikkupy.store import Journal
 
 # What one transaction deletes at most: it takes some milliseconds, and everybody else's writes wait no longer. A run
@@ -100,13 +100,18 @@ def _batches(sizes: dict[int, tuple[int, int]]) -> Iterator[list[int]]:
         yield batch
 
 
-async def _delete(journal: Journal, numbers: Collection[int]) -> int:
-    """Delete each run, if it still can be; how many were. They go to the disk together."""
+async def _delete(journal: Journal, numbers: Sequence[int]) -> int:
+    """Delete each run that still can be; how many were. They go to the disk together.
+
+    Raises the `JournalError` of one that could have been deleted, and was not.
+    """
     deletions = (journal.commit([RunDeleted(number=number)]) for number in numbers)
     outcomes = await asyncio.gather(*deletions, return_exceptions=True)
     if journal.failure is not None:
         raise journal.failure
-    for outcome in outcomes:
-        if outcome is not None and not isinstance(outcome, JournalError):
-            raise outcome
-    return outcomes.count(None)  # the others are gone, or go on, since they were looked at
+    refused = {number: outcome for number, outcome in zip(numbers, outcomes, strict=True) if outcome is not None}
+    if refused:
+        for number, (_, unfinished) in (await journal.sizes(list(refused))).items():
+            if not unfinished:
+                raise refused[number]
+    return len(numbers) - len(refused)  # the others are gone, or go on, since they were looked at

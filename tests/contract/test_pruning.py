@@ -15,6 +15,7 @@ from pikkupy import (
     DurationError,
     Engine,
     EngineClosed,
+    JournalError,
     Pikku,
     PikkuError,
     RunCancelled,
@@ -214,6 +215,16 @@ async def test_a_run_that_goes_on_or_is_gone_meanwhile_is_skipped(db: Path, monk
 
         assert await engine.prune(older_than=0, progress=interfere) == 3
         assert await left(engine) == ["run-3", "run-9"]
+
+
+async def test_a_deletion_that_should_have_worked_is_an_error(db: Path) -> None:
+    """What the file itself refuses is not skipped in silence."""
+    await write(db, [ended(1), ended(2)])
+    raw(str(db), "CREATE TRIGGER mine BEFORE DELETE ON pikkupy_runs BEGIN SELECT raise(ABORT, 'mine'); END")
+    async with Pikku().open(db, clock=late()) as engine:
+        with pytest.raises(JournalError, match="mine"):
+            await engine.prune(older_than=0)
+        assert await left(engine) == ["run-1", "run-2"]
 
 
 async def test_progress_is_told_after_every_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
