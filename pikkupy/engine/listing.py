@@ -56,7 +56,7 @@ def number_of(cursor: str | None) -> int | None:
 
 def statuses_of(argument: str, status: RunStatus | str | Iterable[RunStatus | str]) -> tuple[RunStatus, ...]:
     """One status or several, each once, in the order of the model. Raises `BadValue`, also for none at all."""
-    given = {status} if isinstance(status, str) or not isinstance(status, Iterable) else list(status)
+    given = [status] if isinstance(status, str) or not isinstance(status, Iterable) else status
     wanted = {_status(argument, one) for one in given}
     if not wanted:
         raise BadValue(f"{argument}={status!r}: name at least one of {', '.join(RunStatus)}")
