@@ -255,6 +255,26 @@ Change = (
 """What can be written. A `RunRow` inserts; a `StepRow` inserts, or replaces the row while that is not final."""
 
 
+class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs are asked for: those of which everything that is given is true."""
+
+    workflow: str | None = None
+    statuses: tuple[RunStatus, ...] | None = None
+    tags: tuple[tuple[str, str], ...] = ()  # name and value
+    id_prefix: str | None = None  # how the run id begins
+    error: str | None = None  # text in the type or the message of the run's error
+    created_after: int | None = None  # µs, inclusive
+    created_before: int | None = None  # µs, exclusive
+
+
+class EndedRun(msgspec.Struct, frozen=True, gc=False):
+    """A run that has ended, as far as pruning wants to know it."""
+
+    ended_at: int
+    number: int
+    status: RunStatus
+
+
 class ChildRow(msgspec.Struct, frozen=True, gc=False):
     """A child run, by the step and attempt of its parent."""
 

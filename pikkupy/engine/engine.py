@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from contextvars import copy_context
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, TypeVar, overload
@@ -32,8 +33,10 @@ from pikkupy.engine import again
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.host import Host, in_callback, open_host
+from pikkupy.engine.listing import check_limit, filter_of, number_of
+from pikkupy.engine.pruning import Pruning, check_deletable
 from pikkupy.engine.residents import Residents
-from pikkupy.engine.starts import Starts, uuid7
+from pikkupy.engine.starts import Starts, terms_of, uuid7
 from pikkupy.engine.streams import Stream
 from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step, attempts_of, run_of, step_of
 from pikkupy.errors import (
@@ -61,8 +64,6 @@ from pikkupy.timers import Timer
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-
-MAX_PAGE = 500  # runs on one page of `list_runs`
 
 
 class _Parts(NamedTuple):
@@ -160,39 +161,91 @@ class Engine:
 
     @overload
     async def start(
-        self, workflow: WorkflowFunction[None, Out], data: None = None, *, run_id: str | None = None
+        self,
+        workflow: WorkflowFunction[None, Out],
+        data: None = None,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
     ) -> RunHandle[Out]: ...
     @overload
     async def start(
-        self, workflow: WorkflowFunction[In, Out], data: In, *, run_id: str | None = None
+        self,
+        workflow: WorkflowFunction[In, Out],
+        data: In,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
     ) -> RunHandle[Out]: ...
     @overload
-    async def start(self, workflow: str, data: Any = None, *, run_id: str | None = None) -> RunHandle[Any]: ...
-    async def start(self, workflow: Any, data: Any = None, *, run_id: str | None = None) -> RunHandle[Any]:
+    async def start(
+        self,
+        workflow: str,
+        data: Any = None,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
+    ) -> RunHandle[Any]: ...
+    async def start(
+        self,
+        workflow: Any,
+        data: Any = None,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
+    ) -> RunHandle[Any]:
         """Start a run; it is on disk when this returns, and goes on whatever happens to the process.
 
-        The same `run_id` with the same workflow and input gives the existing run's handle, finished or not. Raises
+        `tags` are names and values (at most 32, 256 characters each) to find the run by. Its body begins `at` an aware
+        `datetime`, a past one at once, or after `delay`; at most 100 years ahead. The same `run_id` with the same
+        workflow and input gives the existing run's handle, finished or not, whatever tags and time it has. Raises
         `WorkflowNotFound`, `PayloadError` (no run is created), `RunConflict` (the id belongs to another workflow or
-        input), `TypeError` or `ValueError` for an id that is no text of 1 to 256 characters.
+        input), `DurationError` for a time that is none or naive, `TypeError` or `ValueError` for an id that is no text
+        of 1 to 256 characters, for tags beyond their limits, and for both `at` and `delay`.
         """
-        return RunHandle(self, await self._started(workflow, data, run_id))
+        return RunHandle(self, await self._started(workflow, data, run_id, tags, at, delay))
 
     @overload
     async def run(
-        self, workflow: WorkflowFunction[None, Out], data: None = None, *, run_id: str | None = None
+        self,
+        workflow: WorkflowFunction[None, Out],
+        data: None = None,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> Out: ...
     @overload
-    async def run(self, workflow: WorkflowFunction[In, Out], data: In, *, run_id: str | None = None) -> Out: ...
+    async def run(
+        self,
+        workflow: WorkflowFunction[In, Out],
+        data: In,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Out: ...
     @overload
-    async def run(self, workflow: str, data: Any = None, *, run_id: str | None = None) -> Any: ...
-    async def run(self, workflow: Any, data: Any = None, *, run_id: str | None = None) -> Any:
+    async def run(
+        self, workflow: str, data: Any = None, *, run_id: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> Any: ...
+    async def run(
+        self, workflow: Any, data: Any = None, *, run_id: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> Any:
         """`start` and wait for the result. Raises as `start` and `RunHandle.result` do."""
         if run_id is not None:
-            return await self._result(await self._started(workflow, data, run_id), None)
+            return await self._result(await self._started(workflow, data, run_id, tags), None)
         # Nobody else can know the id: its end is all that there is to wait for.
         host, residents, starts = self._use()
         found = self._registry.find_workflow(workflow)
-        new_id = starts.begin(found, _encoded_input(host, found, data), copy_context())
+        terms = terms_of(host.now_us(), tags, None, None)
+        new_id = starts.begin(found, _encoded_input(host, found, data), copy_context(), terms)
         end = residents.wait_for(new_id)
         try:
             return self._outcome(host, new_id, found.name, await end)
@@ -215,27 +268,44 @@ class Engine:
         self,
         *,
         workflow: str | WorkflowFunction[Any, Any] | None = None,
-        status: RunStatus | str | None = None,
+        status: RunStatus | str | Iterable[RunStatus | str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        id_prefix: str | None = None,
+        error: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
         """Runs, newest first: `limit` (1 to 500) of them, from `cursor` (a `Page.next_cursor`) on.
 
-        Runs that start meanwhile do not disturb the pages. Raises `ValueError` for a limit, status or cursor that
-        there is not.
+        Only those of which all that is given is true: of that workflow, in that status or one of several, with all of
+        those tags, with an id that begins with `id_prefix`, with an error whose type or message contains `error` (upper
+        and lower case differ), created at `created_after` or later and before `created_before` (aware `datetime`s).
+        Runs that start meanwhile do not disturb the pages. Raises `TypeError` or `ValueError` for an argument that
+        there cannot be.
         """
         host = self._use().host
-        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_PAGE:
-            raise BadValue(f"limit={limit!r}: use a whole number from 1 to {MAX_PAGE}")
-        rows = await host.journal.runs(
-            workflow=None if workflow is None else _workflow_name(workflow),
-            status=None if status is None else _status(status),
-            limit=limit + 1,
-            before=None if cursor is None else _cursor(cursor),
+        which = filter_of(
+            workflow=workflow,
+            status=status,
+            tags=tags,
+            id_prefix=id_prefix,
+            error=error,
+            created_after=created_after,
+            created_before=created_before,
         )
+        rows = await host.journal.runs(which, limit=check_limit(limit) + 1, before=number_of(cursor))
         shown = rows[:limit]
         more = str(shown[-1].number) if len(rows) > limit else None
         return Page(runs=tuple(await self._views(shown)), next_cursor=more)
+
+    async def counts(self) -> dict[str, dict[RunStatus, int]]:
+        """How many runs there are, by workflow and status; what there is none of is left out."""
+        found: dict[str, dict[RunStatus, int]] = {}
+        for workflow, status, count in await self._use().host.journal.counts():
+            found.setdefault(workflow, {})[status] = count
+        return found
 
     async def steps(self, run_id: str) -> list[Step]:
         """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""
@@ -476,17 +546,41 @@ class Engine:
         return RunHandle(self, given)
 
     async def delete_run(self, run_id: str) -> None:
-        """Delete a run that has ended, with its steps and history. Raises `RunNotFound`, `RunStateError`."""
+        """Delete a run that has ended, with its steps, its history and its child runs.
+
+        Raises `RunNotFound`; `RunStateError` if it has not ended, or its parent, or a run below it.
+        """
         host = self._use().host
         row = await self._row(run_id)
-        if row.status not in FINAL_RUNS:
-            raise RunStateError(
-                f"run {run_id!r} is {row.status}: only a run that has ended can be deleted; cancel it first"
-            )
+        await check_deletable(host.journal, row)
         try:
             await host.journal.commit([RunDeleted(number=row.number)])
         except JournalError:
-            await self._row(run_id)  # raises RunNotFound if somebody else was quicker
+            # It has changed since it was looked at: that is said, or RunNotFound if somebody else was quicker.
+            await check_deletable(host.journal, await self._row(run_id))
+            raise
+
+    async def prune(
+        self,
+        *,
+        older_than: Duration,
+        statuses: Iterable[RunStatus | str] | None = None,
+        keep: int = 0,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """Delete the runs that ended `older_than` ago or earlier, by the engine's clock; how many there were.
+
+        `statuses` are final ones (default: all three). The `keep` runs of these that ended last stay. Child runs go
+        with their parents, and are neither counted nor kept by themselves; a run above an unfinished one stays. A few
+        runs go at a time, so that other writes get in between, and each as a whole: what a crash leaves can be pruned
+        again. `progress` is called with the number of runs that are gone so far; what it raises ends the pruning.
+        The file does not get smaller; the room in it is used again. Raises `DurationError`, `TypeError`, `ValueError`.
+        """
+        host, pruning = self._use().host, Pruning(older_than, statuses, keep, progress)
+        try:
+            return await pruning.run(host)
+        except JournalError:
+            self._use()  # says better why, if the engine was left
             raise
 
     # For handles
@@ -520,13 +614,22 @@ class Engine:
 
     # Inside
 
-    def _started(self, workflow: Any, data: Any, run_id: str | None) -> Coroutine[Any, Any, str]:
+    def _started(
+        self,
+        workflow: Any,
+        data: Any,
+        run_id: str | None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
+    ) -> Coroutine[Any, Any, str]:
         """The id of a new run, or of the one that had been started with that id, once it is on disk."""
         host, _, starts = self._use()
         found: WorkflowFunction[Any, Any] = self._registry.find_workflow(workflow)
         if run_id is not None:
             check_name(run_id, "run_id")
-        return starts.start(found, _encoded_input(host, found, data), run_id, copy_context())
+        terms = terms_of(host.now_us(), tags, at, delay)
+        return starts.start(found, _encoded_input(host, found, data), run_id, copy_context(), terms)
 
     def _use(self) -> _Parts:
         if self._parts is None or isinstance(self._unusable, JournalError):
@@ -615,24 +718,3 @@ def _can_be(run_id: object) -> bool:
     if not isinstance(run_id, str):
         raise BadType(f"run_id must be a str, not {type(run_id).__name__}: {run_id!r}")
     return run_id.isascii() or storable(run_id) == run_id
-
-
-def _workflow_name(workflow: str | WorkflowFunction[Any, Any]) -> str:
-    if isinstance(workflow, WorkflowFunction):
-        return workflow.name
-    if not isinstance(workflow, str):
-        raise BadType(f"workflow={workflow!r}: use a workflow's name, or an object made by @pikku.workflow")
-    return check_name(workflow, "workflow")
-
-
-def _status(status: RunStatus | str) -> RunStatus:
-    try:
-        return RunStatus(status)
-    except ValueError:
-        raise BadValue(f"status={status!r}: use one of {', '.join(RunStatus)}") from None
-
-
-def _cursor(cursor: str) -> int:
-    if not isinstance(cursor, str) or not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
-        raise BadValue(f"cursor={cursor!r}: use the next_cursor of a page of list_runs")
-    return int(cursor)

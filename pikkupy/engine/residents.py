@@ -296,7 +296,8 @@ class Residents:
         except WorkflowNotFound as error:
             self._park(run, _missing(error), changes)
             return
-        if run.starts_at > max(run.created_at, self._host.now_us()) and not (recorded.steps or recorded.timers):
+        is_new = run.starts_at > run.created_at and not (recorded.steps or recorded.timers)
+        if is_new and run.starts_at > self._host.now_us():
             self._host.write(changes)
             self._host.timers.call_at(run.starts_at, partial(self._begin_delayed, run.number))
             return
@@ -308,7 +309,10 @@ class Residents:
             return
         if changes:
             self._host.write(changes)
-        self._host.info("run_recovered", run_id=run.run_id, workflow=workflow.name)
+        if is_new:
+            self._host.info("run_started", run_id=run.run_id, workflow=workflow.name)
+        else:
+            self._host.info("run_recovered", run_id=run.run_id, workflow=workflow.name)
         active = self._add(execution, recorded)
         parent = recorded.parent
         if parent is not None and parent.status in FINAL_RUNS and _is_awaited(recorded, parent):

@@ -4,17 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from contextvars import Context
+from datetime import datetime
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from pikkupy.core.model import RunRow, RunStatus
+from pikkupy.durations import MAX_US, Duration, named_microseconds
 from pikkupy.engine.host import Host
 from pikkupy.engine.residents import Residents
-from pikkupy.errors import JournalError, RunConflict
+from pikkupy.engine.tags import checked_tags, tags_text
+from pikkupy.engine.views import us_of
+from pikkupy.errors import BadType, DurationError, JournalError, RunConflict
 from pikkupy.registry import WorkflowFunction
 
 Startable = WorkflowFunction[Any, Any]
+
+
+class Terms(msgspec.Struct, frozen=True, gc=False):
+    """What a start may say beside workflow, input and id. It does not belong to what makes two starts the same."""
+
+    starts_at: int | None = None  # µs; None: at once
+    tags: str | None = None  # as in `RunRow`
+
+
+AT_ONCE = Terms()
+
+
+def terms_of(now_us: int, tags: Mapping[str, str] | None, at: datetime | None, delay: Duration | None) -> Terms:
+    """The terms that the arguments of `start` mean. Raises `BadType`, `BadValue` or `DurationError`."""
+    if tags is None and at is None and delay is None:
+        return AT_ONCE
+    return Terms(_starts_at(now_us, at, delay), tags_text(checked_tags(tags)))
+
+
+def _starts_at(now_us: int, at: datetime | None, delay: Duration | None) -> int | None:
+    if at is None:
+        return None if delay is None else now_us + named_microseconds("delay", delay)
+    if delay is not None:
+        raise BadType(f"at={at!r} and delay={delay!r}: use one of the two")
+    if not isinstance(at, datetime) or at.utcoffset() is None:
+        raise DurationError(f"at={at!r} is no aware datetime; give it a tzinfo")
+    if us_of(at) - now_us > MAX_US:
+        raise DurationError(f"at={at!r} is more than 100 years ahead")
+    return us_of(at)
 
 
 class Starts:
@@ -25,13 +61,15 @@ class Starts:
         self._residents = residents
         self._pending: dict[str, _Pending] = {}
 
-    async def start(self, workflow: Startable, text: str, run_id: str | None, variables: Context) -> str:
+    async def start(
+        self, workflow: Startable, text: str, run_id: str | None, variables: Context, terms: Terms = AT_ONCE
+    ) -> str:
         """Start a run with the encoded input `text`, or find the one of that id; its id, once it is on disk.
 
         Raises `RunConflict` if the id is taken by a run of another workflow or with another input.
         """
         if run_id is None:
-            run_id = self.begin(workflow, text, variables)
+            run_id = self.begin(workflow, text, variables, terms)
         elif run_id not in self._pending:
             active = self._residents.active.get(run_id)
             existing = await self._host.journal.run(run_id) if active is None else active.run
@@ -40,7 +78,7 @@ class Starts:
                 return run_id
         pending = self._pending.get(run_id)  # looked up after the read: another start may have been quicker
         if pending is None:
-            pending = self._submit(workflow, text, run_id, variables)
+            pending = self._submit(workflow, text, run_id, variables, terms)
         else:
             _check_same(pending.row, workflow.name, text)
         try:
@@ -53,10 +91,10 @@ class Starts:
             _check_same(existing, workflow.name, text)
         return run_id
 
-    def begin(self, workflow: Startable, text: str, variables: Context) -> str:
+    def begin(self, workflow: Startable, text: str, variables: Context, terms: Terms = AT_ONCE) -> str:
         """The id of a new run on its way to the disk. Who waits for its end hears of it if it does not get there."""
         run_id = uuid7(self._host.now_us())
-        self._submit(workflow, text, run_id, variables)
+        self._submit(workflow, text, run_id, variables, terms)
         return run_id
 
     async def settled(self, run_id: str) -> None:
@@ -65,8 +103,9 @@ class Starts:
         if pending is not None:
             await pending.on_disk(self._host.loop)
 
-    def _submit(self, workflow: Startable, text: str, run_id: str, variables: Context) -> _Pending:
+    def _submit(self, workflow: Startable, text: str, run_id: str, variables: Context, terms: Terms) -> _Pending:
         now_us = self._host.now_us()
+        starts_at = max(now_us, terms.starts_at or now_us)
         row = RunRow(
             number=self._host.next_number(),
             run_id=run_id,
@@ -75,7 +114,9 @@ class Starts:
             input=text,
             created_at=now_us,
             updated_at=now_us,
-            starts_at=now_us,
+            starts_at=starts_at,
+            wakes_at=starts_at if starts_at > now_us else None,
+            tags=terms.tags,
         )
         pending = self._pending[run_id] = _Pending(row)
         self._host.journal.submit([row], partial(self._on_disk, pending, workflow, variables))
@@ -85,11 +126,13 @@ class Starts:
         row = pending.row
         del self._pending[row.run_id]
         pending.tell(error)
-        if error is None:
+        if error is not None:
+            self._residents.refuse(row.run_id, error)
+        elif row.wakes_at is not None:
+            self._residents.waker.rests(row.wakes_at)
+        else:
             self._host.info("run_started", run_id=row.run_id, workflow=row.workflow)
             self._residents.start(row, workflow, variables)
-        else:
-            self._residents.refuse(row.run_id, error)
 
 
 class _Pending:

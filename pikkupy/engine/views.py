@@ -21,6 +21,7 @@ from pikkupy.core.model import (
 )
 from pikkupy.core.ports import Values
 from pikkupy.engine.live import step_id
+from pikkupy.engine.tags import tags_of
 from pikkupy.services import Progress, invocation_id
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -38,7 +39,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """`type`, `message` and `traceback` of a failed run."""
     reason: str | None
     """Why it was cancelled or is suspended."""
+    tags: dict[str, str]
+    """What it was started with, to be found by."""
     created_at: datetime
+    starts_at: datetime
+    """When its body begins: at once, or when `start` was told to."""
     updated_at: datetime
     """The last recorded change of the run or one of its steps."""
     ended_at: datetime | None
@@ -114,6 +119,11 @@ def moment(us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=us)
 
 
+def us_of(when: datetime) -> int:
+    """An aware `datetime` as epoch microseconds."""
+    return (when - _EPOCH) // timedelta(microseconds=1)
+
+
 def _maybe(us: int | None) -> datetime | None:
     return None if us is None else moment(us)
 
@@ -130,7 +140,9 @@ def run_of(
         output=shown(values, row.output, output_type),
         error=row.error,
         reason=row.reason,
+        tags=tags_of(row.tags),
         created_at=moment(row.created_at),
+        starts_at=moment(row.starts_at),
         updated_at=moment(max(row.updated_at, changed_at or 0)),
         ended_at=_maybe(row.ended_at),
         parent_run_id=parent,

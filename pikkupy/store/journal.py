@@ -15,7 +15,9 @@ from pikkupy.core.model import (
     Change,
     ChildRow,
     ChunkRow,
+    EndedRun,
     Recorded,
+    RunFilter,
     RunRow,
     RunStatus,
     RunWakes,
@@ -142,11 +144,32 @@ class Journal:
         """The run of that id. As every read, it raises `JournalError` naming what is damaged."""
         return await self._read(lambda db: reader.run(db, run_id))
 
-    async def runs(
-        self, *, workflow: str | None, status: RunStatus | None, limit: int, before: int | None
-    ) -> list[RunRow]:
-        """At most `limit` runs with a number below `before`, newest first."""
-        return await self._read(lambda db: reader.runs(db, workflow, status, limit, before))
+    async def runs(self, which: RunFilter, *, limit: int, before: int | None = None) -> list[RunRow]:
+        """At most `limit` of the runs that fit, with a number below `before`, newest first."""
+        return await self._read(lambda db: reader.runs(db, which, limit, before))
+
+    async def counts(self) -> list[tuple[str, RunStatus, int]]:
+        """How many runs there are of each workflow in each status that has some."""
+        return await self._read(reader.counts)
+
+    async def last_kept(self, statuses: Sequence[RunStatus], keep: int) -> EndedRun | None:
+        """The oldest of the `keep` (1 or more) runs without parents that ended last; None if there are fewer."""
+        return await self._read(lambda db: reader.last_kept(db, statuses, keep))
+
+    async def ended(self, *, after: tuple[int, int], kept: tuple[int, int], before: int, limit: int) -> list[EndedRun]:
+        """The next runs without parents that ended before a time, the oldest end first.
+
+        They lie between two places in that order, each an end and a number: `after` and `kept`.
+        """
+        return await self._read(lambda db: reader.ended(db, after, kept, before, limit))
+
+    async def sizes(self, numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Per run that is there, with all that descend from it: about how many steps, how many unfinished runs."""
+        return await self._read(lambda db: reader.sizes(db, numbers))
+
+    async def unfinished_relative(self, number: int) -> tuple[str, RunStatus, bool] | None:
+        """What keeps an ended run from being deleted: id and status of a run, and whether it is the parent."""
+        return await self._read(lambda db: reader.unfinished_relative(db, number))
 
     async def steps(self, number: int) -> list[StepRow]:
         """The steps of one run, by position."""

@@ -92,7 +92,7 @@ _REFUSED = {
     Kind.MOVE: "the run does not have the status that the move begins with",
     Kind.REOPEN: "the step has neither failed nor been cancelled",
     Kind.BACK: "the outcome is not set aside",
-    Kind.DELETE: "the run has not ended, or is not there",
+    Kind.DELETE: "the run is not there, or it, its parent or a run that descends from it has not ended",
 }
 # Rare, and of the same run nothing is written together with one of these.
 _ALONE = frozenset({Kind.REOPEN, Kind.ASIDE, Kind.BACK, Kind.DELETE})

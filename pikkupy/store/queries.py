@@ -17,6 +17,7 @@ def script(name: str) -> str:
 
 def _statements(text: str) -> dict[str, str]:
     _, *parts = _NAME.split(text)
+    assert len(set(parts[::2])) == len(parts[::2]), "two statements have one name"
     return {
         name: "\n".join(line for line in body.splitlines() if line and not line.startswith("--"))
         for name, body in zip(parts[::2], parts[1::2], strict=True)

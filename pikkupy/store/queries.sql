@@ -146,8 +146,26 @@ FROM (VALUES (?, ?)) AS cancel
 WHERE run = cancel.column1 AND status NOT IN ('succeeded', 'failed', 'cancelled');
 
 -- name: delete_runs
--- Ended runs by number; their steps, attempts, timers, signals and children go with them.
-DELETE FROM pikkupy_runs WHERE status IN ('completed', 'failed', 'cancelled') AND number IN (VALUES (?));
+-- Ended runs by number; their steps, attempts, timers, signals and children go with them. Refused are those with an
+-- unfinished parent, and those from which an unfinished run descends.
+DELETE FROM pikkupy_runs NOT INDEXED
+WHERE status IN ('completed', 'failed', 'cancelled')
+    AND number IN (VALUES (?))
+    AND NOT EXISTS (
+        SELECT 1 FROM pikkupy_runs AS mother
+        WHERE mother.number = pikkupy_runs.parent AND mother.status IN ('running', 'suspended')
+    )
+    AND NOT EXISTS (
+        WITH RECURSIVE family (number, status) AS (
+            SELECT child.number, child.status FROM pikkupy_runs AS child INDEXED BY pikkupy_runs_children
+            WHERE child.parent = pikkupy_runs.number
+            UNION ALL
+            SELECT child.number, child.status
+            FROM family CROSS JOIN pikkupy_runs AS child INDEXED BY pikkupy_runs_children
+                ON child.parent = family.number
+        )
+        SELECT 1 FROM family WHERE status IN ('running', 'suspended')
+    );
 
 -- name: run_by_id
 -- One run.
@@ -165,38 +183,128 @@ SELECT
     start_checksum, move_checksum
 FROM pikkupy_runs WHERE number = ?;
 
--- name: runs
--- A page of all runs: older than a number, newest first.
+-- name: runs_by_number
+-- The runs of a JSON list of numbers, newest first.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
     starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
     start_checksum, move_checksum
-FROM pikkupy_runs WHERE number < :before ORDER BY number DESC LIMIT :limit;
+FROM pikkupy_runs WHERE number IN (SELECT value FROM json_each(:numbers)) ORDER BY number DESC;
 
--- name: runs_of_workflow
--- A page of the runs of one workflow.
-SELECT
-    number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
-    start_checksum, move_checksum
-FROM pikkupy_runs WHERE workflow = :workflow AND number < :before ORDER BY number DESC LIMIT :limit;
+-- What follows, until `order_listed`, are the parts of the statement that lists runs (`listing.py`): it takes the numbers
+-- of a page from one `listed_…`, or from several with UNION ALL, which SQLite merges by their common order.
 
--- name: runs_of_status
--- A page of the runs of one status.
-SELECT
-    number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
-    start_checksum, move_checksum
-FROM pikkupy_runs WHERE status = :status AND number < :before ORDER BY number DESC LIMIT :limit;
+-- name: listed
+-- All runs.
+SELECT listed.number AS number FROM pikkupy_runs AS listed NOT INDEXED WHERE listed.number < :before
 
--- name: runs_of_workflow_and_status
--- A page of the runs of one workflow in one status: through one of the two indexes, the rest by looking.
+-- name: listed_of_status
+-- Those of one status.
+SELECT listed.number AS number FROM pikkupy_runs AS listed INDEXED BY pikkupy_runs_by_status
+WHERE listed.status = :{status} AND listed.number < :before
+
+-- name: listed_of_workflow
+-- Those of one workflow in one status.
+SELECT listed.number AS number FROM pikkupy_runs AS listed INDEXED BY pikkupy_runs_by_workflow
+WHERE listed.workflow = :workflow AND listed.status = :{status} AND listed.number < :before
+
+-- name: listed_of_tag
+-- Those with one tag.
+SELECT tag.run AS number FROM pikkupy_tags AS tag CROSS JOIN pikkupy_runs AS listed ON listed.number = tag.run
+WHERE tag.name = :{name} AND tag.value = :{value} AND tag.run < :before
+
+-- name: listed_of_prefix
+-- Those whose id begins with a text; they have to be sorted. No UTF-8 has a byte FF: it comes after all that begins so.
+SELECT listed.number AS number FROM pikkupy_runs AS listed INDEXED BY sqlite_autoindex_pikkupy_runs_1
+WHERE listed.run_id >= :prefix AND listed.run_id < :prefix || CAST(x'FF' AS TEXT) AND listed.number < :before
+
+-- name: and_workflow
+AND listed.workflow = :workflow
+
+-- name: and_statuses
+AND listed.status IN (SELECT value FROM json_each(:statuses))
+
+-- name: and_tag
+AND EXISTS (SELECT 1 FROM pikkupy_tags WHERE name = :{name} AND value = :{value} AND run = listed.number)
+
+-- name: and_prefix
+AND listed.run_id >= :prefix AND listed.run_id < :prefix || CAST(x'FF' AS TEXT)
+
+-- name: and_error
+-- The text as JSON writes it rules out nearly all that the two after it would have to take apart.
+AND instr(listed.error, :error_json)
+AND (
+    instr(json_extract(listed.error, '$.type'), :error)
+    OR instr(json_extract(listed.error, '$.message'), :error)
+)
+
+-- name: and_created_after
+AND listed.created_at >= :created_after
+
+-- name: and_created_before
+AND listed.created_at < :created_before
+
+-- name: order_listed
+ORDER BY number DESC LIMIT :limit
+
+-- name: how_many
+-- How many rows a part would have to look at, counted to a limit.
+SELECT count(*) FROM ({part} LIMIT :most)
+
+-- name: how_many_of_tag
+SELECT 1 FROM pikkupy_tags WHERE name = :{name} AND value = :{value} AND run < :before
+
+-- name: counts
+-- How many runs there are, by workflow and status.
+SELECT workflow, status, count(*) FROM pikkupy_runs INDEXED BY pikkupy_runs_by_workflow GROUP BY workflow, status;
+
+-- name: last_kept
+-- The oldest of the `keep` newest ends of runs without parents, in statuses of a JSON list: end, number,
+-- status.
+SELECT ended_at, number, status FROM pikkupy_runs INDEXED BY pikkupy_runs_ended
+WHERE ended_at IS NOT NULL AND parent IS NULL AND status IN (SELECT value FROM json_each(:statuses))
+ORDER BY ended_at DESC, number DESC LIMIT 1 OFFSET :keep - 1;
+
+-- name: ended_runs
+-- A chunk of the runs without parents that ended before a time, from one place in the order of their ends to another:
+-- end, number, status.
+SELECT ended_at, number, status FROM pikkupy_runs INDEXED BY pikkupy_runs_ended
+WHERE ended_at IS NOT NULL AND parent IS NULL AND ended_at < :before
+    AND (ended_at, number) > (:after_at, :after) AND (ended_at, number) < (:kept_at, :kept)
+ORDER BY ended_at, number LIMIT :limit;
+
+-- name: sizes
+-- Per run of a JSON list that has ended, with all that descend from it: how many steps, about, and how many unfinished
+-- descendants.
+WITH RECURSIVE family (root, number, status) AS (
+    SELECT number, number, status FROM json_each(:numbers) AS wanted CROSS JOIN pikkupy_runs ON number = wanted.value
+    UNION ALL
+    SELECT family.root, child.number, child.status
+    FROM family CROSS JOIN pikkupy_runs AS child INDEXED BY pikkupy_runs_children ON child.parent = family.number
+)
 SELECT
-    number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
-    start_checksum, move_checksum
-FROM pikkupy_runs
-WHERE workflow = :workflow AND status = :status AND number < :before ORDER BY number DESC LIMIT :limit;
+    root,
+    sum((SELECT coalesce(max(position) + 1, 0) FROM pikkupy_steps WHERE run = family.number)),
+    sum(status IN ('running', 'suspended'))
+FROM family GROUP BY root;
+
+-- name: unfinished_relative
+-- Why an ended run cannot be deleted: its unfinished parent, or an unfinished run that descends from it: id, status,
+-- 1 for the parent.
+WITH RECURSIVE family (number) AS (
+    VALUES (:number)
+    UNION ALL
+    SELECT child.number
+    FROM family CROSS JOIN pikkupy_runs AS child INDEXED BY pikkupy_runs_children ON child.parent = family.number
+)
+SELECT parent.run_id, parent.status, 1
+FROM pikkupy_runs AS own CROSS JOIN pikkupy_runs AS parent ON parent.number = own.parent
+WHERE own.number = :number AND parent.status IN ('running', 'suspended')
+UNION ALL
+SELECT run_id, status, 0
+FROM family CROSS JOIN pikkupy_runs AS descendant ON descendant.number = family.number
+WHERE status IN ('running', 'suspended')
+LIMIT 1;
 
 -- name: steps
 -- The steps of one run, in order.
@@ -228,14 +336,6 @@ WHERE wakes_at <= :until ORDER BY wakes_at, number LIMIT :limit;
 -- name: next_waking
 -- When the first of the runs that wait in the file has to be in memory.
 SELECT min(wakes_at) FROM pikkupy_runs INDEXED BY pikkupy_runs_waking WHERE wakes_at IS NOT NULL;
-
--- name: runs_by_number
--- The runs of a JSON list of numbers.
-SELECT
-    number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
-    start_checksum, move_checksum
-FROM pikkupy_runs WHERE number IN (SELECT value FROM json_each(:numbers));
 
 -- name: run_ids
 -- The ids of the runs of a JSON list of numbers.

@@ -11,8 +11,20 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pikkupy.core.model import NO_WAKING, AttemptRow, ChildRow, ChunkRow, Recorded, RunRow, RunStatus, StepRow
+from pikkupy.core.model import (
+    NO_WAKING,
+    AttemptRow,
+    ChildRow,
+    ChunkRow,
+    EndedRun,
+    Recorded,
+    RunFilter,
+    RunRow,
+    RunStatus,
+    StepRow,
+)
 from pikkupy.errors import JournalError
+from pikkupy.store import listing
 from pikkupy.store.queries import QUERIES
 from pikkupy.store.rows import attempt_of, chunk_of, run_of, signal_of, step_of, timer_of
 
@@ -38,21 +50,52 @@ def run(db: sqlite3.Connection, run_id: str) -> RunRow | None:
     return run_of(found[0]) if found else None
 
 
-def runs(
-    db: sqlite3.Connection, workflow: str | None, status: RunStatus | None, limit: int, before: int | None
-) -> list[RunRow]:
+def runs(db: sqlite3.Connection, which: RunFilter, limit: int, before: int | None) -> list[RunRow]:
     """A page of runs, newest first."""
-    name = "runs"
-    if workflow is not None or status is not None:
-        filters = [word for word, value in (("workflow", workflow), ("status", status)) if value is not None]
-        name = f"runs_of_{'_and_'.join(filters)}"
+    with _moment(db):
+        found = listing.numbers(db, which, limit, NEWEST if before is None else before)
+        rows = db.execute(QUERIES["runs_by_number"], {"numbers": json.dumps(found)}).fetchall()
+    return [run_of(row) for row in rows]
+
+
+def counts(db: sqlite3.Connection) -> list[tuple[str, RunStatus, int]]:
+    """How many runs there are of each workflow in each status that has some."""
+    return [(workflow, RunStatus(status), count) for workflow, status, count in db.execute(QUERIES["counts"])]
+
+
+def last_kept(db: sqlite3.Connection, statuses: Sequence[RunStatus], keep: int) -> EndedRun | None:
+    """The oldest of the `keep` runs without parents that ended last, in these statuses; None if there are fewer."""
+    wanted = {"statuses": json.dumps(statuses), "keep": keep}
+    rows = db.execute(QUERIES["last_kept"], wanted).fetchall()
+    return EndedRun(rows[0][0], rows[0][1], RunStatus(rows[0][2])) if rows else None
+
+
+def ended(
+    db: sqlite3.Connection, after: tuple[int, int], kept: tuple[int, int], before: int, limit: int
+) -> list[EndedRun]:
+    """The next runs without parents that ended before a time, between two places: end and number."""
     wanted = {
-        "workflow": workflow,
-        "status": None if status is None else status.value,
-        "before": NEWEST if before is None else before,
+        "after_at": after[0],
+        "after": after[1],
+        "kept_at": kept[0],
+        "kept": kept[1],
+        "before": before,
         "limit": limit,
     }
-    return [run_of(row) for row in db.execute(QUERIES[name], wanted).fetchall()]
+    rows = db.execute(QUERIES["ended_runs"], wanted).fetchall()
+    return [EndedRun(ended_at, number, RunStatus(status)) for ended_at, number, status in rows]
+
+
+def sizes(db: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Per run that is there, with all that descend from it: about how many steps, how many unfinished runs."""
+    rows = db.execute(QUERIES["sizes"], {"numbers": json.dumps(list(numbers))}).fetchall()
+    return {number: (steps, unfinished) for number, steps, unfinished in rows}
+
+
+def unfinished_relative(db: sqlite3.Connection, number: int) -> tuple[str, RunStatus, bool] | None:
+    """Why an ended run cannot be deleted: an unfinished parent (True), or one that descends from it; id and status."""
+    rows = db.execute(QUERIES["unfinished_relative"], {"number": number}).fetchall()
+    return (rows[0][0], RunStatus(rows[0][1]), bool(rows[0][2])) if rows else None
 
 
 def steps(db: sqlite3.Connection, number: int) -> list[StepRow]:

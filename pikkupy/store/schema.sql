@@ -38,7 +38,7 @@ CREATE TABLE pikkupy_runs (
     parent_position INTEGER,                               -- of that step
     parent_attempt INTEGER,                                -- of that step
     forked_from TEXT,                                      -- id of the run whose history it began with
-    tags TEXT,                                             -- JSON object of texts
+    tags TEXT,                                             -- JSON object of texts, in the order of their names
     start_checksum INTEGER NOT NULL,                       -- over number, run_id, workflow, input and what follows created_at but the next
     move_checksum INTEGER NOT NULL,                        -- over number and what a move changes; wakes_at is in neither
     -- One line per status: of a row that is written only its own is looked at.
@@ -55,10 +55,13 @@ CREATE TABLE pikkupy_runs (
     CONSTRAINT child_of_a_step CHECK ((parent IS NULL) = (parent_position IS NULL) AND (parent IS NULL) = (parent_attempt IS NULL))
 ) STRICT;
 
--- Serves `runs_of_workflow`: the runs of one workflow, newest first (an index ends in the row's number by itself).
-CREATE INDEX pikkupy_runs_by_workflow ON pikkupy_runs (workflow);
--- Serves `runs_of_status`: the same for one status.
-CREATE INDEX pikkupy_runs_by_status ON pikkupy_runs (status);
+-- Serves `listed_of_workflow` and `counts`: the runs of one workflow in one status, newest first; all runs of a workflow
+-- are its five statuses, merged. `created_at` spares a look at runs from outside a span of time.
+CREATE INDEX pikkupy_runs_by_workflow ON pikkupy_runs (workflow, status, number, created_at);
+-- Serves `listed_of_status`: the same for one status of all workflows.
+CREATE INDEX pikkupy_runs_by_status ON pikkupy_runs (status, number, created_at);
+-- Serves `ended_runs` and `last_kept`: what can be pruned, the oldest end first. Without children: they go with their parents.
+CREATE INDEX pikkupy_runs_ended ON pikkupy_runs (ended_at) WHERE ended_at IS NOT NULL AND parent IS NULL;
 -- Serves `awake_runs`: start-up, in chunks. Holds unfinished runs alone that do not wait in the file.
 CREATE INDEX pikkupy_runs_awake ON pikkupy_runs (number) WHERE wakes_at IS NULL AND status IN ('running', 'suspended');
 -- Serves `due_runs` and `next_waking`: what has to come into memory. Holds runs alone that wait in the file.
@@ -189,6 +192,26 @@ CREATE TABLE pikkupy_set_aside (
     checksum INTEGER NOT NULL,
     PRIMARY KEY (run, seq)
 ) STRICT, WITHOUT ROWID;
+
+-- The tags of runs, to find runs by. Nobody writes here: the two triggers keep it to what the rows of the runs say, so that
+-- no way of making or deleting a run can forget it. It refers to no table, because the check of a foreign key would want
+-- a second copy in the order of the runs.
+CREATE TABLE pikkupy_tags (
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    run INTEGER NOT NULL,                                  -- number of the run
+    PRIMARY KEY (name, value, run)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER pikkupy_tags_of_a_new_run AFTER INSERT ON pikkupy_runs WHEN new.tags IS NOT NULL
+BEGIN
+    INSERT INTO pikkupy_tags (name, value, run) SELECT key, value, new.number FROM json_each(new.tags);
+END;
+
+CREATE TRIGGER pikkupy_tags_of_a_deleted_run AFTER DELETE ON pikkupy_runs WHEN old.tags IS NOT NULL
+BEGIN
+    DELETE FROM pikkupy_tags WHERE (name, value, run) IN (SELECT key, value, old.number FROM json_each(old.tags));
+END;
 
 -- A number names one run for ever, whoever deletes it.
 CREATE TRIGGER pikkupy_numbers_are_used_once AFTER DELETE ON pikkupy_runs

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from pikkupy.core.model import Change, RunStatus, StepsCancelled, StepStatus
+from pikkupy.core.model import Change, RunFilter, RunStatus, StepsCancelled, StepStatus
 from pikkupy.errors import JournalError
 from pikkupy.store import Journal, committer
 from pikkupy.store.committer import MAX_CHANGES
@@ -134,7 +134,7 @@ async def test_a_bad_change_fails_alone(journal: Journal) -> None:
     assert [outcome is None for outcome in outcomes] == [True, True, False, True, False, True]
     assert "run_id" in str(outcomes[2])
     assert isinstance(outcomes[4], JournalError)
-    assert [run.number for run in await journal.runs(workflow=None, status=None, limit=9, before=None)] == [4, 2, 1]
+    assert [run.number for run in await journal.runs(RunFilter(), limit=9)] == [4, 2, 1]
     assert journal.failure is None
 
 

@@ -12,6 +12,7 @@ from pikkupy.core.model import (
     CodeChange,
     Recorded,
     RunDeleted,
+    RunFilter,
     RunStatus,
     SignalRow,
     StepsCancelled,
@@ -72,7 +73,8 @@ async def test_runs_are_listed_newest_first_in_pages(journal: Journal) -> None:
     async def numbers(
         workflow: str | None = None, status: RunStatus | None = None, limit: int = 50, before: int | None = None
     ) -> list[int]:
-        return [r.number for r in await journal.runs(workflow=workflow, status=status, limit=limit, before=before)]
+        which = RunFilter(workflow=workflow, statuses=None if status is None else (status,))
+        return [r.number for r in await journal.runs(which, limit=limit, before=before)]
 
     assert await numbers(limit=3) == [8, 7, 6]
     assert await numbers(limit=3, before=6) == [5, 4, 3]
@@ -204,12 +206,14 @@ async def test_a_deleted_run_leaves_nothing_behind(journal: Journal, path: str) 
     for n in (1, 2):
         signal = SignalRow(run=n, seq=90, name="go", payload="1", sent_at=NOW)
         change = CodeChange(run=n, change_id="new")
-        await journal.commit([a_run(n), a_step(n), an_attempt(n), a_timer(n), signal, change, a_move(n)])
+        tagged = a_run(n, tags='{"a":"1","b":"2"}')
+        await journal.commit([tagged, a_step(n), an_attempt(n), a_timer(n), signal, change, a_move(n)])
     await journal.commit([RunDeleted(number=1)])
 
     assert await journal.recorded(1) is None
     for table in ("steps", "attempts", "timers", "signals", "changes"):
         assert raw(path, f"SELECT run FROM pikkupy_{table}") == [(2,)]
+    assert raw(path, "SELECT name, value, run FROM pikkupy_tags") == [("a", "1", 2), ("b", "2", 2)]
 
 
 async def test_a_number_is_never_used_twice(path: str) -> None:

@@ -29,7 +29,7 @@ from pikkupy.store.plan import MAX_ROWS, Op, op_of, powers_of_two, statements
 from pikkupy.store.writer import Writer, Written
 from tests.store.samples import NOW, a_chunk, a_move, a_run, a_step, a_timer, an_attempt
 
-TABLES = ("runs", "steps", "attempts", "timers", "signals", "changes", "chunks", "set_aside", "journal")
+TABLES = ("runs", "steps", "attempts", "timers", "signals", "changes", "chunks", "set_aside", "tags", "journal")
 
 
 @contextmanager
@@ -51,12 +51,15 @@ def _random_change(rng: random.Random) -> Change:
         [
             lambda: a_run(run),
             lambda: a_run(run + 10, run_id=f"run-{run}"),
+            lambda: a_run(run, tags=rng.choice(['{"a":"1"}', '{"a":"2","b":"1"}'])),
+            lambda: a_run(run + 20, parent=run, parent_position=position, parent_attempt=1, tags='{"child":"yes"}'),
             lambda: a_step(run, position, rng.choice(list(StepStatus)), started_at=rng.choice([None, NOW])),
             lambda: a_step(run, position, StepStatus.RUNNING, attempts=rng.randint(0, 5)),
             lambda: an_attempt(run, position, rng.randint(1, 3)),
             lambda: a_timer(run, position),
             lambda: a_move(run, rng.choice(list(RunStatus)), before=rng.choice(list(RunStatus)), at=rng.randint(1, 99)),
             lambda: a_move(run, RunStatus.SUSPENDED),
+            lambda: a_move(run + 20),
             lambda: a_move(run, RunStatus.RUNNING, before=RunStatus.SUSPENDED),
             lambda: StepsCancelled(run=run, at=rng.randint(1, 99)),
             lambda: RunWakes(number=run, wakes_at=rng.choice([None, 5])),
@@ -68,6 +71,7 @@ def _random_change(rng: random.Random) -> Change:
             lambda: StepsSetAside(run=run, position=position, seq=rng.randint(1, 60)),
             lambda: SetAsideTaken(run=run, seq=rng.randint(1, 3)),
             lambda: RunDeleted(number=run),
+            lambda: RunDeleted(number=run + 20),
         ]
     )()
 

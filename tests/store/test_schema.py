@@ -198,16 +198,21 @@ BY_KEY = [
 
 @pytest.mark.parametrize(
     "name",
-    [name for name, text in QUERIES.items() if text.startswith("SELECT") and "pikkupy_runs" in text] + BY_KEY,
+    [
+        name
+        for name, text in QUERIES.items()
+        if text.startswith(("SELECT", "WITH")) and "pikkupy_runs" in text and name != "counts" and "listed" not in name
+    ]
+    + BY_KEY,
 )
 def test_a_statement_finds_its_rows_by_an_index(db: sqlite3.Connection, name: str) -> None:
-    """No walk through a table and no sorting, except of the few rows that `last_change` groups."""
+    """No walk through a table and no sorting, except of the few rows that some group. Lists: test_listing.py."""
     names = set(re.findall(r":(\w+)", QUERIES[name]))
     parameters = dict.fromkeys(names, 1) if names else [None] * QUERIES[name].count("?")
     plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {QUERIES[name]}", parameters)]
 
     walks = [line for line in plan if line.startswith("SCAN") and "USING INDEX pikkupy_runs_awake" not in line]
-    lists = ("move", "cancel", "waking", "taken", "again", "aside", "wanted")  # rows that are given
+    lists = ("move", "cancel", "waking", "taken", "again", "aside", "wanted", "family")  # rows that are given, or found
     allowed = (
         "SCAN json_each",
         "SCAN CONSTANT ROW",
@@ -215,10 +220,34 @@ def test_a_statement_finds_its_rows_by_an_index(db: sqlite3.Connection, name: st
         "SCAN (subquery",
         *(f"SCAN {name}" for name in lists),
     )
-    walks = [line for line in walks if not line.startswith(allowed) and name != "runs"]
+    walks = [line for line in walks if not line.startswith(allowed)]
     assert walks == []
-    if name not in {"last_change", "last_places"}:
+    if name not in {"last_change", "last_places", "sizes"}:
         assert not [line for line in plan if "TEMP B-TREE" in line]
+
+
+def test_counting_reads_an_index_alone(db: sqlite3.Connection) -> None:
+    """It has to walk all runs, in the order in which it groups them; the runs themselves are not read."""
+    plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {QUERIES['counts']}")]
+
+    assert plan == ["SCAN pikkupy_runs USING COVERING INDEX pikkupy_runs_by_workflow"]
+
+
+def test_what_is_pruned_is_found_by_its_end(db: sqlite3.Connection) -> None:
+    """Between two ends, in their order."""
+    names = set(re.findall(r":(\w+)", QUERIES["ended_runs"]))
+    plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {QUERIES['ended_runs']}", dict.fromkeys(names, 1))]
+
+    assert plan == ["SEARCH pikkupy_runs USING INDEX pikkupy_runs_ended (ended_at>? AND ended_at<?)"]
+
+
+def test_the_tags_of_a_deleted_run_are_found_by_their_key(db: sqlite3.Connection) -> None:
+    """What the trigger does; not by a walk through all tags."""
+    [delete] = re.findall(r"DELETE FROM pikkupy_tags .*", script("schema.sql"))
+    text = delete.replace("old.number", "1").replace("old.tags", "'{}'")
+    plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {text}")]
+
+    assert plan[0] == "SEARCH pikkupy_tags USING PRIMARY KEY (name=? AND value=? AND run=?)"
 
 
 def test_runs_for_the_memory_are_found_without_walking_others(db: sqlite3.Connection) -> None:

@@ -25,6 +25,7 @@ from pikkupy import (
     Workflow,
     current_step,
 )
+from pikkupy.core.model import RunStatus
 from pikkupy.testing import VirtualClock
 
 
@@ -122,6 +123,15 @@ async def main() -> None:
         assert_type(await engine.run("onboarding", {"email": "ada@x.io"}), Any)
         run = await engine.start(onboarding, NewUser("ada@x.io"), run_id="r")
         assert_type(run, RunHandle[str])
+        moment = datetime(2031, 1, 1, tzinfo=UTC)
+        assert_type(await engine.start(onboarding, NewUser("b"), tags={"customer": "7"}, at=moment), RunHandle[str])
+        assert_type(await engine.start(nightly, delay="2h"), RunHandle[None])
+        assert_type(await engine.start("onboarding", {"email": "c"}, delay=timedelta(hours=2)), RunHandle[Any])
+        assert_type(await engine.run(onboarding, NewUser("d"), tags={"customer": "7"}), str)
+        assert_type(await engine.run(nightly, tags={}), None)
+        assert_type(await engine.run("nightly", tags={"a": "b"}), Any)
+        assert_type((await engine.get_run("r")).tags, dict[str, str])
+        assert_type((await engine.get_run("r")).starts_at, datetime)
         assert_type(await run.result(timeout="5s"), str)
         assert_type(await run.status() == "running", bool)
         await run.cancel("enough")
@@ -129,6 +139,18 @@ async def main() -> None:
         assert_type(await engine.get_run("r"), Run)
         page = await engine.list_runs(workflow=onboarding, status="running", limit=10, cursor=None)
         assert_type(page, Page)
+        found = await engine.list_runs(
+            status=["failed", RunStatus.CANCELLED],
+            tags={"customer": "7"},
+            id_prefix="order:",
+            error="CardDeclined",
+            created_after=moment,
+            created_before=moment,
+        )
+        assert_type(found, Page)
+        assert_type(await engine.counts(), dict[str, dict[RunStatus, int]])
+        assert_type(await engine.prune(older_than="30d"), int)
+        assert_type(await engine.prune(older_than=5, statuses=["failed"], keep=10, progress=print), int)
         assert_type(page.next_cursor, str | None)
         assert_type(await engine.steps("r"), list[Step])
         assert_type(await engine.history("r"), list[Attempt])
