@@ -149,12 +149,18 @@ class Residents:
 
     def _let_rest(self) -> None:
         runs, self._may_rest = self._may_rest, {}
-        horizon_us = self._host.now_us() + self._horizon_us
         for run in runs:
-            if self._host.dispatching and len(self.active) > self._limit:
-                wakes_at = run.waits_until()
-                if wakes_at is not None and wakes_at > horizon_us:
-                    run.rest(wakes_at)
+            wakes_at = run.waits_until()
+            if wakes_at is not None and self.wants_rest(wakes_at):
+                run.rest(wakes_at)
+
+    def wants_rest(self, wakes_at: int) -> bool:
+        """True if a run that only waits until then should leave memory."""
+        return (
+            len(self.active) > self._limit
+            and wakes_at > self._host.now_us() + self._horizon_us
+            and self._host.dispatching
+        )
 
     def rests(self, run: ActiveRun, wakes_at: int) -> None:
         """It is on disk that the run waits in the file: it leaves memory."""
