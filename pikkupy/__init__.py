@@ -2,10 +2,11 @@
 
 from pikkupy.config import Config
 from pikkupy.core.clock import Clock
-from pikkupy.engine import Attempt, Chunk, Engine, Page, Run, RunHandle, Step
+from pikkupy.engine import Attempt, Chunk, Engine, Event, EventKind, Page, Run, RunHandle, Step
 from pikkupy.errors import (
     DurationError,
     EngineClosed,
+    EventsLost,
     FunctionNotFound,
     Interrupted,
     JournalError,
@@ -43,6 +44,9 @@ __all__ = [
     "DurationError",
     "Engine",
     "EngineClosed",
+    "Event",
+    "EventKind",
+    "EventsLost",
     "Expired",
     "FunctionNotFound",
     "Interrupted",

@@ -23,6 +23,7 @@ PikkuError
 │   ├── WorkerLost             the process that ran a step died (named by `StepFailed.error_type`)
 │   ├── Interrupted            a crash cut off an `at_most_once` step (named by `StepFailed.error_type`)
 │   ├── StreamFull             a step emits faster than the disk takes it
+│   ├── EventsLost             a reader of events was too far behind
 │   └── EngineClosed           the engine was left; the run goes on at the next `open`
 └── the operator looks at the file or the disk
     └── JournalError           the journal cannot be read or written
@@ -175,6 +176,10 @@ class Interrupted(PikkuError):
 
 class StreamFull(PikkuError):
     """More than `Config.max_stream` bytes of emitted chunks wait for the disk; the chunk was not emitted."""
+
+
+class EventsLost(PikkuError):
+    """What followed the event that a reader has seen last is not known any more."""
 
 
 class EngineClosed(PikkuError):

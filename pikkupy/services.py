@@ -9,22 +9,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
-from pikkupy.errors import BadType, BadValue, RegistrationError
-from pikkupy.failures import storable
+from pikkupy.errors import RegistrationError
 from pikkupy.log import ATTEMPT, RUN_ID, STEP, WORKFLOW, Logger, logger
+from pikkupy.progress import Progress, check_progress
 
 INVOCATIONS = uuid.UUID("6d3f0f52-6d2e-5c43-9a52-6b1f2a7c9e10")  # random, and never to change: ids outlive releases
 
 CHUNK_OVERHEAD = 500  # bytes that a chunk takes beside its value until it is on disk
-MAX_TEXT = 1_000  # characters of a progress
-
-Progress: TypeAlias = float | str
-"""How far something is: a fraction from 0 to 1, or a text."""
-
 OWN_NAMES = ("logger", "workflow_step")
 
 
@@ -90,7 +85,7 @@ class StepContext(msgspec.Struct, frozen=True, dict=True):
         `Engine.steps` shows the latest while the attempt runs; nothing is written, so it may be called often. Raises
         `ValueError` or `TypeError` for anything else.
         """
-        checked = _checked(progress)
+        checked = check_progress(progress)
         outlet = outlet_of(self)
         if outlet is not None:
             outlet.progress(self, checked)
@@ -140,18 +135,6 @@ def enter_run(run_id: str, workflow: str, outlet: Outlet) -> None:
     _outlet.set(outlet)
     if _current.get() is not None:
         _current.set(None)  # it was started by a step, which is not its own
-
-
-def _checked(progress: Progress) -> Progress:
-    if isinstance(progress, str):
-        if len(progress) > MAX_TEXT:
-            raise BadValue(f"progress(text): {len(progress):,} characters are more than {MAX_TEXT:,}")
-        return storable(progress)
-    if isinstance(progress, bool) or not isinstance(progress, int | float):
-        raise BadType(f"progress({progress!r}): use a fraction from 0 to 1 or a str, not {type(progress).__name__}")
-    if not 0 <= progress <= 1:
-        raise BadValue(f"progress({progress!r}): a fraction is from 0 to 1")
-    return float(progress)
 
 
 class _PlainLogger:

@@ -16,6 +16,7 @@ FLOORS: dict[str, int] = {
     "durations": 1,
     "names": 1,
     "log": 1,
+    "progress": 1,
     "config": 2,
     "core": 2,
     "failures": 3,

@@ -11,6 +11,9 @@ PUBLIC = [
     "Clock",
     "Config",
     "Decided",
+    "Event",
+    "EventKind",
+    "EventsLost",
     "Expired",
     "DurationError",
     "Engine",
@@ -60,7 +63,7 @@ def test_all_errors_are_in_one_tree() -> None:
     errors = [getattr(pikkupy, name) for name in PUBLIC if isinstance(getattr(pikkupy, name), type)]
     errors = [error for error in errors if issubclass(error, Exception)]
 
-    assert len(errors) == 23
+    assert len(errors) == 24
     assert all(issubclass(error, pikkupy.PikkuError) for error in errors)
     assert issubclass(pikkupy.JournalLocked, pikkupy.JournalError)
     assert issubclass(pikkupy.JournalFormatError, pikkupy.JournalError)

@@ -94,6 +94,7 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     parent_attempt: int | None = None  # of that step
     forked_from: str | None = None  # id of the run whose history it began with
     tags: str | None = None  # JSON object of texts
+    progress: str | None = None  # JSON: how far it says that it is
 
 
 class StepRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -199,6 +200,13 @@ class RunWakes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     wakes_at: int | None
 
 
+class RunProgress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """How far an unfinished run says that it is; an ended one keeps what it said last."""
+
+    number: int
+    progress: str
+
+
 class SignalTaken(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The step at `position` has taken the signal; refused if another one has."""
 
@@ -246,6 +254,7 @@ Change = (
     | CodeChange
     | RunMove
     | RunWakes
+    | RunProgress
     | StepsCancelled
     | StepReopened
     | StepsSetAside

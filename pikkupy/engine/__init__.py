@@ -1,7 +1,8 @@
 """The engine and what it shows: runs in memory, their recovery, and the public views of the journal."""
 
 from pikkupy.engine.engine import Engine
+from pikkupy.engine.events import Event, EventKind
 from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step
 
-__all__ = ["Attempt", "Chunk", "Engine", "Page", "Run", "RunHandle", "Step"]
+__all__ = ["Attempt", "Chunk", "Engine", "Event", "EventKind", "Page", "Run", "RunHandle", "Step"]

@@ -26,11 +26,13 @@ from pikkupy.core.model import (
     RunStatus,
     SignalRow,
     StepKind,
+    StepRow,
     StepsSetAside,
 )
 from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import again
 from pikkupy.engine.active import ActiveRun
+from pikkupy.engine.events import EngineEvents, Event, Past, RunEvents
 from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.host import Host, in_callback, open_host
 from pikkupy.engine.listing import check_limit, filter_of, number_of
@@ -38,7 +40,7 @@ from pikkupy.engine.pruning import Pruning, check_deletable
 from pikkupy.engine.residents import Residents
 from pikkupy.engine.starts import Starts, terms_of, uuid7
 from pikkupy.engine.streams import Stream
-from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step, attempts_of, run_of, step_of
+from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step, attempts_of, progress_of, run_of, step_of
 from pikkupy.errors import (
     BadType,
     BadValue,
@@ -311,23 +313,59 @@ class Engine:
         """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""
         host, residents, _ = self._use()
         row = await self._row(run_id)
+        active = residents.active.get(run_id)
+        progress = {} if active is None else active.progress()
+        rows = await self._step_rows(row)
+        children: dict[int, str] = {}
+        if any(step.kind is StepKind.WORKFLOW for step in rows):
+            children = {child.position: child.run_id for child in await host.journal.children(row.number)}
+        return [
+            step_of(step, run_id, host.values, progress.get(step.position), children.get(step.position))
+            for step in rows
+        ]
+
+    async def _step_rows(self, row: RunRow) -> list[StepRow]:
+        host, residents, _ = self._use()
         # What is under way is in memory first. It is looked at before the file, and later steps are left out: so every
         # step that the run has reached at this moment is in memory or in the file.
-        active = residents.active.get(run_id)
+        active = residents.active.get(row.run_id)
         shown = {} if active is None else {step.position: step for step in active.live_rows()}
-        progress = {} if active is None else active.progress()
         reached = math.inf if active is None else active.reached
         for step in await host.journal.steps(row.number):
             known = shown.get(step.position)
             if step.position < reached and (known is None or step.status in FINAL_STEPS):
                 shown[step.position] = step
-        children: dict[int, str] = {}
-        if any(step.kind is StepKind.WORKFLOW for step in shown.values()):
-            children = {child.position: child.run_id for child in await host.journal.children(row.number)}
-        return [
-            step_of(shown[place], run_id, host.values, progress.get(place), children.get(place))
-            for place in sorted(shown)
-        ]
+        return [shown[position] for position in sorted(shown)]
+
+    def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
+        """What happens to runs from now on, or after the event of that `seq`: to be read with `async for`.
+
+        Raises `EventsLost` if what followed is not known any more: the last 10,000 events of this life of the engine
+        are kept from the first call on. Raises `EngineClosed` when the engine is left. Steps that begin are told at
+        once, everything else when it is on disk.
+        """
+        return EngineEvents(self._use().residents.events, after)
+
+    def run_events(self, run_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
+        """What has happened to the run and what happens to it, until it has ended: to be read with `async for`.
+
+        From its beginning, or after the event of that `seq`, in this life of the engine or in a later one. Raises
+        `RunNotFound`, and `EngineClosed` when the engine is left.
+        """
+        return RunEvents(self._use().residents.events, self, run_id, after)
+
+    async def past_of(self, run_id: str) -> Past:
+        """For readers of events: the run up to now."""
+        host = self._use().host
+        row = await self._row(run_id)
+        while True:
+            _, _, attempts = await host.journal.attempts(row.number)
+            signals = await host.journal.signals(row.number)
+            steps = await self._step_rows(row)
+            before, row = row, await self._row(run_id)
+            if row.status is before.status:
+                return Past(row, steps, attempts, signals, progress_of(row))
+            # It has ended, perhaps, after it was looked at: nothing may be missing before its end.
 
     async def history(self, run_id: str) -> list[Attempt]:
         """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""

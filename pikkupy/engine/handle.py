@@ -9,6 +9,7 @@ from pikkupy.core.model import RunStatus
 from pikkupy.durations import Duration
 
 if TYPE_CHECKING:
+    from pikkupy.engine.events import Event
     from pikkupy.engine.views import Chunk, Run
 
 Out = TypeVar("Out", covariant=True)
@@ -22,6 +23,7 @@ class Runs(Protocol):
     async def signal(self, run_id: str, name: str, payload: Any = None) -> None: ...
     async def approve(self, run_id: str, name: str, decision: Any, *, decided_by: str | None = None) -> None: ...
     def stream(self, run_id: str, *, after: int, step: str | None, current: bool) -> AsyncIterator[Chunk]: ...
+    def run_events(self, run_id: str, *, after: int | None = None) -> AsyncIterator[Event]: ...
     async def _result(self, run_id: str, timeout: Duration | None) -> Any: ...
 
 
@@ -62,3 +64,7 @@ class RunHandle(Generic[Out]):
     def stream(self, *, after: int = -1, step: str | None = None, current: bool = False) -> AsyncIterator[Chunk]:
         """As `Engine.stream`."""
         return self._engine.stream(self.id, after=after, step=step, current=current)
+
+    def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
+        """As `Engine.run_events`: from the beginning of the run, or after the event of that `seq`, until its end."""
+        return self._engine.run_events(self.id, after=after)

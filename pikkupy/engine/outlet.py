@@ -18,7 +18,8 @@ from typing import Protocol
 from pikkupy.core.model import ChunkRow, RunRow
 from pikkupy.engine.host import Host
 from pikkupy.errors import StreamFull
-from pikkupy.services import CHUNK_OVERHEAD, Progress, StepContext
+from pikkupy.progress import Progress
+from pikkupy.services import CHUNK_OVERHEAD, StepContext
 
 ROWS = 16  # of one logical change: a commit takes 512 of those, and must not keep the others waiting
 ROOM = 0  # the number of no run: who waits for room

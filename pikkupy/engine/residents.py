@@ -17,6 +17,7 @@ from pikkupy.core.model import Change, Recorded, RunMove, RunRow, RunStatus, Run
 from pikkupy.durations import microseconds
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.ends import move_of
+from pikkupy.engine.events import EventKind, Hub, ended
 from pikkupy.engine.holds import Holds
 from pikkupy.engine.host import Host, in_callback
 from pikkupy.engine.outlet import Outlet
@@ -24,6 +25,7 @@ from pikkupy.engine.waker import Waker
 from pikkupy.errors import JournalError, PikkuError, WorkflowNotFound
 from pikkupy.execution import Execution, Workflow
 from pikkupy.log import Logger, is_enabled_for_info, logger
+from pikkupy.progress import Progress
 from pikkupy.registry import WorkflowFunction
 from pikkupy.services import enter_run
 
@@ -39,6 +41,8 @@ class Residents:
         self.waker = Waker(host, self)
         self._by_number: dict[int, ActiveRun] = {}
         self.outlet = Outlet(host, self.active)
+        self.outlet.on_progress = self._step_progress
+        self.events = Hub(host.journal.epoch)
         self._host = host
         self._horizon_us = microseconds(host.config.unload_after)
         self._limit = host.config.resident_runs
@@ -53,6 +57,8 @@ class Residents:
         if not self._host.dispatching:
             return  # it goes on in the next life
         recorded = Recorded(run=row)
+        if self.events.listening:
+            self.events.started(row)
         execution, commands = self._begin(workflow, recorded, variables)
         self._add(execution, recorded).carry_out(commands)
 
@@ -113,6 +119,12 @@ class Residents:
     def resident(self, number: int) -> ActiveRun | None:
         """The run of that number, if it is in memory."""
         return self._by_number.get(number)
+
+    def _step_progress(self, run_id: str, step_name: str, attempt: int, progress: Progress) -> None:
+        run = self.active.get(run_id)
+        if run is not None and self.events.listening:
+            facts = {"step_name": step_name, "attempt": attempt, "progress": progress}
+            self.events.moved(run.run, EventKind.PROGRESS, self._host.now_us(), **facts)
 
     def ask_for(self, run_id: str, answer: Callable[[RunRow | None], object]) -> None:
         """Call `answer` with the run of that id, as it is in the file, from a plain callback."""
@@ -279,6 +291,7 @@ class Residents:
         self.active.clear()
         self._by_number.clear()
         self.outlet.close()
+        self.events.close(error)
         waiting, self._waiting = self._waiting, {}
         for futures in waiting.values():
             for future in futures:
@@ -358,9 +371,13 @@ class Residents:
             self._host.log.info(f"run_{move.status}", **about)
         if move.status is not RunStatus.SUSPENDED:
             self._is_over(run.run, move)
+        elif self.events.listening:
+            self.events.moved(run.run, EventKind.SUSPENDED, move.at, reason=move.reason)
 
     def _is_over(self, run: RunRow, move: RunMove) -> None:
         self.tell(run.run_id, move)
+        if self.events.listening:
+            self.events.tell(run, ended(run, move.status, move.at, move.error, move.reason))
         if run.parent is None or run.parent_position is None or run.parent_attempt is None:
             return
         parent = self.resident(run.parent)
@@ -374,6 +391,8 @@ class Residents:
         if run.parked is not end.parked or run.reason != end.reason:
             self._host.log.warning("run_suspended", run_id=run.run_id, workflow=run.workflow, reason=end.reason)
             changes.append(move_of(run, run.status, end, self._host.now_us()))
+            if self.events.listening:
+                self.events.moved(run, EventKind.SUSPENDED, self._host.now_us(), reason=end.reason)
         if changes:
             self._host.write(changes)
 

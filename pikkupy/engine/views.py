@@ -22,7 +22,8 @@ from pikkupy.core.model import (
 from pikkupy.core.ports import Values
 from pikkupy.engine.live import step_id
 from pikkupy.engine.tags import tags_of
-from pikkupy.services import Progress, invocation_id
+from pikkupy.progress import Progress
+from pikkupy.services import invocation_id
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -51,6 +52,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """The run whose step it is."""
     forked_from: str | None
     """The run whose history it began with."""
+    progress: Progress | None
+    """How far it says that it is: a fraction from 0 to 1, or a text."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +150,13 @@ def run_of(
         ended_at=_maybe(row.ended_at),
         parent_run_id=parent,
         forked_from=row.forked_from,
+        progress=progress_of(row),
     )
+
+
+def progress_of(row: RunRow) -> Progress | None:
+    """How far the run says that it is."""
+    return None if row.progress is None else msgspec.json.decode(row.progress, type=float | str)
 
 
 def step_of(

@@ -23,6 +23,7 @@ from pikkupy.core.ports import Values
 from pikkupy.errors import PayloadError, PikkuError, SignalTimeout, StepFailed, WorkflowMisuse, dotted_name
 from pikkupy.execution.approvals import approval_of
 from pikkupy.failures import describe, storable
+from pikkupy.progress import Progress
 from pikkupy.registry import WorkflowFunction
 from pikkupy.run_loop import CURE, Intruded, RunFuture, Unwind, new_run_loop
 
@@ -67,6 +68,7 @@ class Execution:
         "reached",
         "replaying",
         "run",
+        "told",
         "values",
     )
 
@@ -80,6 +82,7 @@ class Execution:
         self._workflow = workflow
         self.values = values
         self._history = History(recorded.steps, recorded.timers) if self.replaying else NO_HISTORY
+        self.told: Progress | None = None  # how far the run says that it is; taken by the engine
         self.approvals: set[str] = set()  # names of those that the run has asked for, decided ones too
         self.reached = 0  # durable calls so far: the position of the next one
         self._ordinals: dict[str, int] = {}
@@ -169,6 +172,11 @@ class Execution:
         self._changed |= {change_id}
         self._passed.append(change_id)
         return True
+
+    def tell(self, progress: Progress) -> None:
+        """Say how far the run is; what a replay says was said before."""
+        if not self.replaying:
+            self.told = progress
 
     def place(self, call: StepCall) -> StepFuture:
         """Give the call its place in the run. If the record has another step there, the run is parked."""

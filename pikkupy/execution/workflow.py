@@ -22,6 +22,7 @@ from pikkupy.execution.options import StepOptions, policy_of
 from pikkupy.failures import describe
 from pikkupy.log import Logger
 from pikkupy.names import check_name, check_step_name
+from pikkupy.progress import Progress, check_progress
 from pikkupy.registry import Function, Registry, WorkflowFunction, inline_result_type
 from pikkupy.run_loop import Unwind
 
@@ -238,6 +239,17 @@ class Workflow:
             return self._execution.changed(check_name(change_id, "change_id"))
         except _BAD_CALLS as error:
             raise self._placed("changed", change_id, error) from None
+
+    def progress(self, progress: Progress) -> None:
+        """Say how far the run is: a fraction from 0 to 1, or a text of at most 1,000 characters.
+
+        `Engine.get_run` and the events of the run show the latest. Raises `ValueError` or `TypeError`.
+        """
+        self._execution.check_caller("progress")
+        try:
+            self._execution.tell(check_progress(progress))
+        except _BAD_CALLS as error:
+            raise self._placed("progress", progress, error) from None
 
     def cancel(self, reason: str) -> NoReturn:
         """End the run as `cancelled`, here and now: nothing after this call runs, whatever the code catches."""

@@ -21,6 +21,7 @@ from pikkupy.core.model import (
     RunRow,
     RunStatus,
     RunWakes,
+    SignalRow,
     StepRow,
 )
 from pikkupy.errors import JournalError
@@ -208,6 +209,10 @@ class Journal:
     async def run_by_number(self, number: int) -> RunRow | None:
         """The run of that number."""
         return await self._read(lambda db: reader.run_by_number(db, number))
+
+    async def signals(self, number: int) -> list[SignalRow]:
+        """All signals that were sent to one run, in the order of their arrival, without what they carried."""
+        return await self._read(lambda db: reader.signals(db, number))
 
     async def run_ids(self, numbers: Sequence[int]) -> dict[int, str]:
         """The ids of these runs, by number."""

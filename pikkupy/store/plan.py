@@ -20,6 +20,7 @@ from pikkupy.core.model import (
     CodeChange,
     RunDeleted,
     RunMove,
+    RunProgress,
     RunRow,
     RunWakes,
     SetAsideTaken,
@@ -61,11 +62,12 @@ class Kind(IntEnum):
     CHUNK = 7
     MOVE = 8
     WAKE = 9
-    CANCEL = 10
-    REOPEN = 11
-    ASIDE = 12
-    BACK = 13
-    DELETE = 14
+    PROGRESS = 10
+    CANCEL = 11
+    REOPEN = 12
+    ASIDE = 13
+    BACK = 14
+    DELETE = 15
 
 
 # By what each kind is written, one statement after another.
@@ -80,6 +82,7 @@ QUERIES = {
     Kind.CHUNK: ("insert_chunks",),
     Kind.MOVE: ("move_runs",),
     Kind.WAKE: ("wake_runs",),
+    Kind.PROGRESS: ("tell_runs",),
     Kind.CANCEL: ("cancel_steps",),
     Kind.REOPEN: ("reopen_steps",),
     Kind.ASIDE: ("set_aside_steps", "name_attempts", "drop_steps", "drop_timers"),
@@ -126,6 +129,7 @@ _ENCODERS: dict[type, tuple[Kind, Callable[[Any], tuple[Any, ...]]]] = {
     CodeChange: (Kind.CHANGE, lambda change: (change.run, change.change_id)),
     RunMove: (Kind.MOVE, move_columns),
     RunWakes: (Kind.WAKE, lambda change: (change.number, change.wakes_at)),
+    RunProgress: (Kind.PROGRESS, lambda change: (change.number, change.progress)),
     StepsCancelled: (Kind.CANCEL, lambda change: (change.run, change.at)),
     StepReopened: (Kind.REOPEN, lambda change: step_columns(change.row)),
     StepsSetAside: (Kind.ASIDE, lambda change: (change.run, change.position, change.seq)),
@@ -173,7 +177,7 @@ class _Group:
         self.runs: set[int] = set()
         moved, alone = set[int](), set[int]()
         self.last: dict[Kind, set[int]] = dict.fromkeys(_ALONE, alone)  # runs, too
-        self.last |= {Kind.MOVE: moved, Kind.WAKE: moved, Kind.CANCEL: set()}
+        self.last |= {Kind.MOVE: moved, Kind.WAKE: moved, Kind.PROGRESS: moved, Kind.CANCEL: set()}
 
     def takes(self, kind: Kind, run: int) -> bool:
         """False if writing a change of a run that the group has already together with it could silently do something
@@ -181,7 +185,7 @@ class _Group:
         last = self.last
         if kind is Kind.RUN or kind in _ALONE or run in last[Kind.DELETE]:
             return False
-        if kind is Kind.MOVE or kind is Kind.WAKE:
+        if kind in (Kind.MOVE, Kind.WAKE, Kind.PROGRESS):
             return run not in last[Kind.MOVE]  # of two moves of one run, one UPDATE would take any
         if kind is Kind.STEP or kind is Kind.CANCEL:
             return run not in last[Kind.CANCEL]

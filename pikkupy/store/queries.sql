@@ -5,9 +5,9 @@
 -- New runs. A run id or number that is taken is an error.
 INSERT INTO pikkupy_runs (
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags, progress,
     start_checksum, move_checksum
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: write_steps
 -- New steps, and new states of steps without a final status; a final step stays and does not count as changed.
@@ -63,6 +63,12 @@ WHERE number = move.column1 AND status = move.column2;
 UPDATE pikkupy_runs SET wakes_at = waking.column2
 FROM (VALUES (?, ?)) AS waking
 WHERE number = waking.column1 AND status IN ('running', 'suspended');
+
+-- name: tell_runs
+-- How far unfinished runs say that they are: number, JSON text.
+UPDATE pikkupy_runs SET progress = told.column2
+FROM (VALUES (?, ?)) AS told
+WHERE number = told.column1 AND status IN ('running', 'suspended');
 
 -- name: insert_signals
 -- Signals that were sent.
@@ -171,7 +177,7 @@ WHERE status IN ('completed', 'failed', 'cancelled')
 -- One run.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags, progress,
     start_checksum, move_checksum
 FROM pikkupy_runs WHERE run_id = ?;
 
@@ -179,7 +185,7 @@ FROM pikkupy_runs WHERE run_id = ?;
 -- One run.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags, progress,
     start_checksum, move_checksum
 FROM pikkupy_runs WHERE number = ?;
 
@@ -187,7 +193,7 @@ FROM pikkupy_runs WHERE number = ?;
 -- The runs of a JSON list of numbers, newest first.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags, progress,
     start_checksum, move_checksum
 FROM pikkupy_runs WHERE number IN (SELECT value FROM json_each(:numbers)) ORDER BY number DESC;
 
@@ -323,7 +329,7 @@ FROM pikkupy_attempts WHERE run = ? ORDER BY seq;
 -- all runs.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags, progress,
     start_checksum, move_checksum
 FROM pikkupy_runs INDEXED BY pikkupy_runs_awake
 WHERE wakes_at IS NULL AND status IN ('running', 'suspended') AND number > :after ORDER BY number LIMIT :limit;
@@ -345,7 +351,7 @@ SELECT number, run_id FROM pikkupy_runs WHERE number IN (SELECT value FROM json_
 -- The parents of the runs of a JSON list.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags, progress,
     start_checksum, move_checksum
 FROM pikkupy_runs WHERE number IN (
     SELECT child.parent FROM json_each(:numbers) AS wanted CROSS JOIN pikkupy_runs AS child ON child.number = wanted.value
@@ -372,6 +378,10 @@ SELECT run, max(seq) FROM (
     UNION ALL
     SELECT run, seq FROM pikkupy_set_aside WHERE run IN (SELECT value FROM json_each(:numbers))
 ) GROUP BY run;
+
+-- name: signals
+-- All signals that were sent to one run, in the order of their arrival, without what they carried.
+SELECT run, seq, name, sent_at, position FROM pikkupy_signals WHERE run = ? ORDER BY seq;
 
 -- name: kept_signals
 -- The signals of a JSON list of runs that no step has taken, in the order of their arrival.
@@ -414,7 +424,7 @@ FROM pikkupy_set_aside WHERE run IN (SELECT value FROM json_each(:numbers)) ORDE
 SELECT
     child.number, child.run_id, child.workflow, child.status, child.input, child.output, child.error, child.reason,
     child.created_at, child.updated_at, child.ended_at, child.starts_at, child.wakes_at, child.parked, child.parent,
-    child.parent_position, child.parent_attempt, child.forked_from, child.tags, child.start_checksum,
+    child.parent_position, child.parent_attempt, child.forked_from, child.tags, child.progress, child.start_checksum,
     child.move_checksum
 FROM json_each(:numbers) AS wanted
 CROSS JOIN pikkupy_runs AS child ON child.parent = wanted.value

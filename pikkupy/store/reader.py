@@ -21,6 +21,7 @@ from pikkupy.core.model import (
     RunFilter,
     RunRow,
     RunStatus,
+    SignalRow,
     StepRow,
 )
 from pikkupy.errors import JournalError
@@ -196,6 +197,15 @@ def _chunk(db: sqlite3.Connection, query: str, parameters: dict[str, int] | dict
         except JournalError as error:
             damaged[row[0]] = error
     return Chunk(intact, damaged, found[-1][0])
+
+
+def signals(db: sqlite3.Connection, number: int) -> list[SignalRow]:
+    """All signals that were sent to one run, in the order of their arrival, without what they carried."""
+    rows = db.execute(QUERIES["signals"], (number,)).fetchall()
+    return [
+        SignalRow(run=run, seq=seq, name=name, payload=None, sent_at=sent_at, position=position)
+        for run, seq, name, sent_at, position in rows
+    ]
 
 
 def last_change(db: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, int]:

@@ -48,6 +48,7 @@ def run_columns(row: RunRow) -> Columns:
         row.parent_attempt,
         row.forked_from,
         row.tags,
+        row.progress,
     )
     return (*columns, *_run_checksums(columns))
 
@@ -169,7 +170,7 @@ def _damaged(what: str) -> JournalError:
 
 def _run_checksums(columns: Sequence[Any]) -> tuple[int, int]:
     number, run_id, workflow, status, given, output, error, reason, created_at, updated_at, ended_at = columns[:11]
-    starts_at, _, parked, *origin = columns[11:]  # wakes_at changes by itself
+    starts_at, _, parked, *origin, _ = columns[11:RUN_FIELDS]  # wakes_at and progress change by themselves
     start = _checksum((number, run_id, workflow, given, created_at, starts_at, *origin))
     return start, _checksum((number, status, output, error, reason, parked, updated_at, ended_at))
 

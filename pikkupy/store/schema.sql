@@ -39,6 +39,7 @@ CREATE TABLE pikkupy_runs (
     parent_attempt INTEGER,                                -- of that step
     forked_from TEXT,                                      -- id of the run whose history it began with
     tags TEXT,                                             -- JSON object of texts, in the order of their names
+    progress TEXT,                                         -- JSON: how far it says that it is; only displayed
     start_checksum INTEGER NOT NULL,                       -- over number, run_id, workflow, input and what follows created_at but the next
     move_checksum INTEGER NOT NULL,                        -- over number and what a move changes; wakes_at is in neither
     -- One line per status: of a row that is written only its own is looked at.

@@ -16,7 +16,8 @@ import msgspec
 
 from pikkupy.core.model import ErrorInfo
 from pikkupy.errors import RegistrationError
-from pikkupy.services import Progress, StepContext
+from pikkupy.progress import Progress
+from pikkupy.services import StepContext
 
 LENGTH = 8  # bytes in front of each message that say how long it is
 NEWS = b"\xc1"  # in front of news

@@ -9,7 +9,8 @@ from typing import BinaryIO
 import msgspec
 
 from pikkupy.core.ports import Values
-from pikkupy.services import CHUNK_OVERHEAD, Progress, StepContext
+from pikkupy.progress import Progress
+from pikkupy.services import CHUNK_OVERHEAD, StepContext
 from pikkupy.workers.messages import NEWS, News, framed
 
 MAX_WAITING = 1_000_000  # bytes that wait for the pipe before `emit` does, and that one message of news may have

@@ -1,0 +1,411 @@
+"""What happens to runs, as events: live from the engine, and of one run from its beginning, made from what is recorded.
+
+A run's events are numbered by what is recorded of it: how many places of its history are taken, and how many steps it
+has reached. Each event raises one of the two, so a number says exactly what a reader has seen, in this life and in the
+next; nothing is written for it. Only a suspension by the engine, progress and the end raise neither, and are told again
+to a reader that goes on there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+from weakref import WeakSet
+
+import msgspec
+from msgspec import structs
+
+from pikkupy.core.machine import FINAL_RUNS
+from pikkupy.core.model import AttemptRow, AttemptStatus, ErrorInfo, RunRow, RunStatus, SignalRow, StepKind, StepRow
+from pikkupy.engine.views import moment
+from pikkupy.errors import BadType, BadValue, EventsLost
+from pikkupy.progress import Progress
+
+KEPT = 10_000  # events of an engine that a reader can go back to, once one has listened
+BEHIND = 10_000  # events that a reader may be behind before they are read anew, or lost
+REACHED = 32  # bits of a number that count steps
+EPOCH = 40  # bits of a number of an engine's event that count within one life
+
+
+class EventKind(StrEnum):
+    """What has happened."""
+
+    RUN_STARTED = "run_started"
+    STEP_STARTED = "step_started"
+    SLEEPING = "sleeping"  # a sleep was reached; `wake_at`
+    ATTEMPT_FAILED = "attempt_failed"  # more may follow; `wake_at`
+    STEP_RECORDED = "step_recorded"  # a step has its outcome; `status`
+    SIGNAL = "signal"  # one was sent; `name`
+    SUSPENDED = "suspended"  # by a gate or by the engine; `reason`
+    RESUMED = "resumed"
+    PROGRESS = "progress"
+    RUN_ENDED = "run_ended"  # `status`
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that has happened to a run."""
+
+    seq: int
+    """Rises from event to event. Of `RunHandle.events` it is the run's own and outlives the process; of
+    `Engine.events` it counts in one life of the engine."""
+    kind: EventKind
+    run_id: str
+    workflow: str
+    at: datetime
+    step_name: str | None = None
+    step_kind: StepKind | None = None
+    attempt: int | None = None
+    status: str | None = None
+    """Of the step or run, once it has ended."""
+    error: ErrorInfo | None = None
+    wake_at: datetime | None = None
+    name: str | None = None
+    """Of a signal."""
+    reason: str | None = None
+    progress: Progress | None = None
+
+
+LAST = 1 << REACHED  # no step has this position
+
+
+class _Told(msgspec.Struct, frozen=True, gc=False):
+    """An event with its place: of the two counters the one that it raises, if any."""
+
+    event: Event
+    place: int = 0  # in the run's history, from 1
+    position: int = -1  # of a step that was reached, from 0
+    near: int = LAST  # position of the step that it is about
+
+
+class Hub:
+    """Tells events to those who listen. Costs nothing until somebody does."""
+
+    def __init__(self, epoch: int) -> None:
+        self.listening = False
+        self._first = self._next = epoch << EPOCH
+        self._kept: deque[Event] = deque(maxlen=KEPT)
+        self._everything: WeakSet[EngineEvents] = WeakSet()
+        self._of_runs: dict[int, WeakSet[RunEvents]] = {}
+
+    # What is told
+
+    def started(self, run: RunRow) -> None:
+        self.tell(run, _started(run))
+
+    def reached(self, run: RunRow, row: StepRow) -> None:
+        self.tell(run, _reached(run, row))
+
+    def recorded(self, run: RunRow, row: StepRow) -> None:
+        if row.seq is None:
+            return
+        if row.error is not None and row.attempts > 1:
+            self.tell(run, _last_failed(run, row))
+        self.tell(run, _recorded(run, row))
+
+    def failed(self, run: RunRow, step_name: str, row: AttemptRow, wake_at: int | None) -> None:
+        self.tell(run, _failed(run, step_name, row, wake_at))
+
+    def signalled(self, run: RunRow, row: SignalRow) -> None:
+        self.tell(run, _signalled(run, row))
+
+    def moved(self, run: RunRow, kind: EventKind, at: int, **facts: Any) -> None:
+        self.tell(run, _told(run, kind, at, **facts))
+
+    def tell(self, run: RunRow, told: _Told) -> None:
+        """To everybody who listens."""
+        self._next += 1
+        event = structs.replace(told.event, seq=self._next)
+        self._kept.append(event)
+        for reader in list(self._everything):
+            reader.hear(event)
+        for run_reader in list(self._of_runs.get(run.number, ())):
+            run_reader.hear(told)
+
+    # Who listens
+
+    def add(self, reader: EngineEvents, after: int | None) -> None:
+        """From now on, or from after that event on. Raises `EventsLost` if it is not known any more what followed."""
+        self.listening = True
+        if after is not None:
+            oldest = self._kept[0].seq if self._kept else self._next + 1
+            if not oldest - 1 <= after <= self._next:
+                raise EventsLost(
+                    f"after={after}: what followed is not known any more (events are kept from {oldest} to "
+                    f"{self._next}); look at list_runs, and listen from now on"
+                )
+            for event in self._kept:
+                if event.seq > after:
+                    reader.hear(event)
+        self._everything.add(reader)
+
+    def add_of_run(self, reader: RunEvents, number: int) -> None:
+        self.listening = True
+        self._of_runs.setdefault(number, WeakSet()).add(reader)
+
+    def remove_of_run(self, reader: RunEvents, number: int) -> None:
+        readers = self._of_runs.get(number)
+        if readers is not None:
+            readers.discard(reader)
+            if not readers:
+                del self._of_runs[number]
+
+    def close(self, error: Exception) -> None:
+        """The engine is left."""
+        for reader in list(self._everything):
+            reader.end(error)
+        for readers in list(self._of_runs.values()):
+            for run_reader in list(readers):
+                run_reader.end(error)
+
+
+class _Reader:
+    """Something that is heard now and read later."""
+
+    def __init__(self) -> None:
+        self.behind: deque[Any] = deque()
+        self.lost = False
+        self._error: Exception | None = None
+        self._awaited: asyncio.Future[None] | None = None
+
+    def hear(self, told: Any) -> None:
+        if len(self.behind) >= BEHIND:
+            self.lost = True
+        else:
+            self.behind.append(told)
+        self._wake()
+
+    def end(self, error: Exception) -> None:
+        self._error = error
+        self._wake()
+
+    async def more(self) -> None:
+        """Return when something was heard. Raises what `end` was given."""
+        if self._error is not None:
+            raise self._error
+        self._awaited = asyncio.get_running_loop().create_future()
+        try:
+            await self._awaited
+        finally:
+            self._awaited = None
+
+    def _wake(self) -> None:
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
+
+
+class EngineEvents(_Reader, AsyncIterator[Event]):
+    """What `Engine.events` returns."""
+
+    def __init__(self, hub: Hub, after: int | None) -> None:
+        super().__init__()
+        _check_after(after)
+        hub.add(self, after)
+
+    async def __anext__(self) -> Event:
+        while not self.behind:
+            await self.more()
+        if self.lost and len(self.behind) == 1:
+            self.lost = False
+            raise EventsLost(f"the reader was more than {BEHIND:,} events behind; look at list_runs, and listen anew")
+        event: Event = self.behind.popleft()
+        return event
+
+
+class Record(Protocol):
+    """Where a reader finds what is recorded of a run."""
+
+    async def past_of(self, run_id: str) -> Past: ...
+
+
+class Past(msgspec.Struct, frozen=True):
+    """A run up to now: steps by position, as they stand."""
+
+    run: RunRow
+    steps: Sequence[StepRow]
+    attempts: Sequence[AttemptRow]
+    signals: Sequence[SignalRow]
+    progress: Progress | None
+
+
+class RunEvents(_Reader, AsyncIterator[Event]):
+    """What `Engine.events(run_id)` and `RunHandle.events` return."""
+
+    def __init__(self, hub: Hub, record: Record, run_id: str, after: int | None) -> None:
+        super().__init__()
+        _check_after(after)
+        self._hub = hub
+        self._record = record
+        self._run_id = run_id
+        self._began = after is not None
+        self._place, self._reached = divmod(after or 0, 1 << REACHED)
+        self._number: int | None = None
+        self._over = False
+
+    async def __anext__(self) -> Event:
+        if self._number is None:
+            await self._catch_up()
+        while True:
+            while self.behind:
+                told: _Told = self.behind.popleft()
+                event = self._seen(told)
+                if event is not None:
+                    return event
+            if self._over:
+                raise StopAsyncIteration
+            if self.lost:
+                self.lost = False
+                await self._catch_up()
+            else:
+                await self.more()
+
+    async def _catch_up(self) -> None:
+        """What is recorded comes before what is heard meanwhile; what is told twice is left out in `_seen`."""
+        if self._number is None:
+            number = (await self._record.past_of(self._run_id)).run.number
+            self._number = number
+            self._hub.add_of_run(self, number)
+        past = await self._record.past_of(self._run_id)
+        self.behind.extendleft(reversed(list(_events_of(past))))
+
+    def _seen(self, told: _Told) -> Event | None:
+        """The event with its number; None if the reader has seen it."""
+        event = told.event
+        if told.place:
+            if told.place <= self._place:
+                return None
+            self._place = told.place
+        elif told.position >= 0:
+            if told.position < self._reached:
+                return None
+            self._reached = told.position + 1
+        elif event.kind is EventKind.RUN_STARTED:
+            if self._began:
+                return None
+        elif event.kind is EventKind.RUN_ENDED:
+            self._over = True
+            self.behind.clear()
+            if self._number is not None:
+                self._hub.remove_of_run(self, self._number)
+        self._began = True
+        return structs.replace(event, seq=(self._place << REACHED) + self._reached)
+
+
+def _events_of(past: Past) -> Iterator[_Told]:
+    """The events of a run as far as they are recorded, in the order of their times, each counter in its own order."""
+    run, names = past.run, {row.position: row.name for row in past.steps}
+    yield _started(run)
+    placed = [_recorded(run, row) for row in past.steps if row.seq is not None]
+    taken = {told.place for told in placed}
+    for attempt in past.attempts:
+        if attempt.status is AttemptStatus.FAILED and attempt.seq not in taken:
+            name = attempt.name or names.get(attempt.position, "?")
+            placed.append(_failed(run, name, attempt, None))
+    placed += [_signalled(run, row) for row in past.signals]
+    placed.sort(key=lambda told: told.place)
+    waiting = deque(placed)
+    for row in past.steps:
+        reached = _reached(run, row)
+        while waiting and _was_before(waiting[0], reached):
+            yield waiting.popleft()
+        yield reached
+    yield from waiting
+    if past.progress is not None:
+        yield _told(run, EventKind.PROGRESS, run.updated_at, progress=past.progress)
+    if run.parked is not None:
+        yield _told(run, EventKind.SUSPENDED, run.updated_at, reason=run.reason)
+    if run.status in FINAL_RUNS:
+        yield ended(run, run.status, run.ended_at or 0, run.error, run.reason)
+
+
+def _was_before(told: _Told, reached: _Told) -> bool:
+    """Whether it happened before a step was reached. Of one moment what is recorded of earlier steps is the cause."""
+    at, then = told.event.at, reached.event.at
+    return at < then or (at == then and told.near < reached.position)
+
+
+def _told(
+    run: RunRow, kind: EventKind, at: int, *, place: int = 0, position: int = -1, near: int = LAST, **facts: Any
+) -> _Told:
+    event = Event(seq=0, kind=kind, run_id=run.run_id, workflow=run.workflow, at=moment(at), **facts)
+    return _Told(event, place, position, near)
+
+
+def _started(run: RunRow) -> _Told:
+    return _told(run, EventKind.RUN_STARTED, run.starts_at)
+
+
+def _reached(run: RunRow, row: StepRow) -> _Told:
+    facts: dict[str, Any] = {"position": row.position, "step_name": row.name, "step_kind": row.kind}
+    kind = EventKind.STEP_STARTED
+    if row.kind is StepKind.SLEEP and row.wake_at is not None:
+        kind, facts["wake_at"] = EventKind.SLEEPING, moment(row.wake_at)
+    elif row.kind is StepKind.SUSPEND:
+        kind, facts["reason"] = EventKind.SUSPENDED, row.name
+    return _told(run, kind, row.started_at or run.starts_at, **facts)
+
+
+def _recorded(run: RunRow, row: StepRow) -> _Told:
+    gate = row.kind is StepKind.SUSPEND
+    return _told(
+        run,
+        EventKind.RESUMED if gate else EventKind.STEP_RECORDED,
+        row.ended_at or 0,
+        place=row.seq or 0,
+        near=row.position,
+        step_name=row.name,
+        step_kind=row.kind,
+        attempt=row.attempts or None,
+        status=row.status.value,
+        error=row.error,
+    )
+
+
+def _last_failed(run: RunRow, row: StepRow) -> _Told:
+    """The attempt with which a step has failed for good; its place is the one before that of the outcome."""
+    return _told(
+        run,
+        EventKind.ATTEMPT_FAILED,
+        row.ended_at or 0,
+        place=(row.seq or 0) - 1,
+        near=row.position,
+        step_name=row.name,
+        attempt=row.attempts,
+        error=row.error,
+    )
+
+
+def _failed(run: RunRow, step_name: str, row: AttemptRow, wake_at: int | None) -> _Told:
+    return _told(
+        run,
+        EventKind.ATTEMPT_FAILED,
+        row.ended_at,
+        place=row.seq,
+        near=row.position,
+        step_name=step_name,
+        attempt=row.attempt,
+        error=row.error,
+        wake_at=None if wake_at is None else moment(wake_at),
+    )
+
+
+def _signalled(run: RunRow, row: SignalRow) -> _Told:
+    near = LAST if row.position is None else row.position
+    return _told(run, EventKind.SIGNAL, row.sent_at, place=row.seq, near=near, name=row.name)
+
+
+def ended(run: RunRow, status: RunStatus, at: int, error: ErrorInfo | None, reason: str | None) -> _Told:
+    """The end of a run."""
+    return _told(run, EventKind.RUN_ENDED, at, status=status.value, error=error, reason=reason)
+
+
+def _check_after(after: object) -> None:
+    if after is None:
+        return
+    if not isinstance(after, int) or isinstance(after, bool):
+        raise BadType(f"after={after!r}: use the seq of the last event seen, not {type(after).__name__}")
+    if after < 0:
+        raise BadValue(f"after={after!r}: use the seq of the last event seen")

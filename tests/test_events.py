@@ -1,0 +1,264 @@
+"""Events of runs: what happened in which order, from where a reader stopped, and what it costs when nobody listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pikkupy import EngineClosed, Event, EventKind, EventsLost, Pikku, RunNotFound, StepFailed, Workflow, current_step
+from pikkupy.engine import events as events_module
+from pikkupy.testing import VirtualClock
+from tests.contract.waiting import BOTH
+
+each_way = pytest.mark.parametrize("settings", BOTH, ids=["in memory", "in the file"])
+
+
+def told(event: Event) -> tuple[str, ...]:
+    what = event.step_name or event.name or event.reason
+    return tuple(str(part) for part in (event.kind, what, event.status) if part is not None)
+
+
+async def all_of(events: AsyncIterator[Event]) -> list[Event]:
+    return [event async for event in events]
+
+
+def life() -> Pikku:
+    """One of everything."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> str:
+        def flaky() -> str:
+            step = current_step()
+            assert step is not None
+            if step.attempt_count < 2:
+                raise OSError("first")
+            return "ok"
+
+        await workflow.do("first", lambda: 1)
+        workflow.progress(0.5)
+        await workflow.do("flaky", flaky, retries=1, retry_delay="1h")
+        await workflow.sleep("nap", "1d")
+        await workflow.wait_for_signal("go")
+        await workflow.suspend("gate")
+        try:
+            await workflow.do("bad", lambda: 1 / 0)
+        except StepFailed:
+            workflow.progress("nearly")
+        return "done"
+
+    return pikku
+
+
+async def lived(engine: Any, clock: VirtualClock) -> None:
+    await engine.start("flow", run_id="r")
+    await clock.advance("1h")
+    await clock.advance("1d")
+    await engine.signal("r", "go")
+    await clock.advance(0)
+    await engine.resume("r")
+    await (await engine.handle("r")).result(timeout="1s")
+
+
+EXPECTED = [
+    ("run_started",),
+    ("step_started", "first"),
+    ("step_recorded", "first", "succeeded"),
+    ("step_started", "flaky"),
+    ("attempt_failed", "flaky"),
+    ("step_recorded", "flaky", "succeeded"),
+    ("sleeping", "nap"),
+    ("step_recorded", "nap", "succeeded"),
+    ("step_started", "go"),
+    ("signal", "go"),
+    ("step_recorded", "go", "succeeded"),
+    ("suspended", "gate"),
+    ("resumed", "gate", "succeeded"),
+    ("step_started", "bad"),
+    ("step_recorded", "bad", "failed"),
+    ("run_ended", "completed"),
+]
+
+
+def without_progress(events: list[Event]) -> list[tuple[str, ...]]:
+    return [told(event) for event in events if event.kind is not EventKind.PROGRESS]
+
+
+@each_way
+async def test_a_run_tells_all_that_happens_to_it(settings: dict[str, Any]) -> None:
+    """Live to one who listens from the beginning, and to one who comes when it is over: the same events and numbers."""
+    clock = VirtualClock()
+    async with life().open(":memory:", clock=clock, **settings) as engine:
+        everything = engine.events()
+        await lived(engine, clock)
+        handle = await engine.handle("r")
+        after = await all_of(handle.events())
+        live: list[Event] = []
+        async for event in everything:
+            live.append(event)
+            if event.kind is EventKind.RUN_ENDED:
+                break
+
+    assert without_progress(after) == EXPECTED
+    assert without_progress(live) == EXPECTED
+    assert [event.progress for event in live if event.kind is EventKind.PROGRESS] == [0.5, "nearly"]
+    for stream in (after, live):
+        numbers = [event.seq for event in stream]
+        assert numbers == sorted(numbers)
+    assert {event.run_id for event in after} == {"r"}
+    slept = next(event for event in after if event.kind is EventKind.SLEEPING)
+    assert slept.wake_at is not None
+    assert (slept.wake_at - slept.at).days == 1
+
+
+@each_way
+async def test_a_reader_goes_on_where_it_stopped(settings: dict[str, Any], db: Path) -> None:
+    """After any event, in this life of the engine and in the next, live or not: nothing is missing or told twice."""
+    clock = VirtualClock()
+    async with life().open(db, clock=clock, **settings) as engine:
+        await engine.start("flow", run_id="r")
+        live = (await engine.handle("r")).events()
+        seen = [await anext(live) for _ in range(3)]
+        await clock.advance("1h")
+        await clock.advance("1d")
+        seen += [await anext(live) for _ in range(6)]
+    async with life().open(db, clock=clock, **settings) as engine:
+        more = (await engine.handle("r")).events(after=seen[-1].seq)
+        await engine.signal("r", "go")
+        await clock.advance(0)
+        await engine.resume("r")
+        seen += await all_of(more)
+        whole = await all_of((await engine.handle("r")).events())
+        assert without_progress(seen) == without_progress(whole) == EXPECTED
+        firm = [event for event in whole if event.kind is not EventKind.PROGRESS]
+        for place, event in enumerate(firm[:-1]):
+            rest = await all_of((await engine.handle("r")).events(after=event.seq))
+            assert without_progress(rest) == EXPECTED[place + 1 :]
+
+
+async def test_a_reader_of_the_engine_goes_on_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the events that are kept; what is not known any more is an error, never a gap."""
+    monkeypatch.setattr(events_module, "KEPT", 20)
+    monkeypatch.setattr(events_module, "BEHIND", 20)
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.do("step", lambda: None)
+
+    async with pikku.open(":memory:") as engine:
+        reader = engine.events()
+        await engine.run(flow, run_id="a")
+        seen = [await anext(reader) for _ in range(4)]
+        assert [told(event)[0] for event in seen] == ["run_started", "step_started", "step_recorded", "run_ended"]
+        again = engine.events(after=seen[1].seq)
+        assert [await anext(again) for _ in range(2)] == seen[2:]
+        for number in range(10):
+            await engine.run(flow, run_id=f"b{number}")
+        with pytest.raises(EventsLost, match="not known any more"):
+            engine.events(after=seen[0].seq)
+        with pytest.raises(EventsLost, match="behind"):
+            [await anext(reader) for _ in range(40)]
+        for after in (-1, 1.5, True, "x"):
+            with pytest.raises((TypeError, ValueError), match="after="):
+                engine.events(after=after)  # type: ignore[arg-type]
+
+
+async def test_a_parked_run_tells_why(db: Path) -> None:
+    """Also to one who comes later."""
+    pikku = life()
+    async with pikku.open(db, clock=VirtualClock()) as engine:
+        await engine.start("flow", run_id="r")
+    async with Pikku().open(db, clock=VirtualClock()) as engine:
+        events = (await engine.handle("r")).events()
+        seen: list[Event] = []
+        async for event in events:
+            seen.append(event)
+            if event.kind is EventKind.SUSPENDED:
+                break
+    assert "WorkflowNotFound" in str(seen[-1].reason)
+
+
+async def test_progress_is_shown_and_outlives_the_process(db: Path) -> None:
+    """Of the workflow in `get_run`; a replay does not tell it again."""
+    clock = VirtualClock()
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> str:
+        for bad in (2, "x" * 1_001, None, True):
+            with pytest.raises((TypeError, ValueError), match="of run 'r'"):
+                workflow.progress(bad)  # type: ignore[arg-type]
+        workflow.progress("begun")
+        await workflow.sleep("nap", "1h")
+        workflow.progress(1)
+        return "done"
+
+    for settings in BOTH:
+        async with pikku.open(db, clock=clock, **settings) as engine:
+            await engine.start(flow, run_id="r")
+            await clock.advance(0)
+            assert (await engine.get_run("r")).progress == "begun"
+    async with pikku.open(db, clock=clock) as engine:
+        await clock.advance("1h")
+        await (await engine.handle("r")).result(timeout="1s")
+        assert (await engine.get_run("r")).progress == 1.0
+
+
+async def test_the_progress_of_a_step_is_an_event() -> None:
+    """With the step and the attempt."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        async def body() -> None:
+            step = current_step()
+            assert step is not None
+            step.progress(0.25)
+            await asyncio.sleep(0.01)
+
+        await workflow.do("step", body)
+
+    async with pikku.open(":memory:") as engine:
+        reader = engine.events()
+        await engine.run(flow)
+        async for event in reader:
+            if event.kind is EventKind.PROGRESS:
+                assert (event.step_name, event.attempt, event.progress) == ("step", 1, 0.25)
+                break
+
+
+async def test_readers_end_with_the_engine() -> None:
+    """EngineClosed, for those who wait and those who come; RunNotFound for a run that there is not."""
+    pikku = life()
+    async with pikku.open(":memory:", clock=VirtualClock()) as engine:
+        with pytest.raises(RunNotFound):
+            await anext(engine.run_events("nobody"))
+        handle = await engine.start("flow", run_id="r")
+        waiting = asyncio.create_task(all_of(handle.events()))
+        every = asyncio.create_task(all_of(engine.events()))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+    for task in (waiting, every):
+        with pytest.raises(EngineClosed):
+            await task
+    with pytest.raises(EngineClosed):
+        engine.events()
+
+
+async def test_nothing_is_kept_for_readers_that_are_gone() -> None:
+    """A reader that nobody holds any more is forgotten."""
+    pikku = life()
+    async with pikku.open(":memory:", clock=VirtualClock()) as engine:
+        handle = await engine.start("flow", run_id="r")
+        reader = handle.events()
+        await anext(reader)
+        assert engine._parts is not None
+        hub = engine._parts.residents.events
+        assert sum(len(readers) for readers in hub._of_runs.values()) == 1
+        del reader
+        assert sum(len(readers) for readers in hub._of_runs.values()) == 0
