@@ -14,7 +14,11 @@ from pikkupy import (
     Attempt,
     Chunk,
     Config,
+    Decided,
     Engine,
+    Event,
+    EventKind,
+    Expired,
     Page,
     Pikku,
     Run,
@@ -109,6 +113,31 @@ async def onboarding(workflow: Workflow, data: NewUser) -> str:
     return data.email
 
 
+class Refund(msgspec.Struct):
+    amount: int
+
+
+@pikku.workflow
+async def refund(workflow: Workflow, data: NewUser) -> int:
+    assert_type(await workflow.wait_for_signal("paid", Refund), Refund)
+    assert_type(await workflow.wait_for_signal("paid", timeout="1h"), Any)
+    answer = await workflow.approval("refund", Refund, timeout="1d")
+    assert_type(answer, Decided[Refund] | Expired)
+    assert_type(await workflow.suspend("look"), None)
+    assert_type(workflow.changed("other-way"), bool)
+    workflow.progress(0.5)
+    workflow.progress("half")
+    assert_type(await workflow.do("Onboard", onboarding, data), str)
+    assert_type(await workflow.do("Night", nightly, retries=2), None)
+    match answer:
+        case Decided(decision, decided_by):
+            assert_type(decision, Refund)
+            assert_type(decided_by, str | None)
+            return decision.amount
+        case Expired():
+            return 0
+
+
 @pikku.workflow
 async def nightly(workflow: Workflow) -> None:
     await workflow.sleep("Wait", "1d")
@@ -163,6 +192,18 @@ async def main() -> None:
         assert_type((await engine.steps("r"))[0].progress, float | str | None)
         await engine.cancel("r", "enough")
         await engine.resume("r")
+        await engine.resume("r", accept="new")
+        await engine.retry("r")
+        await engine.signal("r", "paid", {"amount": 1})
+        await run.signal("paid")
+        await engine.approve("r", "refund", Refund(1), decided_by="ada")
+        await run.approve("refund", {"amount": 1})
+        assert_type(await engine.fork("r", at="RPC", overrides={"RPC": 1}, new_run_id="f"), RunHandle[Any])
+        async for event in run.events(after=5):
+            assert_type(event, Event)
+            assert_type((event.seq, event.kind, event.wake_at), tuple[int, EventKind, datetime | None])
+        async for event in engine.events():
+            assert_type(event.run_id, str)
         await engine.delete_run("r")
     clock = VirtualClock(start=datetime(2030, 1, 1, tzinfo=UTC), autojump=True)
     async with pikku.open(":memory:", clock=clock, config=Config(max_payload=1_000)):
