@@ -1,4 +1,4 @@
-"""README and changelog say what is true: their code runs, their tables list what there is."""
+"""README, changelog and docs say what is true: their code runs, their tables list what there is."""
 
 from __future__ import annotations
 
@@ -15,26 +15,51 @@ from pikkupy.log import EVENTS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_the_python_blocks_of_the_readme_run_twice(number: int, tmp_path: Path) -> None:
     """As a user would run them, in an empty folder; the second time the journal is there already."""
-    script = tmp_path / "example.py"
-    script.write_text(BLOCKS[number], encoding="utf-8")
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-W", "error", str(script)],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_script("example.py", BLOCKS[number], tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout
         assert done.stderr == ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_python_blocks_of_a_page_are_one_program(page: Path, tmp_path: Path) -> None:
+    """They run one after another in one namespace, each on the line on which it stands in the page."""
+    done = run_script(page.name, program_of(page.read_text(encoding="utf-8")), tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def run_script(name: str, source: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What became of a script that was run in that folder, with warnings as errors."""
+    script = folder / name
+    script.write_text(source, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def program_of(page: str) -> str:
+    """The page with all that is no Python left blank, so that a traceback names the page's lines."""
+    lines, inside = list[str](), False
+    for line in page.splitlines():
+        fence = line.startswith("```")
+        lines.append(line if inside and not fence else "")
+        inside = line == "```python" if fence else inside
+    return "\n".join(lines)
 
 
 def test_the_example_on_the_first_screen_has_about_fifteen_lines() -> None:
