@@ -168,6 +168,40 @@ async def test_a_reader_of_the_engine_goes_on_too(monkeypatch: pytest.MonkeyPatc
                 engine.events(after=after)  # type: ignore[arg-type]
 
 
+async def test_a_reader_that_is_far_behind_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run: what it could not keep up with comes from the record. Of the engine: an error where the gap is."""
+    monkeypatch.setattr(events_module, "BEHIND", 10)
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        for number in range(60):
+            if number % 20 == 0:
+                await workflow.wait_for_signal("go")
+            await workflow.do("step", lambda: None)
+
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock) as engine:
+        handle = await engine.start(flow, run_id="r")
+        reader, every = handle.events(), engine.events()
+        seen = [await anext(reader)]
+        for _ in range(3):  # read a little between bursts, so that more is heard while something is missing
+            await engine.signal("r", "go")
+            await clock.advance(0)
+            seen += [await anext(reader) for _ in range(5)]
+        seen += await all_of(reader)
+        whole = await all_of(handle.events())
+        heard: list[Event] = []
+        with pytest.raises(EventsLost, match="behind"):
+            while True:
+                heard.append(await anext(every))
+
+    assert [told(event) for event in seen] == [told(event) for event in whole]
+    assert [event.seq for event in seen] == [event.seq for event in whole]
+    numbers = [event.seq for event in heard]
+    assert numbers == list(range(numbers[0], numbers[0] + 10))
+
+
 async def test_a_parked_run_tells_why(db: Path) -> None:
     """Also to one who comes later."""
     pikku = life()

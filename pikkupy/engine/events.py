@@ -167,16 +167,16 @@ class _Reader:
 
     def __init__(self) -> None:
         self.behind: deque[Any] = deque()
-        self.lost = False
+        self.lost = False  # something was told after what is behind, and was not heard
         self._error: Exception | None = None
         self._awaited: asyncio.Future[None] | None = None
 
     def hear(self, told: Any) -> None:
-        if len(self.behind) >= BEHIND:
-            self.lost = True
+        if self.lost or len(self.behind) >= BEHIND:
+            self.lost = True  # from here on: what came later would hide the gap
         else:
             self.behind.append(told)
-        self._wake()
+            self._wake()
 
     def end(self, error: Exception) -> None:
         self._error = error
@@ -207,10 +207,12 @@ class EngineEvents(_Reader, AsyncIterator[Event]):
 
     async def __anext__(self) -> Event:
         while not self.behind:
+            if self.lost:
+                self.lost = False
+                raise EventsLost(
+                    f"the reader was more than {BEHIND:,} events behind; look at list_runs, and listen anew"
+                )
             await self.more()
-        if self.lost and len(self.behind) == 1:
-            self.lost = False
-            raise EventsLost(f"the reader was more than {BEHIND:,} events behind; look at list_runs, and listen anew")
         event: Event = self.behind.popleft()
         return event
 
