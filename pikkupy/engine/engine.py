@@ -487,7 +487,7 @@ class Engine:
             if recorded is not None and recorded.run.parked is not None:
                 if accept is not None:
                     recorded = await self._accepted(recorded)
-                await in_callback(host.loop, partial(residents.resume, recorded, copy_context()))
+                await in_callback(host.loop, partial(residents.resume, recorded))
                 await host.journal.commit([])  # the new status is on disk
                 return
             if recorded is not None and recorded.run.status is RunStatus.SUSPENDED:

@@ -44,6 +44,9 @@ class Residents:
         self.outlet.on_progress = self._step_progress
         self.events = Hub(host.journal.epoch)
         self._host = host
+        # Of `open`. A run that comes back goes on in a copy of it: who wakes it, perhaps in a request of somebody else,
+        # is nothing to the run.
+        self._variables = copy_context()
         self._horizon_us = microseconds(host.config.unload_after)
         self._limit = host.config.resident_runs
         self._intruded = self._interfere  # one object for all runs
@@ -67,7 +70,6 @@ class Residents:
 
         `clean`: the last owner left in order.
         """
-        variables = copy_context()
         count = after = 0
         while chunk := await self._host.journal.awake(after=after, limit=CHUNK):
             after = chunk[-1].run.number
@@ -75,7 +77,7 @@ class Residents:
             held = set(self.holds.take_free(recorded.run.number for recorded in fresh))
             mine = [recorded for recorded in fresh if recorded.run.number in held]
             try:
-                adopt = partial(self._adopt_all, mine, variables, clean=clean)
+                adopt = partial(self._adopt_all, mine, clean=clean)
                 count += await in_callback(self._host.loop, adopt)
             finally:
                 for number in held:
@@ -88,7 +90,7 @@ class Residents:
         try:
             recorded = await self._host.journal.recorded_runs(free)
             waiting = [one for one in recorded if one.run.status not in FINAL_RUNS and one.run.parked is None]
-            await in_callback(self._host.loop, partial(self._adopt_all, waiting, copy_context(), clean=True))
+            await in_callback(self._host.loop, partial(self._adopt_all, waiting, clean=True))
         finally:
             for number in free:
                 self.holds.give_back(number)
@@ -103,18 +105,18 @@ class Residents:
         recorded = await self._host.journal.recorded(number)
         if recorded is None or recorded.run.status in FINAL_RUNS or recorded.run.parked is not None:
             return None
-        adopt = partial(self._adopt, recorded, copy_context(), clean=True, changes=[])
+        adopt = partial(self._adopt, recorded, clean=True, changes=[])
         await in_callback(self._host.loop, adopt)
         return self.resident(number)
 
-    def resume(self, recorded: Recorded, variables: Context) -> None:
+    def resume(self, recorded: Recorded) -> None:
         """Take up again a run that was parked."""
         fresh = {
             row.position: structs.replace(row, cut_offs=0) for row in recorded.steps if row.cut_offs and row.seq is None
         }
         steps = tuple(fresh.get(row.position, row) for row in recorded.steps)
         recorded = structs.replace(recorded, steps=steps)
-        self._adopt(recorded, variables, clean=True, changes=list(fresh.values()))
+        self._adopt(recorded, clean=True, changes=list(fresh.values()))
 
     def resident(self, number: int) -> ActiveRun | None:
         """The run of that number, if it is in memory."""
@@ -140,7 +142,7 @@ class Residents:
             workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(recorded.run.workflow)
         except WorkflowNotFound as error:
             return _missing(error)
-        execution, commands = self._begin(workflow, recorded, copy_context())
+        execution, commands = self._begin(workflow, recorded, self._variables.copy())
         execution.tear_down()
         return commands.end if isinstance(commands.end, Parked) else None
 
@@ -299,12 +301,12 @@ class Residents:
                     future.set_exception(error)
                     future.exception()  # somebody may have stopped listening: asyncio need not report it
 
-    def _adopt_all(self, chunk: list[Recorded], variables: Context, *, clean: bool) -> int:
+    def _adopt_all(self, chunk: list[Recorded], *, clean: bool) -> int:
         for recorded in chunk:
-            self._adopt(recorded, variables, clean=clean, changes=[])
+            self._adopt(recorded, clean=clean, changes=[])
         return len(chunk)
 
-    def _adopt(self, recorded: Recorded, variables: Context, *, clean: bool, changes: list[Change]) -> None:
+    def _adopt(self, recorded: Recorded, *, clean: bool, changes: list[Change]) -> None:
         """Bring a run into memory as it is recorded once `changes` are written."""
         run = recorded.run
         if run.wakes_at is not None:
@@ -321,7 +323,7 @@ class Residents:
             self._host.timers.call_at(run.starts_at, partial(self._begin_delayed, run.number))
             return
         # A copy for each: what one body sets is no other's.
-        execution, commands = self._begin(workflow, recorded, variables.copy())
+        execution, commands = self._begin(workflow, recorded, self._variables.copy())
         if isinstance(commands.end, Parked):
             execution.tear_down()
             self._park(run, commands.end, changes)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -438,3 +439,28 @@ async def test_a_timeout_that_leaves_the_workflow_fails_the_run() -> None:
         await clock.advance(5)
         with pytest.raises(RunFailed, match=r"SignalTimeout: no signal 'go' came within 0.005 s"):
             await result(engine)
+
+
+@each_way
+async def test_the_context_of_who_brings_a_signal_is_not_the_run_s(settings: dict[str, Any]) -> None:
+    """A run that comes back into memory goes on in the context of `open`: one request's variables stay its own."""
+    asker: ContextVar[str] = ContextVar("asker", default="nobody")
+    seen: list[str] = []
+
+    async def body(workflow: Workflow) -> None:
+        await workflow.wait_for_signal("go")
+        await workflow.suspend("gate")
+        seen.append(asker.get())
+        await workflow.do("step", lambda: seen.append(asker.get()))
+
+    async with opened(body, settings) as (engine, clock):
+
+        async def asked_by(name: str, call: Callable[[], Awaitable[None]]) -> None:
+            asker.set(name)
+            await call()
+
+        await asyncio.create_task(asked_by("ada", lambda: engine.signal("r", "go")))
+        await clock.advance(0)
+        await asyncio.create_task(asked_by("bob", lambda: engine.resume("r")))
+        await result(engine)
+    assert seen == ["nobody", "nobody"]
