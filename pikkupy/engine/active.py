@@ -239,7 +239,7 @@ class ActiveRun:
         workers = self.host.workers
         if self._home.events.listening:
             self._home.events.reached(self.run, LiveStep(self.run.number, call, now_us).unfinished_row())
-        assert call.variables is not None  # only sleeps have none
+        assert call.variables is not None  # only sleeps, signals and gates have none
         context = call.variables.copy() if call.policy.retries else call.variables  # nobody else will need it
         here = self._inline = context_of(self.run, call, 1)
         came = workers.call_inline(call, here, context)
@@ -459,11 +459,13 @@ class ActiveRun:
         attempt = step.attempt_row(outcome, self._next_seq(), now_us) if step.attempts > 1 else None
         self._land(step.settled_row(outcome, self._next_seq(), now_us), attempt)
 
-    def _land(self, row: StepRow, before: Change | None = None) -> None:
-        """Write an outcome, and what belongs to it; the run sees it when both are on disk."""
+    def _land(self, row: StepRow, before: Change | None = None, done: Done | None = None) -> None:
+        """Write an outcome, and what belongs to it; the run sees it, and `done` is told, when both are on disk."""
         self.stay()
         self._landing[row.position] = row
-        self.host.journal.submit((row,) if before is None else (before, row), _Landing(self, row))
+        landing = _Landing(self, row)
+        then = landing if done is None else partial(_tell_all, [done, landing])
+        self.host.journal.submit((row,) if before is None else (before, row), then)
 
     def deliver(self, row: StepRow) -> None:
         """The step's outcome is on disk: the run may see it."""
@@ -634,12 +636,7 @@ class ActiveRun:
             step.timer.cancel()
         del self.steps[step.call.position]
         row = step.settled_row(outcome, self._next_seq(), self.host.now_us())
-        if done is None:
-            self._land(row, signal)
-            return
-        self.stay()
-        self._landing[row.position] = row
-        self.host.journal.submit((signal, row), partial(_tell_all, [done, _Landing(self, row)]))
+        self._land(row, signal, done)
 
     def _outcome_of_signal(self, call: StepCall, text: str) -> Succeeded | Failed:
         values, what = self.host.values, f"payload of signal {call.body!r}"
@@ -754,10 +751,13 @@ class ActiveRun:
         self._home.may_rest(self)
 
     def _child_timed_out(self, step: LiveStep, limit_us: int) -> None:
-        child, step.child, step.timer = step.child, None, None
+        step.timer = None
         error = TimeoutError(f"step {step.call.name!r} did not end within its timeout of {limit_us / 1e6:g} s")
-        if child is not None:
-            self._cancel_run(child, str(error))
+        changes: list[Change] = []
+        then: list[Done] = []
+        self._cancel_child(step, str(error), changes, then)
+        if changes:
+            self.host.journal.submit(changes, partial(_tell_all, then))
         self._attempt_ended(step, Failed(describe(error), error, final=False))
 
     def child_ended(self, position: int, attempt: int, end: RunRow | RunMove) -> None:
@@ -773,21 +773,15 @@ class ActiveRun:
         child_type = self.host.result_type_of(child.workflow)
         self._attempt_ended(step, outcome_of_child(self.host.values, step.call, child_type, child.run_id, end))
 
-    def _cancel_run(self, child: RunRow, reason: str) -> None:
-        changes: list[Change] = []
-        then: list[Done] = []
-        self._cancel_number(child.number, reason, changes, then)
-        if changes:
-            self.host.journal.submit(changes, partial(_tell_all, then))
-
     def _cancel_child(self, step: LiveStep, reason: str, changes: list[Change], then: list[Done]) -> None:
-        if step.child is not None:
-            self._cancel_number(step.child.number, reason, changes, then)
-            step.child = None
+        """What cancels the child run of a step, if it has one: `changes` are to be written, `then` is to be told.
 
-    def _cancel_number(self, number: int, reason: str, changes: list[Change], then: list[Done]) -> None:
-        """What cancels a child, if need be after a crash: the start-up looks at runs that do not wait in the file, and
-        cancels those whose parent has ended."""
+        If the run itself is ending, a child in the file is cancelled after a crash, too: the start-up looks at runs
+        that do not wait in the file, and at their parents.
+        """
+        if step.child is None:
+            return
+        number, step.child = step.child.number, None
         child = self._home.resident(number)
         if child is None:
             changes.append(RunWakes(number=number, wakes_at=None))

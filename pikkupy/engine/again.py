@@ -10,7 +10,6 @@ from msgspec import structs
 from pikkupy.core.machine import RUN, STEP, RunEvent, StepEvent, advance
 from pikkupy.core.model import (
     AttemptRow,
-    AttemptStatus,
     Change,
     ChildRow,
     CodeChange,
@@ -24,6 +23,7 @@ from pikkupy.core.model import (
     StepStatus,
 )
 from pikkupy.core.ports import Values
+from pikkupy.engine.live import only_attempt
 from pikkupy.errors import BadValue
 from pikkupy.registry import Registry, WorkflowFunction
 
@@ -49,7 +49,7 @@ def retry(
     retried = {child.position for child in retried_children(recorded, children)}
     for step in _failed_steps(recorded):
         if step.attempts == 1 and step.position not in retried:
-            yield _own_attempt(step)
+            yield only_attempt(step)
         yield StepReopened(row=_reopened(step, goes_on=step.position in retried))
     for step in recorded.steps:
         if step.status is StepStatus.CANCELLED:
@@ -70,20 +70,6 @@ def _failed_steps(recorded: Recorded) -> list[StepRow]:
         for step in recorded.steps
         if step.status is StepStatus.FAILED and (step.name in names or (step.seq or 0) > seen)
     ]
-
-
-def _own_attempt(step: StepRow) -> AttemptRow:
-    """The one attempt of a step, which until now its own row has told."""
-    return AttemptRow(
-        run=step.run,
-        position=step.position,
-        attempt=1,
-        seq=step.seq or 0,
-        status=AttemptStatus.FAILED,
-        error=step.error,
-        started_at=step.started_at or 0,
-        ended_at=step.ended_at or 0,
-    )
 
 
 def _reopened(step: StepRow, *, goes_on: bool) -> StepRow:

@@ -61,7 +61,7 @@ from pikkupy.log import logger
 from pikkupy.names import check_name, check_step_name
 from pikkupy.registry import Registry, WorkflowFunction
 from pikkupy.services import check_services
-from pikkupy.store import Done
+from pikkupy.store import Done, resolve
 from pikkupy.timers import Timer
 
 In = TypeVar("In")
@@ -359,7 +359,7 @@ class Engine:
         host = self._use().host
         row = await self._row(run_id)
         while True:
-            _, _, attempts = await host.journal.attempts(row.number)
+            attempts = await host.journal.attempt_rows(row.number)
             signals = await host.journal.signals(row.number)
             steps = await self._step_rows(row)
             before, row = row, await self._row(run_id)
@@ -395,13 +395,10 @@ class Engine:
         Running async steps get `CancelledError`; what comes late is kept in `history` and changes nothing. Raises
         `RunNotFound`, `RunStateError` for a run that has ended, `TypeError` for a reason that is no text.
         """
-        _, residents, starts = self._use()
+        residents = self._use().residents
         if not isinstance(reason, str):
             raise BadType(f"cancel({run_id!r}, reason): the reason must be a str, not {type(reason).__name__}")
-        await starts.settled(run_id)
-        active = residents.active.get(run_id)
-        number = (await self._row(run_id)).number if active is None else active.run.number
-        if await residents.cancel_by_number(number, storable(reason)) is None:
+        if await residents.cancel_by_number(await self._number(run_id), storable(reason)) is None:
             raise RunStateError(
                 f"run {run_id!r} is {(await self._row(run_id)).status}: it cannot be cancelled any more"
             )
@@ -475,12 +472,10 @@ class Engine:
         code asks for later get theirs, other recorded steps are kept as evidence in `history`, new ones execute. Raises
         `RunNotFound`, `RunStateError` for a run that is not suspended, `ValueError` for another `accept`.
         """
-        host, residents, starts = self._use()
+        host, residents, _ = self._use()
         if accept not in (None, "new"):
             raise BadValue(f"accept={accept!r}: use 'new', or leave it out")
-        await starts.settled(run_id)
-        active = residents.active.get(run_id)
-        number = (await self._row(run_id)).number if active is None else active.run.number
+        number = await self._number(run_id)
         async with residents.holds.alone(number):
             active = residents.resident(number)
             recorded = await host.journal.recorded(number) if active is None else None
@@ -536,7 +531,7 @@ class Engine:
                 status = recorded.run.status if active is None else active.status
                 if status is not RunStatus.FAILED or active is not None:
                     raise RunStateError(f"run {recorded.run.run_id!r} is {status}: only a failed run can be retried")
-                _, _, attempts = await host.journal.attempts(number)
+                attempts = await host.journal.attempt_rows(number)
                 children = await host.journal.children(number)
                 changes += again.retry(recorded, attempts, children, host.now_us())
                 numbers += [child.number for child in again.retried_children(recorded, children)]
@@ -569,7 +564,7 @@ class Engine:
         recorded = await host.journal.recorded(source.number)
         if recorded is None:
             raise RunNotFound(f"no run with the id {run_id!r}")
-        _, _, attempts = await host.journal.attempts(source.number)
+        attempts = await host.journal.attempt_rows(source.number)
         row = again.forked_row(source, given, host.next_number(), text, workflow, host.now_us())
         changes = again.fork(recorded, attempts, at, overrides or {}, row, host.values, self._registry)
         async with residents.holds.alone(row.number):
@@ -686,6 +681,13 @@ class Engine:
             raise RunNotFound(f"no run with the id {run_id!r}")
         return row
 
+    async def _number(self, run_id: str) -> int:
+        """The number of the run, once its start is on disk. Raises `RunNotFound`."""
+        _, residents, starts = self._use()
+        await starts.settled(run_id)
+        active = residents.active.get(run_id)
+        return (await self._row(run_id)).number if active is None else active.run.number
+
     async def _views(self, rows: list[RunRow]) -> list[Run]:
         host = self._use().host
         open_runs = [row.number for row in rows if row.status not in FINAL_RUNS]
@@ -720,16 +722,7 @@ def _encoded_input(host: Host, workflow: WorkflowFunction[Any, Any], data: Any) 
 async def _told(host: Host, act: Callable[[Done], None]) -> None:
     """Return when what `act` has submitted is on disk. Raises what `act` raises, and `JournalError`."""
     told: asyncio.Future[None] = host.loop.create_future()
-
-    def done(error: Exception | None) -> None:
-        if told.done():
-            return  # the caller was cancelled
-        if error is None:
-            told.set_result(None)
-        else:
-            told.set_exception(error)
-
-    act(done)
+    act(partial(resolve, told))
     await told
 
 

@@ -153,6 +153,20 @@ def before_its_outcome(row: StepRow) -> StepRow:
     return structs.replace(row, status=status, seq=None, output=None, error=None, ended_at=None)
 
 
+def only_attempt(row: StepRow) -> AttemptRow:
+    """The one attempt of a step that ended with its first, which its own row tells."""
+    return AttemptRow(
+        run=row.run,
+        position=row.position,
+        attempt=1,
+        seq=row.seq or 0,
+        status=AttemptStatus.FAILED if row.status is StepStatus.FAILED else AttemptStatus.SUCCEEDED,
+        error=row.error,
+        started_at=row.started_at or 0,
+        ended_at=row.ended_at or 0,
+    )
+
+
 def asked_to_retry(step: LiveStep, failed: Failed) -> Failed:
     """The failure, made final if `retry_if` wants no other attempt; its own failure if it raises."""
     retry_if = step.call.policy.retry_if

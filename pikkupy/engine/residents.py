@@ -13,7 +13,7 @@ from msgspec import structs
 
 from pikkupy.core.commands import Commands, Parked
 from pikkupy.core.machine import FINAL_RUNS, RUN, RunEvent, advance
-from pikkupy.core.model import Change, Recorded, RunMove, RunRow, RunStatus, RunWakes, StepsCancelled
+from pikkupy.core.model import Change, ChildRow, Recorded, RunMove, RunRow, RunStatus, RunWakes, StepsCancelled
 from pikkupy.durations import microseconds
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.ends import move_of
@@ -21,15 +21,13 @@ from pikkupy.engine.events import EventKind, Hub, ended
 from pikkupy.engine.holds import Holds
 from pikkupy.engine.host import Host, in_callback
 from pikkupy.engine.outlet import Outlet
-from pikkupy.engine.waker import Waker
+from pikkupy.engine.waker import CHUNK, Waker
 from pikkupy.errors import JournalError, PikkuError, WorkflowNotFound
 from pikkupy.execution import Execution, Workflow
 from pikkupy.log import Logger, is_enabled_for_info, logger
 from pikkupy.progress import Progress
 from pikkupy.registry import WorkflowFunction
 from pikkupy.services import enter_run
-
-CHUNK = 200  # runs that are read and replayed between two chances for the application's own tasks
 
 
 class Residents:
@@ -85,7 +83,7 @@ class Residents:
         return count
 
     async def bring(self, numbers: Sequence[int]) -> None:
-        """Bring those of the runs into memory that wait in the file, together."""
+        """Bring those of the runs into memory, together, that are not there, have not ended and are not parked."""
         free = self.holds.take_free(number for number in numbers if self.resident(number) is None)
         try:
             recorded = await self._host.journal.recorded_runs(free)
@@ -194,10 +192,12 @@ class Residents:
             move = None if active is None else await self._cancel_resident(active, reason)
             if move is None:
                 move = await self._cancel_in_file(number, reason)
-        for child in await self._host.journal.children(number):
-            if child.status not in FINAL_RUNS:
-                await self.cancel_by_number(child.number, reason)
+        for child in await self._unfinished_children(number):
+            await self.cancel_by_number(child.number, reason)
         return move
+
+    async def _unfinished_children(self, number: int) -> list[ChildRow]:
+        return [child for child in await self._host.journal.children(number) if child.status not in FINAL_RUNS]
 
     async def _cancel_in_file(self, number: int, reason: str) -> RunMove | None:
         row = await self._host.journal.run_by_number(number)
@@ -208,7 +208,7 @@ class Residents:
         move = RunMove(number=number, before=row.status, status=status, reason=reason, at=now_us)
         changes: list[Change] = [StepsCancelled(run=number, at=now_us), move]
         # After a crash the start-up looks at runs that do not wait in the file.
-        children = [child for child in await self._host.journal.children(number) if child.status not in FINAL_RUNS]
+        children = await self._unfinished_children(number)
         changes += [RunWakes(number=child.number, wakes_at=None) for child in children]
         if row.parent is not None:
             changes.append(RunWakes(number=row.parent, wakes_at=None))

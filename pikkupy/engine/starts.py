@@ -20,6 +20,7 @@ from pikkupy.engine.tags import checked_tags, tags_text
 from pikkupy.engine.views import us_of
 from pikkupy.errors import BadType, DurationError, JournalError, RunConflict
 from pikkupy.registry import WorkflowFunction
+from pikkupy.store import resolve
 
 Startable = WorkflowFunction[Any, Any]
 
@@ -153,12 +154,7 @@ class _Pending:
     def tell(self, error: Exception | None) -> None:
         """It is on disk, or will never be."""
         for future in self.waiting:
-            if future.done():
-                continue  # its caller was cancelled
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
+            resolve(future, error)
 
 
 def _check_same(existing: RunRow, workflow: str, text: str) -> None:

@@ -20,7 +20,7 @@ from pikkupy.core.model import (
     StepStatus,
 )
 from pikkupy.core.ports import Values
-from pikkupy.engine.live import step_id
+from pikkupy.engine.live import only_attempt, step_id
 from pikkupy.engine.tags import tags_of
 from pikkupy.progress import Progress
 from pikkupy.services import invocation_id
@@ -202,7 +202,7 @@ def attempts_of(steps: Sequence[StepRow], aside: Sequence[StepRow], attempts: It
     listed = [(row.seq, _attempt_of(row, row.name or names.get(row.position, "?"))) for row in attempts]
     told = {seq for seq, _ in listed}
     listed += [
-        (row.seq, _only_attempt(row))
+        (row.seq, _attempt_of(only_attempt(row), row.name))
         for row in (*steps, *aside)
         if row.seq is not None and row.attempts == 1 and row.seq not in told
     ]
@@ -217,17 +217,6 @@ def _attempt_of(row: AttemptRow, name: str) -> Attempt:
         error=row.error,
         started_at=moment(row.started_at),
         ended_at=moment(row.ended_at),
-    )
-
-
-def _only_attempt(row: StepRow) -> Attempt:
-    return Attempt(
-        step_name=row.name,
-        attempt=1,
-        status=AttemptStatus.SUCCEEDED if row.status is StepStatus.SUCCEEDED else AttemptStatus.FAILED,
-        error=row.error,
-        started_at=moment(row.started_at or 0),
-        ended_at=moment(row.ended_at or 0),
     )
 
 

@@ -16,7 +16,7 @@ from pikkupy.engine.host import Host
 from pikkupy.errors import JournalError
 from pikkupy.timers import Timer
 
-CHUNK = 200  # runs that are brought together: some 10 ms of replay on the event loop
+CHUNK = 200  # runs that are read and replayed between two chances for the application's own tasks
 LONGEST_LOOKAHEAD_US = 5_000_000  # runs come into memory so long before they are due
 LOOKS = 4  # per lookahead, at most: so that runs due one after another come in together
 

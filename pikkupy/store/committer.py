@@ -209,3 +209,13 @@ def _result(hop: asyncio.Task[Written]) -> Written:
     failure = JournalError(f"the journal has stopped: {error!r}")
     failure.__cause__ = error
     return Written([], failure=failure)
+
+
+def resolve(waiter: asyncio.Future[None], error: Exception | None) -> None:
+    """As `Done` for one who waits: the future has its result, or the error; not if its waiter was cancelled."""
+    if waiter.done():
+        return
+    if error is None:
+        waiter.set_result(None)
+    else:
+        waiter.set_exception(error)

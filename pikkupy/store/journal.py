@@ -27,7 +27,7 @@ from pikkupy.core.model import (
 from pikkupy.errors import JournalError
 from pikkupy.log import logger
 from pikkupy.store import reader
-from pikkupy.store.committer import Committer, Done, Logical
+from pikkupy.store.committer import Committer, Done, Logical, resolve
 from pikkupy.store.connection import (
     Connection,
     Durability,
@@ -128,7 +128,7 @@ class Journal:
     async def commit(self, changes: Sequence[Change]) -> None:
         """Write one logical change. Cancelling the waiter does not take it back. Raises `JournalError`."""
         written: asyncio.Future[None] = self._loop.create_future()
-        self.submit(changes, partial(_resolve, written))
+        self.submit(changes, partial(resolve, written))
         await written
 
     async def idle(self) -> None:
@@ -179,6 +179,10 @@ class Journal:
     async def attempts(self, number: int) -> tuple[list[StepRow], list[StepRow], list[AttemptRow]]:
         """The steps of one run, those that were set aside, and their finished attempts, by seq, as of one moment."""
         return await self._read(lambda db: reader.attempts(db, number))
+
+    async def attempt_rows(self, number: int) -> list[AttemptRow]:
+        """The finished attempts of one run that have a row, by seq."""
+        return await self._read(lambda db: reader.attempt_rows(db, number))
 
     async def recorded(self, number: int) -> Recorded | None:
         """Everything that a replay of one run needs."""
@@ -357,12 +361,3 @@ async def _all_closed(*connections: Connection) -> None:
             await connection.close()
         except sqlite3.Error as error:
             _log.warning("journal_left_unclean", error=str(error))
-
-
-def _resolve(written: asyncio.Future[None], error: Exception | None) -> None:
-    if written.done():
-        return  # the waiter was cancelled
-    if error is None:
-        written.set_result(None)
-    else:
-        written.set_exception(error)

@@ -104,6 +104,11 @@ def steps(db: sqlite3.Connection, number: int) -> list[StepRow]:
     return [step_of(row) for row in db.execute(QUERIES["steps"], (number,)).fetchall()]
 
 
+def attempt_rows(db: sqlite3.Connection, number: int) -> list[AttemptRow]:
+    """The finished attempts of one run that have a row, by seq."""
+    return [attempt_of(row) for row in db.execute(QUERIES["attempts"], (number,)).fetchall()]
+
+
 def attempts(db: sqlite3.Connection, number: int) -> tuple[list[StepRow], list[StepRow], list[AttemptRow]]:
     """The steps of one run, by position, those that were set aside, and finished attempts, by seq, as of one moment."""
     with _moment(db):

@@ -195,7 +195,7 @@ def where(call: StepCall) -> Where:
 
 def variables_of(call: StepCall) -> Context:
     """The contextvars of the call, in a copy for one attempt."""
-    assert call.variables is not None  # only sleeps have none
+    assert call.variables is not None  # only sleeps, signals and gates have none
     return call.variables.copy()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
@@ -23,9 +24,20 @@ from pikkupy.core.model import (
     TimerRow,
 )
 from pikkupy.store import Journal
+from pikkupy.store.migrations import migrate
 
 NOW = 1_900_000_000_000_000  # µs
 BOOM = ErrorInfo("app.Boom", "too hot", "Traceback …", ("app.Error", "Exception"))
+
+
+@contextmanager
+def empty_journal() -> Iterator[sqlite3.Connection]:
+    """The tables of a new journal, in memory."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.execute("PRAGMA foreign_keys = 1")
+    migrate(db, 0, stamped=True, now_us=0)
+    yield db
+    db.close()
 
 
 def a_run(number: int = 1, **changes: Any) -> RunRow:

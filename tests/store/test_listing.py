@@ -15,10 +15,9 @@ import pytest
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import ErrorInfo, RunFilter, RunRow, RunStatus
 from pikkupy.store import listing, reader
-from pikkupy.store.migrations import migrate
 from pikkupy.store.queries import QUERIES, many
 from pikkupy.store.rows import run_columns
-from tests.store.samples import NOW, a_run
+from tests.store.samples import NOW, a_run, empty_journal
 
 FILTERS: dict[str, Any] = {
     "workflow": "w1",
@@ -39,11 +38,8 @@ COMBINED = [
 @pytest.fixture
 def db() -> Iterator[sqlite3.Connection]:
     """An empty journal."""
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    db.execute("PRAGMA foreign_keys = 1")
-    migrate(db, 0, stamped=True, now_us=0)
-    yield db
-    db.close()
+    with empty_journal() as db:
+        yield db
 
 
 def _insert(db: sqlite3.Connection, rows: list[RunRow]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import pytest
 
@@ -24,21 +23,11 @@ from pikkupy.core.model import (
     StepsSetAside,
     StepStatus,
 )
-from pikkupy.store.migrations import migrate
 from pikkupy.store.plan import MAX_ROWS, Op, op_of, powers_of_two, statements
 from pikkupy.store.writer import Writer, Written
-from tests.store.samples import NOW, a_chunk, a_move, a_run, a_step, a_timer, an_attempt
+from tests.store.samples import NOW, a_chunk, a_move, a_run, a_step, a_timer, an_attempt, empty_journal
 
 TABLES = ("runs", "steps", "attempts", "timers", "signals", "changes", "chunks", "set_aside", "tags", "journal")
-
-
-@contextmanager
-def _journal() -> Iterator[sqlite3.Connection]:
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    db.execute("PRAGMA foreign_keys = 1")
-    migrate(db, 0, stamped=True, now_us=0)
-    yield db
-    db.close()
 
 
 def _contents(db: sqlite3.Connection) -> list[object]:
@@ -82,7 +71,7 @@ def test_a_batch_means_the_same_as_its_changes_one_by_one(seed: int) -> None:
     rng = random.Random(seed)
     batch = [[op_of(_random_change(rng)) for _ in range(rng.randint(1, 3))] for _ in range(rng.randint(1, 8))]
     writer = Writer("test", 0, None)
-    with _journal() as together, _journal() as apart:
+    with empty_journal() as together, empty_journal() as apart:
         for number in (1, 2):
             for db in (together, apart):
                 writer.write(db, [[op_of(a_run(number)), op_of(a_step(number, 0, StepStatus.RUNNING))]])
@@ -114,7 +103,7 @@ def test_numbers_are_sums_of_powers_of_two() -> None:
 def test_two_moves_of_one_run_are_both_made() -> None:
     """Suspended and resumed within one batch: no statement sees the run twice."""
     moves = [a_move(status=RunStatus.SUSPENDED), a_move(status=RunStatus.RUNNING, before=RunStatus.SUSPENDED), a_move()]
-    with _journal() as db:
+    with empty_journal() as db:
         written = _write(db, [[a_run()], *([move] for move in moves)])
 
         assert written.outcomes == [None] * 4
@@ -123,7 +112,7 @@ def test_two_moves_of_one_run_are_both_made() -> None:
 
 def test_a_step_after_the_cancel_of_its_run_is_refused_within_one_batch() -> None:
     """A late outcome must not slip in before the cancel that it was submitted after."""
-    with _journal() as db:
+    with empty_journal() as db:
         _write(db, [[a_run(), a_step(status=StepStatus.RUNNING)]])
         written = _write(db, [[StepsCancelled(run=1, at=5)], [a_step()]])
 
@@ -146,7 +135,7 @@ def _write(db: sqlite3.Connection, changes: Sequence[Sequence[Change]]) -> Writt
 def test_a_move_records_when_and_how() -> None:
     """The times and texts of the move are those of the row."""
     move: RunMove = a_move(status=RunStatus.CANCELLED)
-    with _journal() as db:
+    with empty_journal() as db:
         _write(db, [[a_run()], [move]])
 
         row = db.execute("SELECT status, reason, updated_at, ended_at FROM pikkupy_runs").fetchone()

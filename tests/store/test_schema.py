@@ -27,7 +27,7 @@ from pikkupy.store.plan import MAX_ROWS
 from pikkupy.store.plan import QUERIES as WRITING
 from pikkupy.store.queries import QUERIES, many, script
 from pikkupy.store.rows import run_columns, step_columns
-from tests.store.samples import a_run, a_step, raw
+from tests.store.samples import a_run, a_step, empty_journal, raw
 
 RECORDS: dict[str, type[msgspec.Struct]] = {
     "pikkupy_runs": RunRow,
@@ -41,11 +41,8 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
 @pytest.fixture
 def db() -> Iterator[sqlite3.Connection]:
     """An empty journal."""
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    db.execute("PRAGMA foreign_keys = 1")
-    migrate(db, 0, stamped=True, now_us=0)
-    yield db
-    db.close()
+    with empty_journal() as db:
+        yield db
 
 
 def _cases(table: str, column: str) -> dict[str, str]:
