@@ -469,8 +469,11 @@ class Engine:
 
         A run whose code does not fit what is recorded stays suspended. With `accept="new"` it goes on with the code as
         it is: outcomes from the first difference on are set aside; steps of the same name, kind and target that the
-        code asks for later get theirs, other recorded steps are kept as evidence in `history`, new ones execute. Raises
-        `RunNotFound`, `RunStateError` for a run that is not suspended, `ValueError` for another `accept`.
+        code asks for later get theirs, other recorded steps are kept as evidence in `history`, new ones execute. What
+        had no outcome there begins anew: sleeps with their full duration, attempts from 1, child runs, whose
+        unfinished ones are cancelled. A run whose recorded input or value no longer fits its type, or whose workflow is
+        gone, stays suspended all the same. Raises `RunNotFound`, `RunStateError` for a run that is not suspended,
+        `ValueError` for another `accept`.
         """
         host, residents, _ = self._use()
         if accept not in (None, "new"):
