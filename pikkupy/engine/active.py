@@ -41,7 +41,7 @@ from pikkupy.engine.ends import crash_loop, interrupted, move_of, timed_out
 from pikkupy.engine.events import EventKind, Hub
 from pikkupy.engine.host import Host
 from pikkupy.engine.inbox import Inbox, decision_in
-from pikkupy.engine.live import LiveStep, asked_to_retry, before_its_outcome, context_of, first_success
+from pikkupy.engine.live import LiveStep, asked_to_retry, before_its_outcome, context_of, due_at, first_success
 from pikkupy.engine.outlet import Outlet
 from pikkupy.engine.own_timers import OwnTimers
 from pikkupy.errors import JournalError, PayloadError, PikkuError, RunStateError
@@ -212,8 +212,7 @@ class ActiveRun:
                 continue  # it was told before
             row = step.unfinished_row()
             if call.kind is StepKind.SLEEP and row.wake_at is None:
-                wake_at = now_us + (call.duration_us or 0) if call.until_us is None else call.until_us
-                row = structs.replace(row, wake_at=wake_at)
+                row = structs.replace(row, wake_at=due_at(call, now_us))
             self._home.events.reached(self.run, row)
 
     def _reached(self, call: StepCall, now_us: int) -> LiveStep:
@@ -324,16 +323,15 @@ class ActiveRun:
         if step.wake_at is not None:
             self._await_waking(step)
             return
-        call = step.call
         now_us = self.host.now_us()
-        step.wake_at = now_us + (call.duration_us or 0) if call.until_us is None else call.until_us
+        step.wake_at = wake_at = due_at(step.call, now_us)
+        assert wake_at is not None  # only a signal can be waited for without an end
         step.move(StepEvent.SCHEDULE)
-        if step.wake_at <= now_us:
+        if wake_at <= now_us:
             self._settle(step, Succeeded("null"))
-        elif self._home.wants_rest(step.wake_at) and self._waits_for_this_alone():
-            # In one write: it saves a run that sleeps as soon as it was started a third of its time.
-            self.resting = step.wake_at
-            rests = RunWakes(number=self.run.number, wakes_at=step.wake_at)
+        elif self._home.wants_rest(wake_at) and self._waits_for_this_alone():
+            self.resting = wake_at
+            rests = RunWakes(number=self.run.number, wakes_at=wake_at)
             self.host.write([step.unfinished_row(), rests], partial(self._rests_or_waits, step))
         else:
             self.host.write([step.unfinished_row()], partial(self._await_waking, step))
@@ -563,8 +561,8 @@ class ActiveRun:
         if step.recorded and (step.wake_at is not None or call.duration_us is None):
             self._await_timeout(step)
             return
-        if call.duration_us is not None:
-            step.wake_at = self.host.now_us() + call.duration_us
+        step.wake_at = due_at(call, self.host.now_us())
+        if step.wake_at is not None:
             step.move(StepEvent.SCHEDULE)
         self.host.write([step.unfinished_row()], partial(self._await_timeout, step))
 

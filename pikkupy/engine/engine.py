@@ -38,7 +38,7 @@ from pikkupy.engine.host import Host, in_callback, open_host
 from pikkupy.engine.listing import check_limit, filter_of, number_of
 from pikkupy.engine.pruning import Pruning, check_deletable
 from pikkupy.engine.residents import Residents
-from pikkupy.engine.starts import Starts, terms_of, uuid7
+from pikkupy.engine.starts import Starts, terms_of
 from pikkupy.engine.streams import Stream
 from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step, attempts_of, progress_of, run_of, step_of
 from pikkupy.errors import (
@@ -563,7 +563,7 @@ class Engine:
         source = await self._row(run_id)
         workflow: WorkflowFunction[Any, Any] = self._registry.find_workflow(source.workflow)
         text = None if input is None else _encoded_input(host, workflow, input)
-        given = uuid7(host.now_us()) if new_run_id is None else check_name(new_run_id, "new_run_id")
+        given = host.ids.uuid7(host.now_us()) if new_run_id is None else check_name(new_run_id, "new_run_id")
         recorded = await host.journal.recorded(source.number)
         if recorded is None:
             raise RunNotFound(f"no run with the id {run_id!r}")
