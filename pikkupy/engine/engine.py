@@ -30,7 +30,7 @@ from pikkupy.core.model import (
     StepsSetAside,
 )
 from pikkupy.durations import Duration, microseconds
-from pikkupy.engine import again
+from pikkupy.engine import again, gates, signals
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.events import EngineEvents, Event, Past, RunEvents
 from pikkupy.engine.handle import RunHandle
@@ -419,7 +419,7 @@ class Engine:
             seq, now_us = recorded.last_seq + 1, host.now_us()
             return SignalRow(run=recorded.run.number, seq=seq, name=name, payload=text, sent_at=now_us)
 
-        await self._tell_run(run_id, lambda run, done: run.signal(name, text, done), keep)
+        await self._tell_run(run_id, lambda run, done: signals.send(run, name, text, done), keep)
 
     async def approve(self, run_id: str, name: str, decision: Any, *, decided_by: str | None = None) -> None:
         """Decide what the run waits for in `workflow.approval(name, ...)`. When this returns, it is on disk.
@@ -437,7 +437,7 @@ class Engine:
                 f"{recorded.run.reason or 'it has not begun'}"
             )
 
-        await self._tell_run(run_id, lambda run, done: run.decide(name, decision, decided_by, done), keep)
+        await self._tell_run(run_id, lambda run, done: signals.decide(run, name, decision, decided_by, done), keep)
 
     async def _tell_run(
         self, run_id: str, act: Callable[[ActiveRun, Done], None], keep: Callable[[Recorded], Change]
@@ -730,7 +730,7 @@ async def _told(host: Host, act: Callable[[Done], None]) -> None:
 
 
 def _resume(run: ActiveRun, done: Done) -> None:
-    if not run.resume(done):
+    if not gates.resume(run, done):
         raise RunStateError(f"run {run.run.run_id!r} is {run.status}, and no gate of it is shut")
 
 

@@ -15,6 +15,7 @@ from pikkupy.core.commands import Commands, Parked
 from pikkupy.core.machine import FINAL_RUNS, RUN, RunEvent, advance
 from pikkupy.core.model import Change, ChildRow, Recorded, RunMove, RunRow, RunStatus, RunWakes, StepRow, StepsCancelled
 from pikkupy.durations import microseconds
+from pikkupy.engine import child_steps
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.ends import move_of
 from pikkupy.engine.events import EventKind, Hub, ended
@@ -425,7 +426,7 @@ class Residents:
             return
         parent = self.resident(run.parent)
         if parent is not None:
-            parent.child_ended(run.parent_position, run.parent_attempt, move)
+            child_steps.ended(parent, run.parent_position, run.parent_attempt, move)
         elif self._host.dispatching:
             self._run_errand(self.bring([run.parent]))
 
