@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextvars import Context
 from threading import get_ident
-from typing import Any
+from typing import Any, NoReturn
 
 from msgspec import structs
 
@@ -192,6 +192,15 @@ class Execution:
             # collector take a third of the time.
             self._calls.append(call)
         return future
+
+    def park_without_target(self, call: StepCall, why: str) -> NoReturn:
+        """The step is on record and under way, and what it has to run is gone, for the reason `why`: park the run."""
+        self._compare(call)
+        self._park(
+            f"step {call.position}: recorded {call.described()} is under way, and {why}; the run goes on at the next "
+            "open that has it"
+        )
+        raise Unwind
 
     def _compare(self, call: StepCall) -> None:
         different = mismatch(self._history.steps.get(call.position), call)

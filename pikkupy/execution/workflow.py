@@ -295,21 +295,24 @@ class Workflow:
     def _unregistered_step(self, name: str, target: str, policy: Policy, result_type: Any) -> Future[Any]:
         """A step whose function is gone: a replay that has its outcome does not need it."""
         execution = self._execution
-        if not execution.has_ended(execution.reached):
+        position = execution.reached
+        kind = execution.recorded_kind(position)
+        if kind is None:
             self._registry.find_function(target)  # raises FunctionNotFound with the names that there are
-        was_child = execution.recorded_kind(execution.reached) is StepKind.WORKFLOW
-        return execution.place(
-            StepCall(
-                position=execution.reached,
-                name=execution.name_step(name),
-                kind=StepKind.WORKFLOW if was_child else StepKind.FUNCTION,
-                target=target,
-                policy=policy,
-                body=target,  # never called
-                result_type=Any if result_type is None else result_type,
-                variables=copy_context(),
-            )
+        call = StepCall(
+            position=position,
+            name=execution.name_step(name),
+            kind=StepKind.WORKFLOW if kind is StepKind.WORKFLOW else StepKind.FUNCTION,
+            target=target,
+            policy=policy,
+            body=target,  # never called
+            result_type=Any if result_type is None else result_type,
+            variables=copy_context(),
         )
+        if not execution.has_ended(position):
+            noun = "workflow" if kind is StepKind.WORKFLOW else "function"
+            execution.park_without_target(call, self._registry.not_found(noun, target))
+        return execution.place(call)
 
     def _function_step(
         self, name: str, function: Function[Any, Any, Any], data: Any, policy: Policy, result_type: Any

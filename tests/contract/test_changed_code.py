@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pikkupy import Engine, Pikku, RunStateError, Workflow
+from pikkupy import Engine, Pikku, RunStateError, Services, Workflow
 from pikkupy.testing import VirtualClock
 from tests.contract.test_again import App, each_way
 
@@ -175,3 +176,56 @@ async def test_no_gate_opens_where_nothing_can_be_accepted(settings: dict[str, A
     async with app.open(body) as engine:
         await app.clock.advance(0)
         assert await stand(engine) == ("suspended", "gate")
+
+
+# Functions that are gone
+
+
+@each_way
+@pytest.mark.parametrize("kind", ["function", "workflow"])
+async def test_a_step_under_way_whose_target_is_gone_is_named(kind: str, settings: dict[str, Any], db: Path) -> None:
+    """C114: with what is missing; nothing of it can be accepted, and the next open that has it goes on."""
+    app = still(db, settings)
+    if kind == "workflow":
+
+        async def body(workflow: Workflow) -> str:
+            await workflow.do("first", app.step("first"))
+            return str(await workflow.do("ship", "part"))
+    else:
+
+        async def body(workflow: Workflow) -> str:
+            await workflow.do("first", app.step("first"))
+            return str(await workflow.do("ship", "part", retries=1, retry_delay="1h"))
+
+    async def part(workflow: Workflow) -> str:
+        await workflow.sleep("nap", "1h")
+        return "shipped"
+
+    async def broken_once(services: Services) -> str:
+        app.effects.append("part")
+        if app.effects.count("part") == 1:
+            raise ConnectionError
+        return "shipped"
+
+    def release(*, whole: bool) -> AbstractAsyncContextManager[Engine]:
+        pikku = Pikku()
+        pikku.workflow(name="flow")(body)
+        if whole and kind == "workflow":
+            pikku.workflow(part)
+        elif whole:
+            pikku.function(name="part")(broken_once)
+        return pikku.open(db, clock=app.clock, **settings)
+
+    async with release(whole=True) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance(0)
+    async with release(whole=False) as engine:
+        await engine.signal("r", "look")  # a run that waits in the file is compared with the code when it wakes
+        said = f"ReplayMismatch: step 1: recorded 'ship' ({kind} part) is under way, and no {kind} named 'part' is"
+        assert (await stand(engine))[1].startswith(said)
+        await engine.resume("r", accept="new")
+        assert (await stand(engine))[1].startswith(said)
+        assert [step.name for step in await engine.steps("r")] == ["first", "ship"]
+    async with release(whole=True) as engine:
+        await app.clock.advance("1h")
+        assert (await engine.get_run("r")).output == "shipped"
