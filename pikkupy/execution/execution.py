@@ -228,8 +228,8 @@ class Execution:
             return
         self.loop.now_us = max(self.loop.now_us, row.ended_at or 0)  # it never goes back
         if row.position >= self.reached:
-            why = not_asked_for(self._history, self.reached) or f"step {row.position} was not asked for"
-            self._park(why, self.reached)
+            missing = not_asked_for(self._history, self.reached, self._waits_for())
+            self._park(missing or f"step {row.position} was not asked for", self.reached)
             return
         future = self.open.pop(row.position, None)
         if future is None or future.done():
@@ -281,7 +281,7 @@ class Execution:
             self._seq = event.seq or 0
             self._turn()
         self.replaying = False
-        missing = not_asked_for(history, self.reached)
+        missing = not_asked_for(history, self.reached, self._waits_for() if self._end is None else None)
         if missing is not None and not isinstance(self._end, Parked):
             self._end = None
             self._park(missing, self.reached)
@@ -333,6 +333,13 @@ class Execution:
             armed, commands.dropped = self.loop.take_timers()
             commands.armed = [Armed(timer.number, timer.due_us, timer.delay_us) for timer in armed]
         return commands
+
+    def _waits_for(self) -> str:
+        """What the run waits for, in words."""
+        if self.open:
+            first = self.open[min(self.open)].call.described()
+            return f"{first} and {len(self.open) - 1} more" if len(self.open) > 1 else first
+        return "an asyncio timer" if self.loop.waits_for_timer else "nothing that a step can bring about"
 
     def _misuse(self, what: str) -> str:
         run = f"run {self.run.run_id!r}"

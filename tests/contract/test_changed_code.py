@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,58 @@ async def test_a_step_under_way_whose_target_is_gone_is_named(kind: str, setting
     async with release(whole=True) as engine:
         await app.clock.advance("1h")
         assert (await engine.get_run("r")).output == "shipped"
+
+
+# What the reason says
+
+
+def waits() -> dict[str, tuple[Any, str]]:
+    """Bodies that ask for less than was recorded at a place, and what they do instead."""
+    asked = "which the code has not asked for at this place"
+
+    async def one_after_the_other(workflow: Workflow) -> None:
+        await workflow.do("a", lambda: 1)
+        await workflow.do("b", lambda: 2)
+
+    async def waits_for_two(workflow: Workflow) -> None:
+        await asyncio.gather(workflow.do("a", lambda: 1), workflow.sleep("nap", "1d"))
+
+    async def waits_for_a_timer(workflow: Workflow) -> None:
+        await asyncio.sleep(60)
+
+    async def waits_for_nothing(workflow: Workflow) -> None:
+        await asyncio.Event().wait()
+
+    async def ends(workflow: Workflow) -> None:
+        return
+
+    b, all_three = "step 1: recorded 'b' (inline)", "step 0: recorded 'a' (inline)"
+    return {
+        "one after the other": (one_after_the_other, f"{b}, {asked} (and 1 more); it waits for 'a' (inline)"),
+        "waits for two": (waits_for_two, "step 1: recorded 'b' (inline), asked for 'nap' (sleep) at "),
+        "waits for a timer": (waits_for_a_timer, f"{all_three}, {asked} (and 2 more); it waits for an asyncio timer"),
+        "waits for nothing": (waits_for_nothing, f"{all_three}, {asked} (and 2 more); it waits for nothing that"),
+        "ends": (ends, f"{all_three}, which the code no longer asks for (and 2 more)"),
+    }
+
+
+@each_way
+@pytest.mark.parametrize("change", waits())
+async def test_the_reason_tells_code_that_waits_from_code_that_has_ended(
+    change: str, settings: dict[str, Any], db: Path
+) -> None:
+    """C111: code that waits for something else may ask later; only a body that is over no longer asks."""
+    app = still(db, settings)
+
+    async def body(workflow: Workflow) -> None:
+        a = workflow.do("a", app.step("a"), retries=1, retry_delay="1d")
+        await asyncio.gather(a, workflow.do("b", app.step("b")), workflow.sleep("nap", "1d"))
+
+    changed, said = waits()[change]
+    app.broken = {"a"}
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance(0)
+    async with app.open(changed) as engine:
+        await engine.signal("r", "look")
+        assert (await stand(engine))[1].startswith(f"ReplayMismatch: {said}")
