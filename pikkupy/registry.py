@@ -160,7 +160,7 @@ class Registry:
         found = self._declared.get(name)
         if isinstance(found, Function) and (isinstance(target, str) or found is target):
             return found
-        raise FunctionNotFound(self._not_found("function", name, target))
+        raise FunctionNotFound(self.not_found("function", name, target))
 
     def find_workflow(self, target: str | WorkflowFunction[In, Out]) -> WorkflowFunction[In, Out]:
         """The workflow of that name, or the object itself if it is this registry's. Raises `WorkflowNotFound`."""
@@ -170,7 +170,7 @@ class Registry:
         found = self._declared.get(name)
         if isinstance(found, WorkflowFunction) and (isinstance(target, str) or found is target):
             return found
-        raise WorkflowNotFound(self._not_found("workflow", name, target))
+        raise WorkflowNotFound(self.not_found("workflow", name, target))
 
     def find(self, name: str) -> Function[Any, Any, Any] | WorkflowFunction[Any, Any] | None:
         """Whatever is registered under `name`."""
@@ -190,7 +190,8 @@ class Registry:
             )
         self._declared[declared.name] = declared
 
-    def _not_found(self, noun: str, name: str, target: object) -> str:
+    def not_found(self, noun: str, name: str, target: object = "") -> str:
+        """Why there is no function, or workflow, of that name; `target` is the object that was given for it."""
         if isinstance(target, _Declared) and target.noun != noun:
             return f"{name!r} is no {noun} but a {target.noun}"
         if not isinstance(target, str) and name in self._declared:

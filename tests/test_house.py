@@ -19,6 +19,7 @@ FLOORS: dict[str, int] = {
     "progress": 1,
     "config": 2,
     "core": 2,
+    "moments": 2,
     "failures": 3,
     "clock": 3,
     "codec": 3,

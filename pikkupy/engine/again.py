@@ -87,6 +87,19 @@ def _reopened(step: StepRow, *, goes_on: bool) -> StepRow:
     )
 
 
+def opened_gates(recorded: Recorded, now_us: int) -> list[StepRow]:
+    """The gates at which the run is shut, opened; none if it is suspended for another reason."""
+    if recorded.run.parked is not None:
+        return []
+    gates = [step for step in recorded.steps if step.kind is StepKind.SUSPEND and step.status is StepStatus.PENDING]
+    return [
+        structs.replace(
+            gate, status=advance(STEP, gate.status, StepEvent.SUCCEED), output="null", seq=seq, ended_at=now_us
+        )
+        for seq, gate in enumerate(gates, recorded.last_seq + 1)
+    ]
+
+
 def fork(
     recorded: Recorded,
     attempts: Sequence[AttemptRow],

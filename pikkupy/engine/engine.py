@@ -465,14 +465,16 @@ class Engine:
             await host.journal.commit([keep(recorded)])
 
     async def resume(self, run_id: str, *, accept: Literal["new"] | None = None) -> None:
-        """Let a suspended run go on: every gate that is shut now opens, or the reason in `Run.reason` was mended.
+        """Let a suspended run go on: the gates in `Run.reason` open, or what else it names was mended.
 
-        A run whose code does not fit what is recorded stays suspended. With `accept="new"` it goes on with the code as
+        A run whose code does not fit what is recorded stays suspended with that as its reason; that goes before its
+        gates, which stay shut. With `accept="new"` it goes on with the code as
         it is: outcomes from the first difference on are set aside; steps of the same name, kind and target that the
         code asks for later get theirs, other recorded steps are kept as evidence in `history`, new ones execute. What
         had no outcome there begins anew: sleeps with their full duration, attempts from 1, child runs, whose
         unfinished ones are cancelled. A run whose recorded input or value no longer fits its type, or whose workflow is
-        gone, stays suspended all the same. Raises `RunNotFound`, `RunStateError` for a run that is not suspended,
+        gone, stays suspended all the same. Gates open that `Run.reason` named before the call, under whatever place the
+        code asks for them; others stay shut. Raises `RunNotFound`, `RunStateError` for a run that is not suspended,
         `ValueError` for another `accept`.
         """
         host, residents, _ = self._use()
@@ -482,29 +484,36 @@ class Engine:
         async with residents.holds.alone(number):
             active = residents.resident(number)
             recorded = await host.journal.recorded(number) if active is None else None
-            if recorded is not None and recorded.run.parked is not None:
+            found = active if recorded is None else recorded.run
+            if found is None:
+                raise RunNotFound(f"no run with the id {run_id!r}")
+            if found.status is not RunStatus.SUSPENDED:
+                raise RunStateError(f"run {run_id!r} is {found.status}, not suspended: there is nothing to resume")
+            if recorded is not None and recorded.run.parked is None:
+                active = await residents.load(number)  # to its gates; it is parked if it does not fit its code
+            if active is not None:
+                await _told(host, partial(_resume, active))
+            elif recorded is not None and (recorded.run.parked is not None or accept is not None):
                 if accept is not None:
                     recorded = await self._accepted(recorded)
                 await in_callback(host.loop, partial(residents.resume, recorded))
                 await host.journal.commit([])  # the new status is on disk
-                return
-            if recorded is not None and recorded.run.status is RunStatus.SUSPENDED:
-                active = await residents.load(number)
-            if active is None or active.status is not RunStatus.SUSPENDED:
-                status = (await self._row(run_id)).status if active is None else active.status
-                raise RunStateError(f"run {run_id!r} is {status}, not suspended: there is nothing to resume")
-            await _told(host, partial(_resume, active))
 
     async def _accepted(self, recorded: Recorded) -> Recorded:
-        """The run without what the present code does not ask for any more, which is set aside."""
+        """The run without what the present code does not ask for any more, which is set aside.
+
+        If it was shut at gates, these are open: it was them that the caller saw and meant.
+        """
         host, residents, _ = self._use()
         number, why = recorded.run.number, f"the changed code of run {recorded.run.run_id!r} does not ask for it"
+        gates = again.opened_gates(recorded, host.now_us())
         while True:
             parked = await in_callback(host.loop, partial(residents.examine, recorded))
             if parked is None or parked.position is None:
                 return recorded
             position = parked.position
-            await host.journal.commit([StepsSetAside(run=number, position=position, seq=parked.seq + 1)])
+            await host.journal.commit([*gates, StepsSetAside(run=number, position=position, seq=parked.seq + 1)])
+            gates = []
             for child in recorded.children:
                 if (child.parent_position or 0) >= position:
                     await residents.cancel_by_number(child.number, why)

@@ -21,8 +21,8 @@ from msgspec import structs
 
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import AttemptRow, AttemptStatus, ErrorInfo, RunRow, RunStatus, SignalRow, StepKind, StepRow
-from pikkupy.engine.views import moment
 from pikkupy.errors import BadType, BadValue, EventsLost
+from pikkupy.moments import moment
 from pikkupy.progress import Progress
 
 KEPT = 10_000  # events of an engine that a reader can go back to, once one has listened

@@ -8,8 +8,8 @@ from typing import Any
 
 from pikkupy.core.model import RunFilter, RunStatus
 from pikkupy.engine.tags import checked_tags
-from pikkupy.engine.views import us_of
 from pikkupy.errors import BadType, BadValue
+from pikkupy.moments import checked_us
 from pikkupy.names import check_name
 from pikkupy.registry import WorkflowFunction
 
@@ -26,15 +26,15 @@ def filter_of(
     created_after: datetime | None,
     created_before: datetime | None,
 ) -> RunFilter:
-    """The filter that the arguments mean. Raises `BadType` or `BadValue` naming the argument and its value."""
+    """The filter that the arguments mean. Raises `BadType`, or a `ValueError` of ours, naming argument and value."""
     return RunFilter(
         workflow=None if workflow is None else _workflow_name(workflow),
         statuses=None if status is None else statuses_of("status", status),
         tags=checked_tags(tags),
         id_prefix=None if id_prefix is None else check_name(id_prefix, "id_prefix"),
         error=None if error is None else _text("error", error),
-        created_after=None if created_after is None else _aware_us("created_after", created_after),
-        created_before=None if created_before is None else _aware_us("created_before", created_before),
+        created_after=_aware_us("created_after", created_after),
+        created_before=_aware_us("created_before", created_before),
     )
 
 
@@ -88,9 +88,5 @@ def _text(argument: str, text: object) -> str:
     return str.__str__(text)
 
 
-def _aware_us(argument: str, when: object) -> int:
-    if not isinstance(when, datetime):
-        raise BadType(f"{argument}={when!r}: use an aware datetime")
-    if when.utcoffset() is None:
-        raise BadValue(f"{argument}={when!r}: a naive datetime names no moment; give it a tzinfo")
-    return us_of(when)
+def _aware_us(argument: str, when: datetime | None) -> int | None:
+    return None if when is None else checked_us(argument, when, no_datetime=BadType)

@@ -139,7 +139,10 @@ class Residents:
             await self._load_alone(number)  # whoever holds it may have brought it
 
     async def load(self, number: int) -> ActiveRun | None:
-        """Bring a run that the caller holds into memory; None if it has ended, is parked or does not fit its code."""
+        """Bring a run that the caller holds into memory; None if it has ended, is parked or has not begun.
+
+        If it is parked just now, because it does not fit its code, that is on disk when this returns.
+        """
         active = self.resident(number)
         if active is not None:
             return active
@@ -148,7 +151,10 @@ class Residents:
             return None
         adopt = partial(self._adopt, recorded, clean=True, changes=[])
         await in_callback(self._host.loop, adopt)
-        return self.resident(number)
+        active = self.resident(number)
+        if active is None:
+            await self._host.journal.commit([])
+        return active
 
     def resume(self, recorded: Recorded) -> None:
         """Take up again a run that was parked."""

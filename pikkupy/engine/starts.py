@@ -13,12 +13,12 @@ import msgspec
 from msgspec import structs
 
 from pikkupy.core.model import Change, RunRow, RunStatus, StepRow
-from pikkupy.durations import MAX_US, Duration, named_microseconds
+from pikkupy.durations import Duration, named_microseconds
 from pikkupy.engine.host import Host
 from pikkupy.engine.residents import Begun, Residents
 from pikkupy.engine.tags import checked_tags, tags_text
-from pikkupy.engine.views import us_of
-from pikkupy.errors import BadType, DurationError, JournalError, RunConflict
+from pikkupy.errors import BadType, JournalError, RunConflict
+from pikkupy.moments import checked_us
 from pikkupy.registry import WorkflowFunction
 from pikkupy.store import resolve
 
@@ -47,11 +47,7 @@ def _starts_at(now_us: int, at: datetime | None, delay: Duration | None) -> int 
         return None if delay is None else now_us + named_microseconds("delay", delay)
     if delay is not None:
         raise BadType(f"at={at!r} and delay={delay!r}: use one of the two")
-    if not isinstance(at, datetime) or at.utcoffset() is None:
-        raise DurationError(f"at={at!r} is no aware datetime; give it a tzinfo")
-    if us_of(at) - now_us > MAX_US:
-        raise DurationError(f"at={at!r} is more than 100 years ahead")
-    return us_of(at)
+    return checked_us("at", at, now_us=now_us)
 
 
 class Starts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -22,10 +22,9 @@ from pikkupy.core.model import (
 from pikkupy.core.ports import Values
 from pikkupy.engine.live import only_attempt, step_id
 from pikkupy.engine.tags import tags_of
+from pikkupy.moments import moment
 from pikkupy.progress import Progress
 from pikkupy.services import invocation_id
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,16 +114,6 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     runs: tuple[Run, ...]
     next_cursor: str | None
     """For the next call of `list_runs`; `None` exactly when no older run is left."""
-
-
-def moment(us: int) -> datetime:
-    """Epoch microseconds as an aware `datetime` in UTC."""
-    return _EPOCH + timedelta(microseconds=us)
-
-
-def us_of(when: datetime) -> int:
-    """An aware `datetime` as epoch microseconds."""
-    return (when - _EPOCH) // timedelta(microseconds=1)
 
 
 def _maybe(us: int | None) -> datetime | None:

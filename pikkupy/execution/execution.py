@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextvars import Context
 from threading import get_ident
-from typing import Any
+from typing import Any, NoReturn
 
 from msgspec import structs
 
@@ -193,6 +193,15 @@ class Execution:
             self._calls.append(call)
         return future
 
+    def park_without_target(self, call: StepCall, why: str) -> NoReturn:
+        """The step is on record and under way, and what it has to run is gone, for the reason `why`: park the run."""
+        self._compare(call)
+        self._park(
+            f"step {call.position}: recorded {call.described()} is under way, and {why}; the run goes on at the next "
+            "open that has it"
+        )
+        raise Unwind
+
     def _compare(self, call: StepCall) -> None:
         different = mismatch(self._history.steps.get(call.position), call)
         if different is not None:
@@ -219,8 +228,8 @@ class Execution:
             return
         self.loop.now_us = max(self.loop.now_us, row.ended_at or 0)  # it never goes back
         if row.position >= self.reached:
-            why = not_asked_for(self._history, self.reached) or f"step {row.position} was not asked for"
-            self._park(why, self.reached)
+            missing = not_asked_for(self._history, self.reached, self._waits_for())
+            self._park(missing or f"step {row.position} was not asked for", self.reached)
             return
         future = self.open.pop(row.position, None)
         if future is None or future.done():
@@ -272,7 +281,7 @@ class Execution:
             self._seq = event.seq or 0
             self._turn()
         self.replaying = False
-        missing = not_asked_for(history, self.reached)
+        missing = not_asked_for(history, self.reached, self._waits_for() if self._end is None else None)
         if missing is not None and not isinstance(self._end, Parked):
             self._end = None
             self._park(missing, self.reached)
@@ -324,6 +333,13 @@ class Execution:
             armed, commands.dropped = self.loop.take_timers()
             commands.armed = [Armed(timer.number, timer.due_us, timer.delay_us) for timer in armed]
         return commands
+
+    def _waits_for(self) -> str:
+        """What the run waits for, in words."""
+        if self.open:
+            first = self.open[min(self.open)].call.described()
+            return f"{first} and {len(self.open) - 1} more" if len(self.open) > 1 else first
+        return "an asyncio timer" if self.loop.waits_for_timer else "nothing that a step can bring about"
 
     def _misuse(self, what: str) -> str:
         run = f"run {self.run.run_id!r}"

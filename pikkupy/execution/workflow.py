@@ -6,7 +6,7 @@ import random as random_module
 from asyncio import Future
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from types import FunctionType
 from typing import Any, NoReturn, TypeVar, Unpack, cast, overload
 from uuid import UUID
@@ -14,13 +14,14 @@ from uuid import UUID
 from pikkupy.codec import check_annotation
 from pikkupy.core.commands import Policy, StepCall
 from pikkupy.core.model import ErrorInfo, StepKind
-from pikkupy.durations import MAX_US, Duration, microseconds, named_microseconds
+from pikkupy.durations import Duration, microseconds, named_microseconds
 from pikkupy.errors import BadType, BadValue, DurationError, FunctionNotFound, PayloadError, WorkflowMisuse
 from pikkupy.execution.approvals import Decided, Expired, recorded_type
 from pikkupy.execution.execution import Execution
 from pikkupy.execution.options import StepOptions, policy_of
 from pikkupy.failures import describe
 from pikkupy.log import Logger
+from pikkupy.moments import checked_us, moment
 from pikkupy.names import check_name, check_step_name
 from pikkupy.progress import Progress, check_progress
 from pikkupy.registry import Function, Registry, WorkflowFunction, inline_result_type
@@ -29,7 +30,6 @@ from pikkupy.run_loop import Unwind
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_POLICY = policy_of({})
 _BAD_CALLS = (BadValue, BadType, DurationError, FunctionNotFound, WorkflowMisuse)
 
@@ -161,14 +161,11 @@ class Workflow:
         self._execution.check_caller("sleep_until")
         try:
             name = check_step_name(step_name)
-            if not isinstance(when, datetime) or when.utcoffset() is None:
-                raise DurationError(f"{when!r} is no aware datetime; give it a tzinfo")
-            if when - self.now() > timedelta(microseconds=MAX_US):
-                raise DurationError(f"{when!r} is more than 100 years ahead")
+            until_us = checked_us("when", when, now_us=self._execution.loop.now_us)
         except _BAD_CALLS as error:
             raise self._placed("sleep_until", step_name, error) from None
         # Not before 1970: a past moment goes on at once, and the first and last of `datetime` cannot be shown in UTC.
-        return self._sleep_step(name, until_us=max(0, (when - _EPOCH) // timedelta(microseconds=1)))
+        return self._sleep_step(name, until_us=max(0, until_us))
 
     @overload
     def wait_for_signal(self, name: str, *, timeout: Duration | None = None) -> Future[Any]: ...
@@ -270,7 +267,7 @@ class Workflow:
 
     def now(self) -> datetime:
         """The recorded time (UTC) of the last outcome that reached the run, of its start before the first."""
-        return _EPOCH + timedelta(microseconds=self._execution.loop.now_us)
+        return moment(self._execution.loop.now_us)
 
     def random(self) -> random_module.Random:
         """The run's own generator, seeded from its id: the same numbers on every replay."""
@@ -295,21 +292,24 @@ class Workflow:
     def _unregistered_step(self, name: str, target: str, policy: Policy, result_type: Any) -> Future[Any]:
         """A step whose function is gone: a replay that has its outcome does not need it."""
         execution = self._execution
-        if not execution.has_ended(execution.reached):
+        position = execution.reached
+        kind = execution.recorded_kind(position)
+        if kind is None:
             self._registry.find_function(target)  # raises FunctionNotFound with the names that there are
-        was_child = execution.recorded_kind(execution.reached) is StepKind.WORKFLOW
-        return execution.place(
-            StepCall(
-                position=execution.reached,
-                name=execution.name_step(name),
-                kind=StepKind.WORKFLOW if was_child else StepKind.FUNCTION,
-                target=target,
-                policy=policy,
-                body=target,  # never called
-                result_type=Any if result_type is None else result_type,
-                variables=copy_context(),
-            )
+        call = StepCall(
+            position=position,
+            name=execution.name_step(name),
+            kind=StepKind.WORKFLOW if kind is StepKind.WORKFLOW else StepKind.FUNCTION,
+            target=target,
+            policy=policy,
+            body=target,  # never called
+            result_type=Any if result_type is None else result_type,
+            variables=copy_context(),
         )
+        if not execution.has_ended(position):
+            noun = "workflow" if kind is StepKind.WORKFLOW else "function"
+            execution.park_without_target(call, self._registry.not_found(noun, target))
+        return execution.place(call)
 
     def _function_step(
         self, name: str, function: Function[Any, Any, Any], data: Any, policy: Policy, result_type: Any

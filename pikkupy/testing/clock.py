@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Protocol
 
 from pikkupy.durations import Duration, microseconds
-from pikkupy.errors import BadType, DurationError
+from pikkupy.errors import BadType
+from pikkupy.moments import checked_us, moment
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _START = datetime(2030, 1, 1, tzinfo=UTC)
 
 QUIET_TURNS = 3  # turns of the host loop in a row in which nothing was ready
@@ -64,12 +64,9 @@ class VirtualClock:
     virtual = True
 
     def __init__(self, start: datetime | None = None, autojump: bool = False) -> None:
-        start = _START if start is None else start
-        if not isinstance(start, datetime) or start.utcoffset() is None:
-            raise DurationError(f"start={start!r}: use an aware datetime; give it a tzinfo")
         if not isinstance(autojump, bool):
             raise BadType(f"autojump={autojump!r}: use True or False")
-        self._now_us = (start - _EPOCH) // timedelta(microseconds=1)
+        self._now_us = checked_us("start", _START if start is None else start)
         self._autojump = autojump
         self._hosts: list[_Host] = []
         self._poked = asyncio.Event()
@@ -80,7 +77,7 @@ class VirtualClock:
 
     def now(self) -> datetime:
         """The time of this clock, in UTC."""
-        return _EPOCH + timedelta(microseconds=self._now_us)
+        return moment(self._now_us)
 
     def now_us(self) -> int:
         """The time of this clock, epoch microseconds."""

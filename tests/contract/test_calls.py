@@ -474,3 +474,37 @@ async def test_a_library_s_thread_survives_being_awaited_in_a_body() -> None:
             await asyncio.sleep(0.001)
 
     assert answered == [None]
+
+
+@pytest.mark.parametrize("when", [datetime(2040, 1, 1), "2040-01-01"])
+async def test_every_moment_is_refused_in_the_same_words(when: Any) -> None:
+    """C36: `sleep_until`, `start`, `list_runs` and the clock of tests; the error says which argument it was."""
+    pikku = Pikku()
+    said: dict[str, str] = {}
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> str:
+        with pytest.raises(DurationError) as raised:
+            workflow.sleep_until("a", when)
+        said["when"] = str(raised.value).removeprefix("sleep_until('a') of run 'r': ")
+        return "refused"
+
+    async with pikku.open(":memory:") as engine:
+        await engine.run(flow, run_id="r")
+        with pytest.raises(DurationError) as raised:
+            await engine.start(flow, at=when)
+        said["at"] = str(raised.value)
+        for argument in ("created_after", "created_before"):
+            with pytest.raises((TypeError, ValueError)) as refused:
+                await engine.list_runs(**{argument: when})
+            said[argument] = str(refused.value)
+    with pytest.raises(DurationError) as raised:
+        VirtualClock(when)
+    said["start"] = str(raised.value)
+
+    assert len(said) == 5
+    assert {text.removeprefix(f"{argument}=") for argument, text in said.items()} == {
+        f"{when!r}: use an aware datetime, not str"
+        if isinstance(when, str)
+        else f"{when!r}: a naive datetime names no moment; make it aware, give it a tzinfo"
+    }
