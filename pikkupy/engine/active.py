@@ -19,6 +19,7 @@ from pikkupy.core.model import (
     NO_WAKING,
     AttemptRow,
     Change,
+    ChildLinked,
     CodeChange,
     Recorded,
     RunMove,
@@ -35,7 +36,7 @@ from pikkupy.core.model import (
     TimerRow,
 )
 from pikkupy.core.outcomes import OUTCOME, Failed, Outcome, Stopped, Succeeded
-from pikkupy.engine.children import child_id, id_is_taken, new_child, outcome_of_child
+from pikkupy.engine.children import child_at_its_end, child_id, id_is_taken, new_child, outcome_of_child
 from pikkupy.engine.cut_offs import cut_off_row, in_flight
 from pikkupy.engine.ends import crash_loop, interrupted, move_of, timed_out
 from pikkupy.engine.events import EventKind, Hub
@@ -146,7 +147,7 @@ class ActiveRun:
         self._reason = recorded.run.reason
         self._parked = recorded.run.parked
         self._children = {row.parent_position: row for row in recorded.children}  # as recorded; the last attempt counts
-        self._set_aside = {(row.name, row.kind, row.target): row for row in reversed(recorded.set_aside)}
+        self._set_aside = {(row.name, row.kind, row.target): row for row in recorded.set_aside}
         self.inbox = Inbox(recorded.signals)
         self.resting: int | None = None  # until when it will wait in the file, once that is on disk
         self.next_chunk = recorded.next_chunk  # offset in the run's stream
@@ -177,6 +178,7 @@ class ActiveRun:
         if commands.passed:
             host.write([CodeChange(run=self.run.number, change_id=change_id) for change_id in commands.passed])
         steps = self.steps
+        self._take_over(calls)
         for call in calls:
             steps[call.position] = self._reached(call, now_us)
         if commands.end is not None:
@@ -263,7 +265,9 @@ class ActiveRun:
     def adopt(self, commands: Commands, *, cut_off: bool) -> None:
         """After a start-up: carry out what a replay left to do; `cut_off` if the last owner did not leave in order."""
         commands.armed = [Armed(armed.number, armed.due_us, 0) for armed in commands.armed]  # set in an earlier life
+        self._take_over(commands.calls)
         flying = in_flight(commands, self._rows, self.host.now_us()) if cut_off and commands.end is None else []
+        flying = [call for call in flying if (call.name, call.kind, call.target) not in self._set_aside]
         if not flying:
             self.carry_out(commands)
             return
@@ -308,6 +312,16 @@ class ActiveRun:
             else:
                 step.timer = self.host.timers.call_at(move.wake_at_us, partial(self._begin, step, move.attempt))
 
+    def _take_over(self, calls: Sequence[StepCall]) -> None:
+        """Let steps that were set aside while they were under way go on where the code asks for them now."""
+        for call in calls if self._set_aside else ():
+            key = (call.name, call.kind, call.target)
+            row = self._set_aside.get(key)
+            if row is not None and row.seq is None and call.position not in self._rows:
+                del self._set_aside[key]
+                self._rows[call.position] = again = structs.replace(row, position=call.position)
+                self.host.write([again, *self._taken(row, call.position)])
+
     def _take_back(self, step: LiveStep) -> bool:
         """Settle the step with the outcome that it had before the code was changed, if there is one."""
         call = step.call
@@ -315,10 +329,25 @@ class ActiveRun:
         if row is None:
             return False
         del self.steps[call.position]
-        seq = row.seq or 0
         again = structs.replace(row, position=call.position, seq=self._next_seq())
-        self._land(again, SetAsideTaken(run=row.run, seq=seq))
+        self._land(again, self._taken(row, call.position))
         return True
+
+    def _taken(self, row: StepRow, position: int) -> list[Change]:
+        """What is written with a step that was set aside when it gets its new place: its child run goes with it."""
+        taken: list[Change] = [SetAsideTaken(run=row.run, position=row.position)]
+        child = self._children.pop(row.position, None)
+        if child is not None:
+            child = self._children[position] = structs.replace(child, parent_position=position)
+            taken.append(ChildLinked(row=child))
+            resident = self._home.resident(child.number)
+            if resident is not None:
+                resident.moves_to(position)
+        return taken
+
+    def moves_to(self, position: int) -> None:
+        """The step of the parent that waits for the run has another place."""
+        self.run = structs.replace(self.run, parent_position=position)
 
     def _sleep(self, step: LiveStep) -> None:
         if step.wake_at is not None:
@@ -457,15 +486,15 @@ class ActiveRun:
         del self.steps[step.call.position]
         now_us = self.host.now_us()
         attempt = step.attempt_row(outcome, self._next_seq(), now_us) if step.attempts > 1 else None
-        self._land(step.settled_row(outcome, self._next_seq(), now_us), attempt)
+        self._land(step.settled_row(outcome, self._next_seq(), now_us), () if attempt is None else (attempt,))
 
-    def _land(self, row: StepRow, before: Change | None = None, done: Done | None = None) -> None:
+    def _land(self, row: StepRow, before: Sequence[Change] = (), done: Done | None = None) -> None:
         """Write an outcome, and what belongs to it; the run sees it, and `done` is told, when both are on disk."""
         self.stay()
         self._landing[row.position] = row
         landing = _Landing(self, row)
         then = landing if done is None else partial(_tell_all, [done, landing])
-        self.host.journal.submit((row,) if before is None else (before, row), then)
+        self.host.journal.submit((*before, row), then)
 
     def deliver(self, row: StepRow) -> None:
         """The step's outcome is on disk: the run may see it."""
@@ -636,7 +665,7 @@ class ActiveRun:
             step.timer.cancel()
         del self.steps[step.call.position]
         row = step.settled_row(outcome, self._next_seq(), self.host.now_us())
-        self._land(row, signal, done)
+        self._land(row, (signal,), done)
 
     def _outcome_of_signal(self, call: StepCall, text: str) -> Succeeded | Failed:
         values, what = self.host.values, f"payload of signal {call.body!r}"
@@ -739,7 +768,7 @@ class ActiveRun:
         step.child = child
         step.began_at = child.created_at
         if child.status in FINAL_RUNS:
-            self.child_ended(child.parent_position or 0, child.parent_attempt or 0, child)
+            self.child_ended(step.call.position, child)
         else:
             self._watch_child(step, child)
 
@@ -760,10 +789,14 @@ class ActiveRun:
             self.host.journal.submit(changes, partial(_tell_all, then))
         self._attempt_ended(step, Failed(describe(error), error, final=False))
 
-    def child_ended(self, position: int, attempt: int, end: RunRow | RunMove) -> None:
+    def child_ended(self, position: int, end: RunRow | RunMove) -> None:
         """The end of a child is on disk."""
         step = self.steps.get(position)
-        if step is None or step.child is None or step.attempts != attempt or self.ending:
+        if position in self._children:  # its step was set aside, and may be asked for again
+            self._children[position] = child_at_its_end(self._children[position], end)
+        elif position < 0:  # it was asked for again, and the child was read before that
+            step = next((one for one in self.steps.values() if one.child and one.child.number == end.number), None)
+        if step is None or step.child is None or step.child.number != end.number or self.ending:
             return  # nobody waits for it any more
         child, step.child = step.child, None
         if step.timer is not None:
@@ -779,10 +812,14 @@ class ActiveRun:
         If the run itself is ending, a child in the file is cancelled after a crash, too: the start-up looks at runs
         that do not wait in the file, and at their parents.
         """
-        if step.child is None:
+        child, step.child = step.child or self._children.pop(step.call.position, None), None
+        if child is not None:
+            self._cancel_run(child, reason, changes, then)
+
+    def _cancel_run(self, run: RunRow, reason: str, changes: list[Change], then: list[Done]) -> None:
+        if run.status in FINAL_RUNS or run.alone_since is not None:
             return
-        number, step.child = step.child.number, None
-        child = self._home.resident(number)
+        number, child = run.number, self._home.resident(run.number)
         if child is None:
             changes.append(RunWakes(number=number, wakes_at=None))
             then.append(partial(self._cancel_in_file, number, reason))
@@ -898,8 +935,11 @@ class ActiveRun:
         then.append(partial(self._end_is_on_disk, move))
         if not isinstance(end, Parked):
             why = f"its parent run {self.run.run_id!r} has {move.status} without waiting for it"
+            reason = end.reason if isinstance(end, Cancelled) else why
             for step in steps:
-                self._cancel_child(step, end.reason if isinstance(end, Cancelled) else why, changes, then)
+                self._cancel_child(step, reason, changes, then)
+            for child in self._children.values():  # of steps that were set aside, and not asked for again
+                self._cancel_run(child, reason, changes, then)
 
     def _interrupt_steps(self) -> None:
         """Stop what is under way in a run that is parked: it begins again, under its own number, on resumption."""
