@@ -565,3 +565,40 @@ async def test_a_retried_run_gives_a_child_that_was_set_aside_another_attempt(
         await engine.retry("r")
         await app.clock.advance("1h")
         assert (await engine.get_run("r")).output == "r/part#2"
+
+
+@each_way
+@pytest.mark.parametrize("fails", [False, True])
+async def test_accepted_code_needs_no_function_of_an_outcome(fails: bool, settings: dict[str, Any], db: Path) -> None:
+    """C114: nor does it where the step has another place; what is under way needs it there, too."""
+    app = still(db, settings)
+
+    async def old(workflow: Workflow) -> None:
+        await workflow.do("ship", "ship", retries=1, retry_delay="1h")
+        await workflow.wait_for_signal("go")
+
+    async def new(workflow: Workflow) -> str:
+        await workflow.do("new", app.step("new"))
+        return str(await workflow.do("ship", "ship", retries=1, retry_delay="1h"))
+
+    async def ship(services: Services) -> str:
+        if fails:
+            raise ConnectionError
+        return "shipped"
+
+    pikku = Pikku()
+    pikku.workflow(name="flow")(old)
+    pikku.function(ship)
+    async with pikku.open(db, clock=app.clock, **settings) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance(0)
+    async with app.open(new) as engine:
+        await engine.signal("r", "look")
+        await engine.resume("r", accept="new")
+        await app.clock.advance(0)
+        if fails:
+            said = "ReplayMismatch: step 1: recorded 'ship' (function ship) is under way, and no function named 'ship'"
+            assert (await stand(engine))[1].startswith(said)
+        else:
+            assert (await engine.get_run("r")).output == "shipped"
+        assert app.effects == ["new"]
