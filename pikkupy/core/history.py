@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import TypeAlias
 
-from pikkupy.core.machine import FINAL_STEPS
 from pikkupy.core.model import StepRow, TimerRow
 
 Event: TypeAlias = StepRow | TimerRow
@@ -30,11 +29,6 @@ class History:
         """True if the step at `position` is recorded as succeeded or failed: nothing of it is needed any more."""
         row = self.steps.get(position)
         return row is not None and row.seq is not None
-
-    def has_ended(self, position: int) -> bool:
-        """True if the step at `position` has an outcome or is recorded as cancelled: it will never run again."""
-        row = self.steps.get(position)
-        return row is not None and row.status in FINAL_STEPS
 
 
 NO_HISTORY = History((), ())

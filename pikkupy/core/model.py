@@ -90,8 +90,9 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     wakes_at: int | None = None  # set exactly while it waits in the file alone: when it has to be in memory again
     parked: ParkedFor | None = None  # why the engine itself has suspended it
     parent: int | None = None  # number of the run whose step it is
-    parent_position: int | None = None  # of that step
+    parent_position: int | None = None  # of that step; negative once it was set aside
     parent_attempt: int | None = None  # of that step
+    alone_since: int | None = None  # when it was retried by itself: it goes on whatever becomes of its parent
     forked_from: str | None = None  # id of the run whose history it began with
     tags: str | None = None  # JSON object of texts
     progress: str | None = None  # JSON: how far it says that it is
@@ -222,19 +223,32 @@ class StepReopened(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class StepsSetAside(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The run's steps from `position` on are no longer part of its history; their outcomes are kept as evidence, and
-    for the code that asks for them again. Its own timers that fired at `seq` or later are forgotten."""
+    """The run's steps from `position` on are no longer part of its history; their attempts are kept as evidence. Its
+    own timers that fired at `seq` or later are forgotten."""
 
     run: int
     position: int
     seq: int
 
 
+class StepSetAside(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What is recorded of one of these steps is kept for the code that asks for it again, and as evidence. The row has
+    a negative position, of its own in its run."""
+
+    row: StepRow
+
+
 class SetAsideTaken(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The outcome of a step that was set aside is part of the history again, in another place."""
+    """A step that was set aside is part of the history again, in another place."""
 
     run: int
-    seq: int  # that it had
+    position: int  # negative
+
+
+class ChildLinked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A child run belongs to its parent as `row` says: position, attempt and `alone_since` are taken from there."""
+
+    row: RunRow
 
 
 class RunDeleted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -258,7 +272,9 @@ Change = (
     | StepsCancelled
     | StepReopened
     | StepsSetAside
+    | StepSetAside
     | SetAsideTaken
+    | ChildLinked
     | RunDeleted
 )
 """What can be written. A `RunRow` inserts; a `StepRow` inserts, or replaces the row while that is not final."""
@@ -304,6 +320,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     next_chunk: int = 0  # offset of the next chunk of its stream
     signals: tuple[SignalRow, ...] = ()  # that no step has taken yet, in the order of their arrival
     changes: frozenset[str] = frozenset()  # ids of the code changes that it has passed
-    children: tuple[RunRow, ...] = ()  # of its steps without an outcome
-    set_aside: tuple[StepRow, ...] = ()  # outcomes that the code has not asked for again
+    children: tuple[RunRow, ...] = ()  # of its steps without an outcome, and of those that were set aside
+    set_aside: tuple[StepRow, ...] = ()  # steps that accepted code has not asked for again; positions are negative
     parent: RunRow | None = None
+    awaited: bool = False  # the parent has not ended, and its step, set aside or not, waits for this run

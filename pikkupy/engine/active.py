@@ -18,6 +18,7 @@ from pikkupy.core.model import (
     NO_WAKING,
     AttemptRow,
     Change,
+    ChildLinked,
     CodeChange,
     Recorded,
     RunMove,
@@ -119,7 +120,7 @@ class ActiveRun:
         self.reason = recorded.run.reason
         self.parked = recorded.run.parked
         self.children = {row.parent_position: row for row in recorded.children}  # as recorded; the last attempt counts
-        self._set_aside = {(row.name, row.kind, row.target): row for row in reversed(recorded.set_aside)}
+        self._set_aside = {(row.name, row.kind, row.target): row for row in recorded.set_aside}
         self.inbox = Inbox(recorded.signals)
         self.resting: int | None = None  # until when it will wait in the file, once that is on disk
         self.next_chunk = recorded.next_chunk  # offset in the run's stream
@@ -155,6 +156,7 @@ class ActiveRun:
         if commands.passed:
             host.write([CodeChange(run=self.run.number, change_id=change_id) for change_id in commands.passed])
         steps = self.steps
+        self._take_over(calls)
         for call in calls:
             steps[call.position] = self._reached(call, now_us)
         if commands.end is not None:
@@ -240,7 +242,9 @@ class ActiveRun:
     def adopt(self, commands: Commands, *, cut_off: bool) -> None:
         """After a start-up: carry out what a replay left to do; `cut_off` if the last owner did not leave in order."""
         commands.armed = [Armed(armed.number, armed.due_us, 0) for armed in commands.armed]  # set in an earlier life
+        self._take_over(commands.calls)
         flying = in_flight(commands, self._rows, self.host.now_us()) if cut_off and commands.end is None else []
+        flying = [call for call in flying if (call.name, call.kind, call.target) not in self._set_aside]
         if not flying:
             self.carry_out(commands)
             return
@@ -285,6 +289,16 @@ class ActiveRun:
             else:
                 step.timer = self.host.timers.call_at(move.wake_at_us, partial(self._begin, step, move.attempt))
 
+    def _take_over(self, calls: Sequence[StepCall]) -> None:
+        """Let steps that were set aside while they were under way go on where the code asks for them now."""
+        for call in calls if self._set_aside else ():
+            key = (call.name, call.kind, call.target)
+            row = self._set_aside.get(key)
+            if row is not None and row.seq is None and call.position not in self._rows:
+                del self._set_aside[key]
+                self._rows[call.position] = again = structs.replace(row, position=call.position)
+                self.host.write([again, *self._taken(row, call.position)])
+
     def _take_back(self, step: LiveStep) -> bool:
         """Settle the step with the outcome that it had before the code was changed, if there is one."""
         call = step.call
@@ -292,10 +306,25 @@ class ActiveRun:
         if row is None:
             return False
         del self.steps[call.position]
-        seq = row.seq or 0
         again = structs.replace(row, position=call.position, seq=self.next_seq())
-        self.land(again, SetAsideTaken(run=row.run, seq=seq))
+        self.land(again, self._taken(row, call.position))
         return True
+
+    def _taken(self, row: StepRow, position: int) -> list[Change]:
+        """What is written with a step that was set aside when it gets its new place: its child run goes with it."""
+        taken: list[Change] = [SetAsideTaken(run=row.run, position=row.position)]
+        child = self.children.pop(row.position, None)
+        if child is not None:
+            child = self.children[position] = structs.replace(child, parent_position=position)
+            taken.append(ChildLinked(row=child))
+            resident = self.home.resident(child.number)
+            if resident is not None:
+                resident.moves_to(position)
+        return taken
+
+    def moves_to(self, position: int) -> None:
+        """The step of the parent that waits for the run has another place."""
+        self.run = structs.replace(self.run, parent_position=position)
 
     def _sleep(self, step: LiveStep) -> None:
         if step.wake_at is not None:
@@ -434,15 +463,15 @@ class ActiveRun:
         del self.steps[step.call.position]
         now_us = self.host.now_us()
         attempt = step.attempt_row(outcome, self.next_seq(), now_us) if step.attempts > 1 else None
-        self.land(step.settled_row(outcome, self.next_seq(), now_us), attempt)
+        self.land(step.settled_row(outcome, self.next_seq(), now_us), () if attempt is None else (attempt,))
 
-    def land(self, row: StepRow, before: Change | None = None, done: Done | None = None) -> None:
+    def land(self, row: StepRow, before: Sequence[Change] = (), done: Done | None = None) -> None:
         """Write an outcome, and what belongs to it; the run sees it, and `done` is told, when both are on disk."""
         self.stay()
         self._landing[row.position] = row
         landing = _Landing(self, row)
         then = landing if done is None else partial(tell_all, [done, landing])
-        self.host.journal.submit((row,) if before is None else (before, row), then)
+        self.host.journal.submit((*before, row), then)
 
     def land_all(self, rows: list[StepRow], also: Change, done: Done) -> None:
         """As `land`, several outcomes in one write."""
@@ -647,8 +676,7 @@ class ActiveRun:
         then.append(partial(self._end_is_on_disk, move))
         if not isinstance(end, Parked):
             why = f"its parent run {self.run.run_id!r} has {move.status} without waiting for it"
-            for step in steps:
-                child_steps.cancel(self, step, end.reason if isinstance(end, Cancelled) else why, changes, then)
+            child_steps.cancel_all(self, steps, end.reason if isinstance(end, Cancelled) else why, changes, then)
 
     def _interrupt_steps(self) -> None:
         """Stop what is under way in a run that is parked: it begins again, under its own number, on resumption."""

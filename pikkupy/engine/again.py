@@ -11,15 +11,18 @@ from pikkupy.core.machine import RUN, STEP, RunEvent, StepEvent, advance
 from pikkupy.core.model import (
     AttemptRow,
     Change,
+    ChildLinked,
     ChildRow,
     CodeChange,
     Recorded,
     RunMove,
     RunRow,
     RunStatus,
+    SetAsideTaken,
     StepKind,
     StepReopened,
     StepRow,
+    StepSetAside,
     StepStatus,
 )
 from pikkupy.core.ports import Values
@@ -39,26 +42,42 @@ def retried_children(recorded: Recorded, children: Sequence[ChildRow]) -> list[C
 
 
 def retry(
-    recorded: Recorded, attempts: Sequence[AttemptRow], children: Sequence[ChildRow], now_us: int
+    recorded: Recorded, attempts: Sequence[AttemptRow], children: Sequence[ChildRow], now_us: int, *, alone: bool
 ) -> Iterator[Change]:
-    """What takes a failed run back to where it can go on.
+    """What takes a failed run back to where it can go on; `alone`: it is retried for itself, not along with its parent.
 
     The failed steps whose errors left the workflow go on, and so do those that its end had cancelled; what is recorded
-    of the others stands.
+    of the others stands. A child run that is retried along is the next attempt of its step.
     """
+    run = recorded.run
     retried = {child.position for child in retried_children(recorded, children)}
     for step in _failed_steps(recorded):
-        if step.attempts == 1 and step.position not in retried:
+        if step.attempts == 1:
             yield only_attempt(step)
-        yield StepReopened(row=_reopened(step, goes_on=step.position in retried))
+        again = _reopened(step)
+        yield StepReopened(row=_goes_on(again) if step.position in retried else again)
     for step in recorded.steps:
         if step.status is StepStatus.CANCELLED:
-            begun = [row.attempt for row in attempts if row.position == step.position and row.name is None]
-            begun += [child.attempt for child in children if child.position == step.position]
-            again = structs.replace(_reopened(step, goes_on=False), attempts=max(begun, default=0), error=None)
+            again = structs.replace(_reopened(step), attempts=_begun(step, attempts, children), error=None)
             yield StepReopened(row=structs.replace(again, forgiven=again.attempts))
-    status = advance(RUN, recorded.run.status, RunEvent.RETRY)
-    yield RunMove(number=recorded.run.number, before=recorded.run.status, status=status, at=now_us)
+    ended = {child.position for child in children if child.status is RunStatus.CANCELLED}
+    for step in recorded.set_aside:
+        if step.status is StepStatus.RUNNING and step.position in ended:  # its child run was cancelled with the run
+            again = _reopened(structs.replace(step, status=advance(STEP, step.status, StepEvent.CANCEL)))
+            yield SetAsideTaken(run=run.number, position=step.position)
+            yield StepSetAside(row=again)
+    if run.parent is not None and run.parent_attempt is not None:
+        link = {"alone_since": now_us} if alone else {"alone_since": None, "parent_attempt": run.parent_attempt + 1}
+        yield ChildLinked(row=structs.replace(run, **link))
+    status = advance(RUN, run.status, RunEvent.RETRY)
+    yield RunMove(number=run.number, before=run.status, status=status, at=now_us)
+
+
+def _begun(step: StepRow, attempts: Sequence[AttemptRow], children: Sequence[ChildRow]) -> int:
+    """How many attempts of a step that was cancelled have left something behind."""
+    begun = [row.attempt for row in attempts if row.position == step.position and row.name is None]
+    begun += [child.attempt for child in children if child.position == step.position]
+    return max(begun, default=0)
 
 
 def _failed_steps(recorded: Recorded) -> list[StepRow]:
@@ -72,13 +91,12 @@ def _failed_steps(recorded: Recorded) -> list[StepRow]:
     ]
 
 
-def _reopened(step: StepRow, *, goes_on: bool) -> StepRow:
-    """The step without its outcome; `goes_on`: its newest attempt does, as a child run that is retried."""
-    status = advance(STEP, step.status, StepEvent.RETRY)
+def _reopened(step: StepRow) -> StepRow:
+    """The step without its outcome."""
     return structs.replace(
         step,
-        status=advance(STEP, status, StepEvent.BEGIN) if goes_on else status,
-        forgiven=step.forgiven if goes_on else step.attempts,
+        status=advance(STEP, step.status, StepEvent.RETRY),
+        forgiven=step.attempts,
         cut_offs=0,
         wake_at=None,
         seq=None,
@@ -87,17 +105,9 @@ def _reopened(step: StepRow, *, goes_on: bool) -> StepRow:
     )
 
 
-def opened_gates(recorded: Recorded, now_us: int) -> list[StepRow]:
-    """The gates at which the run is shut, opened; none if it is suspended for another reason."""
-    if recorded.run.parked is not None:
-        return []
-    gates = [step for step in recorded.steps if step.kind is StepKind.SUSPEND and step.status is StepStatus.PENDING]
-    return [
-        structs.replace(
-            gate, status=advance(STEP, gate.status, StepEvent.SUCCEED), output="null", seq=seq, ended_at=now_us
-        )
-        for seq, gate in enumerate(gates, recorded.last_seq + 1)
-    ]
+def _goes_on(step: StepRow) -> StepRow:
+    """The step with its next attempt under way."""
+    return structs.replace(step, status=advance(STEP, step.status, StepEvent.BEGIN), attempts=step.attempts + 1)
 
 
 def fork(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 from pikkupy.core.commands import Cancelled
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import Change, RunMove, RunRow, RunWakes
 from pikkupy.core.outcomes import Failed
-from pikkupy.engine.children import child_id, id_is_taken, new_child, outcome_of_child
+from pikkupy.engine.children import child_at_its_end, child_id, id_is_taken, new_child, outcome_of_child
 from pikkupy.engine.live import LiveStep
 from pikkupy.engine.resident import Resident, tell_all
 from pikkupy.errors import JournalError
@@ -65,7 +66,7 @@ def wait(run: Resident, step: LiveStep) -> None:
     step.child = child
     step.began_at = child.created_at
     if child.status in FINAL_RUNS:
-        ended(run, child.parent_position or 0, child.parent_attempt or 0, child)
+        ended(run, step.call.position, child)
     else:
         _watch(run, step, child)
 
@@ -89,10 +90,14 @@ def _timed_out(run: Resident, step: LiveStep, limit_us: int) -> None:
     run.attempt_ended(step, Failed(describe(error), error, final=False))
 
 
-def ended(run: Resident, position: int, attempt: int, end: RunRow | RunMove) -> None:
+def ended(run: Resident, position: int, end: RunRow | RunMove) -> None:
     """The end of a child run is on disk."""
     step = run.steps.get(position)
-    if step is None or step.child is None or step.attempts != attempt or run.ending:
+    if position in run.children:  # its step was set aside, and may be asked for again
+        run.children[position] = child_at_its_end(run.children[position], end)
+    elif position < 0:  # it was asked for again, and the child was read before that
+        step = next((one for one in run.steps.values() if one.child and one.child.number == end.number), None)
+    if step is None or step.child is None or step.child.number != end.number or run.ending:
         return  # nobody waits for it any more
     child, step.child = step.child, None
     if step.timer is not None:
@@ -109,10 +114,23 @@ def cancel(run: Resident, step: LiveStep, reason: str, changes: list[Change], th
     A child in the file is cancelled after a crash, too: the start-up looks at runs that do not wait there, and at their
     parents.
     """
-    if step.child is None:
+    child, step.child = step.child or run.children.pop(step.call.position, None), None
+    if child is not None:
+        _cancel(run, child, reason, changes, then)
+
+
+def cancel_all(run: Resident, steps: Iterable[LiveStep], reason: str, changes: list[Change], then: list[Done]) -> None:
+    """As `cancel`, for these steps, which are all that the run has, and for those that were set aside."""
+    for step in steps:
+        cancel(run, step, reason, changes, then)
+    for child in run.children.values():
+        _cancel(run, child, reason, changes, then)
+
+
+def _cancel(run: Resident, row: RunRow, reason: str, changes: list[Change], then: list[Done]) -> None:
+    if row.status in FINAL_RUNS or row.alone_since is not None:
         return
-    number, step.child = step.child.number, None
-    child = run.home.resident(number)
+    number, child = row.number, run.home.resident(row.number)
     if child is None:
         changes.append(RunWakes(number=number, wakes_at=None))
         then.append(partial(_cancel_in_file, run, number, reason))

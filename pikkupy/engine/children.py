@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
+
 from pikkupy.core.commands import StepCall
 from pikkupy.core.model import ErrorInfo, RunMove, RunRow, RunStatus
 from pikkupy.core.outcomes import Failed, Succeeded
@@ -33,6 +35,11 @@ def new_child(parent: RunRow, call: StepCall, attempt: int, run_id: str, number:
         parent_position=call.position,
         parent_attempt=attempt,
     )
+
+
+def child_at_its_end(child: RunRow, end: RunRow | RunMove) -> RunRow:
+    """The row of a child as its end leaves it, as far as its parent wants to know."""
+    return structs.replace(child, status=end.status, output=end.output, error=end.error, reason=end.reason)
 
 
 def outcome_of_child(values: Values, call: StepCall, child_type: Any, run_id: str, end: RunRow | RunMove) -> Any:

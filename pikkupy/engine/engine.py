@@ -27,10 +27,9 @@ from pikkupy.core.model import (
     SignalRow,
     StepKind,
     StepRow,
-    StepsSetAside,
 )
 from pikkupy.durations import Duration, microseconds
-from pikkupy.engine import again, gates, signals
+from pikkupy.engine import again, aside, gates, signals
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.events import EngineEvents, Event, Past, RunEvents
 from pikkupy.engine.handle import RunHandle
@@ -467,15 +466,14 @@ class Engine:
     async def resume(self, run_id: str, *, accept: Literal["new"] | None = None) -> None:
         """Let a suspended run go on: the gates in `Run.reason` open, or what else it names was mended.
 
-        A run whose code does not fit what is recorded stays suspended with that as its reason; that goes before its
-        gates, which stay shut. With `accept="new"` it goes on with the code as
-        it is: outcomes from the first difference on are set aside; steps of the same name, kind and target that the
-        code asks for later get theirs, other recorded steps are kept as evidence in `history`, new ones execute. What
-        had no outcome there begins anew: sleeps with their full duration, attempts from 1, child runs, whose
-        unfinished ones are cancelled. A run whose recorded input or value no longer fits its type, or whose workflow is
-        gone, stays suspended all the same. Gates open that `Run.reason` named before the call, under whatever place the
-        code asks for them; others stay shut. Raises `RunNotFound`, `RunStateError` for a run that is not suspended,
-        `ValueError` for another `accept`.
+        A run whose code does not fit what is recorded stays suspended, with that as its reason; a gate stays shut then.
+        With `accept="new"` it goes on with the code as it is: steps from the first difference on are set aside, and
+        those of the same name, kind and target that the code asks for at any later time go on as they were, with their
+        outcome, deadline, attempts or child run. New steps execute. What is not asked for is kept as evidence in
+        `history`; an unfinished child run of it is cancelled when the run ends. Of gates only those open that
+        `Run.reason` named, wherever the code asks for them now. A run whose recorded input or value no longer fits its
+        type, or whose workflow or function is gone, stays suspended all the same. Raises `RunNotFound`,
+        `RunStateError` for a run that is not suspended, `ValueError` for another `accept`.
         """
         host, residents, _ = self._use()
         if accept not in (None, "new"):
@@ -500,34 +498,38 @@ class Engine:
                 await host.journal.commit([])  # the new status is on disk
 
     async def _accepted(self, recorded: Recorded) -> Recorded:
-        """The run without what the present code does not ask for any more, which is set aside.
+        """The run without what the present code does not ask for where it is recorded: that is set aside.
 
         If it was shut at gates, these are open: it was them that the caller saw and meant.
         """
         host, residents, _ = self._use()
-        number, why = recorded.run.number, f"the changed code of run {recorded.run.run_id!r} does not ask for it"
-        gates = again.opened_gates(recorded, host.now_us())
+        number, gates = recorded.run.number, aside.opened_gates(recorded, host.now_us())
         while True:
             parked = await in_callback(host.loop, partial(residents.examine, recorded))
             if parked is None or parked.position is None:
                 return recorded
-            position = parked.position
-            await host.journal.commit([*gates, StepsSetAside(run=number, position=position, seq=parked.seq + 1)])
+            recorded = aside.with_rows(recorded, gates)
+            changes = aside.set_aside(recorded, await self._children(number), parked.position, parked.seq)
+            await host.journal.commit([*gates, *changes])
+            residents.relink(changes)
             gates = []
-            for child in recorded.children:
-                if (child.parent_position or 0) >= position:
-                    await residents.cancel_by_number(child.number, why)
             left = await host.journal.recorded(number)
             if left is None or (left.steps, left.timers) == (recorded.steps, recorded.timers):
                 return recorded
             recorded = left
 
+    async def _children(self, number: int) -> list[RunRow]:
+        journal = self._use().host.journal
+        children = [child.number for child in await journal.children(number)]
+        return await journal.run_rows(children) if children else []
+
     async def retry(self, run_id: str) -> None:
         """Let a failed run go on from its failed step: the one whose error left the workflow, with `retries` anew.
 
         Recorded successes stand. If no failed step was the cause, the body is replayed to where it failed. A failed
-        child run that was the cause is retried, too. Raises `RunNotFound`, `RunStateError` for a run that has not
-        failed.
+        child run that was the cause is retried, too, as the next attempt of its step. A child run that is retried by
+        itself goes on whatever becomes of its parent, which does not wait for it any more. Raises `RunNotFound`,
+        `RunStateError` for a run that has not failed.
         """
         host, residents, starts = self._use()
         await starts.settled(run_id)
@@ -545,7 +547,7 @@ class Engine:
                     raise RunStateError(f"run {recorded.run.run_id!r} is {status}: only a failed run can be retried")
                 attempts = await host.journal.attempt_rows(number)
                 children = await host.journal.children(number)
-                changes += again.retry(recorded, attempts, children, host.now_us())
+                changes += again.retry(recorded, attempts, children, host.now_us(), alone=number == numbers[0])
                 numbers += [child.number for child in again.retried_children(recorded, children)]
             await host.journal.commit(changes)
             self._log.info("run_retried", run_id=run_id, workflow=row.workflow)

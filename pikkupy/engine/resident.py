@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from typing import Any, Protocol
 
@@ -51,7 +51,7 @@ class Resident(Protocol):
 
     steps: dict[int, LiveStep]  # without an outcome, by position
     gates: dict[int, LiveStep]  # those of them that are shut gates
-    children: dict[int | None, RunRow]  # child runs of an earlier stay in memory, by step
+    children: dict[int | None, RunRow]  # on record of steps that this stay in memory has not come to, by position
 
     @property
     def inbox(self) -> Inbox: ...
@@ -98,12 +98,16 @@ class Resident(Protocol):
         """Write the step's outcome."""
         ...
 
-    def land(self, row: StepRow, before: Change | None = None, done: Done | None = None) -> None:
+    def land(self, row: StepRow, before: Sequence[Change] = (), done: Done | None = None) -> None:
         """Write an outcome, and what belongs to it; the run sees it, and `done` is told, when both are on disk."""
         ...
 
     def land_all(self, rows: list[StepRow], also: Change, done: Done) -> None:
         """As `land`, several outcomes in one write."""
+        ...
+
+    def moves_to(self, position: int) -> None:
+        """The step of its parent that waits for it has another place."""
         ...
 
     def moved(self, event: RunEvent, reason: str | None) -> RunMove:

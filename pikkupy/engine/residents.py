@@ -13,7 +13,18 @@ from msgspec import structs
 
 from pikkupy.core.commands import Commands, Parked
 from pikkupy.core.machine import FINAL_RUNS, RUN, RunEvent, advance
-from pikkupy.core.model import Change, ChildRow, Recorded, RunMove, RunRow, RunStatus, RunWakes, StepRow, StepsCancelled
+from pikkupy.core.model import (
+    Change,
+    ChildLinked,
+    ChildRow,
+    Recorded,
+    RunMove,
+    RunRow,
+    RunStatus,
+    RunWakes,
+    StepRow,
+    StepsCancelled,
+)
 from pikkupy.durations import microseconds
 from pikkupy.engine import child_steps
 from pikkupy.engine.active import ActiveRun
@@ -384,8 +395,8 @@ class Residents:
             self._host.info("run_recovered", run_id=run.run_id, workflow=workflow.name)
         active = self._add(execution, recorded)
         parent = recorded.parent
-        if parent is not None and parent.status in FINAL_RUNS and _is_awaited(recorded, parent):
-            active.cancel(parent.reason or f"its parent run {parent.run_id!r} has {parent.status}")
+        if parent is not None and not recorded.awaited and run.alone_since is None:
+            active.cancel(_why_not_awaited(parent))
         else:
             active.adopt(commands, cut_off=not clean and run.parked is None)
 
@@ -428,13 +439,30 @@ class Residents:
         self.tell(run.run_id, move)
         if self.events.listening:
             self.events.tell(run, ended(run, move.status, move.at, move.error, move.reason))
-        if run.parent is None or run.parent_position is None or run.parent_attempt is None:
+        if run.parent is None or run.parent_position is None:
             return
-        parent = self.resident(run.parent)
-        if parent is not None:
-            child_steps.ended(parent, run.parent_position, run.parent_attempt, move)
+        if self.resident(run.parent) is not None:
+            self._tell_parent(run.parent, run.parent_position, move)
         elif self._host.dispatching:
-            self._run_errand(self.bring([run.parent]))
+            self._run_errand(self._bring_and_tell(run.parent, run.parent_position, move))
+
+    def relink(self, changes: Sequence[Change]) -> None:
+        """It is on disk that child runs belong to other steps: those in memory know it, too."""
+        for change in changes:
+            if isinstance(change, ChildLinked):
+                active = self.resident(change.row.number)
+                if active is not None and change.row.parent_position is not None:
+                    active.moves_to(change.row.parent_position)
+
+    def _tell_parent(self, number: int, position: int, move: RunMove) -> None:
+        parent = self.resident(number)
+        if parent is not None:
+            child_steps.ended(parent, position, move)
+
+    async def _bring_and_tell(self, number: int, position: int, move: RunMove) -> None:
+        await self.bring([number])
+        # If somebody else has brought it, what was read then may be older than this end.
+        await in_callback(self._host.loop, partial(self._tell_parent, number, position, move))
 
     def _park(self, run: RunRow, end: Parked, changes: list[Change]) -> None:
         """Suspend a run that does not fit the present code; nothing of it has been executed."""
@@ -456,9 +484,11 @@ def _run_logger(execution: Execution) -> Logger:
     return logger(silent=lambda: execution.replaying).bind(run_id=run.run_id, workflow=run.workflow)
 
 
-def _is_awaited(recorded: Recorded, parent: RunRow) -> bool:
-    """False if the run was retried by itself, after its parent had ended."""
-    return parent.ended_at is not None and recorded.run.updated_at <= parent.ended_at
+def _why_not_awaited(parent: RunRow) -> str:
+    """A crash came between what its parent did and the child's own end."""
+    if parent.status in FINAL_RUNS:
+        return parent.reason or f"its parent run {parent.run_id!r} has {parent.status}"
+    return f"its parent run {parent.run_id!r} does not wait for it any more"
 
 
 def _about(move: RunMove) -> dict[str, str]:

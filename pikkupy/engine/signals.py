@@ -100,7 +100,7 @@ def _take(
     if step.timer is not None:
         step.timer.cancel()
     del run.steps[step.call.position]
-    run.land(step.settled_row(outcome, run.next_seq(), run.host.now_us()), signal, done)
+    run.land(step.settled_row(outcome, run.next_seq(), run.host.now_us()), (signal,), done)
 
 
 def _outcome_of(run: Resident, call: StepCall, text: str) -> Succeeded | Failed:

@@ -18,7 +18,7 @@ from msgspec import structs
 from pikkupy.core.commands import Armed, Cancelled, Commands, Completed, End, Failed, Parked, StepCall
 from pikkupy.core.decide import mismatch, not_asked_for
 from pikkupy.core.history import NO_HISTORY, Event, History
-from pikkupy.core.model import ErrorInfo, Recorded, StepKind, StepStatus, TimerRow
+from pikkupy.core.model import ErrorInfo, Recorded, StepKind, StepRow, StepStatus, TimerRow
 from pikkupy.core.ports import Values
 from pikkupy.errors import PayloadError, PikkuError, SignalTimeout, StepFailed, WorkflowMisuse, dotted_name
 from pikkupy.execution.approvals import approval_of
@@ -59,6 +59,7 @@ class Execution:
         "_ordinals",
         "_passed",
         "_seq",
+        "_set_aside",
         "_stopped",
         "_unchanged",
         "_workflow",
@@ -91,6 +92,7 @@ class Execution:
         self._end: End | None = None
         self._seq = 0  # place of the newest event that the run was told, while it is replayed
         self._events_left = 0  # to be told in this replay
+        self._set_aside = recorded.set_aside
         self._changed = recorded.changes  # changes of the code that the run has passed
         self._unchanged: frozenset[str] = frozenset()  # that it was past before they were made
         self._passed: list[str] = []  # that it has passed since the engine asked last
@@ -150,14 +152,14 @@ class Execution:
         """True if the outcome of the step at `position` is on record, so that nothing has to be prepared for it."""
         return self._history.has_outcome(position)
 
-    def has_ended(self, position: int) -> bool:
-        """True if the step at `position` is on record as over, so that its target is not needed."""
-        return self._history.has_ended(position)
-
-    def recorded_kind(self, position: int) -> StepKind | None:
-        """The kind of the step that is on record at `position`."""
-        row = self._history.steps.get(position)
-        return None if row is None else row.kind
+    def recorded(self, name: str, target: str) -> StepRow | None:
+        """What is on record at the place of the next call; if nothing is, what was set aside of such a step."""
+        row = self._history.steps.get(self.reached)
+        if row is not None or not self._set_aside:
+            return row
+        ordinal = self._ordinals.get(name, 0)
+        wanted = (f"{name}#{ordinal}" if ordinal else name, target)
+        return next((aside for aside in self._set_aside if (aside.name, aside.target) == wanted), None)
 
     def changed(self, change_id: str) -> bool:
         """True if the run takes the new way at this change: it is on record that it does, or nothing that was recorded

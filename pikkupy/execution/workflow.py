@@ -13,6 +13,7 @@ from uuid import UUID
 
 from pikkupy.codec import check_annotation
 from pikkupy.core.commands import Policy, StepCall
+from pikkupy.core.machine import FINAL_STEPS
 from pikkupy.core.model import ErrorInfo, StepKind
 from pikkupy.durations import Duration, microseconds, named_microseconds
 from pikkupy.errors import BadType, BadValue, DurationError, FunctionNotFound, PayloadError, WorkflowMisuse
@@ -292,22 +293,21 @@ class Workflow:
     def _unregistered_step(self, name: str, target: str, policy: Policy, result_type: Any) -> Future[Any]:
         """A step whose function is gone: a replay that has its outcome does not need it."""
         execution = self._execution
-        position = execution.reached
-        kind = execution.recorded_kind(position)
-        if kind is None:
-            self._registry.find_function(target)  # raises FunctionNotFound with the names that there are
+        recorded = execution.recorded(name, target)
+        if recorded is None:
+            raise FunctionNotFound(self._registry.not_found("function", target))
+        noun = "workflow" if recorded.kind is StepKind.WORKFLOW else "function"
         call = StepCall(
-            position=position,
+            position=execution.reached,
             name=execution.name_step(name),
-            kind=StepKind.WORKFLOW if kind is StepKind.WORKFLOW else StepKind.FUNCTION,
+            kind=StepKind(noun),
             target=target,
             policy=policy,
             body=target,  # never called
             result_type=Any if result_type is None else result_type,
             variables=copy_context(),
         )
-        if not execution.has_ended(position):
-            noun = "workflow" if kind is StepKind.WORKFLOW else "function"
+        if recorded.status not in FINAL_STEPS:
             execution.park_without_target(call, self._registry.not_found(noun, target))
         return execution.place(call)
 

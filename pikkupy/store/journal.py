@@ -214,6 +214,10 @@ class Journal:
         """The run of that number."""
         return await self._read(lambda db: reader.run_by_number(db, number))
 
+    async def run_rows(self, numbers: Sequence[int]) -> list[RunRow]:
+        """The runs of these numbers that are there, the newest first."""
+        return await self._read(lambda db: reader.run_rows(db, numbers))
+
     async def signals(self, number: int) -> list[SignalRow]:
         """All signals that were sent to one run, in the order of their arrival, without what they carried."""
         return await self._read(lambda db: reader.signals(db, number))

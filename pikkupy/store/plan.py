@@ -16,6 +16,7 @@ import msgspec
 from pikkupy.core.model import (
     AttemptRow,
     Change,
+    ChildLinked,
     ChunkRow,
     CodeChange,
     RunDeleted,
@@ -29,6 +30,7 @@ from pikkupy.core.model import (
     StepReopened,
     StepRow,
     StepsCancelled,
+    StepSetAside,
     StepsSetAside,
     TimerRow,
 )
@@ -37,6 +39,7 @@ from pikkupy.store.queries import many
 from pikkupy.store.rows import (
     attempt_columns,
     chunk_columns,
+    link_columns,
     move_columns,
     run_columns,
     signal_columns,
@@ -66,8 +69,10 @@ class Kind(IntEnum):
     CANCEL = 11
     REOPEN = 12
     ASIDE = 13
-    BACK = 14
-    DELETE = 15
+    KEPT = 14
+    BACK = 15
+    LINK = 16
+    DELETE = 17
 
 
 # By what each kind is written, one statement after another.
@@ -85,8 +90,10 @@ QUERIES = {
     Kind.PROGRESS: ("tell_runs",),
     Kind.CANCEL: ("cancel_steps",),
     Kind.REOPEN: ("reopen_steps",),
-    Kind.ASIDE: ("set_aside_steps", "name_attempts", "drop_steps", "drop_timers"),
+    Kind.ASIDE: ("name_attempts", "drop_steps", "drop_timers"),
+    Kind.KEPT: ("set_aside_steps",),
     Kind.BACK: ("take_set_aside",),
+    Kind.LINK: ("link_children",),
     Kind.DELETE: ("delete_runs",),
 }
 _REFUSED = {
@@ -94,11 +101,12 @@ _REFUSED = {
     Kind.TAKEN: "the signal was taken by another step",
     Kind.MOVE: "the run does not have the status that the move begins with",
     Kind.REOPEN: "the step has neither failed nor been cancelled",
-    Kind.BACK: "the outcome is not set aside",
+    Kind.BACK: "the step is not set aside",
+    Kind.LINK: "the child run is not there",
     Kind.DELETE: "the run is not there, or it, its parent or a run that descends from it has not ended",
 }
 # Rare, and of the same run nothing is written together with one of these.
-_ALONE = frozenset({Kind.REOPEN, Kind.ASIDE, Kind.BACK, Kind.DELETE})
+_ALONE = frozenset({Kind.REOPEN, Kind.ASIDE, Kind.BACK, Kind.LINK, Kind.DELETE})
 
 
 class Op(msgspec.Struct, frozen=True, gc=False):
@@ -133,7 +141,9 @@ _ENCODERS: dict[type, tuple[Kind, Callable[[Any], tuple[Any, ...]]]] = {
     StepsCancelled: (Kind.CANCEL, lambda change: (change.run, change.at)),
     StepReopened: (Kind.REOPEN, lambda change: step_columns(change.row)),
     StepsSetAside: (Kind.ASIDE, lambda change: (change.run, change.position, change.seq)),
-    SetAsideTaken: (Kind.BACK, lambda change: (change.run, change.seq)),
+    StepSetAside: (Kind.KEPT, lambda change: step_columns(change.row)),
+    SetAsideTaken: (Kind.BACK, lambda change: (change.run, change.position)),
+    ChildLinked: (Kind.LINK, lambda change: link_columns(change.row)),
     RunDeleted: (Kind.DELETE, lambda change: (change.number,)),
 }
 
@@ -177,7 +187,7 @@ class _Group:
         self.runs: set[int] = set()
         moved, alone = set[int](), set[int]()
         self.last: dict[Kind, set[int]] = dict.fromkeys(_ALONE, alone)  # runs, too
-        self.last |= {Kind.MOVE: moved, Kind.WAKE: moved, Kind.PROGRESS: moved, Kind.CANCEL: set()}
+        self.last |= {Kind.MOVE: moved, Kind.WAKE: moved, Kind.PROGRESS: moved, Kind.CANCEL: set(), Kind.KEPT: set()}
 
     def takes(self, kind: Kind, run: int) -> bool:
         """False if writing a change of a run that the group has already together with it could silently do something

@@ -5,9 +5,9 @@
 -- New runs. A run id or number that is taken is an error.
 INSERT INTO pikkupy_runs (
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags, progress,
-    start_checksum, move_checksum
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, alone_since, forked_from, tags,
+    progress, start_checksum, move_checksum
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: write_steps
 -- New steps, and new states of steps without a final status; a final step stays and does not count as changed.
@@ -108,42 +108,46 @@ FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)) AS again
 WHERE run = again.column1 AND position = again.column2 AND status IN ('failed', 'cancelled');
 
 -- name: set_aside_steps
--- Outcomes that are no longer part of the history: run, position and seq from which on that is so.
+-- Steps that are no longer part of the history: all columns of a step, its position negative.
 INSERT INTO pikkupy_set_aside (
     run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
     started_at, checksum
-)
-SELECT
-    run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
-    started_at, checksum
-FROM (VALUES (?, ?, ?)) AS aside
-JOIN pikkupy_steps ON run = aside.column1 AND position >= aside.column2
-WHERE seq IS NOT NULL;
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: name_attempts
--- What follows `set_aside_steps`: their attempts are evidence under the names of their steps.
+-- Steps leave the history: run, position and seq from which on. Their attempts are evidence under their names.
 UPDATE pikkupy_attempts SET name = steps.name
 FROM (VALUES (?, ?, ?)) AS aside
 JOIN pikkupy_steps AS steps ON steps.run = aside.column1 AND steps.position >= aside.column2
 WHERE pikkupy_attempts.run = steps.run AND pikkupy_attempts.position = steps.position AND pikkupy_attempts.name IS NULL;
 
 -- name: drop_steps
--- What follows `set_aside_steps`: the steps leave the history.
+-- What follows `name_attempts`: the steps.
 DELETE FROM pikkupy_steps WHERE (run, position) IN (
     SELECT run, position FROM (VALUES (?, ?, ?)) AS aside
     JOIN pikkupy_steps ON run = aside.column1 AND position >= aside.column2
 );
 
 -- name: drop_timers
--- What follows `set_aside_steps`: so do the timers that fired later.
+-- What follows `name_attempts`: the timers that fired later.
 DELETE FROM pikkupy_timers WHERE (run, number) IN (
     SELECT run, number FROM (VALUES (?, ?, ?)) AS aside
     JOIN pikkupy_timers ON run = aside.column1 AND seq >= aside.column3
 );
 
 -- name: take_set_aside
--- Outcomes that are part of the history again: run, seq that they had.
-DELETE FROM pikkupy_set_aside WHERE (run, seq) IN (VALUES (?, ?));
+-- Steps that are part of the history again: run, negative position.
+DELETE FROM pikkupy_set_aside WHERE (run, position) IN (VALUES (?, ?));
+
+-- name: link_children
+-- To which step of their parent runs belong, and since when to none: number, position, attempt, time, checksum.
+UPDATE pikkupy_runs SET
+    parent_position = link.column2,
+    parent_attempt = link.column3,
+    alone_since = link.column4,
+    start_checksum = link.column5
+FROM (VALUES (?, ?, ?, ?, ?)) AS link
+WHERE number = link.column1;
 
 -- name: cancel_steps
 -- The end of all steps without an outcome: run, time. Their checksums leave out what changes here.
@@ -177,24 +181,24 @@ WHERE status IN ('completed', 'failed', 'cancelled')
 -- One run.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags, progress,
-    start_checksum, move_checksum
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, alone_since, forked_from, tags,
+    progress, start_checksum, move_checksum
 FROM pikkupy_runs WHERE run_id = ?;
 
 -- name: run_by_number
 -- One run.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags, progress,
-    start_checksum, move_checksum
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, alone_since, forked_from, tags,
+    progress, start_checksum, move_checksum
 FROM pikkupy_runs WHERE number = ?;
 
 -- name: runs_by_number
 -- The runs of a JSON list of numbers, newest first.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags, progress,
-    start_checksum, move_checksum
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, alone_since, forked_from, tags,
+    progress, start_checksum, move_checksum
 FROM pikkupy_runs WHERE number IN (SELECT value FROM json_each(:numbers)) ORDER BY number DESC;
 
 -- What follows, until `order_listed`, are the parts of the statement that lists runs (`listing.py`): it takes the numbers
@@ -329,8 +333,8 @@ FROM pikkupy_attempts WHERE run = ? ORDER BY seq;
 -- all runs.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags, progress,
-    start_checksum, move_checksum
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, alone_since, forked_from, tags,
+    progress, start_checksum, move_checksum
 FROM pikkupy_runs INDEXED BY pikkupy_runs_awake
 WHERE wakes_at IS NULL AND status IN ('running', 'suspended') AND number > :after ORDER BY number LIMIT :limit;
 
@@ -351,8 +355,8 @@ SELECT number, run_id FROM pikkupy_runs WHERE number IN (SELECT value FROM json_
 -- The parents of the runs of a JSON list.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, forked_from, tags, progress,
-    start_checksum, move_checksum
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, alone_since, forked_from, tags,
+    progress, start_checksum, move_checksum
 FROM pikkupy_runs WHERE number IN (
     SELECT child.parent FROM json_each(:numbers) AS wanted CROSS JOIN pikkupy_runs AS child ON child.number = wanted.value
 );
@@ -376,7 +380,8 @@ SELECT run, max(seq) FROM (
     UNION ALL
     SELECT run, seq FROM pikkupy_signals WHERE run IN (SELECT value FROM json_each(:numbers))
     UNION ALL
-    SELECT run, seq FROM pikkupy_set_aside WHERE run IN (SELECT value FROM json_each(:numbers))
+    SELECT run, seq FROM pikkupy_set_aside
+    WHERE run IN (SELECT value FROM json_each(:numbers)) AND seq IS NOT NULL
 ) GROUP BY run;
 
 -- name: signals
@@ -413,23 +418,34 @@ FROM json_each(:numbers) AS wanted;
 SELECT run, change_id FROM pikkupy_changes WHERE run IN (SELECT value FROM json_each(:numbers)) ORDER BY run;
 
 -- name: set_aside_of_runs
--- The outcomes of a JSON list of runs that were set aside, the latest first.
+-- The steps of a JSON list of runs that were set aside.
 SELECT
     run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
     started_at, checksum
-FROM pikkupy_set_aside WHERE run IN (SELECT value FROM json_each(:numbers)) ORDER BY run DESC, seq DESC;
+FROM pikkupy_set_aside WHERE run IN (SELECT value FROM json_each(:numbers)) ORDER BY run, position;
 
 -- name: awaited_children
--- The children of a JSON list of runs whose step has no outcome.
+-- The children of a JSON list of runs whose step has no outcome, or was set aside.
 SELECT
     child.number, child.run_id, child.workflow, child.status, child.input, child.output, child.error, child.reason,
     child.created_at, child.updated_at, child.ended_at, child.starts_at, child.wakes_at, child.parked, child.parent,
-    child.parent_position, child.parent_attempt, child.forked_from, child.tags, child.progress, child.start_checksum,
+    child.parent_position, child.parent_attempt, child.alone_since, child.forked_from, child.tags, child.progress, child.start_checksum,
     child.move_checksum
 FROM json_each(:numbers) AS wanted
 CROSS JOIN pikkupy_runs AS child ON child.parent = wanted.value
-CROSS JOIN pikkupy_steps AS step ON step.run = child.parent AND step.position = child.parent_position
-WHERE step.status NOT IN ('succeeded', 'failed', 'cancelled');
+LEFT JOIN pikkupy_steps AS step ON step.run = child.parent AND step.position = child.parent_position
+WHERE child.parent_position < 0 OR step.status NOT IN ('succeeded', 'failed', 'cancelled');
+
+-- name: awaited_runs
+-- Those of a JSON list of runs that an attempt of a step waits for, set aside or not, of a parent that has not ended.
+SELECT child.number
+FROM json_each(:numbers) AS wanted
+CROSS JOIN pikkupy_runs AS child ON child.number = wanted.value
+CROSS JOIN pikkupy_runs AS mother ON mother.number = child.parent
+LEFT JOIN pikkupy_steps AS step ON step.run = child.parent AND step.position = child.parent_position
+LEFT JOIN pikkupy_set_aside AS aside ON aside.run = child.parent AND aside.position = child.parent_position
+WHERE mother.status IN ('running', 'suspended')
+    AND (coalesce(step.status, aside.status), coalesce(step.attempts, aside.attempts)) = ('running', child.parent_attempt);
 
 -- name: children
 -- All children of one run: step, attempt, id, number, status.

@@ -55,8 +55,7 @@ def runs(db: sqlite3.Connection, which: RunFilter, limit: int, before: int | Non
     """A page of runs, newest first."""
     with _moment(db):
         found = listing.numbers(db, which, limit, NEWEST if before is None else before)
-        rows = db.execute(QUERIES["runs_by_number"], {"numbers": json.dumps(found)}).fetchall()
-    return [run_of(row) for row in rows]
+        return run_rows(db, found)
 
 
 def counts(db: sqlite3.Connection) -> list[tuple[str, RunStatus, int]]:
@@ -144,6 +143,12 @@ def run_by_number(db: sqlite3.Connection, number: int) -> RunRow | None:
     """The run of that number."""
     found = db.execute(QUERIES["run_by_number"], (number,)).fetchall()
     return run_of(found[0]) if found else None
+
+
+def run_rows(db: sqlite3.Connection, numbers: Sequence[int]) -> list[RunRow]:
+    """The runs of these numbers that are there, the newest first."""
+    rows = db.execute(QUERIES["runs_by_number"], {"numbers": json.dumps(list(numbers))}).fetchall()
+    return [run_of(row) for row in rows]
 
 
 def run_ids(db: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, str]:
@@ -244,6 +249,7 @@ class _Details:
         self._set_aside = read("set_aside_of_runs")
         self._last_places = dict(db.execute(QUERIES["last_places"], wanted).fetchall())
         self._next_chunks = dict(db.execute(QUERIES["next_chunks"], wanted).fetchall())
+        self._awaited = {number for (number,) in db.execute(QUERIES["awaited_runs"], wanted)}
         self._children = _by_run(db.execute(QUERIES["awaited_children"], wanted).fetchall(), _PARENT)
         parents = db.execute(QUERIES["parents_of_runs"], wanted).fetchall()
         self._parents = {row[0]: row for row in parents}
@@ -267,6 +273,7 @@ class _Details:
             children=_all(run_of, self._children[number], run),
             set_aside=_all(step_of, self._set_aside[number], run),
             parent=None if parent is None else run_of(parent),
+            awaited=number in self._awaited,
         )
 
 

@@ -46,11 +46,18 @@ def run_columns(row: RunRow) -> Columns:
         row.parent,
         row.parent_position,
         row.parent_attempt,
+        row.alone_since,
         row.forked_from,
         row.tags,
         row.progress,
     )
     return (*columns, *_run_checksums(columns))
+
+
+def link_columns(row: RunRow) -> Columns:
+    """What `link_children` wants: number, position, attempt, time, checksum."""
+    start_checksum, _ = run_columns(row)[RUN_FIELDS:]
+    return (row.number, row.parent_position, row.parent_attempt, row.alone_since, start_checksum)
 
 
 def step_columns(row: StepRow) -> Columns:

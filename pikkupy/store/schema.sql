@@ -35,8 +35,9 @@ CREATE TABLE pikkupy_runs (
     wakes_at INTEGER,                                      -- µs, when it has to be in memory; NULL: it has work, or has ended
     parked TEXT,                                           -- why the engine itself has suspended it: code, crashes
     parent INTEGER REFERENCES pikkupy_runs (number) ON DELETE CASCADE,  -- the run whose step it is
-    parent_position INTEGER,                               -- of that step
+    parent_position INTEGER,                               -- of that step; negative once it was set aside
     parent_attempt INTEGER,                                -- of that step
+    alone_since INTEGER,                                   -- µs, when it was retried by itself: nothing waits for it
     forked_from TEXT,                                      -- id of the run whose history it began with
     tags TEXT,                                             -- JSON object of texts, in the order of their names
     progress TEXT,                                         -- JSON: how far it says that it is; only displayed
@@ -173,10 +174,11 @@ CREATE TABLE pikkupy_changes (
     PRIMARY KEY (run, change_id)
 ) STRICT, WITHOUT ROWID;
 
--- Outcomes of steps that changed code has not asked for again: evidence, and what such a step gets if it is asked for later.
+-- Steps that changed code, once accepted, has not asked for again: evidence of outcomes, and what such a step gets if it is
+-- asked for later. The key serves `set_aside_of_runs`.
 CREATE TABLE pikkupy_set_aside (
     run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,
-    position INTEGER NOT NULL,                             -- all as in pikkupy_steps
+    position INTEGER NOT NULL CHECK (position < 0),        -- of no meaning but to child runs; all else as in pikkupy_steps
     name TEXT NOT NULL,
     kind TEXT NOT NULL,
     target TEXT,
@@ -184,14 +186,14 @@ CREATE TABLE pikkupy_set_aside (
     cut_offs INTEGER NOT NULL,
     forgiven INTEGER NOT NULL,
     wake_at INTEGER,
-    seq INTEGER NOT NULL,
+    seq INTEGER,                                           -- NULL: it was under way
     output TEXT,
     error TEXT,
     status TEXT NOT NULL,
     ended_at INTEGER,
     started_at INTEGER,
     checksum INTEGER NOT NULL,
-    PRIMARY KEY (run, seq)
+    PRIMARY KEY (run, position)
 ) STRICT, WITHOUT ROWID;
 
 -- The tags of runs, to find runs by. Nobody writes here: the two triggers keep it to what the rows of the runs say, so that

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from pikkupy import Engine, Pikku, RunStateError, Services, Workflow
+from pikkupy import Engine, Expired, Pikku, RunStateError, Services, SignalTimeout, Workflow
+from pikkupy.moments import moment
 from pikkupy.testing import VirtualClock
-from tests.contract.test_again import App, each_way
+from tests.contract.killed import each_commit
+from tests.contract.test_again import App, each_way, numbers
+
+Body = Callable[[Workflow], Awaitable[Any]]
 
 
 def still(db: Path, settings: dict[str, Any]) -> App:
@@ -285,3 +291,314 @@ async def test_the_reason_tells_code_that_waits_from_code_that_has_ended(
     async with app.open(changed) as engine:
         await engine.signal("r", "look")
         assert (await stand(engine))[1].startswith(f"ReplayMismatch: {said}")
+
+
+# What was under way when new code is accepted
+
+
+class Release(NamedTuple):
+    """A run of 'flow' that was begun by old code, and the code that is accepted for it after half an hour."""
+
+    app: App
+    old: Body
+    new: Body
+    child: Body
+
+    def open(self, body: Body) -> AbstractAsyncContextManager[Engine]:
+        return self.app.open(body, child=self.child)
+
+    async def begin(self) -> None:
+        async with self.open(self.old) as engine:
+            await engine.start("flow", run_id="r")
+            await self.app.clock.advance("30min")
+
+    async def accept(self, engine: Engine) -> None:
+        """Also a second time, after a kill in the first one."""
+        await engine.signal("r", "look")
+        if (await stand(engine))[0] == "suspended":
+            await engine.resume("r", accept="new")
+        await self.app.clock.advance(0)
+
+
+def release(db: Path, settings: dict[str, Any], under_way: str) -> Release:
+    """The new code has one more step before what is under way."""
+    app = still(db, settings)
+
+    async def child(workflow: Workflow) -> str:
+        await workflow.do("begin", app.step("begin"))
+        await workflow.sleep("nap", "1h")
+        return str(await workflow.do("end", app.step("end")))
+
+    def fails_once() -> str:
+        app.effects.append("flaky")
+        if app.effects.count("flaky") == 1:
+            raise ConnectionError
+        return "flaky"
+
+    async def last(workflow: Workflow) -> Any:
+        match under_way:
+            case "sleep":
+                return await workflow.sleep("last", "1h")
+            case "retry":
+                return await workflow.do("last", fails_once, retries=1, retry_delay="1h")
+            case "child":
+                return await workflow.do("last", "child")
+            case "signal":
+                with pytest.raises(SignalTimeout):
+                    await workflow.wait_for_signal("last", timeout="1h")
+                return None
+            case _:
+                return isinstance(await workflow.approval("last", timeout="1h"), Expired)
+
+    async def old(workflow: Workflow) -> Any:
+        await workflow.do("first", app.step("first"))
+        return await last(workflow)
+
+    async def new(workflow: Workflow) -> Any:
+        await workflow.do("first", app.step("first"))
+        await workflow.do("new", app.step("new"))
+        return await last(workflow)
+
+    return Release(app, old, new, child)
+
+
+KINDS = {
+    "sleep": (None, ["first", "new"]),
+    "retry": ("flaky", ["first", "flaky", "new", "flaky"]),
+    "child": ("end", ["first", "begin", "new", "end"]),
+    "signal": (None, ["first", "new"]),
+    "approval": (True, ["first", "new"]),
+}
+
+
+@each_way
+@pytest.mark.parametrize("under_way", KINDS)
+async def test_what_is_under_way_goes_on_in_accepted_code(under_way: str, settings: dict[str, Any], db: Path) -> None:
+    """Deadlines, the number and time of the next attempt, and the child run stay."""
+    released = release(db, settings, under_way)
+    app = released.app
+    await released.begin()
+    output, effects = KINDS[under_way]
+    async with released.open(released.new) as engine:
+        await released.accept(engine)
+        steps = await engine.steps("r")
+        assert [step.name for step in steps] == ["first", "new", "last"]
+        if steps[2].kind != "workflow":
+            assert steps[2].wake_at is not None
+            assert steps[2].wake_at - app.clock.now() == timedelta(minutes=30)
+        await app.clock.advance("30min")
+        found = await engine.get_run("r")
+        assert (found.status, found.output) == ("completed", output)
+        assert app.effects == effects
+    async with released.open(released.new) as engine:
+        history = numbers(await engine.history("r"))
+        assert len(history) == len(set(history)) == {"retry": 4, "child": 3}.get(under_way, 2)
+        children = [run.id for run in (await engine.list_runs(workflow="child")).runs]
+        assert children == (["r/last"] if under_way == "child" else [])
+        assert [step.child_run_id for step in await engine.steps("r")] == [None, None, *(children or [None])]
+
+
+@each_way
+@pytest.mark.parametrize("under_way", KINDS)
+async def test_a_kill_while_code_is_accepted_loses_nothing(
+    under_way: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Promise 7: after any commit the next life goes on with what was under way, and repeats no recorded outcome."""
+    db = tmp_path / "app.db"
+    released = release(db, settings, under_way)
+    app = released.app
+    await released.begin()
+    began = app.clock.now_us()
+    with each_commit(db, lambda: list(app.effects)) as copies:
+        async with released.open(released.new) as engine:
+            await released.accept(engine)
+    output, effects = KINDS[under_way]
+
+    assert len(copies.moments) >= 5
+    for copy, had in copies.restored(tmp_path):
+        again = release(copy, settings, under_way)
+        again.app.clock = VirtualClock(moment(began))
+        again.app.effects[:] = had
+        async with again.open(again.new) as engine:
+            await again.accept(engine)
+            await again.app.clock.advance("30min")
+            found = await engine.get_run("r")
+            assert (found.status, found.output) == ("completed", output), found.reason
+            if again.app.effects.count("new") == 2:  # its outcome was not on disk
+                again.app.effects.remove("new")
+            assert sorted(again.app.effects) == sorted(effects)
+            history = numbers(await engine.history("r"))
+            assert len(history) == len(set(history))
+            assert len((await engine.list_runs()).runs) == (2 if under_way == "child" else 1)
+
+
+@each_way
+async def test_a_child_that_ends_before_it_is_asked_for_again_is_not_run_twice(
+    settings: dict[str, Any], db: Path
+) -> None:
+    """Nor is it told to another step: the new code has another child where this one was."""
+    app = still(db, settings)
+
+    async def child(workflow: Workflow) -> str:
+        await workflow.sleep("nap", "1h")
+        return str(await workflow.do(workflow.run_id, app.step(workflow.run_id)))
+
+    async def old(workflow: Workflow) -> str:
+        return str(await workflow.do("last", "child"))
+
+    async def new(workflow: Workflow) -> list[str]:
+        first = await workflow.do("first", "child")
+        await workflow.sleep("pause", "1h")
+        return [first, await workflow.do("last", "child")]
+
+    async with app.open(old, child=child) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance(0)
+    async with app.open(new, child=child) as engine:
+        await engine.signal("r", "look")
+        await engine.resume("r", accept="new")
+        await app.clock.advance("1h")
+        assert [step.name for step in await engine.steps("r")] == ["first", "pause"]
+        assert str((await engine.get_run("r/last")).status) == "completed"
+        await app.clock.advance("1h")
+        assert (await engine.get_run("r")).output == ["r/first", "r/last"]
+        assert sorted(app.effects) == ["r/first", "r/last"]
+
+
+@each_way
+@pytest.mark.parametrize("how", ["returns", "fails", "is cancelled"])
+async def test_what_is_not_asked_for_any_more_ends_with_the_run(how: str, settings: dict[str, Any], db: Path) -> None:
+    """C142: until then the code could still ask for it; a restart in between changes nothing."""
+    app = still(db, settings)
+
+    async def child(workflow: Workflow) -> None:
+        await workflow.wait_for_signal("go")
+
+    async def old(workflow: Workflow) -> None:
+        await workflow.do("part", "child")
+
+    async def new(workflow: Workflow) -> str:
+        await workflow.sleep("instead", "1h")
+        if how == "fails":
+            raise ValueError(how)
+        return how
+
+    async with app.open(old, child=child) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance(0)
+    async with app.open(new, child=child) as engine:
+        await engine.signal("r", "look")
+        await engine.resume("r", accept="new")
+        await app.clock.advance(0)
+    async with app.open(new, child=child) as engine:
+        assert (await stand(engine, "r/part"))[0] == "running"
+        if how == "is cancelled":
+            await engine.cancel("r", "enough")
+        await app.clock.advance("1h")
+        assert (await stand(engine))[0] == {"returns": "completed", "fails": "failed", "is cancelled": "cancelled"}[how]
+        assert (await stand(engine, "r/part"))[0] == "cancelled"
+
+
+@each_way
+async def test_what_was_set_aside_survives_other_code(settings: dict[str, Any], db: Path) -> None:
+    """A second release that asks for it again gets it, with its deadline."""
+    app = still(db, settings)
+
+    async def old(workflow: Workflow) -> str:
+        await workflow.do("first", app.step("first"))
+        await workflow.sleep("nap", "1d")
+        return "old"
+
+    async def without(workflow: Workflow) -> None:
+        await workflow.sleep("other", "9d")
+
+    async def again(workflow: Workflow) -> str:
+        first = await workflow.do("first", app.step("first"))
+        await workflow.sleep("nap", "1d")
+        return str(first)
+
+    async with app.open(old) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance(0)
+    for body in (without, again):
+        async with app.open(body) as engine:
+            await app.clock.advance("1h")
+            await engine.signal("r", "look")
+            await engine.resume("r", accept="new")
+            await app.clock.advance(0)
+            assert (await stand(engine))[0] == "running"
+    async with app.open(again) as engine:
+        await app.clock.advance("22h")
+        assert (await engine.get_run("r")).output == "first"
+    assert app.effects == ["first"]
+
+
+@each_way
+async def test_a_retried_run_gives_a_child_that_was_set_aside_another_attempt(
+    settings: dict[str, Any], db: Path
+) -> None:
+    """Its failure had cancelled it."""
+    app = still(db, settings)
+
+    async def child(workflow: Workflow) -> str:
+        await workflow.sleep("nap", "1h")
+        return workflow.run_id
+
+    async def old(workflow: Workflow) -> None:
+        await workflow.do("part", "child")
+
+    async def new(workflow: Workflow) -> str:
+        await workflow.do("bad", app.step("bad"))
+        return str(await workflow.do("part", "child"))
+
+    async with app.open(old, child=child) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance(0)
+    app.broken = {"bad"}
+    async with app.open(new, child=child) as engine:
+        await engine.signal("r", "look")
+        await engine.resume("r", accept="new")
+        await app.clock.advance(0)
+        assert (await stand(engine))[0] == "failed"
+        assert (await stand(engine, "r/part"))[0] == "cancelled"
+        app.broken.clear()
+        await engine.retry("r")
+        await app.clock.advance("1h")
+        assert (await engine.get_run("r")).output == "r/part#2"
+
+
+@each_way
+@pytest.mark.parametrize("fails", [False, True])
+async def test_accepted_code_needs_no_function_of_an_outcome(fails: bool, settings: dict[str, Any], db: Path) -> None:
+    """C114: nor does it where the step has another place; what is under way needs it there, too."""
+    app = still(db, settings)
+
+    async def old(workflow: Workflow) -> None:
+        await workflow.do("ship", "ship", retries=1, retry_delay="1h")
+        await workflow.wait_for_signal("go")
+
+    async def new(workflow: Workflow) -> str:
+        await workflow.do("new", app.step("new"))
+        return str(await workflow.do("ship", "ship", retries=1, retry_delay="1h"))
+
+    async def ship(services: Services) -> str:
+        if fails:
+            raise ConnectionError
+        return "shipped"
+
+    pikku = Pikku()
+    pikku.workflow(name="flow")(old)
+    pikku.function(ship)
+    async with pikku.open(db, clock=app.clock, **settings) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance(0)
+    async with app.open(new) as engine:
+        await engine.signal("r", "look")
+        await engine.resume("r", accept="new")
+        await app.clock.advance(0)
+        if fails:
+            said = "ReplayMismatch: step 1: recorded 'ship' (function ship) is under way, and no function named 'ship'"
+            assert (await stand(engine))[1].startswith(said)
+        else:
+            assert (await engine.get_run("r")).output == "shipped"
+        assert app.effects == ["new"]

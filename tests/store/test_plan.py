@@ -10,6 +10,7 @@ import pytest
 
 from pikkupy.core.model import (
     Change,
+    ChildLinked,
     CodeChange,
     RunDeleted,
     RunMove,
@@ -20,6 +21,7 @@ from pikkupy.core.model import (
     SignalTaken,
     StepReopened,
     StepsCancelled,
+    StepSetAside,
     StepsSetAside,
     StepStatus,
 )
@@ -58,7 +60,9 @@ def _random_change(rng: random.Random) -> Change:
             lambda: CodeChange(run=run, change_id=rng.choice("ab")),
             lambda: StepReopened(row=a_step(run, position, StepStatus.PENDING, attempts=3, forgiven=3)),
             lambda: StepsSetAside(run=run, position=position, seq=rng.randint(1, 60)),
-            lambda: SetAsideTaken(run=run, seq=rng.randint(1, 3)),
+            lambda: StepSetAside(row=a_step(run, position - 3, rng.choice(list(StepStatus)))),
+            lambda: SetAsideTaken(run=run, position=rng.randint(-3, -1)),
+            lambda: ChildLinked(row=a_run(run + 20, parent=run, parent_position=-position, parent_attempt=1)),
             lambda: RunDeleted(number=run),
             lambda: RunDeleted(number=run + 20),
         ]

@@ -1,0 +1,63 @@
+"""Changed code that is accepted: what of the record it does not ask for where that has it. Rows in, changes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import structs
+
+from pikkupy.core.machine import STEP, StepEvent, advance
+from pikkupy.core.model import (
+    Change,
+    ChildLinked,
+    Recorded,
+    RunRow,
+    StepKind,
+    StepRow,
+    StepSetAside,
+    StepsSetAside,
+    StepStatus,
+)
+
+
+def set_aside(recorded: Recorded, children: Sequence[RunRow], position: int, seq: int) -> list[Change]:
+    """What takes the steps of a run from `position` on out of its history, which it has reached at place `seq`.
+
+    Outcomes and what is under way are kept for the code that asks for such a step again, and so are the links to child
+    runs; `children` are all of the run. What was cancelled is not kept.
+    """
+    steps = [step for step in recorded.steps if step.position >= position]
+    linked = [child for child in children if (child.parent_position or 0) >= position]
+    taken = [row.position for row in recorded.set_aside] + [child.parent_position or 0 for child in children]
+    free = min([0, *taken]) - 1
+    held = sorted({step.position for step in steps} | {child.parent_position or 0 for child in linked})
+    places = {position: free - number for number, position in enumerate(held)}
+    changes: list[Change] = [
+        StepSetAside(row=structs.replace(step, position=places[step.position]))
+        for step in steps
+        if step.status is not StepStatus.CANCELLED
+    ]
+    changes += [
+        ChildLinked(row=structs.replace(child, parent_position=places[child.parent_position or 0])) for child in linked
+    ]
+    changes.append(StepsSetAside(run=recorded.run.number, position=position, seq=seq + 1))
+    return changes
+
+
+def opened_gates(recorded: Recorded, now_us: int) -> list[StepRow]:
+    """The gates at which the run is shut, opened; none if it is suspended for another reason."""
+    if recorded.run.parked is not None:
+        return []
+    gates = [step for step in recorded.steps if step.kind is StepKind.SUSPEND and step.status is StepStatus.PENDING]
+    return [
+        structs.replace(
+            gate, status=advance(STEP, gate.status, StepEvent.SUCCEED), output="null", seq=seq, ended_at=now_us
+        )
+        for seq, gate in enumerate(gates, recorded.last_seq + 1)
+    ]
+
+
+def with_rows(recorded: Recorded, rows: Sequence[StepRow]) -> Recorded:
+    """The run as it is once `rows`, new states of its steps, are written."""
+    new = {row.position: row for row in rows}
+    return structs.replace(recorded, steps=tuple(new.get(step.position, step) for step in recorded.steps))
