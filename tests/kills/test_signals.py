@@ -14,6 +14,7 @@ from tests.contract.waiting import BOTH
 from tests.kills.facts import Facts
 from tests.kills.story import Caller, Story, mark, survives
 
+in_memory = pytest.mark.parametrize("settings", BOTH[:1], ids=["in memory"])
 each_way = pytest.mark.parametrize("settings", BOTH, ids=["in memory", "in the file"])
 
 
@@ -283,6 +284,29 @@ async def test_gates_side_by_side(settings: dict[str, Any], tmp_path: Path) -> N
         frozenset({("r", "after one"), ("r", "after two"), ("r", "sibling")}),
         always=always,
     )
+    await survives(story, tmp_path, settings)
+
+
+@in_memory
+async def test_a_gate_that_is_dropped(settings: dict[str, Any], tmp_path: Path) -> None:
+    """C34: nobody need open it; the run is not suspended any more."""
+
+    async def body(workflow: Workflow) -> str:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(3600):
+                await workflow.suspend("gate")
+        await workflow.sleep("nap", "1h")
+        return str(await workflow.do("last", mark(workflow, "through")))
+
+    async def script(caller: Caller) -> None:
+        await caller.start("flow", "r")
+        await caller.at("30min")
+        assert (await caller.engine.get_run("r")).status in ("suspended", "running", "completed")
+        await caller.at("1h")
+        assert (await caller.engine.get_run("r")).status in ("running", "completed")
+        await caller.at("2h")
+
+    story = Story({"flow": body}, script, {"r": "completed"}, {"r": "through"}, frozenset({("r", "last")}))
     await survives(story, tmp_path, settings)
 
 
