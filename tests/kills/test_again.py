@@ -59,6 +59,64 @@ async def test_a_failed_run_is_retried(settings: dict[str, Any], tmp_path: Path)
 
 
 @each_way
+async def test_a_failed_child_is_retried_with_its_parent(settings: dict[str, Any], tmp_path: Path) -> None:
+    """C143: both go on or none does; it is the same child."""
+
+    async def parent(workflow: Workflow) -> Any:
+        return await workflow.do("part", "child")
+
+    async def script(caller: Caller) -> None:
+        await caller.start("parent", "p")
+        await caller.at("1h")
+        await caller.retry("p")
+
+    def always(facts: Facts) -> None:
+        if "p/part" in facts.runs and facts.runs["p"].status == "failed":
+            assert facts.runs["p/part"].status == "failed"
+
+    story = Story(
+        {"parent": parent, "child": child},
+        script,
+        {"p": "completed", "p/part": "completed"},
+        {"p": "mended"},
+        frozenset({("p/part", "good"), ("p/part", "bad")}),
+        always=always,
+    )
+    await survives(story, tmp_path, settings)
+
+
+@each_way
+async def test_a_failed_grandchild_is_retried_from_the_top(settings: dict[str, Any], tmp_path: Path) -> None:
+    """C143: all the way down, in one commit."""
+
+    async def top(workflow: Workflow) -> Any:
+        return await workflow.do("middle", "parent")
+
+    async def parent(workflow: Workflow) -> Any:
+        return await workflow.do("part", "child")
+
+    async def script(caller: Caller) -> None:
+        await caller.start("top", "t")
+        await caller.at("1h")
+        await caller.retry("t")
+
+    def always(facts: Facts) -> None:
+        assert facts.runs.keys() != {"t", "t/middle", "t/middle/part"} or (
+            facts.runs["t"].status != "failed" or {run.status for run in facts.below("t")} == {"failed"}
+        )
+
+    runs = ("t", "t/middle", "t/middle/part")
+    story = Story(
+        {"top": top, "parent": parent, "child": child},
+        script,
+        dict.fromkeys(runs, "completed"),
+        {"t": "mended"},
+        always=always,
+    )
+    await survives(story, tmp_path, settings)
+
+
+@each_way
 async def test_a_child_that_goes_on_by_itself(settings: dict[str, Any], tmp_path: Path) -> None:
     """Retried when its parent has ended, it is nobody's child any more: a start-up does not cancel it."""
 
@@ -155,5 +213,70 @@ async def test_a_fork_of_a_run_that_has_children(settings: dict[str, Any], tmp_p
         dict.fromkeys(runs, "completed"),
         {"p": ["p/a", "p/b"], "f": ["p/a", "f/b"]},
         frozenset({("p/a", "begin"), ("p/b", "begin"), ("f/b", "begin")}),
+    )
+    await survives(story, tmp_path, settings)
+
+
+# Changed code that is accepted
+
+
+async def old_script(caller: Caller) -> None:
+    await caller.start("flow", "r")
+    await caller.at("1min")
+
+
+async def accepting(caller: Caller) -> None:
+    await caller.signal("r", "look")  # a run that waits in the file is compared with the code when it is told something
+    await caller.at("1min")
+    await caller.accept("r")
+    await caller.at("2h")
+
+
+@each_way
+async def test_accepted_code(settings: dict[str, Any], tmp_path: Path) -> None:
+    """I2: outcomes that the new code asks for are kept, whatever was killed after they were set aside."""
+
+    async def old(workflow: Workflow) -> None:
+        await workflow.do("first", mark(workflow, 1))
+        await workflow.do("second", mark(workflow, 2))
+        await workflow.wait_for_signal("go")
+
+    async def new(workflow: Workflow) -> list[Any]:
+        first = await workflow.do("first", mark(workflow, 1))
+        inserted = await workflow.do("inserted", mark(workflow, 1.5))
+        second = await workflow.do("second", mark(workflow, 2))
+        await workflow.sleep("nap", "1h")
+        return [first, inserted, second]
+
+    story = Story(
+        {"flow": new},
+        accepting,
+        {"r": "completed"},
+        {"r": [1, 1.5, 2]},
+        frozenset({("r", "inserted")}),
+        before=Story({"flow": old}, old_script, {}),
+    )
+    await survives(story, tmp_path, settings)
+
+
+@each_way
+async def test_accepted_code_that_has_no_use_for_children(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Unfinished children of the steps that were set aside are cancelled in the end, whatever was killed in between."""
+
+    async def old(workflow: Workflow) -> None:
+        await workflow.do("first", mark(workflow, 1))
+        await asyncio.gather(workflow.do("a", "waiting"), workflow.do("b", "napping"))
+
+    async def new(workflow: Workflow) -> Any:
+        first = await workflow.do("first", mark(workflow, 1))
+        await workflow.sleep("instead", "1h")
+        return first
+
+    story = Story(
+        {"flow": new, "waiting": waiting, "napping": napping},
+        accepting,
+        {"r": "completed", "r/a": "cancelled", "r/b": "cancelled"},
+        {"r": 1},
+        before=Story({"flow": old, "waiting": waiting, "napping": napping}, old_script, {}),
     )
     await survives(story, tmp_path, settings)

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from pikkupy import StepFailed, Workflow
-from tests.contract.waiting import BOTH
-from tests.kills.story import Caller, Story, mark, survives
+from pikkupy.core.model import RunMove, RunStatus
+from pikkupy.engine.residents import Residents
+from pikkupy.store import Journal
+from pikkupy.testing import VirtualClock
+from tests.contract.waiting import BOTH, IN_THE_FILE
+from tests.kills.facts import Facts
+from tests.kills.story import SETTINGS, Caller, Story, mark, survives
 
-in_memory = pytest.mark.parametrize("settings", BOTH[:1], ids=["in memory"])
 each_way = pytest.mark.parametrize("settings", BOTH, ids=["in memory", "in the file"])
 
 
@@ -57,7 +61,7 @@ async def test_a_child_that_succeeds(settings: dict[str, Any], tmp_path: Path) -
     assert await survives(story, tmp_path, settings) > 8
 
 
-@in_memory
+@each_way
 async def test_children_side_by_side(settings: dict[str, Any], tmp_path: Path) -> None:
     """Also of one name; one of them waits for a signal."""
 
@@ -179,7 +183,7 @@ async def test_a_child_that_is_suspended(settings: dict[str, Any], tmp_path: Pat
 # Ends of parents
 
 
-@in_memory
+@each_way
 async def test_a_parent_that_is_cancelled_from_outside(settings: dict[str, Any], tmp_path: Path) -> None:
     """I8, C142: its children end with it, with the same reason, before `cancel` returns."""
 
@@ -203,7 +207,37 @@ async def test_a_parent_that_is_cancelled_from_outside(settings: dict[str, Any],
     await survives(story, tmp_path, settings)
 
 
-@in_memory
+@each_way
+@pytest.mark.parametrize("how", ["cancels itself", "fails", "returns"])
+async def test_a_parent_that_ends_by_itself(settings: dict[str, Any], how: str, tmp_path: Path) -> None:
+    """C33, C142: the children that it leaves behind are cancelled, those that wait in the file, too."""
+
+    async def parent(workflow: Workflow) -> str:
+        workflow.do("a", "child")
+        workflow.do("b", "waiting")
+        await workflow.sleep("nap", "30min")
+        if how == "cancels itself":
+            workflow.cancel("enough")
+        if how == "fails":
+            raise ValueError(how)
+        return how
+
+    async def script(caller: Caller) -> None:
+        await caller.start("parent", "p")
+        await caller.at("30min")
+        await caller.at("2h")
+
+    ends = {"p": {"cancels itself": "cancelled", "fails": "failed", "returns": "completed"}[how]}
+    story = Story(
+        {"parent": parent, "child": child, "waiting": waiting},
+        script,
+        {**ends, "p/a": "cancelled", "p/b": "cancelled"},
+        effects=frozenset({("p/a", "begin"), ("p/b", "begin")}),
+    )
+    await survives(story, tmp_path, settings)
+
+
+@each_way
 async def test_grandchildren_of_a_parent_that_is_cancelled(settings: dict[str, Any], tmp_path: Path) -> None:
     """C142: the end goes down to them, and a kill does not stop it halfway."""
 
@@ -249,3 +283,153 @@ async def test_grandchildren_that_succeed(settings: dict[str, Any], tmp_path: Pa
         {"parent": parent, "between": between, "child": child}, script, dict.fromkeys(runs, "completed"), {"p": [1, 2]}
     )
     await survives(story, tmp_path, settings)
+
+
+# Steps that do not wait any more
+
+
+@each_way
+async def test_a_step_that_times_out(settings: dict[str, Any], tmp_path: Path) -> None:
+    """C61: its child is cancelled, and the step fails or has another child, whatever was killed in between."""
+
+    async def parent(workflow: Workflow) -> list[Any]:
+        seen: list[Any] = []
+        for name in ("waiting", "child"):
+            try:
+                await workflow.do(name, name, timeout="30min", retries=1)
+            except StepFailed as failed:
+                seen.append(failed.is_a(TimeoutError))
+        return seen
+
+    async def script(caller: Caller) -> None:
+        await caller.start("parent", "p")
+        for half_hours in range(1, 5):
+            await caller.at(f"{half_hours * 30}min")
+
+    runs = ("p/waiting", "p/waiting#2", "p/child", "p/child#2")
+    story = Story(
+        {"parent": parent, "child": child, "waiting": waiting},
+        script,
+        {"p": "completed", **dict.fromkeys(runs, "cancelled")},
+        {"p": [True, True]},
+        frozenset((run, "begin") for run in runs),
+    )
+    await survives(story, tmp_path, settings)
+
+
+@each_way
+async def test_a_branch_that_is_timed_out(settings: dict[str, Any], tmp_path: Path) -> None:
+    """C34: the child of its step is cancelled, the parent goes on."""
+
+    async def parent(workflow: Workflow) -> str:
+        for name in ("waiting", "child"):
+            try:
+                async with asyncio.timeout(1800):
+                    await workflow.do(name, name)
+            except TimeoutError:
+                await workflow.do(f"after {name}", mark(workflow))
+        await workflow.sleep("nap", "1h")
+        return "done"
+
+    async def script(caller: Caller) -> None:
+        await caller.start("parent", "p")
+        await caller.at("30min")
+        await caller.at("1h")
+        await caller.at("2h")
+
+    story = Story(
+        {"parent": parent, "child": child, "waiting": waiting},
+        script,
+        {"p": "completed", "p/child": "cancelled", "p/waiting": "cancelled"},
+        {"p": "done"},
+    )
+    await survives(story, tmp_path, settings)
+
+
+@each_way
+async def test_a_race_that_a_child_loses(settings: dict[str, Any], tmp_path: Path) -> None:
+    """C34: `asyncio.wait` until the first is done, then the others are cancelled."""
+
+    async def parent(workflow: Workflow) -> list[Any]:
+        async def branch(name: str, target: str) -> Any:
+            return await workflow.do(name, target, name)
+
+        tasks = [asyncio.create_task(branch(*one)) for one in (("a", "waiting"), ("b", "child"), ("c", "waiting"))]
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending)
+        await workflow.sleep("nap", "1h")
+        return [task.result() for task in done]
+
+    async def script(caller: Caller) -> None:
+        await caller.start("parent", "p")
+        await caller.at("1h")
+        await caller.at("2h")
+
+    story = Story(
+        {"parent": parent, "child": child, "waiting": waiting},
+        script,
+        {"p": "completed", "p/a": "cancelled", "p/b": "completed", "p/c": "cancelled"},
+        {"p": ["b"]},
+    )
+    await survives(story, tmp_path, settings)
+
+
+@each_way
+async def test_a_child_that_is_dropped_as_soon_as_it_is_asked_for(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Its start may be on its way to the disk, or on disk, or never get there; in no case it goes on."""
+
+    async def parent(workflow: Workflow) -> str:
+        step = workflow.do("part", "waiting")
+        await workflow.do("beside", mark(workflow))
+        step.cancel()
+        await workflow.sleep("nap", "1h")
+        return "done"
+
+    story = Story(
+        {"parent": parent, "waiting": waiting}, start_and_wait, {"p": "completed", "p/part": "cancelled"}, {"p": "done"}
+    )
+    await survives(story, tmp_path, settings)
+
+
+@each_way
+@pytest.mark.parametrize("move", ["suspended", "resumed"])
+async def test_a_child_that_moves_when_its_parent_has_ended(
+    settings: dict[str, Any], move: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C33: in the moment before it is cancelled; after a kill it is not taken for one that goes on by itself."""
+
+    async def parent(workflow: Workflow) -> None:
+        workflow.do("part", "gated")
+        await workflow.sleep("nap", "1h")
+
+    async def gated(workflow: Workflow) -> None:
+        if move == "resumed":
+            await workflow.suspend("gate")
+        await workflow.wait_for_signal("go")
+
+    db, clock = tmp_path / "app.db", VirtualClock()
+    pikku = Story({"parent": parent, "gated": gated}, start_and_wait, {}).pikku()
+    async with pikku.open(db, clock=clock, **SETTINGS, **IN_THE_FILE) as engine:
+        await engine.start("parent", run_id="p")
+        await clock.advance(0)
+        monkeypatch.setattr(Residents, "cancel_in_file", lambda *_: None)  # the kill comes before it
+        await clock.advance("1h")
+    monkeypatch.undo()
+    await clock.advance(1)
+    found = Facts(db).runs
+    assert found["p"].over
+    before, after, reason = (
+        (RunStatus.SUSPENDED, RunStatus.RUNNING, None)
+        if move == "resumed"
+        else (RunStatus.RUNNING, RunStatus.SUSPENDED, "gate")
+    )
+    journal = await Journal.open(str(db), durability="process", now_us=clock.now_us())
+    moved = RunMove(number=found["p/part"].number, before=before, status=after, reason=reason, at=clock.now_us())
+    await journal.commit([moved])
+    await journal.close(clean=False)
+
+    async with pikku.open(db, clock=clock, **SETTINGS, **settings):
+        await clock.advance(0)
+        assert Facts(db).runs["p/part"].status == "cancelled"

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 KILLS = 30
 
 
-@pytest.mark.parametrize("what", ["signals", "forks"])
+@pytest.mark.parametrize("what", ["signals", "children", "forks"])
 def test_kills_at_random_instants(what: str, tmp_path: Path) -> None:
     """I1, I2, I5: between a signal and its consumption, a child's start and its parent's record, during a fork."""
     seed = int.from_bytes(os.urandom(3), "big")

@@ -20,11 +20,10 @@ from pikkupy.testing import VirtualClock
 from tests.contract.waiting import BOTH
 from tests.kills.copies import Copies, Moment, each_change_alone, passing
 from tests.kills.facts import Facts
-from tests.kills.random_stories import ALL_KINDS, Programs
+from tests.kills.random_stories import Programs
 from tests.kills.story import BEGAN, SETTINGS, Ledger
 
 PROGRAMS = 25
-KINDS = tuple(kind for kind in ALL_KINDS if kind not in ("gate", "child"))
 KILLS = 2  # of each program in each setting
 LONGEST = 400  # moments of the clock; no program comes near it
 
@@ -144,7 +143,7 @@ def folder() -> Iterator[Path]:
 @given(seed=st.integers(0, 2**32))
 def test_random_programs_come_to_the_same_in_every_way(seed: int) -> None:
     """I2, I4, I9, I10: in memory, in the file and after kills: the same results and the same recorded steps."""
-    programs, rng = Programs(seed, KINDS), random.Random(seed)
+    programs, rng = Programs(seed), random.Random(seed)
     with folder() as place, each_change_alone():
         in_memory, in_the_file = (
             asyncio.run(comes_to(programs, place / f"{number}", settings, rng)) for number, settings in enumerate(BOTH)

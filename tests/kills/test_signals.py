@@ -14,7 +14,6 @@ from tests.contract.waiting import BOTH
 from tests.kills.facts import Facts
 from tests.kills.story import Caller, Story, mark, survives
 
-in_memory = pytest.mark.parametrize("settings", BOTH[:1], ids=["in memory"])
 each_way = pytest.mark.parametrize("settings", BOTH, ids=["in memory", "in the file"])
 
 
@@ -287,7 +286,7 @@ async def test_gates_side_by_side(settings: dict[str, Any], tmp_path: Path) -> N
     await survives(story, tmp_path, settings)
 
 
-@in_memory
+@each_way
 async def test_a_gate_that_is_dropped(settings: dict[str, Any], tmp_path: Path) -> None:
     """C34: nobody need open it; the run is not suspended any more."""
 
