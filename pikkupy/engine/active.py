@@ -281,7 +281,7 @@ class ActiveRun:
         elif step.child is None and step.status is StepStatus.RUNNING and call.kind is StepKind.WORKFLOW:
             child_steps.wait(self, step)
         elif step.status is StepStatus.RUNNING and call.policy.at_most_once:
-            self._failed(step, Failed(interrupted(call), None, final=False))
+            self.fail(step, Failed(interrupted(call), None, final=False))
         else:
             move = next_move(step.status, step.attempts, step.wake_at)
             if isinstance(move, Run):
@@ -349,8 +349,8 @@ class ActiveRun:
             or self._landing
             or self._firing
             or self._own_timers
+            or self.status is not RunStatus.RUNNING
             or self.gates
-            or self.parked
             or self.resting is not None
         )
 
@@ -414,16 +414,17 @@ class ActiveRun:
         elif step.call.position not in self._execution.open:  # the workflow does not wait for it any more
             self._cancelled(step)
         elif isinstance(outcome, Failed):
-            self._failed(step, outcome)
+            self.fail(step, outcome)
         else:
             self._interrupted(step)
 
     def _interrupted(self, step: LiveStep) -> None:
         """The engine is being left. The attempt runs again in the next life, but not one that must not run twice."""
         if step.call.policy.at_most_once and step.status is StepStatus.RUNNING:
-            self._failed(step, Failed(interrupted(step.call), None, final=False))
+            self.fail(step, Failed(interrupted(step.call), None, final=False))
 
-    def _failed(self, step: LiveStep, failed: Failed) -> None:
+    def fail(self, step: LiveStep, failed: Failed, also: Sequence[Change] = (), then: Sequence[Done] = ()) -> None:
+        """An attempt has failed: another follows, or the step fails. `also` is written with that, `then` is told."""
         now_us = self.host.now_us()
         self.log().info(
             "step_attempt_failed",
@@ -434,21 +435,18 @@ class ActiveRun:
         )
         failures = step.attempts - step.forgiven
         verdict = after_failure(step.call.policy, failures, now_us, self.host.jitter.random())
+        if not isinstance(verdict, Settle) and not failed.final:
+            failed = asked_to_retry(step, failed)
         if isinstance(verdict, Settle) or failed.final:
-            self.settle(step, failed)
-            return
-        failed = asked_to_retry(step, failed)
-        if failed.final:
-            self.settle(step, failed)
+            self.settle(step, failed, also, then)
             return
         step.cut_offs = 0
         attempt = step.attempt_row(failed, self.next_seq(), now_us)
-        changes: list[Change] = [attempt]
         step.move(StepEvent.SCHEDULE)
         step.wake_at = verdict.wake_at_us
         step.error = failed.error
-        changes.append(step.unfinished_row())
-        self.host.write(changes, partial(self._await_retry, step, attempt))
+        wait = self.host.then(partial(self._await_retry, step, attempt))
+        self.host.journal.submit([*also, attempt, step.unfinished_row()], partial(tell_all, [*then, wait]))
 
     def _await_retry(self, step: LiveStep, failed: AttemptRow) -> None:
         if self.home.events.listening:
@@ -458,20 +456,22 @@ class ActiveRun:
             step.timer = self.host.timers.call_at(step.wake_at, partial(self._begin, step, step.attempts + 1))
             self.may_rest()
 
-    def settle(self, step: LiveStep, outcome: Succeeded | Failed) -> None:
-        """Record the step's outcome; the run sees it when it is on disk."""
+    def settle(
+        self, step: LiveStep, outcome: Succeeded | Failed, also: Sequence[Change] = (), then: Sequence[Done] = ()
+    ) -> None:
+        """Record the step's outcome; as `land`."""
         del self.steps[step.call.position]
         now_us = self.host.now_us()
-        attempt = step.attempt_row(outcome, self.next_seq(), now_us) if step.attempts > 1 else None
-        self.land(step.settled_row(outcome, self.next_seq(), now_us), () if attempt is None else (attempt,))
+        if step.attempts > 1:
+            also = [*also, step.attempt_row(outcome, self.next_seq(), now_us)]
+        self.land(step.settled_row(outcome, self.next_seq(), now_us), also, then)
 
-    def land(self, row: StepRow, before: Sequence[Change] = (), done: Done | None = None) -> None:
-        """Write an outcome, and what belongs to it; the run sees it, and `done` is told, when both are on disk."""
+    def land(self, row: StepRow, also: Sequence[Change] = (), then: Sequence[Done] = ()) -> None:
+        """Write an outcome, and what belongs to it; the run sees it, and `then` is told, when both are on disk."""
         self.stay()
         self._landing[row.position] = row
         landing = _Landing(self, row)
-        then = landing if done is None else partial(tell_all, [done, landing])
-        self.host.journal.submit((*before, row), then)
+        self.host.journal.submit((*also, row), partial(tell_all, [*then, landing]) if then else landing)
 
     def land_all(self, rows: list[StepRow], also: Change, done: Done) -> None:
         """As `land`, several outcomes in one write."""
@@ -562,7 +562,8 @@ class ActiveRun:
             self.carry_out(self._execution.misused(why))
 
     def moved(self, event: RunEvent, reason: str | None) -> RunMove:
-        """Change its status, by the table; the change is to be written."""
+        """Change its status, by the table; the change is to be written. It does not wait in the file after that."""
+        self.resting = None
         before, self.status = self.status, advance(RUN, self.status, event)
         self.reason, self.parked = reason, None
         return RunMove(number=self.run.number, before=before, status=self.status, reason=reason, at=self.host.now_us())

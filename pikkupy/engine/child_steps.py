@@ -11,7 +11,7 @@ from pikkupy.core.model import Change, RunMove, RunRow, RunWakes
 from pikkupy.core.outcomes import Failed
 from pikkupy.engine.children import child_at_its_end, child_id, id_is_taken, new_child, outcome_of_child
 from pikkupy.engine.live import LiveStep
-from pikkupy.engine.resident import Resident, tell_all
+from pikkupy.engine.resident import Resident
 from pikkupy.errors import JournalError
 from pikkupy.failures import describe
 from pikkupy.store import Done
@@ -27,10 +27,18 @@ def begin(run: Resident, step: LiveStep, attempt: int) -> None:
 def _submit(run: Resident, step: LiveStep, run_id: str) -> None:
     number, now_us = run.host.next_number(), run.host.now_us()
     child = step.child = new_child(run.run, step.call, step.attempts, run_id, number, now_us)
+    run.home.holds.take(number)  # until it is in memory: who finds it in the file before that waits
     run.host.journal.submit([step.unfinished_row(), child], partial(_is_on_disk, run, step, child))
 
 
 def _is_on_disk(run: Resident, step: LiveStep, child: RunRow, error: Exception | None) -> None:
+    try:
+        _start(run, step, child, error)
+    finally:
+        run.home.holds.give_back(child.number)
+
+
+def _start(run: Resident, step: LiveStep, child: RunRow, error: Exception | None) -> None:
     if run.host.journal.failure is not None:
         return
     if error is not None:  # the id is taken; the step's row was refused with the child's
@@ -85,9 +93,7 @@ def _timed_out(run: Resident, step: LiveStep, limit_us: int) -> None:
     changes: list[Change] = []
     then: list[Done] = []
     cancel(run, step, str(error), changes, then)
-    if changes:
-        run.host.journal.submit(changes, partial(tell_all, then))
-    run.attempt_ended(step, Failed(describe(error), error, final=False))
+    run.fail(step, Failed(describe(error), error, final=False), changes, then)
 
 
 def ended(run: Resident, position: int, end: RunRow | RunMove) -> None:

@@ -22,7 +22,7 @@ from pikkupy.engine.watchdog import Watchdog, watchdog_of
 from pikkupy.errors import JournalError
 from pikkupy.log import Logger, is_enabled_for_info
 from pikkupy.registry import Registry
-from pikkupy.store import Journal
+from pikkupy.store import Done, Journal
 from pikkupy.timers import Timers
 from pikkupy.workers import Workers
 
@@ -69,7 +69,11 @@ class Host:
 
     def write(self, changes: Sequence[Change], done: Callable[[], object] | None = None) -> None:
         """Write one logical change, then call `done` if it is given; not after an error, which stops the engine."""
-        self.journal.submit(changes, partial(self._written, done))
+        self.journal.submit(changes, self.then(done))
+
+    def then(self, done: Callable[[], object] | None) -> Done:
+        """What follows a change of the engine's own: `done` if it is given, but not after an error."""
+        return partial(self._written, done)
 
     def is_written(self, error: Exception | None) -> bool:
         """Whether a change of the engine's own is on disk. If it was refused, the engine stops."""

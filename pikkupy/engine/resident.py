@@ -11,6 +11,7 @@ from pikkupy.core.machine import RunEvent
 from pikkupy.core.model import Change, ParkedFor, RunMove, RunRow, StepRow
 from pikkupy.core.outcomes import Failed, Outcome, Succeeded
 from pikkupy.engine.events import Hub
+from pikkupy.engine.holds import Holds
 from pikkupy.engine.host import Host
 from pikkupy.engine.inbox import Inbox
 from pikkupy.engine.live import LiveStep
@@ -24,6 +25,8 @@ class Others(Protocol):
 
     @property
     def events(self) -> Hub: ...
+    @property
+    def holds(self) -> Holds: ...
 
     def start(self, row: RunRow, workflow: WorkflowFunction[Any, Any], variables: Context) -> None:
         """Begin a run that is on disk."""
@@ -94,12 +97,18 @@ class Resident(Protocol):
         """An attempt of the step has ended: what follows is decided, and written."""
         ...
 
-    def settle(self, step: LiveStep, outcome: Succeeded | Failed) -> None:
-        """Write the step's outcome."""
+    def fail(self, step: LiveStep, failed: Failed, also: Sequence[Change] = (), then: Sequence[Done] = ()) -> None:
+        """An attempt has failed: another follows, or the step fails. `also` is written with that, `then` is told."""
         ...
 
-    def land(self, row: StepRow, before: Sequence[Change] = (), done: Done | None = None) -> None:
-        """Write an outcome, and what belongs to it; the run sees it, and `done` is told, when both are on disk."""
+    def settle(
+        self, step: LiveStep, outcome: Succeeded | Failed, also: Sequence[Change] = (), then: Sequence[Done] = ()
+    ) -> None:
+        """Write the step's outcome; as `land`."""
+        ...
+
+    def land(self, row: StepRow, also: Sequence[Change] = (), then: Sequence[Done] = ()) -> None:
+        """Write an outcome, and what belongs to it; the run sees it, and `then` is told, when both are on disk."""
         ...
 
     def land_all(self, rows: list[StepRow], also: Change, done: Done) -> None:
@@ -111,7 +120,7 @@ class Resident(Protocol):
         ...
 
     def moved(self, event: RunEvent, reason: str | None) -> RunMove:
-        """Change its status, by the table; the change is to be written."""
+        """Change its status, by the table; the change is to be written. It does not wait in the file after that."""
         ...
 
     def begin_end(self, end: End, changes: list[Change], then: list[Done]) -> None:

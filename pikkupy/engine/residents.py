@@ -14,6 +14,7 @@ from msgspec import structs
 from pikkupy.core.commands import Commands, Parked
 from pikkupy.core.machine import FINAL_RUNS, RUN, RunEvent, advance
 from pikkupy.core.model import (
+    NO_WAKING,
     Change,
     ChildLinked,
     ChildRow,
@@ -123,31 +124,41 @@ class Residents:
         `clean`: the last owner left in order.
         """
         count = after = 0
-        while chunk := await self._host.journal.awake(after=after, limit=CHUNK):
-            after = chunk[-1].run.number
-            fresh = [recorded for recorded in chunk if self.resident(recorded.run.number) is None]
-            held = set(self.holds.take_free(recorded.run.number for recorded in fresh))
-            mine = [recorded for recorded in fresh if recorded.run.number in held]
-            try:
-                adopt = partial(self._adopt_all, mine, clean=clean)
-                count += await in_callback(self._host.loop, adopt)
-            finally:
-                for number in held:
-                    self.holds.give_back(number)
+        first_new = self._host.journal.next_number  # what runs that go on start meanwhile comes into memory by itself
+        while numbers := await self._host.journal.awake(after=after, limit=CHUNK):
+            after = numbers[-1]
+            count += await self._bring([number for number in numbers if number < first_new], self._is_awake, clean)
+        while self._errands:  # the ends of children that nobody waits for
+            await asyncio.wait(set(self._errands))
         return count
 
     async def bring(self, numbers: Sequence[int]) -> None:
         """Bring those of the runs into memory, together, that are not there, have not ended and are not parked."""
+        await self._bring(numbers, self._is_waiting, clean=True)
+        damaged = self._host.journal.damaged.keys() & set(numbers)
+        if damaged:  # they wait for ever: nothing else looks for them again and again
+            await self._host.journal.commit([RunWakes(number=number, wakes_at=NO_WAKING) for number in damaged])
+
+    async def _bring(self, numbers: Sequence[int], wanted: Callable[[RunRow], bool], clean: bool) -> int:
+        # They are held before they are read: what is read stays true until they are in memory.
         free = self.holds.take_free(number for number in numbers if self.resident(number) is None)
         try:
-            recorded = await self._host.journal.recorded_runs(free)
-            waiting = [one for one in recorded if one.run.status not in FINAL_RUNS and one.run.parked is None]
-            await in_callback(self._host.loop, partial(self._adopt_all, waiting, clean=True))
+            recorded = [one for one in await self._host.journal.recorded_runs(free) if wanted(one.run)]
+            await in_callback(self._host.loop, partial(self._adopt_all, recorded, clean=clean))
         finally:
             for number in free:
                 self.holds.give_back(number)
         for number in set(numbers) - set(free):
             await self._load_alone(number)  # whoever holds it may have brought it
+        return len(recorded)
+
+    @staticmethod
+    def _is_awake(run: RunRow) -> bool:
+        return run.status not in FINAL_RUNS and run.wakes_at is None
+
+    @staticmethod
+    def _is_waiting(run: RunRow) -> bool:
+        return run.status not in FINAL_RUNS and run.parked is None
 
     async def load(self, number: int) -> ActiveRun | None:
         """Bring a run that the caller holds into memory; None if it has ended, is parked or has not begun.
@@ -360,10 +371,9 @@ class Residents:
                     future.set_exception(error)
                     future.exception()  # somebody may have stopped listening: asyncio need not report it
 
-    def _adopt_all(self, chunk: list[Recorded], *, clean: bool) -> int:
+    def _adopt_all(self, chunk: list[Recorded], *, clean: bool) -> None:
         for recorded in chunk:
             self._adopt(recorded, clean=clean, changes=[])
-        return len(chunk)
 
     def _adopt(self, recorded: Recorded, *, clean: bool, changes: list[Change]) -> None:
         """Bring a run into memory as it is recorded once `changes` are written."""
@@ -371,6 +381,11 @@ class Residents:
         if run.wakes_at is not None:
             changes.append(RunWakes(number=run.number, wakes_at=None))
             recorded = structs.replace(recorded, run=structs.replace(run, wakes_at=None))
+        if recorded.parent is not None and not recorded.awaited and run.alone_since is None:
+            if changes:
+                self._host.write(changes)
+            self.cancel_in_file(run.number, _why_not_awaited(recorded.parent))
+            return
         try:
             workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(run.workflow)
         except WorkflowNotFound as error:
@@ -394,11 +409,7 @@ class Residents:
         else:
             self._host.info("run_recovered", run_id=run.run_id, workflow=workflow.name)
         active = self._add(execution, recorded)
-        parent = recorded.parent
-        if parent is not None and not recorded.awaited and run.alone_since is None:
-            active.cancel(_why_not_awaited(parent))
-        else:
-            active.adopt(commands, cut_off=not clean and run.parked is None)
+        active.adopt(commands, cut_off=not clean and run.parked is None)
 
     def _begin_delayed(self, number: int) -> None:
         self._run_errand(self._load_alone(number))

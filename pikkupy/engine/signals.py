@@ -93,14 +93,14 @@ def _take(
     step: LiveStep,
     outcome: Succeeded | Failed,
     signal: SignalRow | SignalTaken,
-    done: Done | None = None,
+    *then: Done,
 ) -> None:
     """The step's outcome is a signal: both are written together."""
     run.inbox.leave(step)
     if step.timer is not None:
         step.timer.cancel()
     del run.steps[step.call.position]
-    run.land(step.settled_row(outcome, run.next_seq(), run.host.now_us()), (signal,), done)
+    run.land(step.settled_row(outcome, run.next_seq(), run.host.now_us()), (signal,), then)
 
 
 def _outcome_of(run: Resident, call: StepCall, text: str) -> Succeeded | Failed:

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pikkupy.core.model import (
-    NO_WAKING,
     AttemptRow,
     Change,
     ChildRow,
@@ -20,7 +19,6 @@ from pikkupy.core.model import (
     RunFilter,
     RunRow,
     RunStatus,
-    RunWakes,
     SignalRow,
     StepRow,
 )
@@ -55,7 +53,7 @@ class Journal:
     Public attributes: `epoch`, raised by one at each open; `clean`, True if the last owner left in good order or the
     file is new; `next_number`, for the next run, to be counted on by who takes it; `on_failure`, called once on the
     loop after a fail-stop; `on_release`, called there when everybody was told of a commit; `damaged`, the errors of the
-    runs that `awake` and `recorded_runs` had to leave out, by number.
+    runs that `recorded_runs` had to leave out, by number.
     """
 
     def __init__(
@@ -188,27 +186,22 @@ class Journal:
         """Everything that a replay of one run needs."""
         return await self._read(lambda db: reader.recorded(db, number))
 
-    async def awake(self, *, after: int = 0, limit: int = 500) -> list[Recorded]:
-        """The next unfinished runs that do not wait in the file, with a number above `after`; none if that is all.
+    async def awake(self, *, after: int = 0, limit: int = 500) -> list[int]:
+        """The next unfinished runs that do not wait in the file, of those with a number above `after`, by number."""
+        return await self._read(lambda db: reader.awake(db, after, limit))
+
+    async def recorded_runs(self, numbers: Sequence[int]) -> list[Recorded]:
+        """Everything that is needed to bring these runs into memory, by number.
 
         A damaged run does not take the others down: it is logged, kept in `damaged`, and left out.
         """
-        while True:
-            chunk = await self._read(partial(reader.awake, after=after, limit=limit))
-            self._note_damage(chunk)
-            if chunk.runs or chunk.last is None:
-                return chunk.runs
-            after = chunk.last
-
-    async def recorded_runs(self, numbers: Sequence[int]) -> list[Recorded]:
-        """Everything that is needed to bring these runs into memory. A damaged one waits in the file for ever."""
         if not numbers:
             return []
-        chunk = await self._read(lambda db: reader.recorded_runs(db, numbers))
-        self._note_damage(chunk)
-        if chunk.damaged:
-            await self.commit([RunWakes(number=number, wakes_at=NO_WAKING) for number in chunk.damaged])
-        return chunk.runs
+        runs, damaged = await self._read(lambda db: reader.recorded_runs(db, numbers))
+        for number, error in damaged.items():
+            _log.error("run_damaged", path=self._path, number=number, error=str(error))
+            self.damaged[number] = error
+        return runs
 
     async def run_by_number(self, number: int) -> RunRow | None:
         """The run of that number."""
@@ -288,11 +281,6 @@ class Journal:
 
     async def _write(self, batch: Sequence[Sequence[Op]]) -> Written:
         return await self._writer.run(lambda db: self._write_in_thread(db, batch))
-
-    def _note_damage(self, chunk: reader.Chunk) -> None:
-        for number, error in chunk.damaged.items():
-            _log.error("run_damaged", path=self._path, number=number, error=str(error))
-            self.damaged[number] = error
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:

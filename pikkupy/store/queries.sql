@@ -329,13 +329,9 @@ SELECT run, position, attempt, seq, status, error, started_at, ended_at, name, c
 FROM pikkupy_attempts WHERE run = ? ORDER BY seq;
 
 -- name: awake_runs
--- A chunk of the unfinished runs that do not wait in the file, by number. The index is named: by itself the planner walks
--- all runs.
-SELECT
-    number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
-    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, alone_since, forked_from, tags,
-    progress, start_checksum, move_checksum
-FROM pikkupy_runs INDEXED BY pikkupy_runs_awake
+-- The numbers of a chunk of the unfinished runs that do not wait in the file. The index is named: by itself the planner
+-- walks all runs.
+SELECT number FROM pikkupy_runs INDEXED BY pikkupy_runs_awake
 WHERE wakes_at IS NULL AND status IN ('running', 'suspended') AND number > :after ORDER BY number LIMIT :limit;
 
 -- name: due_runs

@@ -10,8 +10,6 @@ from contextlib import closing, contextmanager
 from operator import itemgetter
 from typing import Any, TypeVar
 
-import msgspec
-
 from pikkupy.core.model import (
     NO_WAKING,
     AttemptRow,
@@ -36,14 +34,6 @@ PAGE_BYTES = 1_000_000  # of their values, after which a page ends early
 _PARENT = RunRow.__struct_fields__.index("parent")
 
 T = TypeVar("T")
-
-
-class Chunk(msgspec.Struct, frozen=True):
-    """Runs of one chunk; those that are damaged are reported beside the others, by number."""
-
-    runs: list[Recorded]
-    damaged: dict[int, JournalError]
-    last: int | None  # the highest number in the chunk, damaged ones included; None: there are no more
 
 
 def run(db: sqlite3.Connection, run_id: str) -> RunRow | None:
@@ -130,14 +120,23 @@ def recorded(db: sqlite3.Connection, number: int) -> Recorded | None:
     return None if details is None else details.of(run_of(found[0]))
 
 
-def awake(db: sqlite3.Connection, after: int, limit: int) -> Chunk:
-    """The next chunk of unfinished runs that do not wait in the file: a few queries, however many runs."""
-    return _chunk(db, "awake_runs", {"after": after, "limit": limit})
+def awake(db: sqlite3.Connection, after: int, limit: int) -> list[int]:
+    """The numbers of the next unfinished runs that do not wait in the file."""
+    return [number for (number,) in db.execute(QUERIES["awake_runs"], {"after": after, "limit": limit})]
 
 
-def recorded_runs(db: sqlite3.Connection, numbers: Sequence[int]) -> Chunk:
-    """The runs of these numbers."""
-    return _chunk(db, "runs_by_number", {"numbers": json.dumps(numbers)})
+def recorded_runs(db: sqlite3.Connection, numbers: Sequence[int]) -> tuple[list[Recorded], dict[int, JournalError]]:
+    """The runs of these numbers, by number, and what is wrong with those that are damaged: a few queries for all."""
+    with _moment(db):
+        found = db.execute(QUERIES["runs_by_number"], {"numbers": json.dumps(numbers)}).fetchall()
+        details = _Details(db, [row[0] for row in found])
+    intact, damaged = [], {}
+    for row in reversed(found):
+        try:
+            intact.append(details.of(run_of(row)))
+        except JournalError as error:
+            damaged[row[0]] = error
+    return intact, damaged
 
 
 def run_by_number(db: sqlite3.Connection, number: int) -> RunRow | None:
@@ -193,21 +192,6 @@ def chunks(db: sqlite3.Connection, number: int, after: int) -> list[tuple[ChunkR
             if len(page) == PAGE or size >= PAGE_BYTES:
                 break
     return page
-
-
-def _chunk(db: sqlite3.Connection, query: str, parameters: dict[str, int] | dict[str, str]) -> Chunk:
-    with _moment(db):
-        found = db.execute(QUERIES[query], parameters).fetchall()
-        if not found:
-            return Chunk([], {}, None)
-        details = _Details(db, [row[0] for row in found])
-    intact, damaged = [], {}
-    for row in found:
-        try:
-            intact.append(details.of(run_of(row)))
-        except JournalError as error:
-            damaged[row[0]] = error
-    return Chunk(intact, damaged, found[-1][0])
 
 
 def signals(db: sqlite3.Connection, number: int) -> list[SignalRow]:

@@ -15,7 +15,6 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import pytest
 
-from pikkupy.core.model import Recorded
 from pikkupy.engine import host
 from pikkupy.engine.residents import Residents
 from pikkupy.store import Journal, committer, connection
@@ -102,7 +101,7 @@ def passing(failpoint: Callable[[str], None], reads: Callable[[bool], object] = 
 
     awake, recover = Journal.awake, Residents.recover
 
-    def awake_is_told(journal: Journal, **which: int) -> Awaitable[list[Recorded]]:
+    def awake_is_told(journal: Journal, **which: int) -> Awaitable[list[int]]:
         reads(True)
         return awake(journal, **which)
 

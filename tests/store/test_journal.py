@@ -89,16 +89,15 @@ async def test_unfinished_runs_come_in_chunks_with_all_that_is_theirs(journal: J
         await journal.commit([a_run(n), a_step(n, 0), a_step(n, 1), a_timer(n, seq=n + 10), an_attempt(n, seq=n + 20)])
     await journal.commit([a_move(3), a_move(4, RunStatus.SUSPENDED)])
 
-    first = await journal.awake(limit=4)
-    second = await journal.awake(after=first[-1].run.number, limit=4)
-    third = await journal.awake(after=second[-1].run.number, limit=4)
+    assert await journal.awake(limit=4) == [1, 2, 4, 5]
+    assert await journal.awake(after=5, limit=4) == [6, 7]
+    assert await journal.awake(after=7, limit=4) == []
 
-    assert [r.run.number for r in first] == [1, 2, 4, 5]
-    assert [r.run.number for r in second] == [6, 7]
-    assert third == []
-    assert first[2].run.status is RunStatus.SUSPENDED
-    assert first + second == [await journal.recorded(r.run.number) for r in first + second]
-    assert first[0].last_seq == 21
+    recorded = await journal.recorded_runs([5, 2, 4, 99, 1])
+    assert [one.run.number for one in recorded] == [1, 2, 4, 5]
+    assert recorded[2].run.status is RunStatus.SUSPENDED
+    assert recorded == [await journal.recorded(number) for number in (1, 2, 4, 5)]
+    assert recorded[0].last_seq == 21
 
 
 async def test_the_last_change_is_the_latest_recorded_time(journal: Journal) -> None:
@@ -272,7 +271,7 @@ async def test_a_changed_value_is_noticed_and_named(
     journal = await open_journal(path)
     with pytest.raises(JournalError, match=named):
         await journal.recorded(1)
-    assert [r.run.number for r in await journal.awake(limit=1)] == [2]
+    assert [r.run.number for r in await journal.recorded_runs(await journal.awake())] == [2]
     assert named in str(journal.damaged[1])
     assert named in caplog.text
     await journal.close()
@@ -358,7 +357,7 @@ async def test_a_run_comes_into_memory_with_the_offset_of_its_next_chunk(db: Pat
     """Deleting a run takes its stream with it."""
     journal = await open_journal(str(db))
     await journal.commit([a_run(), a_run(2), a_run(3), a_chunk(), a_chunk(offset=1), a_chunk(run=3, offset=0)])
-    offsets = [recorded.next_chunk for recorded in await journal.awake()]
+    offsets = [recorded.next_chunk for recorded in await journal.recorded_runs([1, 2, 3])]
     await journal.commit([a_move(3)])
     await journal.commit([RunDeleted(number=3)])
     gone = await journal.chunks(3, after=-1)

@@ -446,7 +446,7 @@ async def test_a_killed_owner_leaves_what_it_acknowledged_and_a_free_lock(path: 
     journal = await open_journal(path)
     assert not journal.clean
     assert journal.next_number in {acknowledged + 1, acknowledged + 2}
-    recorded = await journal.awake(limit=100_000)
+    recorded = await journal.recorded_runs(await journal.awake(limit=100_000))
     assert [r.run.number for r in recorded] == list(range(1, journal.next_number))
     assert all(len(r.steps) == 1 for r in recorded)
     await journal.close()
@@ -476,7 +476,7 @@ asyncio.run(main())
     assert run.returncode == -signal.SIGKILL
 
     journal = await open_journal(path)
-    recorded = await journal.awake()
+    recorded = await journal.recorded_runs(await journal.awake())
     await journal.close()
     assert [r.run.number for r in recorded] == ([1] if place in {"after_begin", "before_commit"} else [1, 2])
     assert [len(r.steps) for r in recorded] == [1] * len(recorded)
