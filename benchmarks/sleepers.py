@@ -14,8 +14,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -52,13 +53,14 @@ async def sleeper(workflow: Workflow, wake_at: float) -> None:
     await workflow.do("woken", lambda: lateness_s.append(time.time() - wake_at))
 
 
-async def start(engine: Engine, wake_ats: list[float], progress: Progress) -> list[RunHandle[None]]:
-    """Start a run for each of the times."""
-    handles: list[RunHandle[None]] = []
-    for first in range(0, len(wake_ats), BATCH):
-        progress.tell(f"{first:,} of {len(wake_ats):,} runs started")
-        handles += await asyncio.gather(*(engine.start(sleeper, due) for due in wake_ats[first : first + BATCH]))
-    return handles
+async def start(
+    engine: Engine, count: int, wake_at: Callable[[int], float], progress: Progress
+) -> AsyncIterator[list[RunHandle[None]]]:
+    """Start that many runs, in batches, each to wake at the time that its number has."""
+    for first in range(0, count, BATCH):
+        progress.tell(f"{first:,} of {count:,} runs started")
+        numbers = range(first, min(first + BATCH, count))
+        yield await asyncio.gather(*(engine.start(sleeper, wake_at(number)) for number in numbers))
 
 
 async def measure(path: Path, options: argparse.Namespace, progress: Progress) -> Line:
@@ -67,14 +69,17 @@ async def measure(path: Path, options: argparse.Namespace, progress: Progress) -
     async with pikku.open(path, shutdown_grace=0) as engine:
         before_mb = rss_mb()
         begun = time.perf_counter()
-        await start(engine, [time.time() + MONTH_S] * options.runs, progress)
+        next_month = time.time() + MONTH_S
+        async for _ in start(engine, options.runs, lambda _: next_month, progress):
+            pass  # nobody waits for them
         started_s = time.perf_counter() - begun
         progress.tell(f"{options.runs:,} runs asleep")
         await asyncio.sleep(options.settle)
         asleep_mb = rss_mb()
         waking = options.wake_rate * options.wake_for
         first_due = time.time() + options.lead
-        handles = await start(engine, [first_due + n / options.wake_rate for n in range(waking)], progress)
+        due = partial(_due, first_due, options.wake_rate)
+        handles = [handle async for batch in start(engine, waking, due, progress) for handle in batch]
         if time.time() > first_due:
             raise SystemExit(f"starting {waking:,} runs took longer than --lead {options.lead:g} s")
         progress.tell(f"{waking:,} runs wake")
@@ -96,6 +101,10 @@ async def measure(path: Path, options: argparse.Namespace, progress: Progress) -
         late_p99_ms=round(1e3 * percentile(late, 99), 2) if late else None,
         late_max_ms=round(1e3 * late[-1], 2) if late else None,
     )
+
+
+def _due(first_due: float, rate: int, number: int) -> float:
+    return first_due + number / rate
 
 
 def files_of(path: Path) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import timedelta
+from functools import lru_cache
 from typing import TypeAlias
 
 from pikkupy.errors import DurationError
@@ -76,6 +77,7 @@ def named_microseconds(name: str, duration: Duration) -> int:
         raise DurationError(f"{name}={error}") from None
 
 
+@lru_cache(maxsize=256)
 def _from_text(text: str) -> int:
     match = _TEXT.fullmatch(text)
     if match is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import TypeAlias
 
 from pikkupy.core.model import StepRow, TimerRow
@@ -20,9 +21,9 @@ class History:
     def __init__(self, steps: Iterable[StepRow], timers: Iterable[TimerRow]) -> None:
         self.steps: Mapping[int, StepRow] = {row.position: row for row in steps}
         self.last_position = max(self.steps, default=-1)
-        placed: list[tuple[int, Event]] = [(row.seq, row) for row in self.steps.values() if row.seq is not None]
-        placed += [(row.seq, row) for row in timers]
-        self.events = [event for _, event in sorted(placed, key=lambda pair: pair[0])]
+        self.events: list[Event] = [row for row in self.steps.values() if row.seq is not None]
+        self.events += timers
+        self.events.sort(key=attrgetter("seq"))
 
     def has_outcome(self, position: int) -> bool:
         """True if the step at `position` is recorded as succeeded or failed: nothing of it is needed any more."""

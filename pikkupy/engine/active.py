@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextvars import Context
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 from msgspec import structs
@@ -24,45 +23,39 @@ from pikkupy.core.model import (
     Recorded,
     RunMove,
     RunProgress,
-    RunRow,
     RunStatus,
     RunWakes,
     SetAsideTaken,
-    SignalRow,
-    SignalTaken,
     StepKind,
     StepRow,
     StepStatus,
     TimerRow,
 )
 from pikkupy.core.outcomes import OUTCOME, Failed, Outcome, Stopped, Succeeded
-from pikkupy.engine.children import child_at_its_end, child_id, id_is_taken, new_child, outcome_of_child
+from pikkupy.engine import child_steps, gates, signals
 from pikkupy.engine.cut_offs import cut_off_row, in_flight
-from pikkupy.engine.ends import crash_loop, interrupted, move_of, timed_out
-from pikkupy.engine.events import EventKind, Hub
+from pikkupy.engine.ends import crash_loop, interrupted, move_of
+from pikkupy.engine.events import EventKind
 from pikkupy.engine.host import Host
-from pikkupy.engine.inbox import Inbox, decision_in
-from pikkupy.engine.live import LiveStep, asked_to_retry, before_its_outcome, context_of, first_success
+from pikkupy.engine.inbox import Inbox
+from pikkupy.engine.live import LiveStep, asked_to_retry, before_its_outcome, context_of, due_at, first_success
 from pikkupy.engine.outlet import Outlet
 from pikkupy.engine.own_timers import OwnTimers
-from pikkupy.errors import JournalError, PayloadError, PikkuError, RunStateError
+from pikkupy.engine.resident import Others, tell_all
+from pikkupy.errors import PikkuError
 from pikkupy.execution import Execution
-from pikkupy.failures import describe
 from pikkupy.log import Logger
-from pikkupy.names import without_ordinal
 from pikkupy.progress import Progress
-from pikkupy.registry import WorkflowFunction
 from pikkupy.services import StepContext
 from pikkupy.store import Done
 
 MOST_NAMES = 20  # steps that one line of the log names
 
 
-class Home(Protocol):
+class Home(Others, Protocol):
     """Where runs in memory are kept."""
 
     outlet: Outlet
-    events: Hub
 
     def has_ended(self, run: ActiveRun, move: RunMove) -> None:
         """The run's end is on disk."""
@@ -80,49 +73,29 @@ class Home(Protocol):
         """It is on disk that the run waits in the file."""
         ...
 
-    def start(self, row: RunRow, workflow: WorkflowFunction[Any, Any], variables: Context) -> None:
-        """Begin a run that is on disk."""
-        ...
-
-    def resident(self, number: int) -> ActiveRun | None:
-        """The run of that number, if it is in memory."""
-        ...
-
-    def ask_for(self, run_id: str, answer: Callable[[RunRow | None], object]) -> None:
-        """Call `answer` with the run of that id, as it is in the file."""
-        ...
-
-    def is_ending(self, number: int) -> bool:
-        """True while the end of the run is on its way to the disk."""
-        ...
-
-    def cancel_in_file(self, number: int, reason: str) -> None:
-        """Cancel a run that is not in memory."""
-        ...
-
 
 class ActiveRun:
     """One run in memory, from its start (or the start-up) to its end. Methods run in callbacks of the host loop."""
 
     __slots__ = (
-        "_children",
         "_execution",
         "_firing",
-        "_gates",
-        "_home",
         "_inline",
         "_landing",
         "_over",
         "_own_timers",
-        "_parked",
-        "_reason",
         "_rows",
         "_seq",
         "_set_aside",
+        "children",
         "ending",
+        "gates",
+        "home",
         "host",
         "inbox",
         "next_chunk",
+        "parked",
+        "reason",
         "resting",
         "run",
         "status",
@@ -141,12 +114,12 @@ class ActiveRun:
         self._rows = {row.position: row for row in recorded.steps if row.seq is None}
         self._seq = recorded.last_seq
         self._firing = 0  # timers of its own loop that have fired, on their way to the disk
-        self._home = home
+        self.home = home
         self._own_timers: OwnTimers | None = None  # most runs have none
-        self._gates: dict[int, LiveStep] = {}  # that are shut, by position
-        self._reason = recorded.run.reason
-        self._parked = recorded.run.parked
-        self._children = {row.parent_position: row for row in recorded.children}  # as recorded; the last attempt counts
+        self.gates: dict[int, LiveStep] = {}  # that are shut, by position
+        self.reason = recorded.run.reason
+        self.parked = recorded.run.parked
+        self.children = {row.parent_position: row for row in recorded.children}  # as recorded; the last attempt counts
         self._set_aside = {(row.name, row.kind, row.target): row for row in recorded.set_aside}
         self.inbox = Inbox(recorded.signals)
         self.resting: int | None = None  # until when it will wait in the file, once that is on disk
@@ -159,6 +132,11 @@ class ActiveRun:
         if self._over is None:
             self._over = self.host.loop.create_future()
         return self._over
+
+    @property
+    def approvals(self) -> set[str]:
+        """Names of the decisions that the run has asked for, those that were made too."""
+        return self._execution.approvals
 
     @property
     def reached(self) -> int:
@@ -184,7 +162,7 @@ class ActiveRun:
         if commands.end is not None:
             self._end(commands.end)
             return
-        if self._home.events.listening:
+        if self.home.events.listening:
             self._tell_reached(calls, now_us)
         if commands.dropped or commands.armed:
             self._set_timers(commands, now_us)
@@ -194,18 +172,18 @@ class ActiveRun:
             step = steps.get(call.position)
             if step is not None and host.dispatching:
                 self._dispatch(step)
-        if self.status is not RunStatus.RUNNING or self._gates:
-            self._show_gates()
-        elif not calls and commands.armed:
-            self._home.may_rest(self)
+        if self.status is not RunStatus.RUNNING or self.gates:
+            gates.show(self)
+        elif not calls:
+            self.may_rest()
 
     def _tell_progress(self, now_us: int) -> None:
         progress, self._execution.told = self._execution.told, None
         text = msgspec.json.encode(progress).decode()
         self.run = structs.replace(self.run, progress=text)
         self.host.write([RunProgress(number=self.run.number, progress=text)])
-        if self._home.events.listening:
-            self._home.events.moved(self.run, EventKind.PROGRESS, now_us, progress=progress)
+        if self.home.events.listening:
+            self.home.events.moved(self.run, EventKind.PROGRESS, now_us, progress=progress)
 
     def _tell_reached(self, calls: Sequence[StepCall], now_us: int) -> None:
         for call in calls:
@@ -214,9 +192,8 @@ class ActiveRun:
                 continue  # it was told before
             row = step.unfinished_row()
             if call.kind is StepKind.SLEEP and row.wake_at is None:
-                wake_at = now_us + (call.duration_us or 0) if call.until_us is None else call.until_us
-                row = structs.replace(row, wake_at=wake_at)
-            self._home.events.reached(self.run, row)
+                row = structs.replace(row, wake_at=due_at(call, now_us))
+            self.home.events.reached(self.run, row)
 
     def _reached(self, call: StepCall, now_us: int) -> LiveStep:
         row = self._rows.pop(call.position, None) if self._rows else None
@@ -228,7 +205,7 @@ class ActiveRun:
         return (
             call.kind is StepKind.INLINE
             and not (commands.end or commands.stopped or commands.armed or commands.dropped or commands.passed)
-            and not (self._rows or self._gates or self._set_aside or self._parked or self.resting is not None)
+            and not (self._rows or self.gates or self._set_aside or self.parked or self.resting is not None)
             and not call.policy.at_most_once
             and call.policy.timeout_us is None
         )
@@ -239,27 +216,27 @@ class ActiveRun:
         It comes to the same as `_dispatch`. With 2,000 runs in flight it saves 3 of 33 µs per step.
         """
         workers = self.host.workers
-        if self._home.events.listening:
-            self._home.events.reached(self.run, LiveStep(self.run.number, call, now_us).unfinished_row())
+        if self.home.events.listening:
+            self.home.events.reached(self.run, LiveStep(self.run.number, call, now_us).unfinished_row())
         assert call.variables is not None  # only sleeps, signals and gates have none
         context = call.variables.copy() if call.policy.retries else call.variables  # nobody else will need it
         here = self._inline = context_of(self.run, call, 1)
         came = workers.call_inline(call, here, context)
         self._inline = None
-        self._home.outlet.flush()
+        self.home.outlet.flush()
         if isinstance(came, Succeeded):
             self._seq += 1
-            self._land(first_success(self.run.number, call, came.output, self._seq, now_us, self.host.now_us()))
+            self.land(first_success(self.run.number, call, came.output, self._seq, now_us, self.host.now_us()))
             return
         step = self.steps[call.position] = LiveStep(self.run.number, call, now_us)
         step.working = True
         step.context = here
-        self._begun(step, 1)
+        self.begun(step, 1)
         step.began_at = step.started_at = now_us  # the call has taken its time already
         if isinstance(came, OUTCOME):
-            self._attempt_ended(step, came)
+            self.attempt_ended(step, came)
         else:
-            step.attempt = workers.await_inline(call, here, came, context, partial(self._attempt_ended, step))
+            step.attempt = workers.await_inline(call, here, came, context, partial(self.attempt_ended, step))
             self.host.shown.add(self, step)
 
     def adopt(self, commands: Commands, *, cut_off: bool) -> None:
@@ -275,7 +252,7 @@ class ActiveRun:
         rows = [cut_off_row(self._reached(call, now_us)) for call in flying]
         self._rows.update({row.position: row for row in rows})
         worst = max(rows, key=lambda row: row.cut_offs)
-        self._log().warning("run_cut_off", step=worst.name, times=worst.cut_offs)
+        self.log().warning("run_cut_off", step=worst.name, times=worst.cut_offs)
         if worst.cut_offs >= self.host.config.max_cut_offs:
             self._end(crash_loop(worst), rows)
         else:
@@ -294,15 +271,15 @@ class ActiveRun:
             return
         if call.refused is not None:
             step.attempts = 1
-            self._settle(step, Failed(call.refused, None, final=True))
+            self.settle(step, Failed(call.refused, None, final=True))
         elif call.kind is StepKind.SLEEP:
             self._sleep(step)
         elif call.kind is StepKind.SIGNAL:
-            self._await_signal(step)
+            signals.wait(self, step)
         elif call.kind is StepKind.SUSPEND:
-            self._gates[call.position] = step
+            self.gates[call.position] = step
         elif step.child is None and step.status is StepStatus.RUNNING and call.kind is StepKind.WORKFLOW:
-            self._await_child(step)
+            child_steps.wait(self, step)
         elif step.status is StepStatus.RUNNING and call.policy.at_most_once:
             self._failed(step, Failed(interrupted(call), None, final=False))
         else:
@@ -329,18 +306,18 @@ class ActiveRun:
         if row is None:
             return False
         del self.steps[call.position]
-        again = structs.replace(row, position=call.position, seq=self._next_seq())
-        self._land(again, self._taken(row, call.position))
+        again = structs.replace(row, position=call.position, seq=self.next_seq())
+        self.land(again, self._taken(row, call.position))
         return True
 
     def _taken(self, row: StepRow, position: int) -> list[Change]:
         """What is written with a step that was set aside when it gets its new place: its child run goes with it."""
         taken: list[Change] = [SetAsideTaken(run=row.run, position=row.position)]
-        child = self._children.pop(row.position, None)
+        child = self.children.pop(row.position, None)
         if child is not None:
-            child = self._children[position] = structs.replace(child, parent_position=position)
+            child = self.children[position] = structs.replace(child, parent_position=position)
             taken.append(ChildLinked(row=child))
-            resident = self._home.resident(child.number)
+            resident = self.home.resident(child.number)
             if resident is not None:
                 resident.moves_to(position)
         return taken
@@ -353,16 +330,15 @@ class ActiveRun:
         if step.wake_at is not None:
             self._await_waking(step)
             return
-        call = step.call
         now_us = self.host.now_us()
-        step.wake_at = now_us + (call.duration_us or 0) if call.until_us is None else call.until_us
+        step.wake_at = wake_at = due_at(step.call, now_us)
+        assert wake_at is not None  # only a signal can be waited for without an end
         step.move(StepEvent.SCHEDULE)
-        if step.wake_at <= now_us:
-            self._settle(step, Succeeded("null"))
-        elif self._home.wants_rest(step.wake_at) and self._waits_for_this_alone():
-            # In one write: it saves a run that sleeps as soon as it was started a third of its time.
-            self.resting = step.wake_at
-            rests = RunWakes(number=self.run.number, wakes_at=step.wake_at)
+        if wake_at <= now_us:
+            self.settle(step, Succeeded("null"))
+        elif self.home.wants_rest(wake_at) and self._waits_for_this_alone():
+            self.resting = wake_at
+            rests = RunWakes(number=self.run.number, wakes_at=wake_at)
             self.host.write([step.unfinished_row(), rests], partial(self._rests_or_waits, step))
         else:
             self.host.write([step.unfinished_row()], partial(self._await_waking, step))
@@ -373,8 +349,8 @@ class ActiveRun:
             or self._landing
             or self._firing
             or self._own_timers
-            or self._gates
-            or self._parked
+            or self.gates
+            or self.parked
             or self.resting is not None
         )
 
@@ -385,37 +361,38 @@ class ActiveRun:
             self._rests()
 
     def _await_waking(self, step: LiveStep) -> None:
-        if self._is_live(step) and step.wake_at is not None:
-            step.timer = self.host.timers.call_at(step.wake_at, partial(self._settle, step, Succeeded("null")))
-            self._home.may_rest(self)
+        if self.is_live(step) and step.wake_at is not None:
+            step.timer = self.host.timers.call_at(step.wake_at, partial(self.settle, step, Succeeded("null")))
+            self.may_rest()
 
     def _begin(self, step: LiveStep, attempt: int) -> None:
         """Begin an attempt; of an `at_most_once` step after its start is on disk."""
         step.timer = None
         self.stay()
         if step.call.kind is StepKind.WORKFLOW:
-            self._begin_child(step, attempt)
+            child_steps.begin(self, step, attempt)
         elif not step.call.policy.at_most_once:
             self._work(step, attempt)
-        elif self._is_live(step):
-            self._begun(step, attempt)
+        elif self.is_live(step):
+            self.begun(step, attempt)
             self.host.write([step.unfinished_row()], partial(self._work, step, attempt))
 
     def _work(self, step: LiveStep, attempt: int) -> None:
-        if not self._is_live(step):
+        if not self.is_live(step):
             return
         context = context_of(self.run, step.call, attempt)
         step.working = True
         step.context = context
         working = self.host.workers.begin(
-            step.call, context, partial(self._begun, step, attempt), partial(self._attempt_ended, step)
+            step.call, context, partial(self.begun, step, attempt), partial(self.attempt_ended, step)
         )
         if step.working:
             step.attempt = working
             if step.status is StepStatus.RUNNING:
                 self.host.shown.add(self, step)
 
-    def _begun(self, step: LiveStep, attempt: int) -> None:
+    def begun(self, step: LiveStep, attempt: int) -> None:
+        """An attempt of the step begins."""
         if step.status is not StepStatus.RUNNING:
             step.status = advance(STEP, step.status, StepEvent.BEGIN)
         step.attempts = attempt
@@ -425,15 +402,15 @@ class ActiveRun:
         if step.attempt is not None:  # it has waited for a slot
             self.host.shown.add(self, step)
 
-    def _attempt_ended(self, step: LiveStep, outcome: Outcome) -> None:
+    def attempt_ended(self, step: LiveStep, outcome: Outcome) -> None:
         """One attempt has ended, or was stopped: this is the whole mapping from outcomes to writes."""
-        self._home.outlet.flush()  # what it has emitted is on disk before its outcome
+        self.home.outlet.flush()  # what it has emitted is on disk before its outcome
         step.attempt = step.context = None
         step.working = False
         if self.ending:
             self._keep_evidence(step, outcome)
         elif isinstance(outcome, Succeeded):
-            self._settle(step, outcome)
+            self.settle(step, outcome)
         elif step.call.position not in self._execution.open:  # the workflow does not wait for it any more
             self._cancelled(step)
         elif isinstance(outcome, Failed):
@@ -448,7 +425,7 @@ class ActiveRun:
 
     def _failed(self, step: LiveStep, failed: Failed) -> None:
         now_us = self.host.now_us()
-        self._log().info(
+        self.log().info(
             "step_attempt_failed",
             step=step.call.name,
             attempt=step.attempts,
@@ -458,14 +435,14 @@ class ActiveRun:
         failures = step.attempts - step.forgiven
         verdict = after_failure(step.call.policy, failures, now_us, self.host.jitter.random())
         if isinstance(verdict, Settle) or failed.final:
-            self._settle(step, failed)
+            self.settle(step, failed)
             return
         failed = asked_to_retry(step, failed)
         if failed.final:
-            self._settle(step, failed)
+            self.settle(step, failed)
             return
         step.cut_offs = 0
-        attempt = step.attempt_row(failed, self._next_seq(), now_us)
+        attempt = step.attempt_row(failed, self.next_seq(), now_us)
         changes: list[Change] = [attempt]
         step.move(StepEvent.SCHEDULE)
         step.wake_at = verdict.wake_at_us
@@ -474,33 +451,39 @@ class ActiveRun:
         self.host.write(changes, partial(self._await_retry, step, attempt))
 
     def _await_retry(self, step: LiveStep, failed: AttemptRow) -> None:
-        if self._home.events.listening:
-            self._home.events.failed(self.run, step.call.name, failed, step.wake_at)
-        if self._is_live(step) and step.wake_at is not None:
-            self._log().info("step_retry_scheduled", step=step.call.name, attempt=step.attempts + 1)
+        if self.home.events.listening:
+            self.home.events.failed(self.run, step.call.name, failed, step.wake_at)
+        if self.is_live(step) and step.wake_at is not None:
+            self.log().info("step_retry_scheduled", step=step.call.name, attempt=step.attempts + 1)
             step.timer = self.host.timers.call_at(step.wake_at, partial(self._begin, step, step.attempts + 1))
-            self._home.may_rest(self)
+            self.may_rest()
 
-    def _settle(self, step: LiveStep, outcome: Succeeded | Failed) -> None:
+    def settle(self, step: LiveStep, outcome: Succeeded | Failed) -> None:
         """Record the step's outcome; the run sees it when it is on disk."""
         del self.steps[step.call.position]
         now_us = self.host.now_us()
-        attempt = step.attempt_row(outcome, self._next_seq(), now_us) if step.attempts > 1 else None
-        self._land(step.settled_row(outcome, self._next_seq(), now_us), () if attempt is None else (attempt,))
+        attempt = step.attempt_row(outcome, self.next_seq(), now_us) if step.attempts > 1 else None
+        self.land(step.settled_row(outcome, self.next_seq(), now_us), () if attempt is None else (attempt,))
 
-    def _land(self, row: StepRow, before: Sequence[Change] = (), done: Done | None = None) -> None:
+    def land(self, row: StepRow, before: Sequence[Change] = (), done: Done | None = None) -> None:
         """Write an outcome, and what belongs to it; the run sees it, and `done` is told, when both are on disk."""
         self.stay()
         self._landing[row.position] = row
         landing = _Landing(self, row)
-        then = landing if done is None else partial(_tell_all, [done, landing])
+        then = landing if done is None else partial(tell_all, [done, landing])
         self.host.journal.submit((*before, row), then)
+
+    def land_all(self, rows: list[StepRow], also: Change, done: Done) -> None:
+        """As `land`, several outcomes in one write."""
+        self._landing.update({row.position: row for row in rows})
+        landings = [_Landing(self, row) for row in rows]
+        self.host.journal.submit([*rows, also], partial(tell_all, [done, *landings]))
 
     def deliver(self, row: StepRow) -> None:
         """The step's outcome is on disk: the run may see it."""
         del self._landing[row.position]
-        if self._home.events.listening:
-            self._home.events.recorded(self.run, row)
+        if self.home.events.listening:
+            self.home.events.recorded(self.run, row)
         if not self.ending:
             self.carry_out(self._execution.deliver(row))
 
@@ -522,25 +505,26 @@ class ActiveRun:
         if self.steps.pop(position, None) is None:
             return
         self.stay()
-        self._gates.pop(position, None)
-        self._leave_inbox(step)
+        self.gates.pop(position, None)
+        signals.leave(self, step)
         row = self._landing[position] = step.cancelled_row(self.host.now_us())
         changes: list[Change] = [row]
         then: list[Done] = [partial(self._cancel_is_on_disk, position)]
-        self._cancel_child(step, f"its parent run {self.run.run_id!r} does not wait for it any more", changes, then)
-        self.host.journal.submit(changes, partial(_tell_all, then))
+        why = f"its parent run {self.run.run_id!r} does not wait for it any more"
+        child_steps.cancel(self, step, why, changes, then)
+        self.host.journal.submit(changes, partial(tell_all, then))
 
     def _cancel_is_on_disk(self, position: int, error: Exception | None) -> None:
         if self.host.is_written(error):
             self._landing.pop(position, None)
-            self._home.may_rest(self)
+            self.may_rest()
 
     def _keep_evidence(self, step: LiveStep, outcome: Outcome) -> None:
         """A result that came too late to count: it shows in the history, and changes nothing."""
         if self.status is RunStatus.SUSPENDED:
             return  # the step is not over: its next attempt has this one's number and place
         if not isinstance(outcome, Stopped) and step.attempts:
-            row = step.attempt_row(outcome, self._next_seq(), self.host.now_us())
+            row = step.attempt_row(outcome, self.next_seq(), self.host.now_us())
             self.host.journal.submit([row], _nothing_more)  # refused if the run was deleted meanwhile, which is fine
 
     def live_rows(self) -> list[StepRow]:
@@ -560,13 +544,15 @@ class ActiveRun:
 
     def show_running(self, step: LiveStep) -> None:
         """Write a row for a step whose attempt has lasted a moment, so that other readers of the file see it."""
-        if self._is_live(step) and step.status is StepStatus.RUNNING:
+        if self.is_live(step) and step.status is StepStatus.RUNNING:
             self.host.write([step.unfinished_row()])
 
-    def _is_live(self, step: LiveStep) -> bool:
+    def is_live(self, step: LiveStep) -> bool:
+        """True if the step still has an outcome to come in this life."""
         return self.host.dispatching and not self.ending and self.steps.get(step.call.position) is step
 
-    def _next_seq(self) -> int:
+    def next_seq(self) -> int:
+        """The next place in its history."""
         self._seq += 1
         return self._seq
 
@@ -575,262 +561,17 @@ class ActiveRun:
         if not self.ending:
             self.carry_out(self._execution.misused(why))
 
-    # Signals
-
-    def _await_signal(self, step: LiveStep) -> None:
-        call = step.call
-        while (kept := self.inbox.take(call.body)) is not None:
-            outcome = self._outcome_of_signal(call, kept.payload or "null")
-            if isinstance(outcome, Failed) and call.approval:
-                # Nobody can be told any more that it does not fit. It is used up, and the gate stays shut.
-                self._log().warning("decision_refused", step=call.name, error=outcome.error.message)
-                self.host.write([SignalTaken(run=kept.run, seq=kept.seq, position=call.position)])
-                continue
-            self._take(step, outcome, SignalTaken(run=kept.run, seq=kept.seq, position=call.position))
-            return
-        self.inbox.wait(step)
-        if step.recorded and (step.wake_at is not None or call.duration_us is None):
-            self._await_timeout(step)
-            return
-        if call.duration_us is not None:
-            step.wake_at = self.host.now_us() + call.duration_us
-            step.move(StepEvent.SCHEDULE)
-        self.host.write([step.unfinished_row()], partial(self._await_timeout, step))
-
-    def _await_timeout(self, step: LiveStep) -> None:
-        if not self._is_live(step):
-            return
-        step.recorded = True
-        if step.wake_at is not None:
-            step.timer = self.host.timers.call_at(step.wake_at, partial(self._signal_timed_out, step))
-        self._home.may_rest(self)
-
-    def _signal_timed_out(self, step: LiveStep) -> None:
-        self.inbox.leave(step)
-        expired = Succeeded("null") if step.call.approval else Failed(timed_out(step.call), None, final=True)
-        self._settle(step, expired)
-
-    def signal(self, name: str, text: str, done: Done) -> None:
-        """Take a signal in: it is told `done` when it is on disk, with the step that has waited for it, if one has.
-
-        Raises `PayloadError` for a decision that does not fit, and `RunStateError` for one that comes too late.
-        """
-        step = self.inbox.first(name)
-        if step is None and name in self._execution.approvals:
-            raise RunStateError(
-                f"run {self.run.run_id!r} does not wait for a decision {name!r}: it was made before, or has expired"
-            )
-        if step is not None and step.call.approval:
-            decision, decided_by = decision_in(self.host.values.decode(text, what=f"decision {name!r}"))
-            self.decide(name, decision, decided_by, done)
-            return
-        now_us = self.host.now_us()
-        row = SignalRow(run=self.run.number, seq=self._next_seq(), name=name, payload=text, sent_at=now_us)
-        done = partial(self._signal_is_on_disk, row, done)
-        if step is None:
-            self.stay()
-            self.inbox.keep(row)
-            self.host.journal.submit([row], done)
-        else:
-            taken = structs.replace(row, payload=None, position=step.call.position)
-            self._take(step, self._outcome_of_signal(step.call, text), taken, done)
-
-    def decide(self, name: str, decision: object, decided_by: str | None, done: Done) -> None:
-        """Make a decision that the run waits for. Raises as `signal` does."""
-        step = self.inbox.first(name)
-        if step is None or not step.call.approval:
-            raise RunStateError(
-                f"run {self.run.run_id!r} does not wait for a decision {name!r}: it was made before, has expired, or "
-                "was not asked for yet"
-            )
-        what = f"decision {name!r} for run {self.run.run_id!r}"
-        text = self.host.values.encode((decision, decided_by), step.call.result_type, what=what)
-        now_us, position = self.host.now_us(), step.call.position
-        row = SignalRow(
-            run=self.run.number, seq=self._next_seq(), name=name, payload=None, sent_at=now_us, position=position
-        )
-        self._take(step, Succeeded(text), row, partial(self._signal_is_on_disk, row, done))
-
-    def _signal_is_on_disk(self, row: SignalRow, done: Done, error: Exception | None) -> None:
-        if error is None and self._home.events.listening:
-            self._home.events.signalled(self.run, row)
-        done(error)
-
-    def _take(
-        self, step: LiveStep, outcome: Succeeded | Failed, signal: SignalRow | SignalTaken, done: Done | None = None
-    ) -> None:
-        """The step's outcome is a signal: both are written together."""
-        self._leave_inbox(step)
-        if step.timer is not None:
-            step.timer.cancel()
-        del self.steps[step.call.position]
-        row = step.settled_row(outcome, self._next_seq(), self.host.now_us())
-        self._land(row, (signal,), done)
-
-    def _outcome_of_signal(self, call: StepCall, text: str) -> Succeeded | Failed:
-        values, what = self.host.values, f"payload of signal {call.body!r}"
-        try:
-            payload = values.decode(text, what=what)
-            if call.approval:
-                payload = decision_in(payload)
-            return Succeeded(values.encode(payload, call.result_type, what=what))
-        except Exception as error:  # noqa: BLE001 - PayloadError, or what the value's own code raises
-            unfit = error if isinstance(error, PayloadError) else PayloadError(f"{what}: {error!r}")
-            return Failed(describe(unfit), unfit, final=True)
-
-    def _leave_inbox(self, step: LiveStep) -> None:
-        if step.call.kind is StepKind.SIGNAL:
-            self.inbox.leave(step)
-
-    # Gates
-
-    def _show_gates(self) -> None:
-        """Make the run's status that of its gates: suspended while one is shut."""
-        reason = "; ".join(without_ordinal(step.call.name) for step in self._gates.values()) or None
-        event = RunEvent.SUSPEND if self._gates else RunEvent.RESUME
-        rows: list[Change] = [step.unfinished_row() for step in self._gates.values() if not step.recorded]
-        for step in self._gates.values():
-            step.recorded = True
-        if self._parked is not None or reason != self._reason:
-            rows.append(self._moved(event, reason))
-            self._log().info(
-                "run_suspended" if self._gates else "run_resumed", **({"reason": reason} if reason else {})
-            )
-        if rows:
-            self.host.write(rows, partial(self._home.may_rest, self))
-
-    def _moved(self, event: RunEvent, reason: str | None) -> RunMove:
+    def moved(self, event: RunEvent, reason: str | None) -> RunMove:
+        """Change its status, by the table; the change is to be written."""
         before, self.status = self.status, advance(RUN, self.status, event)
-        self._reason, self._parked = reason, None
+        self.reason, self.parked = reason, None
         return RunMove(number=self.run.number, before=before, status=self.status, reason=reason, at=self.host.now_us())
 
-    def resume(self, done: Done) -> bool:
-        """Open every gate that is shut; False if none is. `done` is told when that is on disk."""
-        if not self._gates or self.ending:
-            return False
-        self.stay()
-        gates, self._gates = list(self._gates.values()), {}
-        rows = []
-        for step in gates:
-            del self.steps[step.call.position]
-            row = self._landing[step.call.position] = step.settled_row(
-                Succeeded("null"), self._next_seq(), self.host.now_us()
-            )
-            rows.append(row)
-        self._log().info("run_resumed")
-        changes: list[Change] = [*rows, self._moved(RunEvent.RESUME, None)]
-        self.host.journal.submit(changes, partial(_tell_all, [done, *(_Landing(self, row) for row in rows)]))
-        return True
-
-    # Child runs
-
-    def _begin_child(self, step: LiveStep, attempt: int) -> None:
-        if self._is_live(step):
-            self._begun(step, attempt)
-            self._submit_child(step, child_id(self.run, step.call, attempt))
-
-    def _submit_child(self, step: LiveStep, run_id: str) -> None:
-        number, now_us = self.host.next_number(), self.host.now_us()
-        child = step.child = new_child(self.run, step.call, step.attempts, run_id, number, now_us)
-        self.host.journal.submit([step.unfinished_row(), child], partial(self._child_is_on_disk, step, child))
-
-    def _child_is_on_disk(self, step: LiveStep, child: RunRow, error: Exception | None) -> None:
-        if self.host.journal.failure is not None:
-            return
-        if error is not None:  # the id is taken; the step's row was refused with the child's
-            step.child = None
-            if self._is_live(step):
-                self._home.ask_for(child.run_id, partial(self._id_is_taken, step, child))
-            return
-        step.recorded = True
-        if not self._is_live(step):
-            return  # cancelled meanwhile, and so is the child
-        assert step.call.variables is not None  # only sleeps, signals and gates have none
-        self._home.start(child, step.call.body, step.call.variables.copy())
-        self._watch_child(step, child)
-
-    def _id_is_taken(self, step: LiveStep, child: RunRow, taken_by: RunRow | None) -> None:
-        if not self._is_live(step):
-            return
-        if taken_by is not None and taken_by.parent == self.run.number:
-            # By a child of another step: `name`, attempt 2, and `name#2`; or of code that was changed.
-            self._submit_child(step, f"{child.run_id}#{child.number}")
-        else:
-            self._attempt_ended(step, id_is_taken(child.run_id))
-
-    def _await_child(self, step: LiveStep) -> None:
-        """An earlier life, or an earlier stay in memory, has begun it."""
-        child = self._children.pop(step.call.position, None)
-        if child is None or child.parent_attempt != step.attempts:
-            error = JournalError(f"the child run of step {step.call.name!r}, attempt {step.attempts}, is not recorded")
-            self._attempt_ended(step, Failed(describe(error), error, final=False))
-            return
-        step.child = child
-        step.began_at = child.created_at
-        if child.status in FINAL_RUNS:
-            self.child_ended(step.call.position, child)
-        else:
-            self._watch_child(step, child)
-
-    def _watch_child(self, step: LiveStep, child: RunRow) -> None:
-        limit_us = step.call.policy.timeout_us
-        if limit_us is not None:
-            due_us = child.created_at + limit_us
-            step.timer = self.host.timers.call_at(due_us, partial(self._child_timed_out, step, limit_us))
-        self._home.may_rest(self)
-
-    def _child_timed_out(self, step: LiveStep, limit_us: int) -> None:
-        step.timer = None
-        error = TimeoutError(f"step {step.call.name!r} did not end within its timeout of {limit_us / 1e6:g} s")
-        changes: list[Change] = []
-        then: list[Done] = []
-        self._cancel_child(step, str(error), changes, then)
-        if changes:
-            self.host.journal.submit(changes, partial(_tell_all, then))
-        self._attempt_ended(step, Failed(describe(error), error, final=False))
-
-    def child_ended(self, position: int, end: RunRow | RunMove) -> None:
-        """The end of a child is on disk."""
-        step = self.steps.get(position)
-        if position in self._children:  # its step was set aside, and may be asked for again
-            self._children[position] = child_at_its_end(self._children[position], end)
-        elif position < 0:  # it was asked for again, and the child was read before that
-            step = next((one for one in self.steps.values() if one.child and one.child.number == end.number), None)
-        if step is None or step.child is None or step.child.number != end.number or self.ending:
-            return  # nobody waits for it any more
-        child, step.child = step.child, None
-        if step.timer is not None:
-            step.timer.cancel()
-            step.timer = None
-        self.stay()
-        child_type = self.host.result_type_of(child.workflow)
-        self._attempt_ended(step, outcome_of_child(self.host.values, step.call, child_type, child.run_id, end))
-
-    def _cancel_child(self, step: LiveStep, reason: str, changes: list[Change], then: list[Done]) -> None:
-        """What cancels the child run of a step, if it has one: `changes` are to be written, `then` is to be told.
-
-        If the run itself is ending, a child in the file is cancelled after a crash, too: the start-up looks at runs
-        that do not wait in the file, and at their parents.
-        """
-        child, step.child = step.child or self._children.pop(step.call.position, None), None
-        if child is not None:
-            self._cancel_run(child, reason, changes, then)
-
-    def _cancel_run(self, run: RunRow, reason: str, changes: list[Change], then: list[Done]) -> None:
-        if run.status in FINAL_RUNS or run.alone_since is not None:
-            return
-        number, child = run.number, self._home.resident(run.number)
-        if child is None:
-            changes.append(RunWakes(number=number, wakes_at=None))
-            then.append(partial(self._cancel_in_file, number, reason))
-        elif not child.ending:
-            child.begin_end(Cancelled(reason), changes, then)
-
-    def _cancel_in_file(self, number: int, reason: str, error: Exception | None) -> None:
-        if self.host.is_written(error):
-            self._home.cancel_in_file(number, reason)
-
     # Leaving memory to wait in the file
+
+    def may_rest(self) -> None:
+        """Perhaps it only waits now, and need not do so in memory."""
+        self.home.may_rest(self)
 
     def waits_until(self) -> int | None:
         """When the run has to be in memory again if nothing comes from outside; None while it has anything to do."""
@@ -846,7 +587,7 @@ class ActiveRun:
 
     def _waits_for_others(self, step: LiveStep) -> bool:
         if step.child is not None:
-            return step.recorded and not self._home.is_ending(step.child.number)
+            return step.recorded and not self.home.is_ending(step.child.number)
         return step.recorded and step.call.kind in (StepKind.SIGNAL, StepKind.SUSPEND)
 
     def rest(self, wakes_at: int) -> None:
@@ -856,7 +597,7 @@ class ActiveRun:
 
     def _rests(self) -> None:
         if self.resting is not None and not self.ending:
-            self._home.rests(self, self.resting)
+            self.home.rests(self, self.resting)
 
     def stay(self) -> None:
         """Something has come up: the run does not wait in the file."""
@@ -882,7 +623,7 @@ class ActiveRun:
             run=self.run.number,
             number=armed.number,
             due_at=armed.due_us,
-            seq=self._next_seq(),
+            seq=self.next_seq(),
             fired_at=self.host.now_us(),
         )
         self.host.write([row], partial(self._fired, row))
@@ -914,12 +655,12 @@ class ActiveRun:
         changes: list[Change] = [*(rows or ())]
         then: list[Done] = []
         self.begin_end(end, changes, then)
-        self.host.journal.submit(changes, partial(_tell_all, then))
+        self.host.journal.submit(changes, partial(tell_all, then))
 
     def begin_end(self, end: End, changes: list[Change], then: list[Done]) -> None:
         """End the run: `changes` get what is to be written for it and for its children, `then` who is to be told."""
         self.ending = True
-        self._home.outlet.flush()  # readers take the end for the end of the stream
+        self.home.outlet.flush()  # readers take the end for the end of the stream
         self._drop_timers()
         steps = list(self.steps.values())
         if isinstance(end, Parked):
@@ -935,11 +676,7 @@ class ActiveRun:
         then.append(partial(self._end_is_on_disk, move))
         if not isinstance(end, Parked):
             why = f"its parent run {self.run.run_id!r} has {move.status} without waiting for it"
-            reason = end.reason if isinstance(end, Cancelled) else why
-            for step in steps:
-                self._cancel_child(step, reason, changes, then)
-            for child in self._children.values():  # of steps that were set aside, and not asked for again
-                self._cancel_run(child, reason, changes, then)
+            child_steps.cancel_all(self, steps, end.reason if isinstance(end, Cancelled) else why, changes, then)
 
     def _interrupt_steps(self) -> None:
         """Stop what is under way in a run that is parked: it begins again, under its own number, on resumption."""
@@ -953,7 +690,7 @@ class ActiveRun:
         self.steps.clear()
         unawaited = [step.call.name for step in steps if step.call.position in self._execution.open]
         if unawaited and isinstance(end, Completed):
-            self._log().warning("steps_unawaited", steps=unawaited[:MOST_NAMES], count=len(unawaited))
+            self.log().warning("steps_unawaited", steps=unawaited[:MOST_NAMES], count=len(unawaited))
         for step in steps:
             if step.attempt is not None:
                 step.attempt.late = partial(self._keep_evidence, step)
@@ -967,7 +704,7 @@ class ActiveRun:
             return
         if self._over is not None and not self._over.done():
             self._over.set_result(move)
-        self._home.has_ended(self, move)
+        self.home.has_ended(self, move)
 
     def _drop_timers(self) -> None:
         if self._own_timers is not None:
@@ -977,7 +714,8 @@ class ActiveRun:
             if step.timer is not None:
                 step.timer.cancel()
 
-    def _log(self) -> Logger:
+    def log(self) -> Logger:
+        """A logger bound to the run."""
         return self.host.log.bind(run_id=self.run.run_id, workflow=self.run.workflow)
 
 
@@ -990,11 +728,6 @@ class _Landing(msgspec.Struct, frozen=True, gc=False):
     def __call__(self, error: Exception | None) -> None:
         if error is None or self.run.host.is_written(error):
             self.run.deliver(self.row)
-
-
-def _tell_all(listeners: list[Done], error: Exception | None) -> None:
-    for listener in listeners:
-        listener(error)
 
 
 def _nothing_more(error: Exception | None) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextvars import copy_context
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from pikkupy.clock import SystemClock
 from pikkupy.config import Config
 from pikkupy.core.clock import Clock
-from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
+from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import (
     Change,
     Recorded,
@@ -25,54 +23,41 @@ from pikkupy.core.model import (
     RunRow,
     RunStatus,
     SignalRow,
-    StepKind,
-    StepRow,
 )
 from pikkupy.durations import Duration, microseconds
-from pikkupy.engine import again, aside
+from pikkupy.engine import acting, asking, signals
 from pikkupy.engine.active import ActiveRun
-from pikkupy.engine.events import EngineEvents, Event, Past, RunEvents
+from pikkupy.engine.events import EngineEvents, Event, RunEvents
 from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.host import Host, in_callback, open_host
 from pikkupy.engine.listing import check_limit, filter_of, number_of
+from pikkupy.engine.parts import Parts, encoded_input
 from pikkupy.engine.pruning import Pruning, check_deletable
 from pikkupy.engine.residents import Residents
-from pikkupy.engine.starts import Starts, terms_of, uuid7
+from pikkupy.engine.starts import Starts, terms_of
 from pikkupy.engine.streams import Stream
-from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step, attempts_of, progress_of, run_of, step_of
+from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step, attempts_of
 from pikkupy.errors import (
     BadType,
     BadValue,
     EngineClosed,
     JournalError,
-    PayloadError,
     PikkuError,
     RunCancelled,
-    RunConflict,
     RunFailed,
-    RunNotFound,
     RunStateError,
     WorkflowMisuse,
-    WorkflowNotFound,
 )
 from pikkupy.failures import storable
 from pikkupy.log import logger
 from pikkupy.names import check_name, check_step_name
 from pikkupy.registry import Registry, WorkflowFunction
 from pikkupy.services import check_services
-from pikkupy.store import Done, resolve
+from pikkupy.store import Done
 from pikkupy.timers import Timer
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-
-
-class _Parts(NamedTuple):
-    """What an open engine consists of."""
-
-    host: Host
-    residents: Residents
-    starts: Starts
 
 
 class Engine:
@@ -92,7 +77,7 @@ class Engine:
         self._clock = SystemClock() if clock is None else clock
         self._config = config
         self._log = logger()
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._unusable: PikkuError = _not_open()
 
     # Opening and leaving
@@ -108,7 +93,7 @@ class Engine:
         self._unusable = _not_open()  # a failure of an earlier life is over: the file has decided
         residents = Residents(host)
         host.moving = lambda: residents.busy
-        self._parts = _Parts(host, residents, Starts(host, residents))
+        self._parts = Parts(host, residents, Starts(host, residents))
         try:
             recovered = await residents.recover(clean=host.journal.clean)
             await host.journal.commit([])  # what recovery has written is on disk: statuses are as they will be seen
@@ -246,7 +231,7 @@ class Engine:
         host, residents, starts = self._use()
         found = self._registry.find_workflow(workflow)
         terms = terms_of(host.now_us(), tags, None, None)
-        new_id = starts.begin(found, _encoded_input(host, found, data), copy_context(), terms)
+        new_id = starts.begin(found, encoded_input(host, found, data), copy_context(), terms)
         end = residents.wait_for(new_id)
         try:
             return self._outcome(host, new_id, found.name, await end)
@@ -255,15 +240,15 @@ class Engine:
 
     async def handle(self, run_id: str) -> RunHandle[Any]:
         """A handle for a run that was started earlier. Raises `RunNotFound`."""
-        await self._row(run_id)
+        await self._use().row(run_id)
         return RunHandle(self, run_id)
 
     # Asking
 
     async def get_run(self, run_id: str) -> Run:
         """The run as it stands on disk. Raises `RunNotFound`."""
-        row = await self._row(run_id)
-        return (await self._views([row]))[0]
+        row = await self._use().row(run_id)
+        return (await asking.runs(self._use().host, [row]))[0]
 
     async def list_runs(
         self,
@@ -299,7 +284,7 @@ class Engine:
         rows = await host.journal.runs(which, limit=check_limit(limit) + 1, before=number_of(cursor))
         shown = rows[:limit]
         more = str(shown[-1].number) if len(rows) > limit else None
-        return Page(runs=tuple(await self._views(shown)), next_cursor=more)
+        return Page(runs=tuple(await asking.runs(self._use().host, shown)), next_cursor=more)
 
     async def counts(self) -> dict[str, dict[RunStatus, int]]:
         """How many runs there are, by workflow and status; what there is none of is left out."""
@@ -310,31 +295,7 @@ class Engine:
 
     async def steps(self, run_id: str) -> list[Step]:
         """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""
-        host, residents, _ = self._use()
-        row = await self._row(run_id)
-        active = residents.active.get(run_id)
-        progress = {} if active is None else active.progress()
-        rows = await self._step_rows(row)
-        children: dict[int, str] = {}
-        if any(step.kind is StepKind.WORKFLOW for step in rows):
-            children = {child.position: child.run_id for child in await host.journal.children(row.number)}
-        return [
-            step_of(step, run_id, host.values, progress.get(step.position), children.get(step.position))
-            for step in rows
-        ]
-
-    async def _step_rows(self, row: RunRow) -> list[StepRow]:
-        host, residents, _ = self._use()
-        # What is under way is in memory first. It is looked at before the file, and later steps are left out: so every
-        # step that the run has reached at this moment is in memory or in the file.
-        active = residents.active.get(row.run_id)
-        shown = {} if active is None else {step.position: step for step in active.live_rows()}
-        reached = math.inf if active is None else active.reached
-        for step in await host.journal.steps(row.number):
-            known = shown.get(step.position)
-            if step.position < reached and (known is None or step.status in FINAL_STEPS):
-                shown[step.position] = step
-        return [shown[position] for position in sorted(shown)]
+        return await self._done(asking.steps(self._use(), run_id))
 
     def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
         """What happens to runs from now on, or after the event of that `seq`: to be read with `async for`.
@@ -351,25 +312,12 @@ class Engine:
         From its beginning, or after the event of that `seq`, in this life of the engine or in a later one. Raises
         `RunNotFound`, and `EngineClosed` when the engine is left.
         """
-        return RunEvents(self._use().residents.events, self, run_id, after)
-
-    async def past_of(self, run_id: str) -> Past:
-        """For readers of events: the run up to now."""
-        host = self._use().host
-        row = await self._row(run_id)
-        while True:
-            attempts = await host.journal.attempt_rows(row.number)
-            signals = await host.journal.signals(row.number)
-            steps = await self._step_rows(row)
-            before, row = row, await self._row(run_id)
-            if row.status is before.status:
-                return Past(row, steps, attempts, signals, progress_of(row))
-            # It has ended, perhaps, after it was looked at: nothing may be missing before its end.
+        return RunEvents(self._use().residents.events, lambda: asking.past_of(self._use(), run_id), after)
 
     async def history(self, run_id: str) -> list[Attempt]:
         """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
         host = self._use().host
-        row = await self._row(run_id)
+        row = await self._use().row(run_id)
         return attempts_of(*await host.journal.attempts(row.number))
 
     def stream(
@@ -384,7 +332,7 @@ class Engine:
         Raises `ValueError` or `TypeError` in the call, and where a chunk is awaited `RunNotFound`, or `EngineClosed` if
         the engine is left meanwhile.
         """
-        return Stream(lambda: self._use()[:2], self._row, run_id, after, step, current)
+        return Stream(self._use, run_id, after, step, current)
 
     # Acting
 
@@ -397,9 +345,9 @@ class Engine:
         residents = self._use().residents
         if not isinstance(reason, str):
             raise BadType(f"cancel({run_id!r}, reason): the reason must be a str, not {type(reason).__name__}")
-        if await residents.cancel_by_number(await self._number(run_id), storable(reason)) is None:
+        if await residents.cancel_by_number(await self._use().number(run_id), storable(reason)) is None:
             raise RunStateError(
-                f"run {run_id!r} is {(await self._row(run_id)).status}: it cannot be cancelled any more"
+                f"run {run_id!r} is {(await self._use().row(run_id)).status}: it cannot be cancelled any more"
             )
 
     async def signal(self, run_id: str, name: str, payload: Any = None) -> None:
@@ -418,7 +366,10 @@ class Engine:
             seq, now_us = recorded.last_seq + 1, host.now_us()
             return SignalRow(run=recorded.run.number, seq=seq, name=name, payload=text, sent_at=now_us)
 
-        await self._tell_run(run_id, lambda run, done: run.signal(name, text, done), keep)
+        def act(run: ActiveRun, done: Done) -> None:
+            signals.send(run, name, text, done)
+
+        await self._done(acting.tell(self._use(), run_id, act, keep))
 
     async def approve(self, run_id: str, name: str, decision: Any, *, decided_by: str | None = None) -> None:
         """Decide what the run waits for in `workflow.approval(name, ...)`. When this returns, it is on disk.
@@ -436,32 +387,10 @@ class Engine:
                 f"{recorded.run.reason or 'it has not begun'}"
             )
 
-        await self._tell_run(run_id, lambda run, done: run.decide(name, decision, decided_by, done), keep)
+        def act(run: ActiveRun, done: Done) -> None:
+            signals.decide(run, name, decision, decided_by, done)
 
-    async def _tell_run(
-        self, run_id: str, act: Callable[[ActiveRun, Done], None], keep: Callable[[Recorded], Change]
-    ) -> None:
-        """Let `act` tell the run something, in memory; `keep` says what is written if it cannot come there."""
-        host, residents, starts = self._use()
-        await starts.settled(run_id)
-        active = residents.active.get(run_id)
-        if active is not None and not active.ending:
-            await _told(host, partial(act, active))
-            return
-        if active is not None:
-            await asyncio.shield(active.over)  # its end is on disk
-        number = (await self._row(run_id)).number
-        async with residents.holds.alone(number):
-            active = await residents.load(number)
-            if active is not None and not active.ending:
-                await _told(host, partial(act, active))
-                return
-            recorded = await host.journal.recorded(number)
-            if recorded is None:
-                raise RunNotFound(f"no run with the id {run_id!r}")
-            if recorded.run.status in FINAL_RUNS or active is not None:
-                raise RunStateError(f"run {run_id!r} is {recorded.run.status}: it takes no signals any more")
-            await host.journal.commit([keep(recorded)])
+        await self._done(acting.tell(self._use(), run_id, act, keep))
 
     async def resume(self, run_id: str, *, accept: Literal["new"] | None = None) -> None:
         """Let a suspended run go on: the gates in `Run.reason` open, or what else it names was mended.
@@ -475,53 +404,9 @@ class Engine:
         type, or whose workflow or function is gone, stays suspended all the same. Raises `RunNotFound`,
         `RunStateError` for a run that is not suspended, `ValueError` for another `accept`.
         """
-        host, residents, _ = self._use()
         if accept not in (None, "new"):
             raise BadValue(f"accept={accept!r}: use 'new', or leave it out")
-        number = await self._number(run_id)
-        async with residents.holds.alone(number):
-            active = residents.resident(number)
-            recorded = await host.journal.recorded(number) if active is None else None
-            found = active if recorded is None else recorded.run
-            if found is None:
-                raise RunNotFound(f"no run with the id {run_id!r}")
-            if found.status is not RunStatus.SUSPENDED:
-                raise RunStateError(f"run {run_id!r} is {found.status}, not suspended: there is nothing to resume")
-            if recorded is not None and recorded.run.parked is None:
-                active = await residents.load(number)  # to its gates; it is parked if it does not fit its code
-            if active is not None:
-                await _told(host, partial(_resume, active))
-            elif recorded is not None and (recorded.run.parked is not None or accept is not None):
-                if accept is not None:
-                    recorded = await self._accepted(recorded)
-                await in_callback(host.loop, partial(residents.resume, recorded))
-                await host.journal.commit([])  # the new status is on disk
-
-    async def _accepted(self, recorded: Recorded) -> Recorded:
-        """The run without what the present code does not ask for where it is recorded: that is set aside.
-
-        If it was shut at gates, these are open: it was them that the caller saw and meant.
-        """
-        host, residents, _ = self._use()
-        number, gates = recorded.run.number, aside.opened_gates(recorded, host.now_us())
-        while True:
-            parked = await in_callback(host.loop, partial(residents.examine, recorded))
-            if parked is None or parked.position is None:
-                return recorded
-            recorded = aside.with_rows(recorded, gates)
-            changes = aside.set_aside(recorded, await self._children(number), parked.position, parked.seq)
-            await host.journal.commit([*gates, *changes])
-            residents.relink(changes)
-            gates = []
-            left = await host.journal.recorded(number)
-            if left is None or (left.steps, left.timers) == (recorded.steps, recorded.timers):
-                return recorded
-            recorded = left
-
-    async def _children(self, number: int) -> list[RunRow]:
-        journal = self._use().host.journal
-        children = [child.number for child in await journal.children(number)]
-        return await journal.run_rows(children) if children else []
+        await self._done(acting.resume(self._use(), run_id, accept=accept is not None))
 
     async def retry(self, run_id: str) -> None:
         """Let a failed run go on from its failed step: the one whose error left the workflow, with `retries` anew.
@@ -531,28 +416,7 @@ class Engine:
         itself goes on whatever becomes of its parent, which does not wait for it any more. Raises `RunNotFound`,
         `RunStateError` for a run that has not failed.
         """
-        host, residents, starts = self._use()
-        await starts.settled(run_id)
-        row = await self._row(run_id)
-        numbers, changes = [row.number], list[Change]()
-        async with AsyncExitStack() as held:
-            for number in numbers:  # grows as it goes
-                await held.enter_async_context(residents.holds.alone(number))
-                recorded = await host.journal.recorded(number)
-                if recorded is None:
-                    raise RunNotFound(f"no run with the id {run_id!r}")
-                active = residents.resident(number)
-                status = recorded.run.status if active is None else active.status
-                if status is not RunStatus.FAILED or active is not None:
-                    raise RunStateError(f"run {recorded.run.run_id!r} is {status}: only a failed run can be retried")
-                attempts = await host.journal.attempt_rows(number)
-                children = await host.journal.children(number)
-                changes += again.retry(recorded, attempts, children, host.now_us(), alone=number == numbers[0])
-                numbers += [child.number for child in again.retried_children(recorded, children)]
-            await host.journal.commit(changes)
-            self._log.info("run_retried", run_id=run_id, workflow=row.workflow)
-            for number in reversed(numbers):
-                await residents.load(number)
+        await self._done(acting.retry(self._use(), run_id))
 
     async def fork(
         self,
@@ -570,27 +434,12 @@ class Engine:
         and `uuid4()` give other values in the new run. Raises `RunNotFound`, `ValueError` for a step that there is not,
         `PayloadError`, `WorkflowNotFound`, `RunConflict` for a `new_run_id` that is taken.
         """
-        host, residents, _ = self._use()
-        source = await self._row(run_id)
-        workflow: WorkflowFunction[Any, Any] = self._registry.find_workflow(source.workflow)
-        text = None if input is None else _encoded_input(host, workflow, input)
-        given = uuid7(host.now_us()) if new_run_id is None else check_name(new_run_id, "new_run_id")
-        recorded = await host.journal.recorded(source.number)
-        if recorded is None:
-            raise RunNotFound(f"no run with the id {run_id!r}")
-        attempts = await host.journal.attempt_rows(source.number)
-        row = again.forked_row(source, given, host.next_number(), text, workflow, host.now_us())
-        changes = again.fork(recorded, attempts, at, overrides or {}, row, host.values, self._registry)
-        async with residents.holds.alone(row.number):
-            try:
-                await host.journal.commit(changes)
-            except JournalError:
-                if host.journal.failure is None and await host.journal.run(given) is not None:
-                    raise RunConflict(f"run {given!r} exists; fork with another new_run_id") from None
-                raise
-            self._log.info("run_forked", run_id=given, workflow=row.workflow, forked_from=run_id, at=at)
-            await residents.load(row.number)
-        return RunHandle(self, given)
+        if new_run_id is not None:
+            check_name(new_run_id, "new_run_id")
+        parts, given = self._use(), overrides or {}
+        forking = acting.fork(parts, run_id, at=at, data=input, overrides=given, new_run_id=new_run_id)
+        new_id = await self._done(forking)
+        return RunHandle(self, new_id)
 
     async def delete_run(self, run_id: str) -> None:
         """Delete a run that has ended, with its steps, its history and its child runs.
@@ -598,13 +447,13 @@ class Engine:
         Raises `RunNotFound`; `RunStateError` if it has not ended, or its parent, or a run below it.
         """
         host = self._use().host
-        row = await self._row(run_id)
+        row = await self._use().row(run_id)
         await check_deletable(host.journal, row)
         try:
             await host.journal.commit([RunDeleted(number=row.number)])
         except JournalError:
             # It has changed since it was looked at: that is said, or RunNotFound if somebody else was quicker.
-            await check_deletable(host.journal, await self._row(run_id))
+            await check_deletable(host.journal, await self._use().row(run_id))
             raise
 
     async def prune(
@@ -623,12 +472,8 @@ class Engine:
         again. `progress` is called with the number of runs that are gone so far; what it raises ends the pruning.
         The file does not get smaller; the room in it is used again. Raises `DurationError`, `TypeError`, `ValueError`.
         """
-        host, pruning = self._use().host, Pruning(older_than, statuses, keep, progress)
-        try:
-            return await pruning.run(host)
-        except JournalError:
-            self._use()  # says better why, if the engine was left
-            raise
+        pruning = Pruning(older_than, statuses, keep, progress)
+        return await self._done(pruning.run(self._use().host))
 
     # For handles
 
@@ -640,7 +485,7 @@ class Engine:
         timer = None
         try:
             active = residents.active.get(run_id)
-            row = await self._row(run_id) if active is None else active.run
+            row = await self._use().row(run_id) if active is None else active.run
             if row.status in FINAL_RUNS:
                 return self._outcome(host, run_id, row.workflow, row)
             if limit_us is not None:
@@ -656,7 +501,7 @@ class Engine:
             raise RunFailed(run_id, end.error)
         if end.status is RunStatus.CANCELLED:
             raise RunCancelled(run_id, end.reason or "")
-        _, output_type = self._types(workflow)
+        _, output_type = asking.types_of(host, workflow)
         return host.values.decode(end.output or "null", output_type, what="output of run", name=run_id)
 
     # Inside
@@ -676,9 +521,9 @@ class Engine:
         if run_id is not None:
             check_name(run_id, "run_id")
         terms = terms_of(host.now_us(), tags, at, delay)
-        return starts.start(found, _encoded_input(host, found, data), run_id, copy_context(), terms)
+        return starts.start(found, encoded_input(host, found, data), run_id, copy_context(), terms)
 
-    def _use(self) -> _Parts:
+    def _use(self) -> Parts:
         if self._parts is None or isinstance(self._unusable, JournalError):
             raise self._unusable
         if asyncio._get_running_loop() is not self._parts.host.loop:
@@ -688,61 +533,17 @@ class Engine:
             )
         return self._parts
 
-    async def _row(self, run_id: str) -> RunRow:
-        journal = self._use().host.journal
-        row: RunRow | None = await journal.run(run_id) if _can_be(run_id) else None
-        if row is None:
-            raise RunNotFound(f"no run with the id {run_id!r}")
-        return row
-
-    async def _number(self, run_id: str) -> int:
-        """The number of the run, once its start is on disk. Raises `RunNotFound`."""
-        _, residents, starts = self._use()
-        await starts.settled(run_id)
-        active = residents.active.get(run_id)
-        return (await self._row(run_id)).number if active is None else active.run.number
-
-    async def _views(self, rows: list[RunRow]) -> list[Run]:
-        host = self._use().host
-        open_runs = [row.number for row in rows if row.status not in FINAL_RUNS]
-        changed = await host.journal.last_change(open_runs) if open_runs else {}
-        parents = [row.parent for row in rows if row.parent is not None]
-        ids = await host.journal.run_ids(parents) if parents else {}
-        return [
-            run_of(row, host.values, changed.get(row.number), *self._types(row.workflow), ids.get(row.parent or 0))
-            for row in rows
-        ]
-
-    def _types(self, workflow: str) -> tuple[Any, Any]:
-        """Annotations of input and output; `Any` if the workflow is not registered (any more)."""
+    async def _done(self, doing: Awaitable[Out]) -> Out:
+        """The result of `doing`; if the engine was left or has stopped meanwhile, the error that says so."""
         try:
-            found: WorkflowFunction[Any, Any] = self._registry.find_workflow(workflow)
-        except WorkflowNotFound:
-            return Any, Any
-        return found.data_type, found.result_type
+            return await doing
+        except JournalError:
+            self._use()
+            raise
 
 
 def _not_open() -> EngineClosed:
     return EngineClosed("the engine is not open: use `async with pikku.open(...) as engine:`")
-
-
-def _encoded_input(host: Host, workflow: WorkflowFunction[Any, Any], data: Any) -> str:
-    if not workflow.takes_data and data is not None:
-        raise PayloadError(f"input of workflow {workflow.name!r}: it takes no data, got {type(data).__name__}")
-    given = workflow.default if data is None else data
-    return host.values.encode(given, workflow.data_type, what="input of workflow", name=workflow.name)
-
-
-async def _told(host: Host, act: Callable[[Done], None]) -> None:
-    """Return when what `act` has submitted is on disk. Raises what `act` raises, and `JournalError`."""
-    told: asyncio.Future[None] = host.loop.create_future()
-    act(partial(resolve, told))
-    await told
-
-
-def _resume(run: ActiveRun, done: Done) -> None:
-    if not run.resume(done):
-        raise RunStateError(f"run {run.run.run_id!r} is {run.status}, and no gate of it is shut")
 
 
 def _time_out(host: Host, end: asyncio.Future[RunMove], run_id: str, limit_us: int) -> Timer | None:
@@ -756,10 +557,3 @@ def _time_out(host: Host, end: asyncio.Future[RunMove], run_id: str, limit_us: i
             end.set_exception(error)
 
     return host.timers.call_at(host.now_us() + limit_us, expire)
-
-
-def _can_be(run_id: object) -> bool:
-    """True if a run may have that id. Raises `TypeError` for what is no text."""
-    if not isinstance(run_id, str):
-        raise BadType(f"run_id must be a str, not {type(run_id).__name__}: {run_id!r}")
-    return run_id.isascii() or storable(run_id) == run_id

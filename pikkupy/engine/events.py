@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakSet
 
 import msgspec
@@ -217,12 +217,6 @@ class EngineEvents(_Reader, AsyncIterator[Event]):
         return event
 
 
-class Record(Protocol):
-    """Where a reader finds what is recorded of a run."""
-
-    async def past_of(self, run_id: str) -> Past: ...
-
-
 class Past(msgspec.Struct, frozen=True):
     """A run up to now: steps by position, as they stand."""
 
@@ -236,12 +230,11 @@ class Past(msgspec.Struct, frozen=True):
 class RunEvents(_Reader, AsyncIterator[Event]):
     """What `Engine.events(run_id)` and `RunHandle.events` return."""
 
-    def __init__(self, hub: Hub, record: Record, run_id: str, after: int | None) -> None:
+    def __init__(self, hub: Hub, look: Callable[[], Awaitable[Past]], after: int | None) -> None:
         super().__init__()
         _check_after(after)
         self._hub = hub
-        self._record = record
-        self._run_id = run_id
+        self._look = look  # at the run up to now
         self._began = after is not None
         self._place, self._reached = divmod(after or 0, 1 << REACHED)
         self._number: int | None = None
@@ -267,10 +260,10 @@ class RunEvents(_Reader, AsyncIterator[Event]):
     async def _catch_up(self) -> None:
         """What is recorded comes before what is heard meanwhile; what is told twice is left out in `_seen`."""
         if self._number is None:
-            number = (await self._record.past_of(self._run_id)).run.number
+            number = (await self._look()).run.number
             self._number = number
             self._hub.add_of_run(self, number)
-        past = await self._record.past_of(self._run_id)
+        past = await self._look()
         self.behind.extendleft(reversed(list(_events_of(past))))
 
     def _seen(self, told: _Told) -> Event | None:

@@ -16,6 +16,7 @@ from pikkupy.core.clock import Clock
 from pikkupy.core.model import Change
 from pikkupy.core.ports import Values
 from pikkupy.durations import microseconds
+from pikkupy.engine.ids import Ids
 from pikkupy.engine.live import LiveStep
 from pikkupy.engine.watchdog import Watchdog, watchdog_of
 from pikkupy.errors import JournalError
@@ -47,6 +48,7 @@ class Host:
     now_us: Callable[[], int]  # the clock's: the engine's time, epoch microseconds
     dispatching: bool = True
     moving: Callable[[], bool] = bool  # whether runs are on their way into memory or out of it
+    ids: Ids = field(default_factory=Ids)
     jitter: random.Random = field(default_factory=random.Random)
 
     def info(self, event: str, **fields: object) -> None:

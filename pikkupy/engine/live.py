@@ -124,6 +124,13 @@ class LiveStep(msgspec.Struct, eq=False):
         )
 
 
+def due_at(call: StepCall, now_us: int) -> int | None:
+    """When a sleep that begins now ends, or when a wait for a signal times out; None: it does not."""
+    if call.until_us is not None:
+        return call.until_us
+    return None if call.duration_us is None else now_us + call.duration_us
+
+
 SUCCEEDED_AT_ONCE = advance(STEP, advance(STEP, StepStatus.PENDING, StepEvent.BEGIN), StepEvent.SUCCEED)
 
 

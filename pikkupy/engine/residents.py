@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import structs
 
@@ -22,12 +22,15 @@ from pikkupy.core.model import (
     RunRow,
     RunStatus,
     RunWakes,
+    StepRow,
     StepsCancelled,
 )
 from pikkupy.durations import microseconds
+from pikkupy.engine import child_steps
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.ends import move_of
 from pikkupy.engine.events import EventKind, Hub, ended
+from pikkupy.engine.first_turn import Waits, waits_of
 from pikkupy.engine.holds import Holds
 from pikkupy.engine.host import Host, in_callback
 from pikkupy.engine.outlet import Outlet
@@ -38,6 +41,14 @@ from pikkupy.log import Logger, is_enabled_for_info, logger
 from pikkupy.progress import Progress
 from pikkupy.registry import WorkflowFunction
 from pikkupy.services import enter_run
+
+
+class Begun(NamedTuple):
+    """A run that has taken a turn and is not in memory yet."""
+
+    recorded: Recorded
+    execution: Execution
+    commands: Commands
 
 
 class Residents:
@@ -65,13 +76,46 @@ class Residents:
 
     def start(self, row: RunRow, workflow: WorkflowFunction[Any, Any], variables: Context) -> None:
         """Bring a new run into memory, after it is on disk."""
-        if not self._host.dispatching:
-            return  # it goes on in the next life
+        if self._host.dispatching:  # else it goes on in the next life
+            self.go_on(self.begin(row, workflow, variables))
+
+    def begin(self, row: RunRow, workflow: WorkflowFunction[Any, Any], variables: Context) -> Begun:
+        """Let a new run take its first turn, which has no effects: nothing that it asks for is carried out."""
         recorded = Recorded(run=row)
+        return Begun(recorded, *self._begin(workflow, recorded, variables))
+
+    def go_on(self, begun: Begun) -> None:
+        """Bring a run that has taken its first turn into memory, after it is on disk."""
+        if not self._host.dispatching:
+            begun.execution.tear_down()
+            return
         if self.events.listening:
+            self.events.started(begun.recorded.run)
+        self._add(begun.execution, begun.recorded).carry_out(begun.commands)
+
+    @property
+    def full(self) -> bool:
+        """True if a new run that only waits should do so in the file."""
+        return len(self.active) >= self._limit
+
+    def waits_from_start(self, begun: Begun) -> Waits | None:
+        """The waits of a run that has taken its first turn, if it only waits, and for so long that it leaves memory."""
+        if begun.execution.told is not None:
+            return None
+        waits = waits_of(begun.recorded.run.number, begun.commands, self._host.now_us())
+        if waits is None or not self._is_far(waits.until):
+            return None
+        begun.execution.tear_down()
+        return waits
+
+    def waits_in_file(self, row: RunRow, waits: Sequence[StepRow]) -> None:
+        """It is on disk that a new run waits in the file: in these steps, or for its start if there are none."""
+        if waits and self.events.listening:
             self.events.started(row)
-        execution, commands = self._begin(workflow, recorded, variables)
-        self._add(execution, recorded).carry_out(commands)
+            for step in waits:
+                self.events.reached(row, step)
+        if row.wakes_at is not None:
+            self.waker.rests(row.wakes_at)
 
     async def recover(self, *, clean: bool) -> int:
         """Bring every unfinished run into memory that does not wait in the file; how many there were.
@@ -184,11 +228,10 @@ class Residents:
 
     def wants_rest(self, wakes_at: int) -> bool:
         """True if a run that only waits until then should leave memory."""
-        return (
-            len(self.active) > self._limit
-            and wakes_at > self._host.now_us() + self._horizon_us
-            and self._host.dispatching
-        )
+        return len(self.active) > self._limit and self._is_far(wakes_at) and self._host.dispatching
+
+    def _is_far(self, wakes_at: int) -> bool:
+        return wakes_at > self._host.now_us() + self._horizon_us
 
     def rests(self, run: ActiveRun, wakes_at: int) -> None:
         """It is on disk that the run waits in the file: it leaves memory."""
@@ -414,7 +457,7 @@ class Residents:
     def _tell_parent(self, number: int, position: int, move: RunMove) -> None:
         parent = self.resident(number)
         if parent is not None:
-            parent.child_ended(position, move)
+            child_steps.ended(parent, position, move)
 
     async def _bring_and_tell(self, number: int, position: int, move: RunMove) -> None:
         await self.bring([number])

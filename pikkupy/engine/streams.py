@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import ChunkRow, RunRow
+from pikkupy.core.model import ChunkRow
 from pikkupy.engine.host import Host
+from pikkupy.engine.parts import Parts
 from pikkupy.engine.residents import Residents
 from pikkupy.engine.views import Chunk, chunk_of
 from pikkupy.errors import BadType, BadValue, JournalError, RunNotFound
 from pikkupy.names import check_name
-
-Use = Callable[[], tuple[Host, Residents]]  # of the open engine; raises `EngineClosed`, or why it cannot be used
 
 
 class Stream(AsyncIterator[Chunk]):
@@ -25,8 +24,7 @@ class Stream(AsyncIterator[Chunk]):
 
     def __init__(
         self,
-        use: Use,
-        find: Callable[[str], Awaitable[RunRow]],
+        use: Callable[[], Parts],
         run_id: str,
         after: int,
         step: str | None,
@@ -37,7 +35,6 @@ class Stream(AsyncIterator[Chunk]):
         if after < -1:
             raise BadValue(f"after={after!r}: use the offset of the last chunk seen, or -1 for all")
         self._use = use
-        self._find = find
         self._run_id = check_name(run_id, "run_id")
         self._after = after
         self._step = None if step is None else check_name(step, "step")
@@ -50,9 +47,10 @@ class Stream(AsyncIterator[Chunk]):
         return f"<Stream of run {self._run_id!r} after {self._after}>"
 
     async def __anext__(self) -> Chunk:
-        host, residents = self._use()
+        parts = self._use()
+        host, residents, _ = parts
         if self._number is None:
-            self._number = (await self._find(self._run_id)).number
+            self._number = (await parts.row(self._run_id)).number
         while not self._page:
             if self._over:
                 raise StopAsyncIteration
@@ -92,6 +90,6 @@ class Stream(AsyncIterator[Chunk]):
 
     async def _has_ended(self) -> bool:
         try:
-            return (await self._find(self._run_id)).status in FINAL_RUNS
+            return (await self._use().row(self._run_id)).status in FINAL_RUNS
         except RunNotFound:
             return True  # it was there: it has ended, and was deleted

@@ -7,6 +7,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -238,54 +239,50 @@ class _Details:
 
     def __init__(self, db: sqlite3.Connection, numbers: list[int]) -> None:
         wanted = {"numbers": json.dumps(numbers)}
+        self._damage: dict[int, JournalError] = {}
 
-        def read(query: str) -> defaultdict[int, list[Any]]:
-            return _by_run(db.execute(QUERIES[query], wanted).fetchall(), 0)
+        def read(query: str, decode: Callable[[Any], T], column: int = 0) -> defaultdict[int, list[T]]:
+            found: defaultdict[int, list[T]] = defaultdict(list)
+            for row in db.execute(QUERIES[query], wanted):  # decoded one by one: a long run is in memory once
+                try:
+                    found[row[column]].append(decode(row))
+                except JournalError as error:
+                    self._damage.setdefault(row[column], error)
+            return found
 
-        self._steps = read("steps_of_runs")
-        self._timers = read("timers_of_runs")
-        self._signals = read("kept_signals")
-        self._changes = read("changes_of_runs")
-        self._set_aside = read("set_aside_of_runs")
+        self._steps = read("steps_of_runs", step_of)
+        self._timers = read("timers_of_runs", timer_of)
+        self._signals = read("kept_signals", signal_of)
+        self._changes = read("changes_of_runs", itemgetter(1))
+        self._set_aside = read("set_aside_of_runs", step_of)
+        self._children = read("awaited_children", run_of, _PARENT)
         self._last_places = dict(db.execute(QUERIES["last_places"], wanted).fetchall())
         self._next_chunks = dict(db.execute(QUERIES["next_chunks"], wanted).fetchall())
         self._awaited = {number for (number,) in db.execute(QUERIES["awaited_runs"], wanted)}
-        self._children = _by_run(db.execute(QUERIES["awaited_children"], wanted).fetchall(), _PARENT)
         parents = db.execute(QUERIES["parents_of_runs"], wanted).fetchall()
         self._parents = {row[0]: row for row in parents}
 
     def of(self, run: RunRow) -> Recorded:
         """All of one run. Raises `JournalError` naming it if something of it is damaged."""
         number = run.number
-        steps = _all(step_of, self._steps[number], run)
-        timers = _all(timer_of, self._timers[number], run)
+        damage = self._damage.get(number)
+        if damage is not None:
+            raise JournalError(f"run {run.run_id!r}: {damage}") from damage
+        steps, timers = self._steps[number], self._timers[number]
         places = [step.seq for step in steps if step.seq is not None]
         places += [timer.seq for timer in timers]
+        places.append(self._last_places.get(number, 0))
         parent = None if run.parent is None else self._parents.get(run.parent)
         return Recorded(
             run=run,
-            steps=steps,
-            timers=timers,
-            last_seq=max(*places, self._last_places.get(number, 0), 0),
+            steps=tuple(steps),
+            timers=tuple(timers),
+            last_seq=max(places),
             next_chunk=self._next_chunks[number] or 0,
-            signals=_all(signal_of, self._signals[number], run),
-            changes=frozenset(change_id for _, change_id in self._changes[number]),
-            children=_all(run_of, self._children[number], run),
-            set_aside=_all(step_of, self._set_aside[number], run),
+            signals=tuple(self._signals[number]),
+            changes=frozenset(self._changes[number]),
+            children=tuple(self._children[number]),
+            set_aside=tuple(self._set_aside[number]),
             parent=None if parent is None else run_of(parent),
             awaited=number in self._awaited,
         )
-
-
-def _by_run(rows: Sequence[Any], column: int) -> defaultdict[int, list[Any]]:
-    runs: defaultdict[int, list[Any]] = defaultdict(list)
-    for row in rows:
-        runs[row[column]].append(row)
-    return runs
-
-
-def _all(decode: Callable[[Any], T], rows: Sequence[Any], run: RunRow) -> tuple[T, ...]:
-    try:
-        return tuple([decode(row) for row in rows])
-    except JournalError as error:
-        raise JournalError(f"run {run.run_id!r}: {error}") from error

@@ -125,40 +125,41 @@ def move_columns(move: RunMove) -> Columns:
 
 def run_of(columns: Columns) -> RunRow:
     """The run. Raises `JournalError` naming it if it is damaged."""
-    what = f"run {columns[1]!r} (number {columns[0]})"
+    what = "run {1!r} (number {0})"
     return _record(RunRow, columns[:RUN_FIELDS], columns[RUN_FIELDS:], _run_checksums, what)
 
 
 def step_of(columns: Columns) -> StepRow:
     """The step. Raises `JournalError` naming it if it is damaged."""
-    what = f"step {columns[2]!r} (position {columns[1]}) of run number {columns[0]}"
+    what = "step {2!r} (position {1}) of run number {0}"
     return _record(StepRow, columns[:STEP_FIELDS], columns[STEP_FIELDS], _step_checksum, what)
 
 
 def attempt_of(columns: Columns) -> AttemptRow:
     """The attempt. Raises `JournalError` naming it if it is damaged."""
-    what = f"attempt {columns[2]} of the step at position {columns[1]} of run number {columns[0]}"
+    what = "attempt {2} of the step at position {1} of run number {0}"
     return _record(AttemptRow, columns[:9], columns[9], lambda fields: _checksum(fields[:8]), what)
 
 
 def timer_of(columns: Columns) -> TimerRow:
     """The fired timer. Raises `JournalError` naming it if it is damaged."""
-    return _record(TimerRow, columns[:5], columns[5], _checksum, f"timer {columns[1]} of run number {columns[0]}")
+    return _record(TimerRow, columns[:5], columns[5], _checksum, "timer {1} of run number {0}")
 
 
 def signal_of(columns: Columns) -> SignalRow:
     """A signal that no step has taken. Raises `JournalError` naming it if it is damaged."""
-    what = f"signal {columns[2]!r} (place {columns[1]}) of run number {columns[0]}"
+    what = "signal {2!r} (place {1}) of run number {0}"
     return _record(SignalRow, columns[:6], columns[6], lambda fields: _checksum(fields[:5]), what)
 
 
 def chunk_of(columns: Columns) -> ChunkRow:
     """The chunk. Raises `JournalError` naming it if it is damaged."""
-    what = f"chunk {columns[1]} of step {columns[4]!r} of run number {columns[0]}"
+    what = "chunk {1} of step {4!r} of run number {0}"
     return _record(ChunkRow, columns[:8], columns[8], _checksum, what)
 
 
 def _record(kind: type[Row], columns: Columns, recorded: object, checksum: Any, what: str) -> Row:
+    """The record in the columns. `what` names it, by numbers of columns."""
     try:
         intact = checksum(columns) == recorded
         if intact:
@@ -167,8 +168,8 @@ def _record(kind: type[Row], columns: Columns, recorded: object, checksum: Any, 
                 fields["error"] = msgspec.json.decode(fields["error"])
             return msgspec.convert(fields, kind)
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise _damaged(what) from error
-    raise _damaged(what)
+        raise _damaged(what.format(*columns)) from error
+    raise _damaged(what.format(*columns))
 
 
 def _damaged(what: str) -> JournalError:

@@ -1,0 +1,163 @@
+"""What is done to a run from outside, in memory or in the file: it is told something, resumed, retried, forked.
+
+Whoever changes a run that is not in memory holds it alone, from the look at the file to the change that follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+from pikkupy.core.machine import FINAL_RUNS
+from pikkupy.core.model import Change, Recorded, RunRow, RunStatus
+from pikkupy.engine import again, aside, gates
+from pikkupy.engine.active import ActiveRun
+from pikkupy.engine.host import Host, in_callback
+from pikkupy.engine.parts import Parts, encoded_input, not_found
+from pikkupy.errors import JournalError, RunConflict, RunStateError
+from pikkupy.registry import WorkflowFunction
+from pikkupy.store import Done, resolve
+
+
+async def tell(
+    parts: Parts, run_id: str, act: Callable[[ActiveRun, Done], None], keep: Callable[[Recorded], Change]
+) -> None:
+    """Let `act` tell the run something, in memory; `keep` says what is written if it cannot come there."""
+    host, residents, starts = parts
+    await starts.settled(run_id)
+    active = residents.active.get(run_id)
+    if active is not None and not active.ending:
+        await _told(host, partial(act, active))
+        return
+    if active is not None:
+        await asyncio.shield(active.over)  # its end is on disk
+    number = (await parts.row(run_id)).number
+    async with residents.holds.alone(number):
+        active = await residents.load(number)
+        if active is not None and not active.ending:
+            await _told(host, partial(act, active))
+            return
+        recorded = await host.journal.recorded(number)
+        if recorded is None:
+            raise not_found(run_id)
+        if recorded.run.status in FINAL_RUNS or active is not None:
+            raise RunStateError(f"run {run_id!r} is {recorded.run.status}: it takes no signals any more")
+        await host.journal.commit([keep(recorded)])
+
+
+async def resume(parts: Parts, run_id: str, *, accept: bool) -> None:
+    """Open the gates of a run, or take it up again after a mend; `accept`: with the code as it is."""
+    host, residents, _ = parts
+    number = await parts.number(run_id)
+    async with residents.holds.alone(number):
+        active = residents.resident(number)
+        recorded = await host.journal.recorded(number) if active is None else None
+        found = active if recorded is None else recorded.run
+        if found is None:
+            raise not_found(run_id)
+        if found.status is not RunStatus.SUSPENDED:
+            raise RunStateError(f"run {run_id!r} is {found.status}, not suspended: there is nothing to resume")
+        if recorded is not None and recorded.run.parked is None:
+            active = await residents.load(number)  # to its gates; it is parked if it does not fit its code
+        if active is not None:
+            await _told(host, partial(_open_gates, active))
+        elif recorded is not None and (recorded.run.parked is not None or accept):
+            if accept:
+                recorded = await _accepted(parts, recorded)
+            await in_callback(host.loop, partial(residents.resume, recorded))
+            await host.journal.commit([])  # the new status is on disk
+
+
+async def _accepted(parts: Parts, recorded: Recorded) -> Recorded:
+    """The run without what the present code does not ask for where it is recorded: that is set aside.
+
+    If it was shut at gates, these are open: it was them that the caller saw and meant.
+    """
+    host, residents, _ = parts
+    number, opened = recorded.run.number, aside.opened_gates(recorded, host.now_us())
+    while True:
+        parked = await in_callback(host.loop, partial(residents.examine, recorded))
+        if parked is None or parked.position is None:
+            return recorded
+        recorded = aside.with_rows(recorded, opened)
+        changes = aside.set_aside(recorded, await _children(host, number), parked.position, parked.seq)
+        await host.journal.commit([*opened, *changes])
+        residents.relink(changes)
+        opened = []
+        left = await host.journal.recorded(number)
+        if left is None or (left.steps, left.timers) == (recorded.steps, recorded.timers):
+            return recorded
+        recorded = left
+
+
+async def _children(host: Host, number: int) -> list[RunRow]:
+    children = [child.number for child in await host.journal.children(number)]
+    return await host.journal.run_rows(children) if children else []
+
+
+async def retry(parts: Parts, run_id: str) -> None:
+    """Let a failed run go on, and the child runs that have made it fail."""
+    host, residents, starts = parts
+    await starts.settled(run_id)
+    row = await parts.row(run_id)
+    numbers, changes = [row.number], list[Change]()
+    async with AsyncExitStack() as held:
+        for number in numbers:  # grows as it goes
+            await held.enter_async_context(residents.holds.alone(number))
+            recorded = await host.journal.recorded(number)
+            if recorded is None:
+                raise not_found(run_id)
+            active = residents.resident(number)
+            status = recorded.run.status if active is None else active.status
+            if status is not RunStatus.FAILED or active is not None:
+                raise RunStateError(f"run {recorded.run.run_id!r} is {status}: only a failed run can be retried")
+            attempts = await host.journal.attempt_rows(number)
+            children = await host.journal.children(number)
+            changes += again.retry(recorded, attempts, children, host.now_us(), alone=number == numbers[0])
+            numbers += [child.number for child in again.retried_children(recorded, children)]
+        await host.journal.commit(changes)
+        host.log.info("run_retried", run_id=run_id, workflow=row.workflow)
+        for number in reversed(numbers):
+            await residents.load(number)
+
+
+async def fork(
+    parts: Parts, run_id: str, *, at: str, data: Any, overrides: Mapping[str, Any], new_run_id: str | None
+) -> str:
+    """The id of a new run that begins with the history that the run has before its step `at`."""
+    host, residents, _ = parts
+    source = await parts.row(run_id)
+    workflow: WorkflowFunction[Any, Any] = host.registry.find_workflow(source.workflow)
+    text = None if data is None else encoded_input(host, workflow, data)
+    new_id = host.ids.uuid7(host.now_us()) if new_run_id is None else new_run_id
+    recorded = await host.journal.recorded(source.number)
+    if recorded is None:
+        raise not_found(run_id)
+    attempts = await host.journal.attempt_rows(source.number)
+    row = again.forked_row(source, new_id, host.next_number(), text, workflow, host.now_us())
+    changes = again.fork(recorded, attempts, at, overrides, row, host.values, host.registry)
+    async with residents.holds.alone(row.number):
+        try:
+            await host.journal.commit(changes)
+        except JournalError:
+            if host.journal.failure is None and await host.journal.run(new_id) is not None:
+                raise RunConflict(f"run {new_id!r} exists; fork with another new_run_id") from None
+            raise
+        host.log.info("run_forked", run_id=new_id, workflow=row.workflow, forked_from=run_id, at=at)
+        await residents.load(row.number)
+    return new_id
+
+
+async def _told(host: Host, act: Callable[[Done], None]) -> None:
+    """Return when what `act` has submitted is on disk. Raises what `act` raises, and `JournalError`."""
+    told: asyncio.Future[None] = host.loop.create_future()
+    act(partial(resolve, told))
+    await told
+
+
+def _open_gates(run: ActiveRun, done: Done) -> None:
+    if not gates.resume(run, done):
+        raise RunStateError(f"run {run.run.run_id!r} is {run.status}, and no gate of it is shut")

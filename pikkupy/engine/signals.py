@@ -1,0 +1,139 @@
+"""Signals and decisions on their way to the steps of one run that wait for them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from msgspec import structs
+
+from pikkupy.core.commands import StepCall
+from pikkupy.core.machine import StepEvent
+from pikkupy.core.model import SignalRow, SignalTaken, StepKind
+from pikkupy.core.outcomes import Failed, Succeeded
+from pikkupy.engine.ends import timed_out
+from pikkupy.engine.inbox import decision_in
+from pikkupy.engine.live import LiveStep, due_at
+from pikkupy.engine.resident import Resident
+from pikkupy.errors import PayloadError, RunStateError
+from pikkupy.failures import describe
+from pikkupy.store import Done
+
+
+def wait(run: Resident, step: LiveStep) -> None:
+    """Give the step the oldest signal of its name that nobody has taken, or let it wait for one."""
+    call = step.call
+    while (kept := run.inbox.take(call.body)) is not None:
+        outcome = _outcome_of(run, call, kept.payload or "null")
+        taken = SignalTaken(run=kept.run, seq=kept.seq, position=call.position)
+        if isinstance(outcome, Succeeded) or not call.approval:
+            _take(run, step, outcome, taken)
+            return
+        # Nobody can be told any more that it does not fit. It is used up, and the step waits for another.
+        run.log().warning("decision_refused", step=call.name, error=outcome.error.message)
+        run.host.write([taken])
+    run.inbox.wait(step)
+    if step.recorded and (step.wake_at is not None or call.duration_us is None):
+        _await_timeout(run, step)
+        return
+    step.wake_at = due_at(call, run.host.now_us())
+    if step.wake_at is not None:
+        step.move(StepEvent.SCHEDULE)
+    run.host.write([step.unfinished_row()], partial(_await_timeout, run, step))
+
+
+def leave(run: Resident, step: LiveStep) -> None:
+    """The step does not wait any more, if it has."""
+    if step.call.kind is StepKind.SIGNAL:
+        run.inbox.leave(step)
+
+
+def send(run: Resident, name: str, text: str, done: Done) -> None:
+    """Take a signal in: `done` is told when it is on disk, with the step that has waited for it, if one has.
+
+    Raises `PayloadError` for a decision that does not fit, and `RunStateError` for one that comes too late.
+    """
+    step = run.inbox.first(name)
+    if step is None and name in run.approvals:
+        raise RunStateError(
+            f"run {run.run.run_id!r} does not wait for a decision {name!r}: it was made before, or has expired"
+        )
+    if step is not None and step.call.approval:
+        decision, decided_by = decision_in(run.host.values.decode(text, what=f"decision {name!r}"))
+        decide(run, name, decision, decided_by, done)
+        return
+    now_us = run.host.now_us()
+    row = SignalRow(run=run.run.number, seq=run.next_seq(), name=name, payload=text, sent_at=now_us)
+    done = partial(_is_on_disk, run, row, done)
+    if step is None:
+        run.stay()
+        run.inbox.keep(row)
+        run.host.journal.submit([row], done)
+    else:
+        taken = structs.replace(row, payload=None, position=step.call.position)
+        _take(run, step, _outcome_of(run, step.call, text), taken, done)
+
+
+def decide(run: Resident, name: str, decision: object, decided_by: str | None, done: Done) -> None:
+    """Make a decision that the run waits for. Raises as `send` does."""
+    step = run.inbox.first(name)
+    if step is None or not step.call.approval:
+        raise RunStateError(
+            f"run {run.run.run_id!r} does not wait for a decision {name!r}: it was made before, has expired, or "
+            "was not asked for yet"
+        )
+    what = f"decision {name!r} for run {run.run.run_id!r}"
+    text = run.host.values.encode((decision, decided_by), step.call.result_type, what=what)
+    now_us, position = run.host.now_us(), step.call.position
+    row = SignalRow(run=run.run.number, seq=run.next_seq(), name=name, payload=None, sent_at=now_us, position=position)
+    _take(run, step, Succeeded(text), row, partial(_is_on_disk, run, row, done))
+
+
+def _take(
+    run: Resident,
+    step: LiveStep,
+    outcome: Succeeded | Failed,
+    signal: SignalRow | SignalTaken,
+    done: Done | None = None,
+) -> None:
+    """The step's outcome is a signal: both are written together."""
+    run.inbox.leave(step)
+    if step.timer is not None:
+        step.timer.cancel()
+    del run.steps[step.call.position]
+    run.land(step.settled_row(outcome, run.next_seq(), run.host.now_us()), (signal,), done)
+
+
+def _outcome_of(run: Resident, call: StepCall, text: str) -> Succeeded | Failed:
+    values, what = run.host.values, f"payload of signal {call.body!r}"
+    try:
+        payload = values.decode(text, what=what)
+        if call.approval:
+            payload = decision_in(payload)
+        return Succeeded(values.encode(payload, call.result_type, what=what))
+    except Exception as error:  # noqa: BLE001 - PayloadError, or what the value's own code raises
+        unfit = error if isinstance(error, PayloadError) else PayloadError(f"{what}: {error!r}")
+        return Failed(describe(unfit), unfit, final=True)
+
+
+def _await_timeout(run: Resident, step: LiveStep) -> None:
+    if not run.is_live(step):
+        return
+    step.recorded = True
+    if step.wake_at is not None:
+        step.timer = run.host.timers.call_at(step.wake_at, partial(_timed_out, run, step))
+    run.may_rest()
+
+
+def _timed_out(run: Resident, step: LiveStep) -> None:
+    run.inbox.leave(step)
+    expired = Succeeded("null") if step.call.approval else Failed(timed_out(step.call), None, final=True)
+    run.settle(step, expired)
+
+
+def _is_on_disk(run: Resident, row: SignalRow, done: Done, error: Exception | None) -> None:
+    if error is None:
+        if run.home.events.listening:
+            run.home.events.signalled(run.run, row)
+        if row.position is None:
+            run.may_rest()  # it was kept for later
+    done(error)

@@ -1,0 +1,149 @@
+"""What a journal holds at one moment, and what may never be true of it. Read with a connection of its own."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Container, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
+from pikkupy.core.model import NO_WAKING
+
+TABLES = [
+    f"pikkupy_{name}" for name in ("runs", "steps", "attempts", "timers", "signals", "changes", "set_aside", "chunks")
+]
+
+
+class RunFact(msgspec.Struct, frozen=True):
+    """One run, as far as kills can spoil it."""
+
+    number: int
+    run_id: str
+    status: str
+    reason: str | None
+    parked: str | None
+    wakes_at: int | None
+    parent: int | None
+    parent_position: int | None
+    parent_attempt: int | None
+    starts_at: int
+
+    @property
+    def over(self) -> bool:
+        """True if the run has ended."""
+        return self.status in FINAL_RUNS
+
+
+class StepFact(msgspec.Struct, frozen=True):
+    """One step, as far as kills can spoil it."""
+
+    run: int
+    position: int
+    name: str
+    kind: str
+    status: str
+    attempts: int
+    wake_at: int | None
+
+    @property
+    def over(self) -> bool:
+        """True if the step goes on no more."""
+        return self.status in FINAL_STEPS
+
+
+class Facts:
+    """Runs by id, steps by run id and name, how many signals of which name a run was sent, and the rows of it all."""
+
+    def __init__(self, db: Path) -> None:
+        with closing(sqlite3.connect(f"{db.as_uri()}?mode=ro", uri=True)) as connection:
+            runs = [RunFact(*row) for row in connection.execute(_query(RunFact, "pikkupy_runs"))]
+            steps = [StepFact(*row) for row in connection.execute(_query(StepFact, "pikkupy_steps"))]
+            signals = connection.execute("SELECT run, name FROM pikkupy_signals").fetchall()
+            self.rows = tuple(repr(connection.execute(f"SELECT * FROM {table}").fetchall()) for table in TABLES)
+        self.runs = {run.run_id: run for run in runs}
+        self.by_number = {run.number: run for run in runs}
+        self.steps = {(self.by_number[step.run].run_id, step.name): step for step in steps}
+        self.signals = Counter((self.by_number[run].run_id, name) for run, name in signals)
+        self._places = {(step.run, step.position): step for step in steps}
+
+    def statuses(self) -> dict[str, str]:
+        """The status of every run."""
+        return {run.run_id: run.status for run in self.runs.values()}
+
+    def status(self, run_id: str, name: str) -> str | None:
+        """The status of a step; None if the run has not reached it."""
+        step = self.steps.get((run_id, name))
+        return None if step is None else step.status
+
+    def below(self, run_id: str) -> list[RunFact]:
+        """All runs that descend from that one."""
+        children = [run for run in self.runs.values() if run.parent == self.runs[run_id].number]
+        return children + [run for child in children for run in self.below(child.run_id)]
+
+    def is_awaited(self, child: RunFact) -> bool:
+        """True if the child is what an unfinished step of an unfinished run waits for."""
+        parent = self.by_number[child.parent or 0]
+        step = self._places.get((parent.number, -1 if child.parent_position is None else child.parent_position))
+        return (
+            not parent.over
+            and step is not None
+            and step.status == "running"
+            and step.attempts == child.parent_attempt
+            and (parent.parent is None or self.is_awaited(parent))
+        )
+
+    def orphans(self) -> set[str]:
+        """Unfinished children that nobody waits for any more."""
+        children = [run for run in self.runs.values() if run.parent is not None and not run.over]
+        return {child.run_id for child in children if not self.is_awaited(child)}
+
+    def forgotten(self, resident: Container[str], now_us: int) -> set[str]:
+        """I9: unfinished runs that nothing brings on, and unfinished steps of runs that have ended.
+
+        A run that is not in memory, where those in `resident` are, has to have a time at which it comes there, or wait
+        for something from outside. One that was started with a delay has a timer of the engine's for that.
+        """
+        lost = {run.run_id for run in self.runs.values() if run.wakes_at == NO_WAKING and not any(self._hopes(run))}
+        lost |= {
+            run.run_id
+            for run in self.runs.values()
+            if not run.over and run.wakes_at is None and run.parked is None and run.starts_at <= now_us
+            if run.run_id not in resident
+        }
+        going_on = {(run_id, name) for (run_id, name), step in self.steps.items() if not step.over}
+        return lost | {f"{run_id}: {name}" for run_id, name in going_on if self.runs[run_id].over}
+
+    def _hopes(self, run: RunFact) -> Iterator[bool]:
+        yield run.parked is not None
+        for step in self.steps.values():
+            if step.run == run.number and not step.over:
+                yield step.kind in ("signal", "suspend") and step.wake_at is None
+                yield step.kind == "workflow" and any(
+                    not child.over
+                    for child in self.runs.values()
+                    if (child.parent, child.parent_position) == (run.number, step.position)
+                )
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  {run.run_id}: {run.status}, wakes {_moment(run.wakes_at)}"
+            + "".join(
+                f"\n    {step.name}: {step.status}, attempts {step.attempts}"
+                for step in self.steps.values()
+                if step.run == run.number
+            )
+            for run in self.runs.values()
+        ]
+        return "\n".join(lines)
+
+
+def _query(row: type[msgspec.Struct], table: str) -> str:
+    return f"SELECT {', '.join(row.__struct_fields__)} FROM {table} ORDER BY 1, 2"
+
+
+def _moment(wakes_at: int | None) -> str:
+    return {None: "now", NO_WAKING: "when it is told"}.get(wakes_at, str(wakes_at))

@@ -1,0 +1,138 @@
+"""I13: a run that only waits leaves memory, whatever brought it there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from pikkupy import Engine, PayloadError, Pikku, Workflow
+from pikkupy.testing import VirtualClock
+from tests.contract.waiting import IN_THE_FILE
+
+
+async def child(workflow: Workflow) -> None:
+    await workflow.wait_for_signal("never")
+
+
+async def plain(workflow: Workflow) -> Any:
+    return await workflow.wait_for_signal("go")
+
+
+async def beside_a_step(workflow: Workflow) -> Any:
+    """Its step ends when the sleep waits already, and brings nothing new."""
+    return await asyncio.gather(workflow.sleep("nap", "1d"), workflow.do("step", lambda: asyncio.sleep(0)))
+
+
+async def beside_a_child(workflow: Workflow) -> Any:
+    return await asyncio.gather(workflow.do("part", "child"), workflow.do("step", lambda: asyncio.sleep(0)))
+
+
+async def two_signals(workflow: Workflow) -> Any:
+    return await asyncio.gather(workflow.wait_for_signal("go"), workflow.wait_for_signal("later"))
+
+
+async def two_sleeps(workflow: Workflow) -> Any:
+    return await asyncio.gather(workflow.sleep("short", "1h"), workflow.sleep("long", "1d"))
+
+
+async def two_timers(workflow: Workflow) -> Any:
+    return await asyncio.gather(asyncio.sleep(3600), asyncio.sleep(86_400))
+
+
+async def a_timer_beside_a_signal(workflow: Workflow) -> Any:
+    return await asyncio.gather(asyncio.sleep(3600), workflow.wait_for_signal("go"))
+
+
+async def gate_beside_a_sleep(workflow: Workflow) -> Any:
+    return await asyncio.gather(workflow.suspend("gate"), workflow.sleep("long", "1d"))
+
+
+async def impatient(workflow: Workflow) -> Any:
+    async def branch() -> None:
+        try:
+            await workflow.wait_for_signal("go", timeout="1h")
+        except Exception:
+            pass
+
+    return await asyncio.gather(branch(), workflow.sleep("long", "1d"))
+
+
+async def dropped(workflow: Workflow) -> Any:
+    async def branch() -> None:
+        try:
+            async with asyncio.timeout(3600):
+                await workflow.wait_for_signal("go")
+        except TimeoutError:
+            pass
+
+    return await asyncio.gather(branch(), workflow.sleep("long", "1d"))
+
+
+async def approving(workflow: Workflow) -> Any:
+    return await workflow.approval("go", int)
+
+
+Act = Callable[[Engine, VirtualClock], Awaitable[None]]
+
+
+async def nothing(engine: Engine, clock: VirtualClock) -> None: ...
+
+
+async def an_hour_passes(engine: Engine, clock: VirtualClock) -> None:
+    await clock.advance("1h")
+
+
+async def it_is_told(engine: Engine, clock: VirtualClock) -> None:
+    await engine.signal("r", "go", 1)
+
+
+async def it_is_told_something_else(engine: Engine, clock: VirtualClock) -> None:
+    await engine.signal("r", "other", 1)
+
+
+async def it_is_resumed(engine: Engine, clock: VirtualClock) -> None:
+    await engine.resume("r")
+
+
+async def it_is_told_nonsense(engine: Engine, clock: VirtualClock) -> None:
+    with pytest.raises(PayloadError):
+        await engine.signal("r", "go", "nonsense")
+
+
+CASES: list[tuple[Any, Act]] = [
+    (plain, nothing),
+    (plain, it_is_told_something_else),
+    (beside_a_step, nothing),
+    (beside_a_child, nothing),
+    (two_signals, it_is_told),
+    (two_sleeps, an_hour_passes),
+    (two_timers, an_hour_passes),
+    (a_timer_beside_a_signal, an_hour_passes),
+    (gate_beside_a_sleep, nothing),
+    (gate_beside_a_sleep, it_is_resumed),
+    (impatient, an_hour_passes),
+    (impatient, it_is_told),
+    (dropped, an_hour_passes),
+    (approving, it_is_told_nonsense),
+]
+
+
+@pytest.mark.parametrize(("body", "act"), CASES, ids=lambda one: one.__name__)
+async def test_a_run_that_waits_leaves_memory(body: Any, act: Act) -> None:
+    """I13: also if what it was in memory for brings nothing new to do."""
+    pikku = Pikku()
+    pikku.workflow(name="flow")(body)
+    pikku.workflow(name="child")(child)
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock, **IN_THE_FILE) as engine:
+        await engine.start("flow", run_id="r")
+        await clock.advance(0)
+        await act(engine, clock)
+        await clock.advance(0)
+
+        assert engine._parts is not None
+        assert set(engine._parts.residents.active) == set()
+        assert (await engine.get_run("r")).status in ("running", "suspended")
