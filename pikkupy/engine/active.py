@@ -28,6 +28,7 @@ from pikkupy.core.model import (
     SetAsideTaken,
     StepKind,
     StepRow,
+    StepsCancelled,
     StepStatus,
     TimerRow,
 )
@@ -668,6 +669,8 @@ class ActiveRun:
             self._interrupt_steps()
         else:
             changes.extend(self._cancel_steps(end))
+            if self._rows:  # of steps that it has not come to yet in this life
+                changes.append(StepsCancelled(run=self.run.number, at=self.host.now_us()))
         move = move_of(self.run, self.status, end, self.host.now_us())
         self.status = move.status
         changes.append(move)

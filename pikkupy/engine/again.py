@@ -74,9 +74,12 @@ def retry(
 
 
 def _begun(step: StepRow, attempts: Sequence[AttemptRow], children: Sequence[ChildRow]) -> int:
-    """How many attempts of a step that was cancelled have left something behind."""
-    begun = [row.attempt for row in attempts if row.position == step.position and row.name is None]
-    begun += [child.attempt for child in children if child.position == step.position]
+    """How many attempts of a step that was cancelled have left something behind, also while it was set aside."""
+    begun = [child.attempt for child in children if child.position == step.position]
+    for row in attempts:
+        known_by = row.position == step.position if row.name is None else row.name == step.name
+        if known_by and row.attempt <= step.attempts:
+            begun.append(row.attempt)
     return max(begun, default=0)
 
 

@@ -602,3 +602,34 @@ async def test_accepted_code_needs_no_function_of_an_outcome(fails: bool, settin
         else:
             assert (await engine.get_run("r")).output == "shipped"
         assert app.effects == ["new"]
+
+
+@each_way
+async def test_attempts_from_before_a_step_was_set_aside_count(settings: dict[str, Any], db: Path) -> None:
+    """I6: cancelled by the run's failure and retried, it goes on with the next number."""
+    app = still(db, settings)
+
+    async def old(workflow: Workflow) -> None:
+        await workflow.do("flaky", app.step("flaky"), retries=5, retry_delay="1h")
+
+    async def new(workflow: Workflow) -> None:
+        await workflow.do("new", app.step("new"))
+        flaky = workflow.do("flaky", app.step("flaky"), retries=5, retry_delay="1h")
+        await workflow.do("bad", app.step("bad"))
+        await flaky
+
+    app.broken = {"flaky", "bad"}
+    async with app.open(old) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance(0)
+    async with app.open(new) as engine:
+        await engine.signal("r", "look")
+        await engine.resume("r", accept="new")
+        await app.clock.advance(0)
+        assert (await stand(engine))[0] == "failed"
+        app.broken.clear()
+        await engine.retry("r")
+        await app.clock.advance(0)
+        assert (await stand(engine))[0] == "completed"
+        history = numbers(await engine.history("r"))
+        assert [one for one in history if one[0] == "flaky"] == [("flaky", 1, "failed"), ("flaky", 2, "succeeded")]

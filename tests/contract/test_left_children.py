@@ -63,6 +63,7 @@ async def test_a_kill_leaves_no_child_that_nobody_waits_for(
         async with again.open(parent, child=child) as engine:
             await again.clock.advance("30min")
             assert (await stand(engine, "r/part"))[0] == "cancelled"
+            assert {step.status for step in await engine.steps("r/part")} <= {"cancelled"}
             assert (await stand(engine))[0] == ("completed" if parent is returns else "running")
 
 

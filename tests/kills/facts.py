@@ -62,13 +62,14 @@ class Facts:
         with closing(sqlite3.connect(f"{db.as_uri()}?mode=ro", uri=True)) as connection:
             runs = [RunFact(*row) for row in connection.execute(_query(RunFact, "pikkupy_runs"))]
             steps = [StepFact(*row) for row in connection.execute(_query(StepFact, "pikkupy_steps"))]
+            aside = [StepFact(*row) for row in connection.execute(_query(StepFact, "pikkupy_set_aside"))]
             signals = connection.execute("SELECT run, name FROM pikkupy_signals").fetchall()
             self.rows = tuple(repr(connection.execute(f"SELECT * FROM {table}").fetchall()) for table in TABLES)
         self.runs = {run.run_id: run for run in runs}
         self.by_number = {run.number: run for run in runs}
         self.steps = {(self.by_number[step.run].run_id, step.name): step for step in steps}
         self.signals = Counter((self.by_number[run].run_id, name) for run, name in signals)
-        self._places = {(step.run, step.position): step for step in steps}
+        self._places = {(step.run, step.position): step for step in (*steps, *aside)}
 
     def statuses(self) -> dict[str, str]:
         """The status of every run."""
@@ -85,7 +86,7 @@ class Facts:
         return children + [run for child in children for run in self.below(child.run_id)]
 
     def is_awaited(self, child: RunFact) -> bool:
-        """True if the child is what an unfinished step of an unfinished run waits for."""
+        """True if the child is what an unfinished step of an unfinished run waits for, also one that was set aside."""
         parent = self.by_number[child.parent or 0]
         step = self._places.get((parent.number, -1 if child.parent_position is None else child.parent_position))
         return (

@@ -131,7 +131,7 @@ class Caller:
             Call(
                 lambda engine: engine.resume(run_id, accept="new"),
                 lambda facts: facts.runs[run_id].parked is None,
-                lambda facts: not facts.orphans(),
+                lambda facts: facts.runs[run_id].over or not facts.orphans(),
                 RunStateError,
                 may_be_refused=True,
             )
