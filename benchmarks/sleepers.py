@@ -24,7 +24,7 @@ from _common import Progress, new_file, parser_for, percentile, report, rss_mb, 
 
 from pikkupy import Engine, Pikku, RunHandle, Workflow
 
-BATCH = 1_000  # runs that are started at once
+BATCH = 500  # runs that are started at once
 MONTH_S = 30 * 86_400
 
 pikku = Pikku()

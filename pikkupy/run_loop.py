@@ -270,8 +270,11 @@ class RunLoop(asyncio.AbstractEventLoop):
     def tear_down(self) -> None:
         """End every coroutine of the run; plain code in their `finally` blocks runs now."""
         self._stopped = True
-        if self._tasks or not (self._main is None or self._main.done()):
-            self._unwind([task for task in (self._main, *(self._tasks or {}).values()) if task is not None])
+        main, others = self._main, self._tasks
+        if others:
+            self._unwind([*(() if main is None else (main,)), *others.values()])
+        elif main is not None and not main.done():
+            self._unwind((main,))
         self._ready = []
         self._main = self._tasks = self._timers = None
 

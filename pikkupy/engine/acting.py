@@ -154,7 +154,7 @@ async def fork(
 async def _told(host: Host, act: Callable[[Done], None]) -> None:
     """Return when what `act` has submitted is on disk. Raises what `act` raises, and `JournalError`."""
     told: asyncio.Future[None] = host.loop.create_future()
-    act(partial(resolve, told))
+    act(partial(resolve, told, None))
     await told
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextvars import copy_context
 from datetime import datetime
 from functools import partial
@@ -514,14 +514,16 @@ class Engine:
         tags: Mapping[str, str] | None = None,
         at: datetime | None = None,
         delay: Duration | None = None,
-    ) -> Coroutine[Any, Any, str]:
+    ) -> Awaitable[str]:
         """The id of a new run, or of the one that had been started with that id, once it is on disk."""
         host, _, starts = self._use()
         found: WorkflowFunction[Any, Any] = self._registry.find_workflow(workflow)
         if run_id is not None:
             check_name(run_id, "run_id")
-        terms = terms_of(host.now_us(), tags, at, delay)
-        return starts.start(found, encoded_input(host, found, data), run_id, copy_context(), terms)
+        text, terms = encoded_input(host, found, data), terms_of(host.now_us(), tags, at, delay)
+        if run_id is None:
+            return starts.start_new(found, text, copy_context(), terms)
+        return starts.start(found, text, run_id, copy_context(), terms)
 
     def _use(self) -> Parts:
         if self._parts is None or isinstance(self._unusable, JournalError):

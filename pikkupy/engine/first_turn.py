@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pikkupy.core.commands import Commands
-from pikkupy.core.machine import StepEvent
-from pikkupy.core.model import NO_WAKING, StepKind, StepRow
-from pikkupy.engine.live import LiveStep, due_at
+from pikkupy.core.machine import STEP, StepEvent, advance
+from pikkupy.core.model import NO_WAKING, StepKind, StepRow, StepStatus
+from pikkupy.engine.live import due_at
+
+SCHEDULED = advance(STEP, StepStatus.PENDING, StepEvent.SCHEDULE)
 
 
 class Waits(NamedTuple):
     """The steps of a run that only waits, and when it has to be in memory again if nothing comes from outside."""
 
-    steps: list[StepRow]
+    steps: tuple[StepRow, ...]
     until: int
 
 
@@ -25,9 +27,18 @@ def waits_of(run: int, commands: Commands, now_us: int) -> Waits | None:
     for call in commands.calls:
         if call.kind not in (StepKind.SLEEP, StepKind.SIGNAL):
             return None
-        step = LiveStep(run, call, now_us, wake_at=due_at(call, now_us))
-        if step.wake_at is not None:
-            step.move(StepEvent.SCHEDULE)
-            until = min(until, step.wake_at)
-        steps.append(step.unfinished_row())
-    return Waits(steps, until) if steps else None
+        wake_at = due_at(call, now_us)
+        if wake_at is not None:
+            until = min(until, wake_at)
+        steps.append(
+            StepRow(
+                run=run,
+                position=call.position,
+                name=call.name,
+                kind=call.kind,
+                status=StepStatus.PENDING if wake_at is None else SCHEDULED,
+                wake_at=wake_at,
+                started_at=now_us,
+            )
+        )
+    return Waits(tuple(steps), until) if steps else None

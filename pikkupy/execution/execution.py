@@ -27,6 +27,7 @@ from pikkupy.progress import Progress
 from pikkupy.registry import WorkflowFunction
 from pikkupy.run_loop import CURE, Intruded, RunFuture, Unwind, new_run_loop
 
+_TAKEN_OUT = Parked("taken out of memory")
 _NONE: list[int] = []  # the usual list of stopped steps, shared and never changed
 _HERE = os.path.dirname(__file__)  # noqa: PTH120 - compared with code file names, which are strings
 
@@ -129,7 +130,7 @@ class Execution:
     def tear_down(self) -> None:
         """Take the run out of memory. Plain code in `finally` blocks runs; durable calls in there raise `Unwind`."""
         if self._end is None:
-            self._end = Parked("taken out of memory")
+            self._end = _TAKEN_OUT
         self.loop.tear_down()
         self.open.clear()
 

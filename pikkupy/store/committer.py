@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
+from typing import TypeVar
 
 import msgspec
 
@@ -27,6 +28,7 @@ FIRST_PAUSE_S = 0.05  # before the first new try after a full disk or a foreign 
 MAX_PAUSE_S = 5.0
 
 Done = Callable[[Exception | None], None]
+T = TypeVar("T")
 
 _log = logger()
 
@@ -211,11 +213,11 @@ def _result(hop: asyncio.Task[Written]) -> Written:
     return Written([], failure=failure)
 
 
-def resolve(waiter: asyncio.Future[None], error: Exception | None) -> None:
+def resolve(waiter: asyncio.Future[T], result: T, error: Exception | None) -> None:
     """As `Done` for one who waits: the future has its result, or the error; not if its waiter was cancelled."""
     if waiter.done():
         return
     if error is None:
-        waiter.set_result(None)
+        waiter.set_result(result)
     else:
         waiter.set_exception(error)

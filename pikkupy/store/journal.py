@@ -126,7 +126,7 @@ class Journal:
     async def commit(self, changes: Sequence[Change]) -> None:
         """Write one logical change. Cancelling the waiter does not take it back. Raises `JournalError`."""
         written: asyncio.Future[None] = self._loop.create_future()
-        self.submit(changes, partial(resolve, written))
+        self.submit(changes, partial(resolve, written, None))
         await written
 
     async def idle(self) -> None:
