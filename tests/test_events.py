@@ -285,14 +285,40 @@ async def test_readers_end_with_the_engine() -> None:
 
 
 async def test_nothing_is_kept_for_readers_that_are_gone() -> None:
-    """A reader that nobody holds any more is forgotten."""
+    """A reader that nobody holds any more is forgotten, and so is one that has read all: nothing is told any more."""
     pikku = life()
-    async with pikku.open(":memory:", clock=VirtualClock()) as engine:
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock) as engine:
         handle = await engine.start("flow", run_id="r")
-        reader = handle.events()
+        reader, other = handle.events(), handle.events()
         await anext(reader)
+        await anext(other)
         assert engine._parts is not None
         hub = engine._parts.residents.events
-        assert sum(len(readers) for readers in hub._of_runs.values()) == 1
+        assert [len(readers) for readers in hub._of_runs.values()] == [2]
         del reader
-        assert sum(len(readers) for readers in hub._of_runs.values()) == 0
+        assert [len(readers) for readers in hub._of_runs.values()] == [1]
+        assert hub.listening
+        del other
+        assert not hub._of_runs
+        assert not hub.listening
+        reading = asyncio.create_task(all_of(handle.events()))
+        await lived(engine, clock)
+        await reading
+        assert not hub._of_runs
+        assert not hub.listening
+
+
+async def test_what_is_kept_has_no_gaps() -> None:
+    """Readers of single runs come and go: for readers of all runs everything is kept from the first of them on."""
+    clock = VirtualClock()
+    async with life().open(":memory:", clock=clock) as engine:
+        handle = await engine.start("flow", run_id="r")
+        await anext(handle.events())
+        every = engine.events()
+        await engine.cancel("r", "over")
+        seen = await anext(every)
+        del every
+        await engine.start("flow", run_id="s")
+        await clock.advance(0)
+        assert told(await anext(engine.events(after=seen.seq))) == ("run_started",)

@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any
-from weakref import WeakSet
+from weakref import ReferenceType, WeakSet, ref
 
 import msgspec
 from msgspec import structs
@@ -82,14 +83,15 @@ class _Told(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hub:
-    """Tells events to those who listen. Costs nothing until somebody does."""
+    """Tells events to those who listen. Costs nothing while nobody does."""
 
     def __init__(self, epoch: int) -> None:
         self.listening = False
+        self._keeps = False  # what is told to everybody, from the first call of `Engine.events` on
         self._first = self._next = epoch << EPOCH
         self._kept: deque[Event] = deque(maxlen=KEPT)
         self._everything: WeakSet[EngineEvents] = WeakSet()
-        self._of_runs: dict[int, WeakSet[RunEvents]] = {}
+        self._of_runs: dict[int, set[ReferenceType[RunEvents]]] = {}  # by number; those who are gone go
 
     # What is told
 
@@ -117,19 +119,24 @@ class Hub:
 
     def tell(self, run: RunRow, told: _Told) -> None:
         """To everybody who listens."""
-        self._next += 1
-        event = structs.replace(told.event, seq=self._next)
-        self._kept.append(event)
-        for reader in list(self._everything):
-            reader.hear(event)
-        for run_reader in list(self._of_runs.get(run.number, ())):
+        if self._keeps:
+            self._next += 1
+            event = structs.replace(told.event, seq=self._next)
+            self._kept.append(event)
+            for reader in list(self._everything):
+                reader.hear(event)
+        for run_reader in self._readers_of(run.number):
             run_reader.hear(told)
+
+    def _readers_of(self, number: int) -> list[RunEvents]:
+        readers = [reader() for reader in self._of_runs.get(number, ())]
+        return [reader for reader in readers if reader is not None]
 
     # Who listens
 
     def add(self, reader: EngineEvents, after: int | None) -> None:
         """From now on, or from after that event on. Raises `EventsLost` if it is not known any more what followed."""
-        self.listening = True
+        self.listening = self._keeps = True
         if after is not None:
             oldest = self._kept[0].seq if self._kept else self._next + 1
             if not oldest - 1 <= after <= self._next:
@@ -144,21 +151,26 @@ class Hub:
 
     def add_of_run(self, reader: RunEvents, number: int) -> None:
         self.listening = True
-        self._of_runs.setdefault(number, WeakSet()).add(reader)
+        self._of_runs.setdefault(number, set()).add(ref(reader, partial(self._drop, number)))
 
     def remove_of_run(self, reader: RunEvents, number: int) -> None:
+        self._drop(number, ref(reader))
+
+    def _drop(self, number: int, reader: ReferenceType[RunEvents]) -> None:
+        """The reader has read all, or nobody holds it any more."""
         readers = self._of_runs.get(number)
         if readers is not None:
             readers.discard(reader)
             if not readers:
                 del self._of_runs[number]
+        self.listening = self._keeps or bool(self._of_runs)
 
     def close(self, error: Exception) -> None:
         """The engine is left."""
         for reader in list(self._everything):
             reader.end(error)
-        for readers in list(self._of_runs.values()):
-            for run_reader in list(readers):
+        for number in list(self._of_runs):
+            for run_reader in self._readers_of(number):
                 run_reader.end(error)
 
 
@@ -228,7 +240,7 @@ class Past(msgspec.Struct, frozen=True):
 
 
 class RunEvents(_Reader, AsyncIterator[Event]):
-    """What `Engine.events(run_id)` and `RunHandle.events` return."""
+    """What `Engine.run_events` and `RunHandle.events` return."""
 
     def __init__(self, hub: Hub, look: Callable[[], Awaitable[Past]], after: int | None) -> None:
         super().__init__()
