@@ -42,7 +42,7 @@ class EventKind(StrEnum):
     STEP_RECORDED = "step_recorded"  # a step has its outcome; `status`
     SIGNAL = "signal"  # one was sent; `name`
     SUSPENDED = "suspended"  # by a gate or by the engine; `reason`
-    RESUMED = "resumed"
+    RESUMED = "resumed"  # with the `reason` "retry" it had failed
     PROGRESS = "progress"
     RUN_ENDED = "run_ended"  # `status`
 
@@ -237,6 +237,7 @@ class Past(msgspec.Struct, frozen=True):
     attempts: Sequence[AttemptRow]
     signals: Sequence[SignalRow]
     progress: Progress | None
+    begun: bool  # False before its `starts_at`
 
 
 class RunEvents(_Reader, AsyncIterator[Event]):
@@ -292,19 +293,20 @@ class RunEvents(_Reader, AsyncIterator[Event]):
         elif event.kind is EventKind.RUN_STARTED:
             if self._began:
                 return None
+            self._began = True
         elif event.kind is EventKind.RUN_ENDED:
             self._over = True
             self.behind.clear()
             if self._number is not None:
                 self._hub.remove_of_run(self, self._number)
-        self._began = True
         return structs.replace(event, seq=(self._place << REACHED) + self._reached)
 
 
 def _events_of(past: Past) -> Iterator[_Told]:
     """The events of a run as far as they are recorded, in the order of their times, each counter in its own order."""
     run, names = past.run, {row.position: row.name for row in past.steps}
-    yield _started(run)
+    if past.begun:
+        yield _started(run)
     placed = [_recorded(run, row) for row in past.steps if row.seq is not None]
     taken = {told.place for told in placed}
     for attempt in past.attempts:
@@ -342,7 +344,7 @@ def _told(
 
 
 def _started(run: RunRow) -> _Told:
-    return _told(run, EventKind.RUN_STARTED, run.starts_at)
+    return _told(run, EventKind.RUN_STARTED, max(run.starts_at, run.created_at))  # a fork is younger than its start
 
 
 def _reached(run: RunRow, row: StepRow) -> _Told:

@@ -408,6 +408,11 @@ class Residents:
             self._host.info("run_started", run_id=run.run_id, workflow=workflow.name)
         else:
             self._host.info("run_recovered", run_id=run.run_id, workflow=workflow.name)
+        if self.events.listening:
+            if is_new:
+                self.events.started(run)
+            if run.parked is not None:
+                self.events.moved(run, EventKind.RESUMED, self._host.now_us())
         active = self._add(execution, recorded)
         active.adopt(commands, cut_off=not clean and run.parked is None)
 
