@@ -79,6 +79,7 @@ EXPECTED = [
     ("suspended", "gate"),
     ("resumed", "gate", "succeeded"),
     ("step_started", "bad"),
+    ("attempt_failed", "bad"),
     ("step_recorded", "bad", "failed"),
     ("run_ended", "completed"),
 ]
@@ -432,3 +433,43 @@ async def test_a_retry_of_a_run_is_an_event() -> None:
         ]
         more = await all_of(handle.events(after=last.seq))
         assert [told(event) for event in more] == [("step_recorded", "step", "succeeded"), ("run_ended", "completed")]
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_every_attempt_that_fails_is_told(retries: int) -> None:
+    """Also the only one of a step; the same live and from the record, as far as it is known when the next begins."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.do("bad", lambda: 1 / 0, retries=retries, retry_delay="1h")
+
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock) as engine:
+        reader = (await engine.start(flow, run_id="r")).events()
+        live = asyncio.create_task(all_of(reader))
+        await clock.advance(0)
+        recorded: list[Event] = []
+        if retries:
+            recorded = await until(engine.run_events("r"), EventKind.ATTEMPT_FAILED)
+            assert recorded[-1].wake_at is not None
+        await clock.advance("1h")
+        await clock.advance("1h")
+        heard, after = await live, await all_of(engine.run_events("r"))
+
+    assert recorded == heard[: len(recorded)]
+    failed = ("attempt_failed", "bad")
+    assert [told(event) for event in heard] == [
+        ("run_started",),
+        ("step_started", "bad"),
+        *[failed] * (retries + 1),
+        ("step_recorded", "bad", "failed"),
+        ("run_ended", "failed"),
+    ]
+    assert [(event.seq, told(event), event.attempt, event.error) for event in heard] == [
+        (event.seq, told(event), event.attempt, event.error) for event in after
+    ]
+    waking = [event.wake_at for event in heard if event.kind is EventKind.ATTEMPT_FAILED]
+    recorded_waking = [event.wake_at for event in after if event.kind is EventKind.ATTEMPT_FAILED]
+    assert [at is None for at in waking] == [*[False] * retries, True]
+    assert recorded_waking[-2:] == waking[-2:]

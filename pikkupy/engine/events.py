@@ -21,7 +21,17 @@ import msgspec
 from msgspec import structs
 
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import AttemptRow, AttemptStatus, ErrorInfo, RunRow, RunStatus, SignalRow, StepKind, StepRow
+from pikkupy.core.model import (
+    AttemptRow,
+    AttemptStatus,
+    ErrorInfo,
+    RunRow,
+    RunStatus,
+    SignalRow,
+    StepKind,
+    StepRow,
+    StepStatus,
+)
 from pikkupy.errors import BadType, BadValue, EventsLost
 from pikkupy.moments import moment
 from pikkupy.progress import Progress
@@ -38,7 +48,7 @@ class EventKind(StrEnum):
     RUN_STARTED = "run_started"
     STEP_STARTED = "step_started"
     SLEEPING = "sleeping"  # a sleep was reached; `wake_at`
-    ATTEMPT_FAILED = "attempt_failed"  # more may follow; `wake_at`
+    ATTEMPT_FAILED = "attempt_failed"  # more may follow; `wake_at`, if it is recorded still
     STEP_RECORDED = "step_recorded"  # a step has its outcome; `status`
     SIGNAL = "signal"  # one was sent; `name`
     SUSPENDED = "suspended"  # by a gate or by the engine; `reason`
@@ -104,7 +114,7 @@ class Hub:
     def recorded(self, run: RunRow, row: StepRow) -> None:
         if row.seq is None:
             return
-        if row.error is not None and row.attempts > 1:
+        if row.error is not None and row.attempts:
             self.tell(run, _last_failed(run, row))
         self.tell(run, _recorded(run, row))
 
@@ -304,16 +314,20 @@ class RunEvents(_Reader, AsyncIterator[Event]):
 
 def _events_of(past: Past) -> Iterator[_Told]:
     """The events of a run as far as they are recorded, in the order of their times, each counter in its own order."""
-    run, names = past.run, {row.position: row.name for row in past.steps}
+    run, steps = past.run, {row.position: row for row in past.steps}
     if past.begun:
         yield _started(run)
     placed = [_recorded(run, row) for row in past.steps if row.seq is not None]
+    placed += [_signalled(run, row) for row in past.signals]
     taken = {told.place for told in placed}
     for attempt in past.attempts:
         if attempt.status is AttemptStatus.FAILED and attempt.seq not in taken:
-            name = attempt.name or names.get(attempt.position, "?")
-            placed.append(_failed(run, name, attempt, None))
-    placed += [_signalled(run, row) for row in past.signals]
+            step = None if attempt.name else steps.get(attempt.position)
+            name = attempt.name or (step.name if step else "?")
+            placed.append(_failed(run, name, attempt, _waking_after(attempt, step)))
+    taken.update(attempt.seq for attempt in past.attempts)
+    only = [row for row in past.steps if row.seq is not None and row.error is not None and row.attempts == 1]
+    placed += [_last_failed(run, row) for row in only if (row.seq or 0) - 1 not in taken]
     placed.sort(key=lambda told: told.place)
     waiting = deque(placed)
     for row in past.steps:
@@ -328,6 +342,14 @@ def _events_of(past: Past) -> Iterator[_Told]:
         yield _told(run, EventKind.SUSPENDED, run.updated_at, reason=run.reason)
     if run.status in FINAL_RUNS:
         yield ended(run, run.status, run.ended_at or 0, run.error, run.reason)
+
+
+def _waking_after(failed: AttemptRow, step: StepRow | None) -> int | None:
+    """When the next attempt was to begin, if that is known: of a step only the latest such time is."""
+    if step is None:
+        return None
+    is_latest = step.attempts == failed.attempt and step.status in (StepStatus.SCHEDULED, StepStatus.PENDING)
+    return step.wake_at if is_latest or step.attempts == failed.attempt + 1 else None
 
 
 def _was_before(told: _Told, reached: _Told) -> bool:
