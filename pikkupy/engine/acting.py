@@ -18,7 +18,7 @@ from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.events import EventKind
 from pikkupy.engine.host import Host, in_callback
 from pikkupy.engine.parts import Parts, encoded_input, not_found
-from pikkupy.errors import JournalError, RunConflict, RunStateError
+from pikkupy.errors import JournalError, PayloadError, RunConflict, RunStateError
 from pikkupy.registry import WorkflowFunction
 from pikkupy.store import Done, resolve
 
@@ -143,7 +143,14 @@ async def fork(
         raise not_found(run_id)
     attempts = await host.journal.attempt_rows(source.number)
     row = again.forked_row(source, new_id, host.next_number(), text, workflow, host.now_us())
-    changes = again.fork(recorded, attempts, at, overrides, row, host.values, host.registry)
+    approvals = await in_callback(host.loop, partial(residents.approvals_of, recorded)) if overrides else set[str]()
+    changes = again.fork(recorded, attempts, at, overrides, row, host.values, host.registry, approvals)
+    if overrides:
+        unfit = await in_callback(host.loop, partial(residents.examine, again.forked(recorded, row, changes)))
+        if unfit is not None and unfit.position is None:
+            raise PayloadError(
+                f"fork of run {run_id!r} with overrides {', '.join(map(repr, overrides))}: {unfit.reason}"
+            )
     async with residents.holds.alone(row.number):
         try:
             await host.journal.commit(changes)
