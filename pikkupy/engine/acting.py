@@ -15,9 +15,10 @@ from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import Change, Recorded, RunRow, RunStatus
 from pikkupy.engine import again, aside, gates
 from pikkupy.engine.active import ActiveRun
+from pikkupy.engine.events import EventKind
 from pikkupy.engine.host import Host, in_callback
 from pikkupy.engine.parts import Parts, encoded_input, not_found
-from pikkupy.errors import JournalError, RunConflict, RunStateError
+from pikkupy.errors import JournalError, PayloadError, RunConflict, RunStateError
 from pikkupy.registry import WorkflowFunction
 from pikkupy.store import Done, resolve
 
@@ -103,7 +104,7 @@ async def retry(parts: Parts, run_id: str) -> None:
     host, residents, starts = parts
     await starts.settled(run_id)
     row = await parts.row(run_id)
-    numbers, changes = [row.number], list[Change]()
+    numbers, runs, changes = [row.number], list[RunRow](), list[Change]()
     async with AsyncExitStack() as held:
         for number in numbers:  # grows as it goes
             await held.enter_async_context(residents.holds.alone(number))
@@ -116,10 +117,14 @@ async def retry(parts: Parts, run_id: str) -> None:
                 raise RunStateError(f"run {recorded.run.run_id!r} is {status}: only a failed run can be retried")
             attempts = await host.journal.attempt_rows(number)
             children = await host.journal.children(number)
+            runs.append(recorded.run)
             changes += again.retry(recorded, attempts, children, host.now_us(), alone=number == numbers[0])
             numbers += [child.number for child in again.retried_children(recorded, children)]
         await host.journal.commit(changes)
         host.log.info("run_retried", run_id=run_id, workflow=row.workflow)
+        if residents.events.listening:
+            for run in runs:
+                residents.events.moved(run, EventKind.RESUMED, host.now_us(), reason="retry")
         for number in reversed(numbers):
             await residents.load(number)
 
@@ -138,7 +143,14 @@ async def fork(
         raise not_found(run_id)
     attempts = await host.journal.attempt_rows(source.number)
     row = again.forked_row(source, new_id, host.next_number(), text, workflow, host.now_us())
-    changes = again.fork(recorded, attempts, at, overrides, row, host.values, host.registry)
+    approvals = await in_callback(host.loop, partial(residents.approvals_of, recorded)) if overrides else set[str]()
+    changes = again.fork(recorded, attempts, at, overrides, row, host.values, host.registry, approvals)
+    if overrides:
+        unfit = await in_callback(host.loop, partial(residents.examine, again.forked(recorded, row, changes)))
+        if unfit is not None and unfit.position is None:
+            raise PayloadError(
+                f"fork of run {run_id!r} with overrides {', '.join(map(repr, overrides))}: {unfit.reason}"
+            )
     async with residents.holds.alone(row.number):
         try:
             await host.journal.commit(changes)
@@ -147,6 +159,8 @@ async def fork(
                 raise RunConflict(f"run {new_id!r} exists; fork with another new_run_id") from None
             raise
         host.log.info("run_forked", run_id=new_id, workflow=row.workflow, forked_from=run_id, at=at)
+        if residents.events.listening:
+            residents.events.started(row)
         await residents.load(row.number)
     return new_id
 

@@ -322,6 +322,8 @@ class ActiveRun:
         if row is None:
             return False
         del self.steps[call.position]
+        if row.error is not None:
+            self.next_seq()  # as in `settle`
         again = structs.replace(row, position=call.position, seq=self.next_seq())
         self.land(again, self._taken(row, call.position))
         return True
@@ -478,8 +480,10 @@ class ActiveRun:
         """Record the step's outcome; as `land`."""
         del self.steps[step.call.position]
         now_us = self.host.now_us()
-        if step.attempts > 1:
-            also = [*also, step.attempt_row(outcome, self.next_seq(), now_us)]
+        if step.attempts > 1 or (step.attempts and isinstance(outcome, Failed)):
+            place = self.next_seq()  # of the attempt: that it has failed is an event of its own
+            if step.attempts > 1:
+                also = [*also, step.attempt_row(outcome, place, now_us)]
         self.land(step.settled_row(outcome, self.next_seq(), now_us), also, then)
 
     def land(self, row: StepRow, also: Sequence[Change] = (), then: Sequence[Done] = ()) -> None:

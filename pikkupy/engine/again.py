@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from msgspec import structs
@@ -24,10 +24,14 @@ from pikkupy.core.model import (
     StepRow,
     StepSetAside,
     StepStatus,
+    TimerRow,
 )
 from pikkupy.core.ports import Values
+from pikkupy.engine.inbox import decision_in
 from pikkupy.engine.live import only_attempt
 from pikkupy.errors import BadValue
+from pikkupy.execution import Decided, Expired
+from pikkupy.names import without_ordinal
 from pikkupy.registry import Registry, WorkflowFunction
 
 MOST_NAMES = 10  # that an error lists
@@ -121,10 +125,12 @@ def fork(
     run: RunRow,
     values: Values,
     registry: Registry,
+    approvals: Set[str],
 ) -> list[Change]:
     """What makes `run`, a new row, begin with the history that the recorded run has before its step `at`.
 
-    Raises `BadValue` for names of steps that there are not, and `PayloadError` for an override that cannot be kept.
+    `approvals` are the names of the decisions that it has asked for; of use for overrides. Raises `BadValue` for names
+    of steps that there are not, and `PayloadError` for an override that cannot be kept.
     """
     positions = {step.name: step.position for step in recorded.steps}
     if at not in positions:
@@ -146,7 +152,7 @@ def fork(
     for step in shared:
         copied = structs.replace(step, run=number, cut_offs=0)
         if step.name in overrides:
-            copied = _overridden(copied, overrides[step.name], values, registry)
+            copied = _overridden(copied, overrides[step.name], values, registry, approvals)
         changes.append(copied)
     changes += [structs.replace(row, run=number) for row in attempts if row.position in kept and row.name is None]
     # What fired later may be another timer in the new run.
@@ -155,13 +161,31 @@ def fork(
     return changes
 
 
-def _overridden(step: StepRow, value: Any, values: Values, registry: Registry) -> StepRow:
+def forked(recorded: Recorded, run: RunRow, changes: Sequence[Change]) -> Recorded:
+    """The new run as it is once its `changes` are written, as far as its outcomes go."""
+    steps = tuple(row for row in changes if isinstance(row, StepRow))
+    timers = tuple(row for row in changes if isinstance(row, TimerRow))
+    return Recorded(run=run, steps=steps, timers=timers, changes=recorded.changes)
+
+
+def _overridden(step: StepRow, value: Any, values: Values, registry: Registry, approvals: Set[str]) -> StepRow:
     declared = None if step.target is None else registry.find(step.target)
     annotation = Any if declared is None else declared.result_type
     if step.kind in (StepKind.SLEEP, StepKind.SUSPEND):
         raise BadValue(f"overrides: step {step.name!r} is a {step.kind}, which has no value")
+    if step.kind is StepKind.SIGNAL:
+        value = _signal_value(step, value, without_ordinal(step.name) in approvals)
     output = values.encode(value, annotation, what="override of step", name=step.name)
     return structs.replace(step, status=StepStatus.SUCCEEDED, output=output, error=None)
+
+
+def _signal_value(step: StepRow, value: Any, approval: bool) -> Any:
+    """What is recorded for it: of a decision the pair of it and who has decided, None if it has expired."""
+    if isinstance(value, Decided | Expired):
+        if not approval:
+            raise BadValue(f"overrides: step {step.name!r} is no approval by the present code; give the payload itself")
+        return None if isinstance(value, Expired) else (value.decision, value.decided_by)
+    return decision_in(value) if approval else value
 
 
 def forked_row(

@@ -74,5 +74,5 @@ async def past_of(parts: Parts, run_id: str) -> Past:
         rows = await _step_rows(parts, row)
         before, row = row, await parts.row(run_id)
         if row.status is before.status:
-            return Past(row, rows, attempts, signals, progress_of(row))
+            return Past(row, rows, attempts, signals, progress_of(row), row.starts_at <= parts.host.now_us())
         # It has ended, perhaps, after it was looked at: nothing may be missing before its end.

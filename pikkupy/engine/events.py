@@ -13,14 +13,25 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any
-from weakref import WeakSet
+from weakref import ReferenceType, WeakSet, ref
 
 import msgspec
 from msgspec import structs
 
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import AttemptRow, AttemptStatus, ErrorInfo, RunRow, RunStatus, SignalRow, StepKind, StepRow
+from pikkupy.core.model import (
+    AttemptRow,
+    AttemptStatus,
+    ErrorInfo,
+    RunRow,
+    RunStatus,
+    SignalRow,
+    StepKind,
+    StepRow,
+    StepStatus,
+)
 from pikkupy.errors import BadType, BadValue, EventsLost
 from pikkupy.moments import moment
 from pikkupy.progress import Progress
@@ -37,11 +48,11 @@ class EventKind(StrEnum):
     RUN_STARTED = "run_started"
     STEP_STARTED = "step_started"
     SLEEPING = "sleeping"  # a sleep was reached; `wake_at`
-    ATTEMPT_FAILED = "attempt_failed"  # more may follow; `wake_at`
+    ATTEMPT_FAILED = "attempt_failed"  # more may follow; `wake_at`, if it is recorded still
     STEP_RECORDED = "step_recorded"  # a step has its outcome; `status`
     SIGNAL = "signal"  # one was sent; `name`
     SUSPENDED = "suspended"  # by a gate or by the engine; `reason`
-    RESUMED = "resumed"
+    RESUMED = "resumed"  # with the `reason` "retry" it had failed
     PROGRESS = "progress"
     RUN_ENDED = "run_ended"  # `status`
 
@@ -82,14 +93,15 @@ class _Told(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hub:
-    """Tells events to those who listen. Costs nothing until somebody does."""
+    """Tells events to those who listen. Costs nothing while nobody does."""
 
     def __init__(self, epoch: int) -> None:
         self.listening = False
+        self._keeps = False  # what is told to everybody, from the first call of `Engine.events` on
         self._first = self._next = epoch << EPOCH
         self._kept: deque[Event] = deque(maxlen=KEPT)
         self._everything: WeakSet[EngineEvents] = WeakSet()
-        self._of_runs: dict[int, WeakSet[RunEvents]] = {}
+        self._of_runs: dict[int, set[ReferenceType[RunEvents]]] = {}  # by number; those who are gone go
 
     # What is told
 
@@ -102,7 +114,7 @@ class Hub:
     def recorded(self, run: RunRow, row: StepRow) -> None:
         if row.seq is None:
             return
-        if row.error is not None and row.attempts > 1:
+        if row.error is not None and row.attempts:
             self.tell(run, _last_failed(run, row))
         self.tell(run, _recorded(run, row))
 
@@ -117,19 +129,24 @@ class Hub:
 
     def tell(self, run: RunRow, told: _Told) -> None:
         """To everybody who listens."""
-        self._next += 1
-        event = structs.replace(told.event, seq=self._next)
-        self._kept.append(event)
-        for reader in list(self._everything):
-            reader.hear(event)
-        for run_reader in list(self._of_runs.get(run.number, ())):
+        if self._keeps:
+            self._next += 1
+            event = structs.replace(told.event, seq=self._next)
+            self._kept.append(event)
+            for reader in list(self._everything):
+                reader.hear(event)
+        for run_reader in self._readers_of(run.number):
             run_reader.hear(told)
+
+    def _readers_of(self, number: int) -> list[RunEvents]:
+        readers = [reader() for reader in self._of_runs.get(number, ())]
+        return [reader for reader in readers if reader is not None]
 
     # Who listens
 
     def add(self, reader: EngineEvents, after: int | None) -> None:
         """From now on, or from after that event on. Raises `EventsLost` if it is not known any more what followed."""
-        self.listening = True
+        self.listening = self._keeps = True
         if after is not None:
             oldest = self._kept[0].seq if self._kept else self._next + 1
             if not oldest - 1 <= after <= self._next:
@@ -144,21 +161,26 @@ class Hub:
 
     def add_of_run(self, reader: RunEvents, number: int) -> None:
         self.listening = True
-        self._of_runs.setdefault(number, WeakSet()).add(reader)
+        self._of_runs.setdefault(number, set()).add(ref(reader, partial(self._drop, number)))
 
     def remove_of_run(self, reader: RunEvents, number: int) -> None:
+        self._drop(number, ref(reader))
+
+    def _drop(self, number: int, reader: ReferenceType[RunEvents]) -> None:
+        """The reader has read all, or nobody holds it any more."""
         readers = self._of_runs.get(number)
         if readers is not None:
             readers.discard(reader)
             if not readers:
                 del self._of_runs[number]
+        self.listening = self._keeps or bool(self._of_runs)
 
     def close(self, error: Exception) -> None:
         """The engine is left."""
         for reader in list(self._everything):
             reader.end(error)
-        for readers in list(self._of_runs.values()):
-            for run_reader in list(readers):
+        for number in list(self._of_runs):
+            for run_reader in self._readers_of(number):
                 run_reader.end(error)
 
 
@@ -225,10 +247,11 @@ class Past(msgspec.Struct, frozen=True):
     attempts: Sequence[AttemptRow]
     signals: Sequence[SignalRow]
     progress: Progress | None
+    begun: bool  # False before its `starts_at`
 
 
 class RunEvents(_Reader, AsyncIterator[Event]):
-    """What `Engine.events(run_id)` and `RunHandle.events` return."""
+    """What `Engine.run_events` and `RunHandle.events` return."""
 
     def __init__(self, hub: Hub, look: Callable[[], Awaitable[Past]], after: int | None) -> None:
         super().__init__()
@@ -280,26 +303,31 @@ class RunEvents(_Reader, AsyncIterator[Event]):
         elif event.kind is EventKind.RUN_STARTED:
             if self._began:
                 return None
+            self._began = True
         elif event.kind is EventKind.RUN_ENDED:
             self._over = True
             self.behind.clear()
             if self._number is not None:
                 self._hub.remove_of_run(self, self._number)
-        self._began = True
         return structs.replace(event, seq=(self._place << REACHED) + self._reached)
 
 
 def _events_of(past: Past) -> Iterator[_Told]:
     """The events of a run as far as they are recorded, in the order of their times, each counter in its own order."""
-    run, names = past.run, {row.position: row.name for row in past.steps}
-    yield _started(run)
+    run, steps = past.run, {row.position: row for row in past.steps}
+    if past.begun:
+        yield _started(run)
     placed = [_recorded(run, row) for row in past.steps if row.seq is not None]
+    placed += [_signalled(run, row) for row in past.signals]
     taken = {told.place for told in placed}
     for attempt in past.attempts:
         if attempt.status is AttemptStatus.FAILED and attempt.seq not in taken:
-            name = attempt.name or names.get(attempt.position, "?")
-            placed.append(_failed(run, name, attempt, None))
-    placed += [_signalled(run, row) for row in past.signals]
+            step = None if attempt.name else steps.get(attempt.position)
+            name = attempt.name or (step.name if step else "?")
+            placed.append(_failed(run, name, attempt, _waking_after(attempt, step)))
+    taken.update(attempt.seq for attempt in past.attempts)
+    only = [row for row in past.steps if row.seq is not None and row.error is not None and row.attempts == 1]
+    placed += [_last_failed(run, row) for row in only if (row.seq or 0) - 1 not in taken]
     placed.sort(key=lambda told: told.place)
     waiting = deque(placed)
     for row in past.steps:
@@ -316,6 +344,14 @@ def _events_of(past: Past) -> Iterator[_Told]:
         yield ended(run, run.status, run.ended_at or 0, run.error, run.reason)
 
 
+def _waking_after(failed: AttemptRow, step: StepRow | None) -> int | None:
+    """When the next attempt was to begin, if that is known: of a step only the latest such time is."""
+    if step is None:
+        return None
+    is_latest = step.attempts == failed.attempt and step.status in (StepStatus.SCHEDULED, StepStatus.PENDING)
+    return step.wake_at if is_latest or step.attempts == failed.attempt + 1 else None
+
+
 def _was_before(told: _Told, reached: _Told) -> bool:
     """Whether it happened before a step was reached. Of one moment what is recorded of earlier steps is the cause."""
     at, then = told.event.at, reached.event.at
@@ -330,7 +366,7 @@ def _told(
 
 
 def _started(run: RunRow) -> _Told:
-    return _told(run, EventKind.RUN_STARTED, run.starts_at)
+    return _told(run, EventKind.RUN_STARTED, max(run.starts_at, run.created_at))  # a fork is younger than its start
 
 
 def _reached(run: RunRow, row: StepRow) -> _Told:

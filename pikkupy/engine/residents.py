@@ -222,6 +222,13 @@ class Residents:
         execution.tear_down()
         return commands.end if isinstance(commands.end, Parked) else None
 
+    def approvals_of(self, recorded: Recorded) -> set[str]:
+        """Names of the decisions that the run has asked for, by the present code. Nothing is carried out."""
+        workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(recorded.run.workflow)
+        execution, _ = self._begin(workflow, recorded, self._variables.copy())
+        execution.tear_down()
+        return execution.approvals
+
     def is_ending(self, number: int) -> bool:
         """True while the end of the run is on its way to the disk."""
         active = self.resident(number)
@@ -430,6 +437,11 @@ class Residents:
             self._host.info("run_started", run_id=run.run_id, workflow=workflow.name)
         else:
             self._host.info("run_recovered", run_id=run.run_id, workflow=workflow.name)
+        if self.events.listening:
+            if is_new:
+                self.events.started(run)
+            if run.parked is not None:
+                self.events.moved(run, EventKind.RESUMED, self._host.now_us())
         active = self._add(execution, recorded)
         active.since_s = self._host.loop.time()
         active.adopt(commands, cut_off=not clean and run.parked is None)

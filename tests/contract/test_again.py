@@ -12,7 +12,9 @@ import msgspec
 import pytest
 
 from pikkupy import (
+    Decided,
     Engine,
+    Expired,
     PayloadError,
     Pikku,
     RunConflict,
@@ -346,10 +348,66 @@ async def test_a_fork_that_cannot_be_is_refused() -> None:
             await engine.fork("r", at="mail", overrides={"profile": {"id": "x"}})
         with pytest.raises(PayloadError):
             await engine.fork("r", at="mail", input="five")
+        for overrides in (["profile"], {0: 1}, "profile", 0):
+            with pytest.raises(TypeError, match=r"overrides=.*a mapping of names of steps"):
+                await engine.fork("r", at="mail", overrides=overrides)  # type: ignore[arg-type]
         with pytest.raises(RunConflict, match="'r' exists"):
             await engine.fork("r", at="mail", new_run_id="r")
         with pytest.raises(RunNotFound):
             await engine.fork("nobody", at="mail")
+        assert len((await engine.list_runs()).runs) == 1
+
+
+class Refund(msgspec.Struct):
+    amount: int
+
+
+async def approving(workflow: Workflow) -> Any:
+    paid = await workflow.wait_for_signal("paid", Refund)
+    answer = await workflow.approval("refund", Refund, timeout="1d")
+    return await workflow.do("end", lambda: [paid.amount, repr(answer)])
+
+
+@each_way
+@pytest.mark.parametrize(
+    ("given", "decided"),
+    [
+        (Refund(2), Decided(Refund(2))),
+        ({"amount": 2}, Decided(Refund(2))),
+        ({"decision": {"amount": 2}, "decided_by": "bob"}, Decided(Refund(2), "bob")),
+        (Decided(Refund(2), "bob"), Decided(Refund(2), "bob")),
+        (Expired(), Expired()),
+    ],
+    ids=repr,
+)
+async def test_a_fork_can_have_another_decision(settings: dict[str, Any], given: Any, decided: Any) -> None:
+    """As the workflow gets it, or as it is sent."""
+    app = App(**settings)
+    async with app.open(approving) as engine:
+        await engine.start("flow", run_id="r")
+        await engine.signal("r", "paid", {"amount": 1})
+        await engine.signal("r", "refund", {"amount": 1})
+        assert await ended(engine) == "completed"
+        forked = await engine.fork("r", at="end", overrides={"refund": given, "paid": {"amount": 7}})
+        assert await forked.result(timeout="900d") == [7, repr(decided)]
+
+
+async def test_what_does_not_fit_a_wait_is_refused_in_the_call() -> None:
+    """Before anything is written, and not by a run that is parked."""
+    app = App()
+    async with app.open(approving) as engine:
+        await engine.start("flow", run_id="r")
+        await engine.signal("r", "paid", {"amount": 1})
+        await engine.signal("r", "refund", {"amount": 1})
+        assert await ended(engine) == "completed"
+        for unfit in (False, None, (Refund(1), "bob"), Decided({"amount": "x"}), Decided(Refund(1), 5)):  # type: ignore[arg-type]
+            with pytest.raises(PayloadError, match=r"'refund'.*no longer fits"):
+                await engine.fork("r", at="end", overrides={"refund": unfit})
+        with pytest.raises(PayloadError, match=r"'paid'.*no longer fits"):
+            await engine.fork("r", at="end", overrides={"paid": "x"})
+        for value in (Decided(Refund(1)), Expired()):
+            with pytest.raises(ValueError, match="'paid' is no approval"):
+                await engine.fork("r", at="end", overrides={"paid": value})
         assert len((await engine.list_runs()).runs) == 1
 
 
