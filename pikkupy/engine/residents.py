@@ -171,6 +171,8 @@ class Residents:
         recorded = await self._host.journal.recorded(number)
         if recorded is None or recorded.run.status in FINAL_RUNS or recorded.run.parked is not None:
             return None
+        if self._starts_later(recorded):
+            return None  # it goes on waiting where it does
         adopt = partial(self._adopt, recorded, clean=True, changes=[])
         await in_callback(self._host.loop, adopt)
         active = self.resident(number)
@@ -391,8 +393,7 @@ class Residents:
         except WorkflowNotFound as error:
             self._park(run, _missing(error), changes)
             return
-        is_new = run.starts_at > run.created_at and not (recorded.steps or recorded.timers)
-        if is_new and run.starts_at > self._host.now_us():
+        if self._starts_later(recorded):
             self._host.write(changes)
             self._host.timers.call_at(run.starts_at, partial(self._begin_delayed, run.number))
             return
@@ -404,15 +405,18 @@ class Residents:
             return
         if changes:
             self._host.write(changes)
-        if is_new:
+        if _is_new(recorded):
             self._host.info("run_started", run_id=run.run_id, workflow=workflow.name)
         else:
             self._host.info("run_recovered", run_id=run.run_id, workflow=workflow.name)
         active = self._add(execution, recorded)
         active.adopt(commands, cut_off=not clean and run.parked is None)
 
+    def _starts_later(self, recorded: Recorded) -> bool:
+        return _is_new(recorded) and recorded.run.starts_at > self._host.now_us()
+
     def _begin_delayed(self, number: int) -> None:
-        self._run_errand(self._load_alone(number))
+        self._run_errand(self.bring([number]))  # if the clock was set back meanwhile, it waits again
 
     async def _load_alone(self, number: int) -> None:
         async with self.holds.alone(number):
@@ -484,6 +488,11 @@ class Residents:
                 self.events.moved(run, EventKind.SUSPENDED, self._host.now_us(), reason=end.reason)
         if changes:
             self._host.write(changes)
+
+
+def _is_new(recorded: Recorded) -> bool:
+    """True for a run with a later start whose body has not begun, as far as is known."""
+    return recorded.run.starts_at > recorded.run.created_at and not (recorded.steps or recorded.timers)
 
 
 def _missing(error: WorkflowNotFound) -> Parked:
