@@ -99,6 +99,11 @@ class Residents:
         """True if a new run that only waits should do so in the file."""
         return len(self.active) >= self._limit
 
+    @property
+    def crowded(self) -> bool:
+        """True while no run should come into memory before it has to."""
+        return len(self.active) > self._limit
+
     def waits_from_start(self, begun: Begun) -> Waits | None:
         """The waits of a run that has taken its first turn, if it only waits, and for so long that it leaves memory."""
         if begun.execution.told is not None:
