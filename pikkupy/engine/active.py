@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -250,7 +250,8 @@ class ActiveRun:
         commands.armed = [Armed(armed.number, armed.due_us, 0) for armed in commands.armed]  # set in an earlier life
         if self.parked is not None:
             # That it goes on is on disk before it does: what it does then counts, if that is what kills the process.
-            self._hold(commands, [self.moved(RunEvent.RESUME, None)])
+            move = self.moved(RunEvent.RESUME, None)
+            self._hold(commands, [move], partial(self._told_resumed, move))
             return
         self._take_over(commands.calls)
         flying = in_flight(commands, self._rows, self.host.now_us()) if cut_off and commands.end is None else []
@@ -268,15 +269,20 @@ class ActiveRun:
         else:
             self._hold(commands, rows)
 
-    def _hold(self, commands: Commands, changes: Sequence[Change]) -> None:
-        """Carry out the commands when `changes` are on disk."""
+    def _hold(self, commands: Commands, changes: Sequence[Change], tell: Callable[[], object] = bool) -> None:
+        """When `changes` are on disk, `tell`, and carry out the commands."""
         self._held = True
-        self.host.write(changes, partial(self._carry_on, commands))
+        self.host.write(changes, partial(self._carry_on, commands, tell))
 
-    def _carry_on(self, commands: Commands) -> None:
+    def _carry_on(self, commands: Commands, tell: Callable[[], object]) -> None:
         self._held = False
+        tell()
         if not self.ending:
             self.carry_out(commands)
+
+    def _told_resumed(self, move: RunMove) -> None:
+        if self.home.events.listening:
+            self.home.events.moved(self.run, EventKind.RESUMED, move.at)
 
     # Steps
 

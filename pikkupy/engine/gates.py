@@ -19,7 +19,7 @@ def show(run: Resident) -> None:
         step.recorded = True
     reason = "; ".join(without_ordinal(step.call.name) for step in gates) or None
     if run.parked is not None or reason != run.reason:
-        if run.parked is not None and gates and not changes and run.home.events.listening:
+        if gates and not changes and run.reason is None and run.home.events.listening:  # back at them after a mend
             run.home.events.moved(run.run, EventKind.SUSPENDED, run.host.now_us(), reason=reason)
         changes.append(run.moved(RunEvent.SUSPEND if gates else RunEvent.RESUME, reason))
         run.log().info("run_suspended" if gates else "run_resumed", **({"reason": reason} if reason else {}))
