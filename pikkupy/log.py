@@ -27,7 +27,7 @@ EVENTS: dict[str, str] = {
     "journal_failed": "The journal cannot be written any more; the engine stops, and a restart goes by the file.",
     "run_started": "A run is on disk and begins.",
     "run_recovered": "A run that an earlier process left unfinished goes on.",
-    "run_damaged": "What is recorded of a run does not have its checksum; the run is left alone, the others go on.",
+    "run_damaged": "What is recorded of a run is damaged, or cannot be decoded; it is left alone, the others go on.",
     "run_cut_off": "A crash had cut off an attempt of this run; too many in a row suspend it.",
     "run_suspended": "A run is parked: by its own code, by a signal that it awaits, or because its code has changed.",
     "run_resumed": "A suspended run goes on.",

@@ -51,6 +51,7 @@ from pikkupy.errors import (
 from pikkupy.failures import storable
 from pikkupy.log import logger
 from pikkupy.names import check_name, check_step_name
+from pikkupy.payloads import check_readable
 from pikkupy.registry import Registry, WorkflowFunction
 from pikkupy.services import check_services
 from pikkupy.store import Done
@@ -501,6 +502,7 @@ class Engine:
             raise RunFailed(run_id, end.error)
         if end.status is RunStatus.CANCELLED:
             raise RunCancelled(run_id, end.reason or "")
+        check_readable(end.output or "null")
         _, output_type = asking.types_of(host, workflow)
         return host.values.decode(end.output or "null", output_type, what="output of run", name=run_id)
 

@@ -165,7 +165,7 @@ async def open_host(
 ) -> Host:
     """Open the journal and build the rooms around it."""
     loop = asyncio.get_running_loop()
-    journal = await Journal.open(path, durability=config.durability, now_us=clock.now_us())
+    journal = await Journal.open(path, durability=config.durability, now_us=clock.now_us(), codec=config.payload_codec)
     journal.on_failure = journal_failed
     journal.on_release = clock.poke
     values = Codec(config.max_payload, config.warn_payload, partial(_large, log))
