@@ -178,7 +178,7 @@ async def open_host(
         registry=registry,
         values=values,
         timers=timers,
-        workers=Workers(config, values, timers, services),
+        workers=Workers(config, values, timers, services, registry.in_processes()),
         services=services,
         log=log,
         shown=Shown(loop, microseconds(config.show_running_after) / 1e6),

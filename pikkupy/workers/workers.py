@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 from functools import partial
 
@@ -16,6 +16,7 @@ from pikkupy.services import StepContext
 from pikkupy.workers.attempts import Attempt, Premises, Where, where
 from pikkupy.workers.lanes import Lane
 from pikkupy.workers.loop_attempts import LoopAttempt, call_inline
+from pikkupy.workers.messages import called
 from pikkupy.workers.process_attempts import ProcessAttempt
 from pikkupy.workers.processes import Processes
 from pikkupy.workers.thread_attempts import ThreadAttempt
@@ -37,7 +38,15 @@ class Workers:
     `await_inline` is to await.
     """
 
-    def __init__(self, config: Config, values: Values, scheduler: Scheduler, application: object | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        values: Values,
+        scheduler: Scheduler,
+        application: object | None,
+        in_processes: Iterable[Callable[..., object]] = (),
+    ) -> None:
+        """`in_processes`: the functions that worker processes may be asked for."""
         loop = asyncio.get_running_loop()
         self._cancel_grace_us = microseconds(config.cancel_grace)
         self.on_loop: Lane[Attempt] = Lane(config.async_workers, loop, self._lane_emptied)
@@ -57,7 +66,7 @@ class Workers:
             application=application,
             cancel_grace_us=self._cancel_grace_us,
             threads=Threads(loop),
-            processes=Processes(config.max_payload, config.warn_payload),
+            processes=Processes(config.max_payload, config.warn_payload, map(called, in_processes)),
             loop_is_ending=self._loop_is_ending,
         )
         self.call_inline = partial(call_inline, values)
