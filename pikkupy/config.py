@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypedDict
 
 import msgspec
@@ -78,6 +79,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What users' values go through on their way to the file and back, to be encrypted or compressed; `None`: anybody
     who can read the file can read them. `pikkupy.encryption.AesGcm` encrypts."""
 
+    redact: Callable[[str], str] | None = None
+    """What messages and tracebacks of errors go through before they are recorded, told to the workflow and logged, and
+    every text in the engine's own log lines: it takes secrets out. It may see a text more than once, on any thread; if
+    it raises, the text is left out. `None`: they stay as they are."""
+
     def __post_init__(self) -> None:
         if self.durability not in ("full", "process"):
             raise BadValue(f"durability={self.durability!r}: use 'full' or 'process'")
@@ -92,6 +98,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("encode", "decode") if self.payload_codec is not None else ():
             if isinstance(self.payload_codec, type) or not callable(getattr(self.payload_codec, name, None)):
                 raise BadType(f"payload_codec={self.payload_codec!r}: use an object with encode and decode, or None")
+        if self.redact is not None and not callable(self.redact):
+            raise BadType(f"redact={self.redact!r}: use a function from text to text, or None")
         if self.watchdog_after is not None:
             named_microseconds("watchdog_after", self.watchdog_after)
 
@@ -114,3 +122,4 @@ class Settings(TypedDict, total=False):
     resident_runs: int
     unload_after: Duration
     payload_codec: PayloadCodec | None
+    redact: Callable[[str], str] | None

@@ -56,9 +56,11 @@ _STDLIB.addHandler(logging.NullHandler())  # without it, warnings of an unconfig
 _BARE = re.compile(r"[^\s\"'=\\]+")  # a value that can stand in a line without quotes
 
 
-def logger(*, silent: Callable[[], bool] | None = None) -> Logger:
-    """A logger of the name `pikkupy`. While `silent` returns true it says nothing."""
+def logger(*, silent: Callable[[], bool] | None = None, redact: Callable[[str], str] | None = None) -> Logger:
+    """A logger of the name `pikkupy`. While `silent` returns true it says nothing. Texts in it go through `redact`."""
     processors: list[Processor] = [structlog.stdlib.filter_by_level, _as_record]
+    if redact is not None:
+        processors.insert(1, _redacting(redact))
     if silent is not None:
         processors.insert(1, _unless(silent))
     wrapped = structlog.wrap_logger(
@@ -89,6 +91,13 @@ def _unless(silent: Callable[[], bool]) -> Processor:
         return event_dict
 
     return pass_or_drop
+
+
+def _redacting(redact: Callable[[str], str]) -> Processor:
+    def redact_texts(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+        return {name: redact(value) if type(value) is str else value for name, value in event_dict.items()}
+
+    return redact_texts
 
 
 def _drop() -> NoReturn:

@@ -408,6 +408,8 @@ class ActiveRun:
         self.home.outlet.flush()  # what it has emitted is on disk before its outcome
         step.attempt = step.context = None
         step.working = False
+        if isinstance(outcome, Failed):
+            outcome = self.host.redacted(outcome)
         if self.ending:
             self._keep_evidence(step, outcome)
         elif isinstance(outcome, Succeeded):
@@ -426,7 +428,7 @@ class ActiveRun:
 
     def fail(self, step: LiveStep, failed: Failed, also: Sequence[Change] = (), then: Sequence[Done] = ()) -> None:
         """An attempt has failed: another follows, or the step fails. `also` is written with that, `then` is told."""
-        now_us = self.host.now_us()
+        now_us, failed = self.host.now_us(), self.host.redacted(failed)
         self.log().info(
             "step_attempt_failed",
             step=step.call.name,
@@ -461,6 +463,8 @@ class ActiveRun:
         self, step: LiveStep, outcome: Succeeded | Failed, also: Sequence[Change] = (), then: Sequence[Done] = ()
     ) -> None:
         """Record the step's outcome; as `land`."""
+        if isinstance(outcome, Failed):
+            outcome = self.host.redacted(outcome)
         del self.steps[step.call.position]
         now_us = self.host.now_us()
         if step.attempts > 1:
@@ -525,6 +529,8 @@ class ActiveRun:
         if self.status is RunStatus.SUSPENDED:
             return  # the step is not over: its next attempt has this one's number and place
         if not isinstance(outcome, Stopped) and step.attempts:
+            if isinstance(outcome, Failed):
+                outcome = self.host.redacted(outcome)
             row = step.attempt_row(outcome, self.next_seq(), self.host.now_us())
             self.host.journal.submit([row], _nothing_more)  # refused if the run was deleted meanwhile, which is fine
 
@@ -662,6 +668,7 @@ class ActiveRun:
     def begin_end(self, end: End, changes: list[Change], then: list[Done]) -> None:
         """End the run: `changes` get what is to be written for it and for its children, `then` who is to be told."""
         self.ending = True
+        end = self.host.redacted_end(end)
         self.home.outlet.flush()  # readers take the end for the end of the stream
         self._drop_timers()
         steps = list(self.steps.values())

@@ -48,7 +48,7 @@ from pikkupy.errors import (
     RunStateError,
     WorkflowMisuse,
 )
-from pikkupy.failures import storable
+from pikkupy.failures import safely, storable
 from pikkupy.log import logger
 from pikkupy.names import check_name, check_step_name
 from pikkupy.payloads import check_readable
@@ -77,7 +77,7 @@ class Engine:
         self._services = services
         self._clock = SystemClock() if clock is None else clock
         self._config = config
-        self._log = logger()
+        self._log = logger(redact=safely(config.redact))
         self._parts: Parts | None = None
         self._unusable: PikkuError = _not_open()
 

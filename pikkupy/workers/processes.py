@@ -20,7 +20,7 @@ from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from pikkupy.errors import WorkerLost
-from pikkupy.log import logger
+from pikkupy.log import Logger
 from pikkupy.services import StepContext
 from pikkupy.workers.messages import LENGTH, NEWS, Application, Called, framed, source_of_main
 
@@ -41,10 +41,11 @@ _BOOT = (
 class Processes:
     """The worker processes of one engine. The lane in front of it limits how many there are."""
 
-    def __init__(self, max_payload: int, warn_payload: int, functions: Iterable[Called]) -> None:
+    def __init__(self, max_payload: int, warn_payload: int, functions: Iterable[Called], log: Logger) -> None:
         """`functions` are those that can be called; each call adds its own, for those that are registered later."""
         self._settings = (str(max_payload), str(warn_payload))
         self._functions = frozenset(functions)
+        self._log = log
         self._idle: list[_Worker] = []
         self._alive: set[_Worker] = set()
 
@@ -90,7 +91,7 @@ class Processes:
             await worker.gone()
             if not isinstance(error, WorkerLost):
                 raise
-            logger().warning("worker_lost", run_id=step.run_id, step=step.step_name, pid=worker.pid, reason=str(error))
+            self._log.warning("worker_lost", run_id=step.run_id, step=step.step_name, pid=worker.pid, reason=str(error))
             raise WorkerLost(f"{error} while it ran step {step.step_name!r}") from None
         self._idle.append(worker)
         return answer

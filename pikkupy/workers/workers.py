@@ -12,6 +12,8 @@ from pikkupy.core.commands import StepCall
 from pikkupy.core.outcomes import Outcome, Stopped
 from pikkupy.core.ports import Scheduler, Values
 from pikkupy.durations import microseconds
+from pikkupy.failures import safely
+from pikkupy.log import logger
 from pikkupy.services import StepContext
 from pikkupy.workers.attempts import Attempt, Premises, Where, where
 from pikkupy.workers.lanes import Lane
@@ -47,7 +49,7 @@ class Workers:
         in_processes: Iterable[Callable[..., object]] = (),
     ) -> None:
         """`in_processes`: the functions that worker processes may be asked for."""
-        loop = asyncio.get_running_loop()
+        loop, log = asyncio.get_running_loop(), logger(redact=safely(config.redact))
         self._cancel_grace_us = microseconds(config.cancel_grace)
         self.on_loop: Lane[Attempt] = Lane(config.async_workers, loop, self._lane_emptied)
         self._on_threads: Lane[Attempt] = Lane(config.thread_workers, loop, self._lane_emptied)
@@ -66,7 +68,8 @@ class Workers:
             application=application,
             cancel_grace_us=self._cancel_grace_us,
             threads=Threads(loop),
-            processes=Processes(config.max_payload, config.warn_payload, map(called, in_processes)),
+            processes=Processes(config.max_payload, config.warn_payload, map(called, in_processes), log),
+            log=log,
             loop_is_ending=self._loop_is_ending,
         )
         self.call_inline = partial(call_inline, values)
