@@ -21,6 +21,7 @@ Logger: TypeAlias = structlog.stdlib.BoundLogger
 EVENTS: dict[str, str] = {
     "engine_opened": "An engine has opened its journal and taken up what was unfinished.",
     "engine_closed": "An engine was left in good order.",
+    "folder_open_to_all": "Everybody can write the folder of the journal: anybody could put another file in its place.",
     "journal_waiting": "A commit waits for the disk or for another writer; nothing is lost, dispatching is paused.",
     "journal_resumed": "The journal goes on after it had to wait.",
     "journal_left_unclean": "The file could not be closed in good order; the next start looks at it as after a crash.",
