@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextvars import copy_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -180,7 +181,8 @@ def asked(function: Called, *, knows: Any = functions.context, data: str | None 
     step = StepContext("r", "flow", "r/Call", "Call", 1)
     application = Application(frozenset({called(knows.fn)}), Main(None, None))
     reporter: Any = SimpleNamespace(begin=lambda step: RAN.append("began"))
-    return perform(Request(function=function, step=step, data=data), application, Codec(), reporter)
+    request = Request(function=function, step=step, data=data)
+    return copy_context().run(perform, request, application, Codec(), reporter)
 
 
 @pytest.mark.parametrize(
@@ -218,14 +220,17 @@ def test_no_other_name_is_looked_up(module: str, name: str) -> None:
     assert set(sys.modules) == known
 
 
-def test_a_frame_does_not_choose_what_is_imported() -> None:
-    """Neither a module of that name nor the program's own, whatever the data says."""
-    assert "this" not in sys.modules
+def test_a_frame_does_not_choose_what_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a module that is there nor, because of a text, the program's own."""
+    (tmp_path / "never_imported.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    known = set(sys.modules)
 
-    for function in (Called("this", "s"), Called("__main__", "main")):
-        assert asked(function, data='"__main__ and __main__:Order"').error.type == "pikkupy.errors.RegistrationError"
+    for module in ("never_imported", "tests.workers.functions"):
+        reply = asked(Called(module, "s"), data='"__main__ and __main__:Order and \\"$t\\":\\"__main__:Order\\""')
+        assert reply.error.type == "pikkupy.errors.RegistrationError"
 
-    assert "this" not in sys.modules and "__mp_main__" not in sys.modules
+    assert set(sys.modules) == known
 
 
 async def test_a_function_that_was_registered_later_gets_a_process_that_knows_it() -> None:
