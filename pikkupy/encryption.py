@@ -26,8 +26,12 @@ class AesGcm:
     A key may encrypt 2**32 values: rotate before that. Any thread may use it.
     """
 
-    def __init__(self, keys: Mapping[str, bytes], current: str) -> None:
-        """Raises `ValueError` or `TypeError` for a key that is not 32 bytes and for a `current` that is not there."""
+    def __init__(self, keys: Mapping[str, bytes], current: str, *, accept_plain: bool = True) -> None:
+        """`accept_plain=False` refuses values that are not encrypted, for a file that has been from its beginning: then
+        nobody who can write the file but has no key can put a value of his own into it.
+
+        Raises `ValueError` or `TypeError` for a key that is not 32 bytes and for a `current` that is not there.
+        """
         for name, key in keys.items():
             check_name(name, "id of a key")
             if not isinstance(key, bytes | bytearray | memoryview):
@@ -38,6 +42,7 @@ class AesGcm:
             raise BadValue(f"current={current!r} is no key; there are {', '.join(map(repr, keys)) or 'none'}")
         self._ciphers = {name: AESGCM(bytes(key)) for name, key in keys.items()}
         self._current = current
+        self.accept_plain = accept_plain
 
     def __repr__(self) -> str:
         return f"AesGcm(keys={sorted(self._ciphers)}, current={self._current!r})"

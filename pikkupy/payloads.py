@@ -66,7 +66,8 @@ class PayloadCodec(Protocol):
     """What `Config.payload_codec` takes: it encrypts, or compresses, every value that a user hands over.
 
     Both methods are called on database threads, perhaps at the same time; they may block. What `encode` raises refuses
-    the write; what `decode` raises is the reason of a `PayloadUnreadable`.
+    the write; what `decode` raises is the reason of a `PayloadUnreadable`. A codec with an attribute `accept_plain`
+    that is false is for files that are encoded from the beginning: values that are not are refused as unreadable.
     """
 
     def encode(self, text: str, context: PayloadContext, /) -> Encoded:
@@ -99,9 +100,14 @@ def text_of(cipher: Cipher) -> str:
     return _ENCODED + msgspec.json.encode(cipher).decode()[1:]
 
 
+def is_encoded(text: str) -> bool:
+    """Whether a column of the file holds an encoded value."""
+    return text.startswith(_ENCODED)
+
+
 def cipher_in(text: str) -> Cipher | None:
     """What an encoded value in the file holds; None for a plain one."""
-    if not text.startswith(_ENCODED):
+    if not is_encoded(text):
         return None
     try:
         return msgspec.json.decode(text, type=Cipher)

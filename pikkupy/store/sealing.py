@@ -30,7 +30,16 @@ from pikkupy.core.model import (
     StepSetAside,
 )
 from pikkupy.errors import JournalError, PayloadUnreadable
-from pikkupy.payloads import Cipher, PayloadCodec, PayloadContext, PayloadKind, cipher_in, text_of, unreadable_text
+from pikkupy.payloads import (
+    Cipher,
+    PayloadCodec,
+    PayloadContext,
+    PayloadKind,
+    cipher_in,
+    is_encoded,
+    text_of,
+    unreadable_text,
+)
 from pikkupy.store import reader
 from pikkupy.store.plan import Kind, Op, op_of
 from pikkupy.store.rows import SealedError
@@ -57,10 +66,9 @@ class Ids:
 
     def of(self, db: sqlite3.Connection, number: int) -> str:
         """The id of the run of that number, "?" if there is none."""
-        known = self._known.get(number)
-        if known is None:
-            known = self._known[number] = reader.run_ids(db, [number]).get(number, "?")
-        return known
+        if number not in self._known:
+            self._known.update(reader.run_ids(db, [number]))
+        return self._known.get(number, "?")
 
 
 class Sealer:
@@ -211,29 +219,30 @@ def _explain(why: str) -> str:
 class _Opening:
     """One answer of the reader on its way out."""
 
-    __slots__ = ("_codec", "_db", "_ids", "_unread")
+    __slots__ = ("_codec", "_db", "_ids", "_plain_too", "_unread")
 
     def __init__(self, db: sqlite3.Connection, codec: PayloadCodec | None, ids: Ids, unread: Unread) -> None:
         self._db = db
         self._codec = codec
         self._ids = ids
         self._unread = unread
+        self._plain_too = codec is None or getattr(codec, "accept_plain", True)
 
     def record(self, found: Any) -> Any:
-        """`found` with every encoded value in it decoded; what is plain is left as it is."""
+        """`found` with every encoded value in it decoded; what is plain is left as it is, or refused."""
         match found:
             case StepRow():
                 return self._step(found)
             case RunRow():
                 return self._run(found)
-            case AttemptRow(error=SealedError() as error):
+            case AttemptRow(error=ErrorInfo() as error) if not self._stays(error):
                 run_id = self._ids.of(self._db, found.run)
                 context = PayloadContext(run_id=run_id, kind="attempt error", place=found.seq)
                 return structs.replace(found, error=self._error(error, context))
-            case SignalRow(payload=str(payload)) if cipher_in(payload) is not None:
+            case SignalRow(payload=str(payload)) if not self._stays(payload):
                 context = _of_signal(found, self._ids.of(self._db, found.run))
                 return structs.replace(found, payload=self._text(payload, context))
-            case ChunkRow() if cipher_in(found.value) is not None:
+            case ChunkRow() if not self._stays(found.value):
                 context = _of_chunk(found, self._ids.of(self._db, found.run))
                 return structs.replace(found, value=self._text(found.value, context))
             case Recorded():
@@ -254,58 +263,66 @@ class _Opening:
 
     def _run(self, row: RunRow) -> RunRow:
         opened: dict[str, Any] = {}
-        for kind in ("input", "output"):
-            text = getattr(row, kind)
-            if text is not None and cipher_in(text) is not None:
-                opened[kind] = self._text(text, PayloadContext(run_id=row.run_id, kind=kind))
-        if isinstance(row.error, SealedError):
-            opened["error"] = self._error(row.error, PayloadContext(run_id=row.run_id, kind="error"))
-        if row.reason is not None and cipher_in(row.reason) is not None:
-            opened["reason"] = self._shown(row.reason, PayloadContext(run_id=row.run_id, kind="reason"))
-        if row.progress is not None and cipher_in(row.progress) is not None:
-            shown = self._shown(row.progress, PayloadContext(run_id=row.run_id, kind="progress"), json=True)
-            opened["progress"] = shown
+        kinds: tuple[PayloadKind, ...] = ("input", "output", "error", "reason", "progress")
+        for kind in kinds:
+            value = getattr(row, kind)
+            if self._stays(value):
+                continue
+            context = PayloadContext(run_id=row.run_id, kind=kind)
+            if kind == "error":
+                opened[kind] = self._error(value, context)
+            elif kind in ("input", "output"):
+                opened[kind] = self._text(value, context)
+            else:
+                opened[kind] = self._shown(value, context)
         return structs.replace(row, **opened) if opened else row
 
     def _step(self, row: StepRow) -> StepRow:
         output, error = row.output, row.error
-        sealed = output is not None and output.startswith('{"$t":"encoded"') and cipher_in(output) is not None
-        if not sealed and type(error) is not SealedError:
+        if self._stays(output) and self._stays(error):
             return row
         run_id = self._ids.of(self._db, row.run)
-        if output is not None and sealed:
+        if output is not None and not self._stays(output):
             output = self._text(output, PayloadContext(run_id=run_id, kind="step output", name=row.name))
-        if isinstance(error, SealedError):
+        if error is not None and not self._stays(error):
             error = self._error(error, PayloadContext(run_id=run_id, kind="step error", name=row.name))
         return structs.replace(row, output=output, error=error)
 
+    def _stays(self, value: str | ErrorInfo | None) -> bool:
+        """True if there is nothing to decode, and nothing to refuse."""
+        if value is None:
+            return True
+        plain = not is_encoded(value) if type(value) is str else type(value) is not SealedError
+        return plain and self._plain_too
+
     def _text(self, text: str, context: PayloadContext) -> str:
-        cipher = cipher_in(text)
-        assert cipher is not None
         try:
-            return self._plain(cipher, context)
+            return self._decoded(cipher_in(text), context)
         except PayloadUnreadable as error:
             return self._unread(str(error))
 
-    def _shown(self, text: str, context: PayloadContext, *, json: bool = False) -> str:
+    def _shown(self, text: str, context: PayloadContext) -> str:
         """As `_text` of what is only ever shown: it keeps no run from going on."""
-        cipher = cipher_in(text)
-        assert cipher is not None
         try:
-            return self._plain(cipher, context)
+            return self._decoded(cipher_in(text), context)
         except PayloadUnreadable as error:
-            return msgspec.json.encode(str(error)).decode() if json else str(error)
+            return msgspec.json.encode(str(error)).decode() if context.kind == "progress" else str(error)
 
-    def _error(self, error: SealedError, context: PayloadContext) -> ErrorInfo:
+    def _error(self, error: ErrorInfo, context: PayloadContext) -> ErrorInfo:
         try:
-            text = self._plain(error.encoded, context)
+            text = self._decoded(error.encoded if isinstance(error, SealedError) else None, context)
             message, traceback = msgspec.json.decode(text, type=tuple[str, str])
-        except PayloadUnreadable as unreadable:
-            self._unread(str(unreadable))
-            message, traceback = str(unreadable), ""
+        except (PayloadUnreadable, msgspec.MsgspecError) as unreadable:
+            why = (
+                str(unreadable) if isinstance(unreadable, PayloadUnreadable) else f"{context}: its codec gave no error"
+            )
+            self._unread(why)
+            message, traceback = why, ""
         return ErrorInfo(error.type, message, traceback, error.bases, error.steps)
 
-    def _plain(self, cipher: Cipher, context: PayloadContext) -> str:
+    def _decoded(self, cipher: Cipher | None, context: PayloadContext) -> str:
+        if cipher is None:
+            raise PayloadUnreadable(f"{context} is not encoded, and the payload codec accepts no plain values")
         what = f"{context} is encoded with key {cipher.k!r}"
         if self._codec is None:
             raise PayloadUnreadable(f"{what}, and this engine has no codec; open it with its payload_codec=")

@@ -28,6 +28,7 @@ from pikkupy import (
     Workflow,
     current_step,
 )
+from pikkupy.core.model import ErrorInfo, StepStatus
 from pikkupy.encryption import AesGcm
 from pikkupy.store.rows import run_columns, run_of, step_columns, step_of
 from pikkupy.testing import VirtualClock
@@ -403,6 +404,47 @@ async def test_a_ciphertext_is_of_use_only_where_it_was_written(
 
     assert statuses == ["running", "running"]
     assert sum("run_damaged" in record.getMessage() for record in caplog.records) == 2
+
+
+def plain_input(runs: dict[str, Any], steps: dict[tuple[str, int], Any]) -> None:
+    runs["a"] = msgspec.structs.replace(runs["a"], input='{"card":"forged"}')
+
+
+def plain_output(runs: dict[str, Any], steps: dict[tuple[str, int], Any]) -> None:
+    steps[runs["a"].number, 0] = msgspec.structs.replace(steps[runs["a"].number, 0], output='"forged"')
+
+
+def plain_error(runs: dict[str, Any], steps: dict[tuple[str, int], Any]) -> None:
+    step = steps[runs["a"].number, 0]
+    error = ErrorInfo("ValueError", "forged", "")
+    failed = msgspec.structs.replace(step, status=StepStatus.FAILED, output=None, error=error)
+    steps[runs["a"].number, 0] = failed
+
+
+@pytest.mark.parametrize("change", [plain_input, plain_output, plain_error], ids=lambda change: change.__name__)
+async def test_a_forged_plain_value_is_refused_where_none_is_accepted(
+    tmp_path: Path, change: Callable[..., None]
+) -> None:
+    """And a whole run without a plain value is not."""
+    path, strict = tmp_path / "j.db", AesGcm({"new": NEW}, "new", accept_plain=False)
+    async with program().open(path, payload_codec=strict) as engine:
+        await run_everything(engine)
+        with pytest.raises(RunFailed):
+            await engine.run("failing", "x", run_id="failing")
+    await encrypted(path, "a")
+    async with program().open(path, payload_codec=strict) as engine:
+        await engine.fork("all", at="Child")
+        assert len(await engine.history("failing")) == 2
+        assert len([chunk async for chunk in engine.stream("all")]) == 2
+        before = await engine.get_run("all")
+    rewritten(path, change)
+
+    async with program().open(path, payload_codec=strict) as engine:
+        with pytest.raises(PayloadUnreadable, match=r"of run 'a' is not encoded, and the payload codec"):
+            await engine.signal("a", "told", "x")
+        assert (await engine.get_run("all")) == before
+    async with program().open(path, payload_codec=aes()) as engine:
+        await engine.signal("a", "told", "x")
 
 
 async def test_what_looks_encoded_but_is_a_user_s_value_is_that_value(tmp_path: Path) -> None:
