@@ -66,8 +66,9 @@ class PayloadCodec(Protocol):
     """What `Config.payload_codec` takes: it encrypts, or compresses, every value that a user hands over.
 
     Both methods are called on database threads, perhaps at the same time; they may block. What `encode` raises refuses
-    the write; what `decode` raises is the reason of a `PayloadUnreadable`. A codec with an attribute `accept_plain`
-    that is false is for files that are encoded from the beginning: values that are not are refused as unreadable.
+    the write: its caller is told, and a write of the engine's own stops the engine, as a disk that fails does. What
+    `decode` raises is the reason of a `PayloadUnreadable`. A codec with an attribute `accept_plain` that is false is
+    for files that are encoded from the beginning: values that are not are refused as unreadable.
     """
 
     def encode(self, text: str, context: PayloadContext, /) -> Encoded:

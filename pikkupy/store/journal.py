@@ -133,7 +133,7 @@ class Journal:
         `done` is called in the order of submission from a plain callback of the loop, after the commit: with None, or
         with the `JournalError`.
         """
-        ops = tuple(map(op_of, changes)) if self._sealer is None else changes
+        ops = tuple(map(op_of, changes)) if self._sealer is None else tuple(changes)
         self._committer.submit(Logical(ops, done))
 
     async def commit(self, changes: Sequence[Change]) -> None:

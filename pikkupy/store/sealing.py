@@ -255,6 +255,8 @@ class _Opening:
                 return found
 
     def _recorded(self, found: Recorded) -> Recorded:
+        if self._codec is not None:
+            self._ids.add(found.run)  # it may be deleted before the id could be looked up
         opened = {
             name: self.record(getattr(found, name))
             for name in ("run", "steps", "signals", "children", "set_aside", "parent")

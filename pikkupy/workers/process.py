@@ -50,7 +50,8 @@ def perform(request: Request, application: Application, values: Values, reporter
     enter_run(request.step.run_id, request.step.workflow, reporter)
     enter(request.step)
     try:
-        if request.function.module == "__main__" or _OF_MAIN in (request.data or ""):
+        of_main = request.function.module == "__main__" or _OF_MAIN in (request.data or "")
+        if of_main and request.function in application.functions:
             _import_main(application.main)
         function = find_function(request.function, application)
         arguments = _arguments(request, function, values)

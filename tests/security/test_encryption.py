@@ -507,6 +507,32 @@ async def test_a_codec_that_raises_refuses_the_write_and_nothing_plain_is_writte
     assert CANARY.encode() not in in_file(path)
 
 
+async def test_a_codec_that_fails_on_an_outcome_stops_the_engine_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    """As a disk does that fails: nothing plain is written, and the file decides."""
+    codec, path = Broken(), tmp_path / "j.db"
+    pikku = Pikku()
+    ran = []
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> str:
+        def step() -> str:
+            ran.append(codec.fails)
+            codec.fails = len(ran) == 1
+            return CANARY
+
+        return await workflow.do("Step", step)
+
+    async with pikku.open(path, payload_codec=codec) as engine:
+        run = await engine.start("flow", run_id="r")
+        with pytest.raises(JournalError, match=r"output of step 'Step' of run 'r'.*the key service is down"):
+            await run.result()
+    assert CANARY.encode() not in in_file(path)
+    codec.fails = False
+    async with pikku.open(path, payload_codec=codec) as engine:
+        assert await (await engine.handle("r")).result() == CANARY
+    assert len(ran) == 2
+
+
 async def test_contexts_name_run_step_and_kind() -> None:
     """What a codec is told, for keys by run or rules by step."""
     told: set[tuple[str, str, str | None]] = set()
