@@ -431,6 +431,8 @@ class ActiveRun:
         self.home.outlet.flush()  # what it has emitted is on disk before its outcome
         step.attempt = step.context = None
         step.working = False
+        if isinstance(outcome, Failed):
+            outcome = self.host.redacted(outcome)
         if self.ending:
             self._keep_evidence(step, outcome)
         elif isinstance(outcome, Succeeded):
@@ -449,7 +451,7 @@ class ActiveRun:
 
     def fail(self, step: LiveStep, failed: Failed, also: Sequence[Change] = (), then: Sequence[Done] = ()) -> None:
         """An attempt has failed: another follows, or the step fails. `also` is written with that, `then` is told."""
-        now_us = self.host.now_us()
+        now_us, failed = self.host.now_us(), self.host.redacted(failed)
         self.log().info(
             "step_attempt_failed",
             step=step.call.name,
@@ -484,6 +486,8 @@ class ActiveRun:
         self, step: LiveStep, outcome: Succeeded | Failed, also: Sequence[Change] = (), then: Sequence[Done] = ()
     ) -> None:
         """Record the step's outcome; as `land`."""
+        if isinstance(outcome, Failed):
+            outcome = self.host.redacted(outcome)
         del self.steps[step.call.position]
         now_us = self.host.now_us()
         if step.attempts > 1 or (step.attempts and isinstance(outcome, Failed)):
@@ -550,6 +554,8 @@ class ActiveRun:
         if self.status is RunStatus.SUSPENDED:
             return  # the step is not over: its next attempt has this one's number and place
         if not isinstance(outcome, Stopped) and step.attempts:
+            if isinstance(outcome, Failed):
+                outcome = self.host.redacted(outcome)
             row = step.attempt_row(outcome, self.next_seq(), self.host.now_us())
             self.host.journal.submit([row], _nothing_more)  # refused if the run was deleted meanwhile, which is fine
 
@@ -694,6 +700,7 @@ class ActiveRun:
     def end_itself(self, end: End, changes: list[Change], then: list[Done]) -> list[tuple[Resident, End]]:
         """As `begin_end`; the child runs in memory that are to end with it are left to the caller."""
         self.ending = True
+        end = self.host.redacted_end(end)
         self.home.outlet.flush()  # readers take the end for the end of the stream
         self._drop_timers()
         steps = list(self.steps.values())

@@ -48,9 +48,10 @@ from pikkupy.errors import (
     RunStateError,
     WorkflowMisuse,
 )
-from pikkupy.failures import storable
+from pikkupy.failures import safely, storable
 from pikkupy.log import logger
 from pikkupy.names import check_name, check_step_name
+from pikkupy.payloads import check_readable
 from pikkupy.registry import Registry, WorkflowFunction
 from pikkupy.services import check_services
 from pikkupy.store import Done
@@ -76,7 +77,7 @@ class Engine:
         self._services = services
         self._clock = SystemClock() if clock is None else clock
         self._config = config
-        self._log = logger()
+        self._log = logger(redact=safely(config.redact))
         self._parts: Parts | None = None
         self._unusable: PikkuError = _not_open()
 
@@ -504,6 +505,7 @@ class Engine:
             raise RunFailed(run_id, end.error)
         if end.status is RunStatus.CANCELLED:
             raise RunCancelled(run_id, end.reason or "")
+        check_readable(end.output or "null")
         _, output_type = asking.types_of(host, workflow)
         return host.values.decode(end.output or "null", output_type, what="output of run", name=run_id)
 

@@ -531,6 +531,7 @@ class Residents:
 
     def _park(self, run: RunRow, end: Parked, changes: list[Change]) -> None:
         """Suspend a run that does not fit the present code; nothing of it has been executed."""
+        end = self._host.redacted_end(end)
         if run.parked is not end.parked or run.reason != end.reason:
             self._host.log.warning("run_suspended", run_id=run.run_id, workflow=run.workflow, reason=end.reason)
             changes.append(move_of(run, run.status, end, self._host.now_us()))

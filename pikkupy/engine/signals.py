@@ -99,6 +99,8 @@ def _take(
     run.inbox.leave(step)
     if step.timer is not None:
         step.timer.cancel()
+    if isinstance(outcome, Failed):
+        outcome = run.host.redacted(outcome)
     del run.steps[step.call.position]
     run.land(step.settled_row(outcome, run.next_seq(), run.host.now_us()), (signal,), then)
 

@@ -145,7 +145,12 @@ def run_of(
 
 def progress_of(row: RunRow) -> Progress | None:
     """How far the run says that it is."""
-    return None if row.progress is None else msgspec.json.decode(row.progress, type=float | str)
+    if row.progress is None:
+        return None
+    try:
+        return msgspec.json.decode(row.progress, type=float | str)
+    except (msgspec.MsgspecError, UnicodeError):
+        return row.progress  # no checksum covers it: it is only shown
 
 
 def step_of(

@@ -125,15 +125,20 @@ def awake(db: sqlite3.Connection, after: int, limit: int) -> list[int]:
     return [number for (number,) in db.execute(QUERIES["awake_runs"], {"after": after, "limit": limit})]
 
 
-def recorded_runs(db: sqlite3.Connection, numbers: Sequence[int]) -> tuple[list[Recorded], dict[int, JournalError]]:
-    """The runs of these numbers, by number, and what is wrong with those that are damaged: a few queries for all."""
+def recorded_runs(
+    db: sqlite3.Connection, numbers: Sequence[int], opened: Callable[[Recorded], Recorded]
+) -> tuple[list[Recorded], dict[int, JournalError]]:
+    """The runs of these numbers, by number, and what is wrong with those that are damaged: a few queries for all.
+
+    `opened` gives them in plain text, or raises what is wrong.
+    """
     with _moment(db):
         found = db.execute(QUERIES["runs_by_number"], {"numbers": json.dumps(numbers)}).fetchall()
         details = _Details(db, [row[0] for row in found])
     intact, damaged = [], {}
     for row in reversed(found):
         try:
-            intact.append(details.of(run_of(row)))
+            intact.append(opened(details.of(run_of(row))))
         except JournalError as error:
             damaged[row[0]] = error
     return intact, damaged
