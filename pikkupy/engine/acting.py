@@ -142,9 +142,12 @@ async def fork(
     if recorded is None:
         raise not_found(run_id)
     attempts = await host.journal.attempt_rows(source.number)
+    signals = await host.journal.signals(source.number)
     row = again.forked_row(source, new_id, host.next_number(), text, workflow, host.now_us())
-    approvals = await in_callback(host.loop, partial(residents.approvals_of, recorded)) if overrides else set[str]()
-    changes = again.fork(recorded, attempts, at, overrides, row, host.values, host.registry, approvals)
+    approvals = set[str]()
+    if overrides or signals:
+        approvals = await in_callback(host.loop, partial(residents.approvals_of, recorded))
+    changes = again.fork(recorded, attempts, signals, at, overrides, row, host.values, host.registry, approvals)
     if overrides:
         unfit = await in_callback(host.loop, partial(residents.examine, again.forked(recorded, row, changes)))
         if unfit is not None and unfit.position is None:

@@ -430,10 +430,11 @@ class Engine:
         """A new run that shares the history of `run_id` before its step `at` (a name as in `Step.name`).
 
         Recorded outcomes of the steps that the run had reached before are taken over, and are not executed; what comes
-        then is. `input` replaces the run's input, `overrides` the values of shared steps, by name: of an approval the
-        decision, `Decided(...)` or `Expired()`. `workflow.random()` and `uuid4()` give other values in the new run.
-        Raises `RunNotFound`, `ValueError` for a step that there is not, `TypeError` for overrides that are no mapping,
-        `PayloadError`, `WorkflowNotFound`, `RunConflict` for a `new_run_id` that is taken.
+        then is. Signals that had come before, and that no shared step has taken, come along. `input` replaces the run's
+        input, `overrides` the values of shared steps, by name: of an approval the decision, `Decided(...)` or
+        `Expired()`. `workflow.random()` and `uuid4()` give other values in the new run. Raises `RunNotFound`,
+        `ValueError` for a step that there is not, `TypeError` for overrides that are no mapping, `PayloadError`,
+        `WorkflowNotFound`, `RunConflict` for a `new_run_id` that is taken.
         """
         if new_run_id is not None:
             check_name(new_run_id, "new_run_id")
