@@ -473,3 +473,46 @@ async def test_every_attempt_that_fails_is_told(retries: int) -> None:
     recorded_waking = [event.wake_at for event in after if event.kind is EventKind.ATTEMPT_FAILED]
     assert [at is None for at in waking] == [*[False] * retries, True]
     assert recorded_waking[-2:] == waking[-2:]
+
+
+async def test_a_reader_of_a_long_run_leaves_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has happened is made as it is read, a little in each turn; what was seen is not made again."""
+    monkeypatch.setattr(events_module, "TURN", 10)
+    pikku, made = Pikku(), [0]
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        for _ in range(200):
+            await workflow.do("step", lambda: None)
+        await workflow.wait_for_signal("go")
+
+    told_by, clock = events_module._told, VirtualClock()
+
+    def counted(*args: Any, **facts: Any) -> Any:
+        made[0] += 1
+        return told_by(*args, **facts)
+
+    async with pikku.open(":memory:", clock=clock) as engine:
+        handle = await engine.start(flow, run_id="r")
+        await clock.advance(0)
+        monkeypatch.setattr(events_module, "_told", counted)
+        turns, last = 0, made[0]
+        reader = handle.events()
+        await anext(reader)
+        assert made[0] < 10
+
+        async def others() -> None:
+            nonlocal turns, last
+            while True:
+                assert made[0] - last <= 25
+                turns, last = turns + 1, made[0]
+                await asyncio.sleep(0)
+
+        turning = asyncio.create_task(others())
+        seen = [await anext(reader) for _ in range(401)]
+        assert turns > 20
+        turning.cancel()
+        made[0] = 0
+        more = handle.events(after=seen[-2].seq)
+        assert await anext(more) == seen[-1]
+        assert made[0] < 10

@@ -27,7 +27,7 @@ from pikkupy.core.model import (
 from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import acting, asking, signals
 from pikkupy.engine.active import ActiveRun
-from pikkupy.engine.events import EngineEvents, Event, RunEvents
+from pikkupy.engine.events import EngineEvents, Event, Past, RunEvents
 from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.host import Host, in_callback, open_host
 from pikkupy.engine.listing import check_limit, filter_of, number_of
@@ -312,7 +312,11 @@ class Engine:
         From its beginning, or after the event of that `seq`, in this life of the engine or in a later one. Raises
         `RunNotFound`, and `EngineClosed` when the engine is left.
         """
-        return RunEvents(self._use().residents.events, lambda: asking.past_of(self._use(), run_id), after)
+
+        async def look(place: int, reached: int) -> Past:
+            return await asking.past_of(self._use(), run_id, place, reached)
+
+        return RunEvents(self._use().residents.events, lambda: self._use().number(run_id), look, after)
 
     async def history(self, run_id: str) -> list[Attempt]:
         """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
