@@ -516,3 +516,57 @@ async def test_a_reader_of_a_long_run_leaves_the_loop_its_turns(monkeypatch: pyt
         more = handle.events(after=seen[-2].seq)
         assert await anext(more) == seen[-1]
         assert made[0] < 10
+
+
+def changing(*names: str, last: str = "nap") -> Pikku:
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        for name in names:
+            await workflow.do(name, lambda: 1)
+        await workflow.sleep(last, "1d")
+
+    return pikku
+
+
+@each_way
+async def test_new_steps_in_places_that_were_reached_are_told(settings: dict[str, Any], db: Path) -> None:
+    """After changed code was accepted: to who listens, who goes on where they stopped, and who comes later."""
+    clock = VirtualClock()
+    async with changing("a", "b", "c").open(db, clock=clock, **settings) as engine:
+        await engine.start("flow", run_id="r")
+        await clock.advance(0)
+        stopped = await until(engine.run_events("r"), EventKind.SLEEPING)
+    async with changing("a", "new", "c").open(db, clock=clock, **settings) as engine:
+        await clock.advance("1h")
+        await engine.signal("r", "look")
+        live = asyncio.create_task(all_of(engine.run_events("r", after=stopped[-1].seq)))
+        await asyncio.sleep(0.02)
+        await engine.resume("r", accept="new")
+        await clock.advance("1d")
+        heard = await asyncio.wait_for(live, 5)
+        later = await all_of(engine.run_events("r", after=stopped[-1].seq))
+        whole = await all_of(engine.run_events("r"))
+        restarted = [
+            await all_of(engine.run_events("r", after=event.seq)) for event in whole if event.kind != "run_ended"
+        ]
+
+    new = [
+        ("signal", "look"),
+        ("step_started", "new"),
+        ("step_recorded", "new", "succeeded"),
+        ("step_started", "c"),
+        ("step_recorded", "c", "succeeded"),
+        ("sleeping", "nap"),
+        ("step_recorded", "nap", "succeeded"),
+        ("run_ended", "completed"),
+    ]
+    moves = [EventKind.SUSPENDED, EventKind.RESUMED]
+    assert [event.kind for event in heard if event.kind in moves] == moves
+    assert sorted(told(event) for event in heard if event.kind not in moves) == sorted(new)
+    assert [event.seq for event in heard] == sorted(event.seq for event in heard)
+    assert sorted(told(event) for event in later) == sorted(new)
+    assert [told(event) for event in whole].count(("step_started", "new")) == 1
+    for number, rest in enumerate(restarted):
+        assert [told(event) for event in rest] == [told(event) for event in whole[number + 1 :]]

@@ -85,12 +85,16 @@ async def _accepted(parts: Parts, recorded: Recorded) -> Recorded:
             return recorded
         recorded = aside.with_rows(recorded, opened)
         changes = aside.set_aside(recorded, await _children(host, number), parked.position, parked.seq)
-        await host.journal.commit([*opened, *changes])
+        accepted = aside.accepted(recorded, parked.position, host.now_us())
+        await host.journal.commit([*opened, *changes, accepted])
+        residents.events.set_aside(recorded.run, accepted)
         residents.relink(changes)
         opened = []
         left = await host.journal.recorded(number)
-        if left is None or (left.steps, left.timers) == (recorded.steps, recorded.timers):
+        if left is None:
             return recorded
+        if (left.steps, left.timers) == (recorded.steps, recorded.timers):
+            return left
         recorded = left
 
 

@@ -9,6 +9,7 @@ from msgspec import structs
 
 from pikkupy.core.machine import RUN, STEP, RunEvent, StepEvent, advance
 from pikkupy.core.model import (
+    CODE_ACCEPTED,
     AttemptRow,
     Change,
     ChildLinked,
@@ -170,7 +171,9 @@ def _signals_before(
 ) -> Iterator[SignalRow]:
     """What was sent before the place `cut` and kept, and that no step before `place` has taken."""
     yield from (signal for signal in recorded.signals if signal.seq < cut)
-    taken = {signal.position: signal for signal in signals}  # the last: decisions before it did not fit
+    taken = {
+        row.position: row for row in signals if row.name != CODE_ACCEPTED
+    }  # the last: decisions before it did not fit
     for step in recorded.steps:
         signal = taken.get(step.position)
         if signal is None or step.position < place or step.output is None or step.started_at is None:

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
-from pikkupy.core.model import RunRow, StepKind, StepRow
+from pikkupy.core.model import CODE_ACCEPTED, RunRow, StepKind, StepRow
 from pikkupy.engine.events import Past
 from pikkupy.engine.host import Host
 from pikkupy.engine.parts import Parts
@@ -80,7 +80,9 @@ async def past_of(parts: Parts, run_id: str, place: int, reached: int) -> Past:
     while True:
         attempts = await journal.attempt_rows(row.number)
         signals = await journal.signals(row.number)
-        rows = await _step_rows(parts, row, partial(journal.steps_after, place=place, reached=reached))
+        set_aside = [one.position or 0 for one in signals if one.name == CODE_ACCEPTED and one.seq > place]
+        seen = min([reached, *set_aside])
+        rows = await _step_rows(parts, row, partial(journal.steps_after, place=place, reached=seen))
         before, row = row, await parts.row(run_id)
         if row.status is before.status:
             begun = row.starts_at <= parts.host.now_us()

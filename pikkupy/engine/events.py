@@ -2,7 +2,8 @@
 
 A run's events are numbered by what is recorded of it: how many places of its history are taken, and how many steps it
 has reached. Each event raises one of the two, so a number says exactly what a reader has seen, in this life and in the
-next; nothing is written for it. Only a suspension by the engine, progress and the end raise neither, and are told again
+next; nothing is written for it. Changed code that is accepted takes a place, and from there on steps count anew from
+the first that was set aside. Only a suspension by the engine, progress and the end raise neither, and are told again
 to a reader that goes on there.
 """
 
@@ -23,6 +24,7 @@ from msgspec import structs
 
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import (
+    CODE_ACCEPTED,
     AttemptRow,
     AttemptStatus,
     ErrorInfo,
@@ -89,7 +91,7 @@ LAST = 1 << REACHED  # no step has this position
 class _Told(msgspec.Struct, frozen=True, gc=False):
     """An event with its place: of the two counters the one that it raises, if any."""
 
-    event: Event
+    event: Event | None  # None: steps from `position` on are set aside, and may be reached again
     place: int = 0  # in the run's history, from 1
     position: int = -1  # of a step that was reached, from 0
     near: int = LAST  # position of the step that it is about
@@ -130,9 +132,13 @@ class Hub:
     def moved(self, run: RunRow, kind: EventKind, at: int, **facts: Any) -> None:
         self.tell(run, _told(run, kind, at, **facts))
 
+    def set_aside(self, run: RunRow, row: SignalRow) -> None:
+        for reader in self._readers_of(run.number):
+            reader.hear(_set_aside(row))
+
     def tell(self, run: RunRow, told: _Told) -> None:
         """To everybody who listens."""
-        if self._keeps:
+        if self._keeps and told.event is not None:
             self._next += 1
             event = structs.replace(told.event, seq=self._next)
             self._kept.append(event)
@@ -313,10 +319,13 @@ class RunEvents(_Reader, AsyncIterator[Event]):
     def _seen(self, told: _Told) -> Event | None:
         """The event with its number; None if the reader has seen it."""
         event = told.event
-        if told.place:
+        if event is None or told.place:
             if told.place <= self._place:
                 return None
             self._place = told.place
+            if event is None:
+                self._reached = min(self._reached, told.position)
+                return None
         elif told.position >= 0:
             if told.position < self._reached:
                 return None
@@ -350,9 +359,11 @@ def _events_of(past: Past) -> Iterator[_Told]:
     placed.sort(key=attrgetter("seq"))
     waiting = deque(placed)
     told = _of_place(run, waiting.popleft()) if waiting else None
+    cuts = [row for row in placed if isinstance(row, SignalRow) and row.name == CODE_ACCEPTED]
     for row in past.steps:
         reached = _reached(run, row)
-        while told is not None and _was_before(told, reached):
+        cut = max((one.seq for one in cuts if (one.position or 0) <= row.position), default=0)
+        while told is not None and (told.place <= cut or _was_before(told, reached)):
             yield told
             told = _of_place(run, waiting.popleft()) if waiting else None
         yield reached
@@ -404,6 +415,8 @@ def _waking_after(failed: AttemptRow, step: StepRow | None) -> int | None:
 
 def _was_before(told: _Told, reached: _Told) -> bool:
     """Whether it happened before a step was reached. Of one moment what is recorded of earlier steps is the cause."""
+    if told.event is None or reached.event is None:
+        return False  # steps are before it, but for those that were reached later
     at, then = told.event.at, reached.event.at
     return at < then or (at == then and told.near < reached.position)
 
@@ -473,7 +486,13 @@ def _failed(run: RunRow, step_name: str, row: AttemptRow, wake_at: int | None) -
     )
 
 
+def _set_aside(row: SignalRow) -> _Told:
+    return _Told(None, row.seq, row.position or 0)
+
+
 def _signalled(run: RunRow, row: SignalRow) -> _Told:
+    if row.name == CODE_ACCEPTED:
+        return _set_aside(row)
     near = LAST if row.position is None else row.position
     return _told(run, EventKind.SIGNAL, row.sent_at, place=row.seq, near=near, name=row.name)
 
