@@ -301,16 +301,18 @@ class Engine:
         """What happens to runs from now on, or after the event of that `seq`: to be read with `async for`.
 
         Raises `EventsLost` if what followed is not known any more: the last 10,000 events of this life of the engine
-        are kept from the first call on. Raises `EngineClosed` when the engine is left. Steps that begin are told at
-        once, everything else when it is on disk.
+        are kept from the first call on. Raises `EngineClosed` when the engine is left. Steps that begin, and that the
+        engine parks a run or takes it up again, are told at once, everything else when it is on disk. `retry` is told
+        as `resumed`, with that as its reason.
         """
         return EngineEvents(self._use().residents.events, after)
 
     def run_events(self, run_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
         """What has happened to the run and what happens to it, until it has ended: to be read with `async for`.
 
-        From its beginning, or after the event of that `seq`, in this life of the engine or in a later one. Raises
-        `RunNotFound`, and `EngineClosed` when the engine is left.
+        From its beginning, or after the event of that `seq`, in this life of the engine or in a later one. The end of a
+        run that is retried is followed by more, for who reads on after it. Raises `RunNotFound`, and `EngineClosed`
+        when the engine is left.
         """
 
         async def look(place: int, reached: int) -> Past:
