@@ -473,3 +473,100 @@ async def test_every_attempt_that_fails_is_told(retries: int) -> None:
     recorded_waking = [event.wake_at for event in after if event.kind is EventKind.ATTEMPT_FAILED]
     assert [at is None for at in waking] == [*[False] * retries, True]
     assert recorded_waking[-2:] == waking[-2:]
+
+
+async def test_a_reader_of_a_long_run_leaves_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has happened is made as it is read, a little in each turn; what was seen is not made again."""
+    monkeypatch.setattr(events_module, "TURN", 10)
+    pikku, made = Pikku(), [0]
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        for _ in range(200):
+            await workflow.do("step", lambda: None)
+        await workflow.wait_for_signal("go")
+
+    told_by, clock = events_module._told, VirtualClock()
+
+    def counted(*args: Any, **facts: Any) -> Any:
+        made[0] += 1
+        return told_by(*args, **facts)
+
+    async with pikku.open(":memory:", clock=clock) as engine:
+        handle = await engine.start(flow, run_id="r")
+        await clock.advance(0)
+        monkeypatch.setattr(events_module, "_told", counted)
+        turns, last = 0, made[0]
+        reader = handle.events()
+        await anext(reader)
+        assert made[0] < 10
+
+        async def others() -> None:
+            nonlocal turns, last
+            while True:
+                assert made[0] - last <= 25
+                turns, last = turns + 1, made[0]
+                await asyncio.sleep(0)
+
+        turning = asyncio.create_task(others())
+        seen = [await anext(reader) for _ in range(401)]
+        assert turns > 20
+        turning.cancel()
+        made[0] = 0
+        more = handle.events(after=seen[-2].seq)
+        assert await anext(more) == seen[-1]
+        assert made[0] < 10
+
+
+def changing(*names: str, last: str = "nap") -> Pikku:
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        for name in names:
+            await workflow.do(name, lambda: 1)
+        await workflow.sleep(last, "1d")
+
+    return pikku
+
+
+@each_way
+async def test_new_steps_in_places_that_were_reached_are_told(settings: dict[str, Any], db: Path) -> None:
+    """After changed code was accepted: to who listens, who goes on where they stopped, and who comes later."""
+    clock = VirtualClock()
+    async with changing("a", "b", "c").open(db, clock=clock, **settings) as engine:
+        await engine.start("flow", run_id="r")
+        await clock.advance(0)
+        stopped = await until(engine.run_events("r"), EventKind.SLEEPING)
+    async with changing("a", "new", "c").open(db, clock=clock, **settings) as engine:
+        await clock.advance("1h")
+        await engine.signal("r", "look")
+        live = asyncio.create_task(all_of(engine.run_events("r", after=stopped[-1].seq)))
+        await asyncio.sleep(0.02)
+        await engine.resume("r", accept="new")
+        await clock.advance("1d")
+        heard = await asyncio.wait_for(live, 5)
+        later = await all_of(engine.run_events("r", after=stopped[-1].seq))
+        whole = await all_of(engine.run_events("r"))
+        restarted = [
+            await all_of(engine.run_events("r", after=event.seq)) for event in whole if event.kind != "run_ended"
+        ]
+
+    new = [
+        ("signal", "look"),
+        ("step_started", "new"),
+        ("step_recorded", "new", "succeeded"),
+        ("step_started", "c"),
+        ("step_recorded", "c", "succeeded"),
+        ("sleeping", "nap"),
+        ("step_recorded", "nap", "succeeded"),
+        ("run_ended", "completed"),
+    ]
+    moves = [EventKind.SUSPENDED, EventKind.RESUMED]
+    assert [event.kind for event in heard if event.kind in moves] == moves
+    assert sorted(told(event) for event in heard if event.kind not in moves) == sorted(new)
+    assert [event.seq for event in heard] == sorted(event.seq for event in heard)
+    assert sorted(told(event) for event in later) == sorted(new)
+    assert [told(event) for event in whole].count(("step_started", "new")) == 1
+    for number, rest in enumerate(restarted):
+        assert [told(event) for event in rest] == [told(event) for event in whole[number + 1 :]]

@@ -142,12 +142,16 @@ class TimerRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fired_at: int
 
 
+CODE_ACCEPTED = ""
+"""`SignalRow.name` of what no one can send: that steps from `position` on were set aside, for changed code."""
+
+
 class SignalRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One signal that was sent to a run."""
 
     run: int
     seq: int  # place in the run's history
-    name: str
+    name: str  # `CODE_ACCEPTED`, or as it was sent
     payload: str | None  # encoded value; None once a step has taken it, whose output it then is
     sent_at: int
     position: int | None = None  # of the step that has taken it

@@ -85,12 +85,16 @@ async def _accepted(parts: Parts, recorded: Recorded) -> Recorded:
             return recorded
         recorded = aside.with_rows(recorded, opened)
         changes = aside.set_aside(recorded, await _children(host, number), parked.position, parked.seq)
-        await host.journal.commit([*opened, *changes])
+        accepted = aside.accepted(recorded, parked.position, host.now_us())
+        await host.journal.commit([*opened, *changes, accepted])
+        residents.events.set_aside(recorded.run, accepted)
         residents.relink(changes)
         opened = []
         left = await host.journal.recorded(number)
-        if left is None or (left.steps, left.timers) == (recorded.steps, recorded.timers):
+        if left is None:
             return recorded
+        if (left.steps, left.timers) == (recorded.steps, recorded.timers):
+            return left
         recorded = left
 
 
@@ -142,9 +146,12 @@ async def fork(
     if recorded is None:
         raise not_found(run_id)
     attempts = await host.journal.attempt_rows(source.number)
+    signals = await host.journal.signals(source.number)
     row = again.forked_row(source, new_id, host.next_number(), text, workflow, host.now_us())
-    approvals = await in_callback(host.loop, partial(residents.approvals_of, recorded)) if overrides else set[str]()
-    changes = again.fork(recorded, attempts, at, overrides, row, host.values, host.registry, approvals)
+    approvals = set[str]()
+    if overrides or signals:
+        approvals = await in_callback(host.loop, partial(residents.approvals_of, recorded))
+    changes = again.fork(recorded, attempts, signals, at, overrides, row, host.values, host.registry, approvals)
     if overrides:
         unfit = await in_callback(host.loop, partial(residents.examine, again.forked(recorded, row, changes)))
         if unfit is not None and unfit.position is None:

@@ -90,6 +90,7 @@ class ActiveRun:
         "_rows",
         "_seq",
         "_set_aside",
+        "_taken_over",
         "children",
         "ending",
         "gates",
@@ -126,6 +127,7 @@ class ActiveRun:
         self.parked = recorded.run.parked
         self.children = {row.parent_position: row for row in recorded.children}  # as recorded; the last attempt counts
         self._set_aside = {(row.name, row.kind, row.target): row for row in recorded.set_aside}
+        self._taken_over: set[int] = set()  # positions of steps that it reaches there for the first time
         self.inbox = Inbox(recorded.signals)
         self.resting: int | None = None  # until when it will wait in the file, once that is on disk
         self.since_s = -math.inf  # time of the host loop when it came back into memory
@@ -194,7 +196,7 @@ class ActiveRun:
     def _tell_reached(self, calls: Sequence[StepCall], now_us: int) -> None:
         for call in calls:
             step = self.steps.get(call.position)
-            if step is None or step.recorded:
+            if step is None or (step.recorded and call.position not in self._taken_over):
                 continue  # it was told before
             row = step.unfinished_row()
             if call.kind is StepKind.SLEEP and row.wake_at is None:
@@ -318,6 +320,7 @@ class ActiveRun:
             row = self._set_aside.get(key)
             if row is not None and row.seq is None and call.position not in self._rows:
                 del self._set_aside[key]
+                self._taken_over.add(call.position)
                 self._rows[call.position] = again = structs.replace(row, position=call.position)
                 self.host.write([again, *self._taken(row, call.position)])
 

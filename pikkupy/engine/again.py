@@ -9,6 +9,7 @@ from msgspec import structs
 
 from pikkupy.core.machine import RUN, STEP, RunEvent, StepEvent, advance
 from pikkupy.core.model import (
+    CODE_ACCEPTED,
     AttemptRow,
     Change,
     ChildLinked,
@@ -19,6 +20,7 @@ from pikkupy.core.model import (
     RunRow,
     RunStatus,
     SetAsideTaken,
+    SignalRow,
     StepKind,
     StepReopened,
     StepRow,
@@ -120,6 +122,7 @@ def _goes_on(step: StepRow) -> StepRow:
 def fork(
     recorded: Recorded,
     attempts: Sequence[AttemptRow],
+    signals: Sequence[SignalRow],
     at: str,
     overrides: Mapping[str, Any],
     run: RunRow,
@@ -129,8 +132,8 @@ def fork(
 ) -> list[Change]:
     """What makes `run`, a new row, begin with the history that the recorded run has before its step `at`.
 
-    `approvals` are the names of the decisions that it has asked for; of use for overrides. Raises `BadValue` for names
-    of steps that there are not, and `PayloadError` for an override that cannot be kept.
+    `approvals` are the names of the decisions that it has asked for; of use for overrides and signals. Raises
+    `BadValue` for names of steps that there are not, and `PayloadError` for an override that cannot be kept.
     """
     positions = {step.name: step.position for step in recorded.steps}
     if at not in positions:
@@ -157,8 +160,40 @@ def fork(
     changes += [structs.replace(row, run=number) for row in attempts if row.position in kept and row.name is None]
     # What fired later may be another timer in the new run.
     changes += [structs.replace(timer, run=number) for timer in recorded.timers if timer.seq < cut]
+    early = _signals_before(recorded, signals, place, cut, values, approvals)
+    changes += [structs.replace(signal, run=number) for signal in early]
     changes += [CodeChange(run=number, change_id=change_id) for change_id in sorted(recorded.changes)]
     return changes
+
+
+def _signals_before(
+    recorded: Recorded, signals: Sequence[SignalRow], place: int, cut: int, values: Values, approvals: Set[str]
+) -> Iterator[SignalRow]:
+    """What was sent before the place `cut` and kept, and that no step before `place` has taken."""
+    yield from (signal for signal in recorded.signals if signal.seq < cut)
+    taken = {
+        row.position: row for row in signals if row.name != CODE_ACCEPTED
+    }  # the last: decisions before it did not fit
+    for step in recorded.steps:
+        signal = taken.get(step.position)
+        if signal is None or step.position < place or step.output is None or step.started_at is None:
+            continue
+        if signal.seq < cut and signal.sent_at < step.started_at:  # else the step had waited for it
+            payload = _payload_of(step, step.output, values, approvals)
+            if payload is not None:
+                yield structs.replace(signal, payload=payload, position=None)
+
+
+def _payload_of(step: StepRow, output: str, values: Values, approvals: Set[str]) -> str | None:
+    """What the signal carried that the step has taken; None if it was a decision that did not fit."""
+    if without_ordinal(step.name) not in approvals:
+        return output
+    what = "output of step"
+    recorded = values.decode(output, what=what, name=step.name)
+    if recorded is None:  # it has expired
+        return None
+    decision, decided_by = recorded
+    return values.encode({"decision": decision, "decided_by": decided_by}, what=what, name=step.name)
 
 
 def forked(recorded: Recorded, run: RunRow, changes: Sequence[Change]) -> Recorded:

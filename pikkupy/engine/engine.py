@@ -27,7 +27,7 @@ from pikkupy.core.model import (
 from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import acting, asking, signals
 from pikkupy.engine.active import ActiveRun
-from pikkupy.engine.events import EngineEvents, Event, RunEvents
+from pikkupy.engine.events import EngineEvents, Event, Past, RunEvents
 from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.host import Host, in_callback, open_host
 from pikkupy.engine.listing import check_limit, filter_of, number_of
@@ -302,18 +302,24 @@ class Engine:
         """What happens to runs from now on, or after the event of that `seq`: to be read with `async for`.
 
         Raises `EventsLost` if what followed is not known any more: the last 10,000 events of this life of the engine
-        are kept from the first call on. Raises `EngineClosed` when the engine is left. Steps that begin are told at
-        once, everything else when it is on disk.
+        are kept from the first call on. Raises `EngineClosed` when the engine is left. Steps that begin, and that the
+        engine parks a run or takes it up again, are told at once, everything else when it is on disk. `retry` is told
+        as `resumed`, with that as its reason.
         """
         return EngineEvents(self._use().residents.events, after)
 
     def run_events(self, run_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
         """What has happened to the run and what happens to it, until it has ended: to be read with `async for`.
 
-        From its beginning, or after the event of that `seq`, in this life of the engine or in a later one. Raises
-        `RunNotFound`, and `EngineClosed` when the engine is left.
+        From its beginning, or after the event of that `seq`, in this life of the engine or in a later one. The end of a
+        run that is retried is followed by more, for who reads on after it. Raises `RunNotFound`, and `EngineClosed`
+        when the engine is left.
         """
-        return RunEvents(self._use().residents.events, lambda: asking.past_of(self._use(), run_id), after)
+
+        async def look(place: int, reached: int) -> Past:
+            return await asking.past_of(self._use(), run_id, place, reached)
+
+        return RunEvents(self._use().residents.events, lambda: self._use().number(run_id), look, after)
 
     async def history(self, run_id: str) -> list[Attempt]:
         """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
@@ -431,10 +437,11 @@ class Engine:
         """A new run that shares the history of `run_id` before its step `at` (a name as in `Step.name`).
 
         Recorded outcomes of the steps that the run had reached before are taken over, and are not executed; what comes
-        then is. `input` replaces the run's input, `overrides` the values of shared steps, by name: of an approval the
-        decision, `Decided(...)` or `Expired()`. `workflow.random()` and `uuid4()` give other values in the new run.
-        Raises `RunNotFound`, `ValueError` for a step that there is not, `TypeError` for overrides that are no mapping,
-        `PayloadError`, `WorkflowNotFound`, `RunConflict` for a `new_run_id` that is taken.
+        then is. Signals that had come before, and that no shared step has taken, come along. `input` replaces the run's
+        input, `overrides` the values of shared steps, by name: of an approval the decision, `Decided(...)` or
+        `Expired()`. `workflow.random()` and `uuid4()` give other values in the new run. Raises `RunNotFound`,
+        `ValueError` for a step that there is not, `TypeError` for overrides that are no mapping, `PayloadError`,
+        `WorkflowNotFound`, `RunConflict` for a `new_run_id` that is taken.
         """
         if new_run_id is not None:
             check_name(new_run_id, "new_run_id")

@@ -2,7 +2,8 @@
 
 A run's events are numbered by what is recorded of it: how many places of its history are taken, and how many steps it
 has reached. Each event raises one of the two, so a number says exactly what a reader has seen, in this life and in the
-next; nothing is written for it. Only a suspension by the engine, progress and the end raise neither, and are told again
+next; nothing is written for it. Changed code that is accepted takes a place, and from there on steps count anew from
+the first that was set aside. Only a suspension by the engine, progress and the end raise neither, and are told again
 to a reader that goes on there.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
+from operator import attrgetter
 from typing import Any
 from weakref import ReferenceType, WeakSet, ref
 
@@ -22,6 +24,7 @@ from msgspec import structs
 
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import (
+    CODE_ACCEPTED,
     AttemptRow,
     AttemptStatus,
     ErrorInfo,
@@ -32,11 +35,13 @@ from pikkupy.core.model import (
     StepRow,
     StepStatus,
 )
+from pikkupy.engine.live import only_attempt
 from pikkupy.errors import BadType, BadValue, EventsLost
 from pikkupy.moments import moment
 from pikkupy.progress import Progress
 
 KEPT = 10_000  # events of an engine that a reader can go back to, once one has listened
+TURN = 200  # events of the past that a reader makes in one turn of the loop
 BEHIND = 10_000  # events that a reader may be behind before they are read anew, or lost
 REACHED = 32  # bits of a number that count steps
 EPOCH = 40  # bits of a number of an engine's event that count within one life
@@ -86,7 +91,7 @@ LAST = 1 << REACHED  # no step has this position
 class _Told(msgspec.Struct, frozen=True, gc=False):
     """An event with its place: of the two counters the one that it raises, if any."""
 
-    event: Event
+    event: Event | None  # None: steps from `position` on are set aside, and may be reached again
     place: int = 0  # in the run's history, from 1
     position: int = -1  # of a step that was reached, from 0
     near: int = LAST  # position of the step that it is about
@@ -127,9 +132,13 @@ class Hub:
     def moved(self, run: RunRow, kind: EventKind, at: int, **facts: Any) -> None:
         self.tell(run, _told(run, kind, at, **facts))
 
+    def set_aside(self, run: RunRow, row: SignalRow) -> None:
+        for reader in self._readers_of(run.number):
+            reader.hear(_set_aside(row))
+
     def tell(self, run: RunRow, told: _Told) -> None:
         """To everybody who listens."""
-        if self._keeps:
+        if self._keeps and told.event is not None:
             self._next += 1
             event = structs.replace(told.event, seq=self._next)
             self._kept.append(event)
@@ -248,16 +257,26 @@ class Past(msgspec.Struct, frozen=True):
     signals: Sequence[SignalRow]
     progress: Progress | None
     begun: bool  # False before its `starts_at`
+    place: int = 0  # up to which the reader has seen all; steps of which it has may be left out
 
 
 class RunEvents(_Reader, AsyncIterator[Event]):
     """What `Engine.run_events` and `RunHandle.events` return."""
 
-    def __init__(self, hub: Hub, look: Callable[[], Awaitable[Past]], after: int | None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        find: Callable[[], Awaitable[int]],
+        look: Callable[[int, int], Awaitable[Past]],
+        after: int | None,
+    ) -> None:
         super().__init__()
         _check_after(after)
         self._hub = hub
-        self._look = look  # at the run up to now
+        self._find = find  # the number of the run
+        self._look = look  # at the run up to now, from places and steps on
+        self._past: Iterator[_Told] = iter(())  # made as it is read
+        self._made = 0
         self._began = after is not None
         self._place, self._reached = divmod(after or 0, 1 << REACHED)
         self._number: int | None = None
@@ -267,8 +286,7 @@ class RunEvents(_Reader, AsyncIterator[Event]):
         if self._number is None:
             await self._catch_up()
         while True:
-            while self.behind:
-                told: _Told = self.behind.popleft()
+            while (told := await self._next()) is not None:
                 event = self._seen(told)
                 if event is not None:
                     return event
@@ -283,19 +301,31 @@ class RunEvents(_Reader, AsyncIterator[Event]):
     async def _catch_up(self) -> None:
         """What is recorded comes before what is heard meanwhile; what is told twice is left out in `_seen`."""
         if self._number is None:
-            number = (await self._look()).run.number
+            number = await self._find()
             self._number = number
             self._hub.add_of_run(self, number)
-        past = await self._look()
-        self.behind.extendleft(reversed(list(_events_of(past))))
+        self._past = _events_of(await self._look(self._place, self._reached))
+
+    async def _next(self) -> _Told | None:
+        """What is to be told next, seen or not; None if nothing is left."""
+        told = next(self._past, None)
+        if told is None:
+            return self.behind.popleft() if self.behind else None
+        self._made += 1
+        if self._made % TURN == 0:
+            await asyncio.sleep(0)
+        return told
 
     def _seen(self, told: _Told) -> Event | None:
         """The event with its number; None if the reader has seen it."""
         event = told.event
-        if told.place:
+        if event is None or told.place:
             if told.place <= self._place:
                 return None
             self._place = told.place
+            if event is None:
+                self._reached = min(self._reached, told.position)
+                return None
         elif told.position >= 0:
             if told.position < self._reached:
                 return None
@@ -307,41 +337,72 @@ class RunEvents(_Reader, AsyncIterator[Event]):
         elif event.kind is EventKind.RUN_ENDED:
             self._over = True
             self.behind.clear()
+            self._past = iter(())
             if self._number is not None:
                 self._hub.remove_of_run(self, self._number)
         return structs.replace(event, seq=(self._place << REACHED) + self._reached)
 
 
+class _FailedAttempt(msgspec.Struct, frozen=True, gc=False):
+    seq: int
+    attempt: AttemptRow
+    name: str
+    wake_at: int | None
+
+
 def _events_of(past: Past) -> Iterator[_Told]:
     """The events of a run as far as they are recorded, in the order of their times, each counter in its own order."""
-    run, steps = past.run, {row.position: row for row in past.steps}
+    run = past.run
     if past.begun:
         yield _started(run)
-    placed = [_recorded(run, row) for row in past.steps if row.seq is not None]
-    placed += [_signalled(run, row) for row in past.signals]
-    taken = {told.place for told in placed}
-    for attempt in past.attempts:
-        if attempt.status is AttemptStatus.FAILED and attempt.seq not in taken:
-            step = None if attempt.name else steps.get(attempt.position)
-            name = attempt.name or (step.name if step else "?")
-            placed.append(_failed(run, name, attempt, _waking_after(attempt, step)))
-    taken.update(attempt.seq for attempt in past.attempts)
-    only = [row for row in past.steps if row.seq is not None and row.error is not None and row.attempts == 1]
-    placed += [_last_failed(run, row) for row in only if (row.seq or 0) - 1 not in taken]
-    placed.sort(key=lambda told: told.place)
+    placed = _placed(past)
+    placed.sort(key=attrgetter("seq"))
     waiting = deque(placed)
+    told = _of_place(run, waiting.popleft()) if waiting else None
+    cuts = [row for row in placed if isinstance(row, SignalRow) and row.name == CODE_ACCEPTED]
     for row in past.steps:
         reached = _reached(run, row)
-        while waiting and _was_before(waiting[0], reached):
-            yield waiting.popleft()
+        cut = max((one.seq for one in cuts if (one.position or 0) <= row.position), default=0)
+        while told is not None and (told.place <= cut or _was_before(told, reached)):
+            yield told
+            told = _of_place(run, waiting.popleft()) if waiting else None
         yield reached
-    yield from waiting
+    while told is not None:
+        yield told
+        told = _of_place(run, waiting.popleft()) if waiting else None
     if past.progress is not None:
         yield _told(run, EventKind.PROGRESS, run.updated_at, progress=past.progress)
     if run.parked is not None:
         yield _told(run, EventKind.SUSPENDED, run.updated_at, reason=run.reason)
     if run.status in FINAL_RUNS:
         yield ended(run, run.status, run.ended_at or 0, run.error, run.reason)
+
+
+def _placed(past: Past) -> list[StepRow | SignalRow | _FailedAttempt]:
+    """What takes a place after the one that the reader has seen."""
+    steps = {row.position: row for row in past.steps}
+    ended = [row for row in past.steps if row.seq is not None and row.seq > past.place]
+    placed: list[StepRow | SignalRow | _FailedAttempt] = [*ended]
+    placed += [row for row in past.signals if row.seq > past.place]
+    taken = {row.seq for row in placed}
+    for attempt in past.attempts:
+        if attempt.seq > past.place and attempt.seq not in taken and attempt.status is AttemptStatus.FAILED:
+            step = None if attempt.name else steps.get(attempt.position)
+            name = attempt.name or (step.name if step else "?")
+            placed.append(_FailedAttempt(attempt.seq, attempt, name, _waking_after(attempt, step)))
+    taken.update(attempt.seq for attempt in past.attempts)
+    for row in ended:
+        if row.error is not None and row.attempts == 1:
+            seq = (row.seq or 0) - 1
+            if seq > past.place and seq not in taken:
+                placed.append(_FailedAttempt(seq, structs.replace(only_attempt(row), seq=seq), row.name, None))
+    return placed
+
+
+def _of_place(run: RunRow, row: StepRow | SignalRow | _FailedAttempt) -> _Told:
+    if isinstance(row, StepRow):
+        return _recorded(run, row)
+    return _signalled(run, row) if isinstance(row, SignalRow) else _failed(run, row.name, row.attempt, row.wake_at)
 
 
 def _waking_after(failed: AttemptRow, step: StepRow | None) -> int | None:
@@ -354,6 +415,8 @@ def _waking_after(failed: AttemptRow, step: StepRow | None) -> int | None:
 
 def _was_before(told: _Told, reached: _Told) -> bool:
     """Whether it happened before a step was reached. Of one moment what is recorded of earlier steps is the cause."""
+    if told.event is None or reached.event is None:
+        return False  # steps are before it, but for those that were reached later
     at, then = told.event.at, reached.event.at
     return at < then or (at == then and told.near < reached.position)
 
@@ -423,7 +486,13 @@ def _failed(run: RunRow, step_name: str, row: AttemptRow, wake_at: int | None) -
     )
 
 
+def _set_aside(row: SignalRow) -> _Told:
+    return _Told(None, row.seq, row.position or 0)
+
+
 def _signalled(run: RunRow, row: SignalRow) -> _Told:
+    if row.name == CODE_ACCEPTED:
+        return _set_aside(row)
     near = LAST if row.position is None else row.position
     return _told(run, EventKind.SIGNAL, row.sent_at, place=row.seq, near=near, name=row.name)
 

@@ -43,7 +43,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """What it was started with, to be found by."""
     created_at: datetime
     starts_at: datetime
-    """When its body begins: at once, or when `start` was told to."""
+    """When its body begins: at once, or when `start` was told to. Of a fork, when that of the run did whose history it
+    shares: recorded timers count from then. `created_at` is when the fork was made."""
     updated_at: datetime
     """The last recorded change of the run or one of its steps."""
     ended_at: datetime | None

@@ -324,6 +324,12 @@ SELECT
     checksum
 FROM pikkupy_steps WHERE run = ? ORDER BY position;
 
+-- name: steps_after
+-- The steps of one run, in order, without their outputs; left out are those of which a reader of events has seen all.
+SELECT
+    run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, NULL, error, status, ended_at, started_at
+FROM pikkupy_steps WHERE run = :run AND (position >= :reached OR seq > :place OR seq IS NULL) ORDER BY position;
+
 -- name: attempts
 -- The finished attempts of one run, oldest first.
 SELECT run, position, attempt, seq, status, error, started_at, ended_at, name, checksum

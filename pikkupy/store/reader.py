@@ -26,7 +26,7 @@ from pikkupy.core.model import (
 from pikkupy.errors import JournalError
 from pikkupy.store import listing
 from pikkupy.store.queries import QUERIES
-from pikkupy.store.rows import attempt_of, chunk_of, run_of, signal_of, step_of, timer_of
+from pikkupy.store.rows import attempt_of, chunk_of, run_of, signal_of, step_of, step_without_output, timer_of
 
 NEWEST = 2**63 - 1  # no run has this number
 PAGE = 256  # chunks of a stream that are read at once
@@ -92,6 +92,13 @@ def unfinished_relative(db: sqlite3.Connection, number: int) -> tuple[str, RunSt
 def steps(db: sqlite3.Connection, number: int) -> list[StepRow]:
     """The steps of one run, by position."""
     return [step_of(row) for row in db.execute(QUERIES["steps"], (number,)).fetchall()]
+
+
+def steps_after(db: sqlite3.Connection, number: int, place: int, reached: int) -> list[StepRow]:
+    """The steps of one run, by position, without outputs: those from position `reached` on, those with an outcome after
+    that place, and those without one."""
+    wanted = {"run": number, "place": place, "reached": reached}
+    return [step_without_output(row) for row in db.execute(QUERIES["steps_after"], wanted)]
 
 
 def attempt_rows(db: sqlite3.Connection, number: int) -> list[AttemptRow]:

@@ -142,6 +142,11 @@ def step_of(columns: Columns) -> StepRow:
     return _record(StepRow, columns[:STEP_FIELDS], columns[STEP_FIELDS], _step_checksum, what)
 
 
+def step_without_output(columns: Columns) -> StepRow:
+    """The step, with None in the place of its output: so it cannot be compared with its checksum."""
+    return _record(StepRow, columns, None, lambda _: None, "step {2!r} (position {1}) of run number {0}")
+
+
 def attempt_of(columns: Columns) -> AttemptRow:
     """The attempt. Raises `JournalError` naming it if it is damaged."""
     what = "attempt {2} of the step at position {1} of run number {0}"

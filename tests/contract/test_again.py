@@ -411,6 +411,65 @@ async def test_what_does_not_fit_a_wait_is_refused_in_the_call() -> None:
         assert len((await engine.list_runs()).runs) == 1
 
 
+@each_way
+async def test_a_fork_has_the_signals_that_came_before(settings: dict[str, Any]) -> None:
+    """Those that no shared step has taken, in order, whoever took them later; what was waited for has to come again."""
+    app = App(**settings)
+
+    async def body(workflow: Workflow) -> Any:
+        await workflow.wait_for_signal("begin")
+        first = await workflow.wait_for_signal("go")
+        await workflow.sleep("nap", "1h")
+        await workflow.do("here", app.step("here"))
+        rest = [await workflow.wait_for_signal("go", Refund) for _ in range(2)]
+        return [first, *rest, await workflow.wait_for_signal("late")]
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        for payload in (1, {"amount": 2}, {"amount": 3}, {"amount": 4}):
+            await engine.signal("r", "go", payload)
+        await engine.signal("r", "begin")
+        while (await engine.steps("r"))[-1].name != "late":
+            await asyncio.sleep(0)
+        await app.clock.advance("1h")
+        await engine.signal("r", "late", 5)
+        assert await ended(engine) == "completed"
+        found = await engine.get_run("r")
+        forked = await engine.fork("r", at="here")
+        begun = await engine.get_run(forked.id)
+        assert begun.starts_at == found.starts_at < begun.created_at
+        while (await engine.steps(forked.id))[-1].name != "late":
+            await asyncio.sleep(0)
+        await engine.signal(forked.id, "late", 6)
+        assert await forked.result(timeout="900d") == [1, Refund(2), Refund(3), 6]
+        early = await engine.fork("r", at="late")
+        await engine.signal(early.id, "late", 7)
+        assert await early.result(timeout="900d") == [1, Refund(2), Refund(3), 7]
+
+
+@each_way
+@pytest.mark.parametrize("decided", [True, False])
+async def test_a_decision_that_came_before_a_fork_is_not_lost(settings: dict[str, Any], decided: bool) -> None:
+    """One that did not fit is used up."""
+    app = App(**settings)
+
+    async def body(workflow: Workflow) -> Any:
+        await workflow.wait_for_signal("begin")
+        await workflow.do("here", app.step("here"))
+        await workflow.sleep("nap", "1h")
+        return repr(await workflow.approval("refund", Refund, timeout="1d"))
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        await engine.signal("r", "refund", "nonsense")
+        if decided:
+            await engine.signal("r", "refund", {"decision": {"amount": 1}, "decided_by": "bob"})
+        await engine.signal("r", "begin")
+        assert await ended(engine) == "completed"
+        forked = await engine.fork("r", at="here")
+        assert await forked.result(timeout="900d") == repr(Decided(Refund(1), "bob") if decided else Expired())
+
+
 # changed code that is accepted
 
 
