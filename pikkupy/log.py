@@ -37,6 +37,7 @@ EVENTS: dict[str, str] = {
     "run_completed": "A run has ended with a result.",
     "run_failed": "A run has ended with an error.",
     "run_cancelled": "A run was cancelled, by itself or from outside.",
+    "run_not_pruned": "The file refuses to delete a run that could be deleted; the others go.",
     "runs_pruned": "`prune` has deleted runs that ended long ago.",
     "step_attempt_failed": "One attempt of a step has failed; retries may follow.",
     "step_retry_scheduled": "Another attempt of a step is due at a later time.",

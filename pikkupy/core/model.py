@@ -256,9 +256,15 @@ class ChildLinked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RunDeleted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The run, which has ended, and all that belongs to it go."""
+    """The run, which has ended, and all that descend from it go, for every read; what they leave is swept later."""
 
     number: int
+
+
+class DeletedSwept(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Of each table so many rows go, at most, that deleted runs have left."""
+
+    rows: int
 
 
 Change = (
@@ -280,6 +286,7 @@ Change = (
     | SetAsideTaken
     | ChildLinked
     | RunDeleted
+    | DeletedSwept
 )
 """What can be written. A `RunRow` inserts; a `StepRow` inserts, or replaces the row while that is not final."""
 

@@ -6,7 +6,7 @@ Whoever changes a run that is not in memory holds it alone, from the look at the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -124,13 +124,25 @@ async def retry(parts: Parts, run_id: str) -> None:
             runs.append(recorded.run)
             changes += again.retry(recorded, attempts, children, host.now_us(), alone=number == numbers[0])
             numbers += [child.number for child in again.retried_children(recorded, children)]
-        await host.journal.commit(changes)
+        try:
+            await host.journal.commit(changes)
+        except JournalError:
+            if host.journal.failure is None:
+                await _check_unchanged(parts, run_id, numbers)
+            raise
         host.log.info("run_retried", run_id=run_id, workflow=row.workflow)
         if residents.events.listening:
             for run in runs:
                 residents.events.moved(run, EventKind.RESUMED, host.now_us(), reason="retry")
         for number in reversed(numbers):
             await residents.load(number)
+
+
+async def _check_unchanged(parts: Parts, run_id: str, numbers: Sequence[int]) -> None:
+    """Deletions hold no run: raise what says that one was quicker."""
+    await parts.row(run_id)
+    if len(await parts.host.journal.run_ids(numbers)) < len(numbers):
+        raise RunStateError(f"run {run_id!r}: a child run of it was deleted just now; retry it again")
 
 
 async def fork(
@@ -147,6 +159,8 @@ async def fork(
         raise not_found(run_id)
     attempts = await host.journal.attempt_rows(source.number)
     signals = await host.journal.signals(source.number)
+    if await host.journal.run_by_number(source.number) is None:
+        raise not_found(run_id)  # deleted meanwhile: what was read may not be all
     row = again.forked_row(source, new_id, host.next_number(), text, workflow, host.now_us())
     approvals = set[str]()
     if overrides or signals:

@@ -32,7 +32,7 @@ from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.host import Host, in_callback, open_host
 from pikkupy.engine.listing import check_limit, filter_of, number_of
 from pikkupy.engine.parts import Parts, encoded_input
-from pikkupy.engine.pruning import Pruning, check_deletable
+from pikkupy.engine.pruning import Pruning, Sweep, check_deletable
 from pikkupy.engine.residents import Residents
 from pikkupy.engine.starts import Starts, terms_of
 from pikkupy.engine.streams import Stream
@@ -466,6 +466,7 @@ class Engine:
             # It has changed since it was looked at: that is said, or RunNotFound if somebody else was quicker.
             await check_deletable(host.journal, await self._use().row(run_id))
             raise
+        await Sweep(host.journal).rest()
 
     async def prune(
         self,
@@ -479,8 +480,9 @@ class Engine:
 
         `statuses` are final ones (default: all three). The `keep` runs of these that ended last stay. Child runs go
         with their parents, and are neither counted nor kept by themselves; a run above an unfinished one stays. A few
-        runs go at a time, so that other writes get in between, and each as a whole: what a crash leaves can be pruned
-        again. `progress` is called with the number of runs that are gone so far; what it raises ends the pruning.
+        runs go at a time, so that other writes get in between, and each as a whole, and what belongs to them after
+        them; what a crash leaves goes with the next one. A run that the file refuses to delete is logged and stays.
+        `progress` is called with the number of runs that are gone so far; what it raises ends the pruning.
         The file does not get smaller; the room in it is used again. Raises `DurationError`, `TypeError`, `ValueError`.
         """
         pruning = Pruning(older_than, statuses, keep, progress)

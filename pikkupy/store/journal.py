@@ -176,9 +176,13 @@ class Journal:
         """
         return await self._read(lambda db: reader.ended(db, after, kept, before, limit))
 
-    async def sizes(self, numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """Per run that is there, with all that descend from it: about how many steps, how many unfinished runs."""
-        return await self._read(lambda db: reader.sizes(db, numbers))
+    async def families(self, numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Per run that is there, with all that descend from it: how many runs, and how many unfinished ones."""
+        return await self._read(lambda db: reader.families(db, numbers))
+
+    async def has_deleted(self) -> bool:
+        """Whether something of deleted runs may be left, which `DeletedSwept` takes away."""
+        return await self._read(reader.has_deleted)
 
     async def unfinished_relative(self, number: int) -> tuple[str, RunStatus, bool] | None:
         """What keeps an ended run from being deleted: id and status of a run, and whether it is the parent."""

@@ -77,10 +77,16 @@ def ended(
     return [EndedRun(ended_at, number, RunStatus(status)) for ended_at, number, status in rows]
 
 
-def sizes(db: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """Per run that is there, with all that descend from it: about how many steps, how many unfinished runs."""
-    rows = db.execute(QUERIES["sizes"], {"numbers": json.dumps(list(numbers))}).fetchall()
-    return {number: (steps, unfinished) for number, steps, unfinished in rows}
+def families(db: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Per run that is there, with all that descend from it: how many runs, and how many unfinished ones."""
+    rows = db.execute(QUERIES["families"], {"numbers": json.dumps(list(numbers))}).fetchall()
+    return {number: (runs, unfinished) for number, runs, unfinished in rows}
+
+
+def has_deleted(db: sqlite3.Connection) -> bool:
+    """Whether something of deleted runs may be left."""
+    [(found,)] = db.execute(QUERIES["has_deleted"]).fetchall()
+    return bool(found)
 
 
 def unfinished_relative(db: sqlite3.Connection, number: int) -> tuple[str, RunStatus, bool] | None:

@@ -662,3 +662,41 @@ async def test_a_run_whose_workflow_is_gone_keeps_signals_and_timers(settings: d
     async with app.open(body) as engine:
         await app.clock.advance(0)
         assert await (await engine.handle("r")).result(timeout="1s") == ["kept"]
+
+
+async def test_a_run_that_is_deleted_while_it_is_retried_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A retry that comes second says so, and so does a fork; a child that was deleted alone makes it a state error."""
+    app = App()
+    app.broken.add("b")
+
+    async def child(workflow: Workflow) -> str:
+        return str(await workflow.do("b", app.step("b")))
+
+    async def body(workflow: Workflow) -> str:
+        return str(await workflow.do("part", "child"))
+
+    async with app.open(body, child=child) as engine:
+        for run_id in ("r", "s", "t"):
+            await engine.start("flow", run_id=run_id)
+            assert await ended(engine, run_id) == "failed"
+        assert engine._parts is not None
+        journal = engine._parts.host.journal
+        attempt_rows, doomed = journal.attempt_rows, ["r"]
+
+        async def deleted_meanwhile(number: int) -> Any:
+            rows = await attempt_rows(number)
+            if doomed and number == (await engine._parts.row(doomed[0])).number:  # type: ignore[union-attr]
+                await engine.delete_run(doomed.pop())
+            return rows
+
+        monkeypatch.setattr(journal, "attempt_rows", deleted_meanwhile)
+        with pytest.raises(RunNotFound):
+            await engine.retry("r")
+        doomed.append("s")
+        with pytest.raises(RunNotFound):
+            await engine.fork("s", at="part")
+        doomed.append("t/part")
+        with pytest.raises(RunStateError, match=r"'t'.*child run"):
+            await engine.retry("t")
+        app.broken.clear()
+        assert (await engine.get_run("t")).status == "failed"
