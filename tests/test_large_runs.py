@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from pikkupy import Pikku, Workflow
 from pikkupy.core.commands import Commands, Policy, StepCall
 from pikkupy.core.model import StepKind
 from pikkupy.engine.cut_offs import in_flight
+from pikkupy.testing import VirtualClock
 from tests.store.samples import NOW
 
 
@@ -26,3 +34,53 @@ def test_what_a_crash_cut_off_is_found_in_one_pass() -> None:
 
     assert [call.position for call in in_flight(Commands(calls, stopped), {}, NOW)] == [5, 6, 7, 8, 9]
     assert stopped.searches == 0
+
+
+@pytest.mark.parametrize("how", ["outcome", "cancelled", "timer", "retry"])
+async def test_the_last_change_of_a_run_of_many_steps_is_exact_and_not_looked_for_among_all(
+    how: str, db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the step that was reached first ends last; in memory, after a new start, and in the file."""
+    pikku, clock = Pikku(), VirtualClock()
+
+    async def first(workflow: Workflow) -> None:
+        if how == "timer":
+            await asyncio.sleep(3_600)
+        elif how == "retry":
+            await workflow.do("first", lambda: 1 / 0, retries=9, retry_delay="1h")
+        else:
+            await workflow.wait_for_signal("first")
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        begun = asyncio.ensure_future(first(workflow))
+        rest = [workflow.wait_for_signal(f"s{number}") for number in range(200)]
+        if how == "cancelled":
+            await asyncio.sleep(3_600)
+            begun.cancel()
+        await asyncio.gather(begun, *rest, return_exceptions=True)
+
+    async with pikku.open(db, clock=clock) as engine:
+        await engine.start(flow, run_id="r")
+        assert (await engine.get_run("r")).updated_at == clock.now()
+        changed = clock.now() + timedelta(hours=1)
+        await clock.advance("1h")
+        if how == "outcome":
+            await engine.signal("r", "first")
+        await engine.start(flow, run_id="other")
+        await clock.advance("10min")
+        assert engine._parts is not None
+        journal = engine._parts.host.journal
+
+        async def never(numbers: list[int]) -> dict[int, int]:
+            raise AssertionError(numbers)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(journal, "last_change", never)
+            assert (await engine.get_run("r")).updated_at == changed
+            assert [run.updated_at for run in (await engine.list_runs()).runs][1] == changed
+            patched.setattr(journal, "recent_change", never)
+            assert await (await engine.handle("r")).status() == "running"
+    for settings in ({}, {"resident_runs": 0, "unload_after": 0}):
+        async with pikku.open(db, clock=clock, **settings) as engine:  # type: ignore[arg-type]
+            assert (await engine.get_run("r")).updated_at == changed

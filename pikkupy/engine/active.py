@@ -40,7 +40,7 @@ from pikkupy.engine.ends import crash_loop, interrupted, move_of
 from pikkupy.engine.events import EventKind
 from pikkupy.engine.host import Host
 from pikkupy.engine.inbox import Inbox
-from pikkupy.engine.live import LiveStep, asked_to_retry, before_its_outcome, context_of, due_at, first_success
+from pikkupy.engine.live import LiveStep, asked_to_retry, before_its_outcome, context_of, due_at, first_success, latest
 from pikkupy.engine.outlet import Outlet
 from pikkupy.engine.own_timers import OwnTimers
 from pikkupy.engine.resident import Others, Resident, tell_all
@@ -91,6 +91,7 @@ class ActiveRun:
         "_seq",
         "_set_aside",
         "_taken_over",
+        "changed_at",
         "children",
         "ending",
         "gates",
@@ -133,6 +134,7 @@ class ActiveRun:
         self.since_s = -math.inf  # time of the host loop when it came back into memory
         self.next_chunk = recorded.next_chunk  # offset in the run's stream
         self._inline: StepContext | None = None  # of the step that `_call_inline` is calling
+        self.changed_at = latest(recorded)  # µs; what was reached last may be newer
 
     @property
     def over(self) -> asyncio.Future[RunMove]:
@@ -402,7 +404,7 @@ class ActiveRun:
             self._work(step, attempt)
         elif self.is_live(step):
             self.begun(step, attempt)
-            self.host.write([step.unfinished_row()], partial(self._work, step, attempt))
+            self.host.write([step.unfinished_row()], partial(self._is_shown, step, partial(self._work, step, attempt)))
 
     def _work(self, step: LiveStep, attempt: int) -> None:
         if not self.is_live(step):
@@ -515,6 +517,7 @@ class ActiveRun:
     def deliver(self, row: StepRow) -> None:
         """The step's outcome is on disk: the run may see it."""
         del self._landing[row.position]
+        self.changed_at = row.ended_at or 0
         if self.home.events.listening:
             self.home.events.recorded(self.run, row)
         if not self.ending:
@@ -549,7 +552,9 @@ class ActiveRun:
 
     def _cancel_is_on_disk(self, position: int, error: Exception | None) -> None:
         if self.host.is_written(error):
-            self._landing.pop(position, None)
+            row = self._landing.pop(position, None)
+            if row is not None:
+                self.changed_at = row.ended_at or 0
             self.may_rest()
 
     def _keep_evidence(self, step: LiveStep, outcome: Outcome) -> None:
@@ -580,7 +585,13 @@ class ActiveRun:
     def show_running(self, step: LiveStep) -> None:
         """Write a row for a step whose attempt has lasted a moment, so that other readers of the file see it."""
         if self.is_live(step) and step.status is StepStatus.RUNNING:
-            self.host.write([step.unfinished_row()])
+            self.host.write([step.unfinished_row()], partial(self._is_shown, step))
+
+    def _is_shown(self, step: LiveStep, then: Callable[[], object] | None = None) -> None:
+        """It is on disk that the step is running."""
+        self.changed_at = max(self.changed_at, step.began_at)
+        if then is not None:
+            then()
 
     def is_live(self, step: LiveStep) -> bool:
         """True if the step still has an outcome to come in this life."""
@@ -662,7 +673,11 @@ class ActiveRun:
             seq=self.next_seq(),
             fired_at=self.host.now_us(),
         )
-        self.host.write([row], partial(self._fired, row))
+        self.host.write([row], partial(self._timer_fired, row))
+
+    def _timer_fired(self, row: TimerRow) -> None:
+        self.changed_at = row.fired_at
+        self._fired(row)
 
     def _fired(self, event: Event) -> None:
         self._firing -= 1

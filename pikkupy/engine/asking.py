@@ -18,16 +18,31 @@ from pikkupy.errors import WorkflowNotFound
 from pikkupy.registry import WorkflowFunction
 
 
-async def runs(host: Host, rows: list[RunRow]) -> list[Run]:
+async def runs(parts: Parts, rows: list[RunRow]) -> list[Run]:
     """The runs of these rows, for users."""
-    open_runs = [row.number for row in rows if row.status not in FINAL_RUNS]
-    changed = await host.journal.last_change(open_runs) if open_runs else {}
+    host = parts.host
+    changed = await _changed(parts, [row.number for row in rows if row.status not in FINAL_RUNS])
     parents = [row.parent for row in rows if row.parent is not None]
     ids = await host.journal.run_ids(parents) if parents else {}
     return [
         run_of(row, host.values, changed.get(row.number), *types_of(host, row.workflow), ids.get(row.parent or 0))
         for row in rows
     ]
+
+
+async def _changed(parts: Parts, numbers: list[int]) -> dict[int, int]:
+    """When something of these unfinished runs was recorded last.
+
+    A run in memory knows it of its many steps; what it has written just now without an outcome is among the last.
+    """
+    resident = parts.residents.resident
+    known = {number: active.changed_at for number in numbers if (active := resident(number)) is not None}
+    journal, others = parts.host.journal, [number for number in numbers if number not in known]
+    changed = await journal.last_change(others) if others else {}
+    if known:
+        for number, recent in (await journal.recent_change(list(known))).items():
+            changed[number] = max(recent, known[number])
+    return changed
 
 
 def types_of(host: Host, workflow: str) -> tuple[Any, Any]:

@@ -249,7 +249,7 @@ class Engine:
     async def get_run(self, run_id: str) -> Run:
         """The run as it stands on disk. Raises `RunNotFound`."""
         row = await self._use().row(run_id)
-        return (await asking.runs(self._use().host, [row]))[0]
+        return (await asking.runs(self._use(), [row]))[0]
 
     async def list_runs(
         self,
@@ -285,7 +285,7 @@ class Engine:
         rows = await host.journal.runs(which, limit=check_limit(limit) + 1, before=number_of(cursor))
         shown = rows[:limit]
         more = str(shown[-1].number) if len(rows) > limit else None
-        return Page(runs=tuple(await asking.runs(self._use().host, shown)), next_cursor=more)
+        return Page(runs=tuple(await asking.runs(self._use(), shown)), next_cursor=more)
 
     async def counts(self) -> dict[str, dict[RunStatus, int]]:
         """How many runs there are, by workflow and status; what there is none of is left out."""
@@ -489,6 +489,10 @@ class Engine:
         return await self._done(pruning.run(self._use().host))
 
     # For handles
+
+    async def _status(self, run_id: str) -> RunStatus:
+        """What `RunHandle.status` returns or raises."""
+        return (await self._use().row(run_id)).status
 
     async def _result(self, run_id: str, timeout: Duration | None) -> Any:
         """What `RunHandle.result` returns or raises."""

@@ -10,7 +10,7 @@ from pikkupy.durations import Duration
 
 if TYPE_CHECKING:
     from pikkupy.engine.events import Event
-    from pikkupy.engine.views import Chunk, Run
+    from pikkupy.engine.views import Chunk
 
 Out = TypeVar("Out", covariant=True)
 
@@ -18,7 +18,7 @@ Out = TypeVar("Out", covariant=True)
 class Runs(Protocol):
     """What a handle needs of its engine."""
 
-    async def get_run(self, run_id: str) -> Run: ...
+    async def _status(self, run_id: str) -> RunStatus: ...
     async def cancel(self, run_id: str, reason: str) -> None: ...
     async def signal(self, run_id: str, name: str, payload: Any = None) -> None: ...
     async def approve(self, run_id: str, name: str, decision: Any, *, decided_by: str | None = None) -> None: ...
@@ -39,7 +39,7 @@ class RunHandle(Generic[Out]):
 
     async def status(self) -> RunStatus:
         """Where the run stands. Raises `RunNotFound` if it was deleted."""
-        return (await self._engine.get_run(self.id)).status
+        return await self._engine._status(self.id)
 
     async def result(self, timeout: Duration | None = None) -> Out:
         """The run's output, once it has ended; a suspended run is waited for.

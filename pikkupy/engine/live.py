@@ -7,7 +7,7 @@ from msgspec import structs
 
 from pikkupy.core.commands import StepCall
 from pikkupy.core.machine import STEP, StepEvent, advance
-from pikkupy.core.model import AttemptRow, AttemptStatus, ErrorInfo, RunRow, StepKind, StepRow, StepStatus
+from pikkupy.core.model import AttemptRow, AttemptStatus, ErrorInfo, Recorded, RunRow, StepKind, StepRow, StepStatus
 from pikkupy.core.outcomes import Failed, Succeeded
 from pikkupy.execution import step_failed
 from pikkupy.failures import describe
@@ -197,3 +197,9 @@ def context_of(run: RunRow, call: StepCall, attempt: int) -> StepContext:
 def step_id(run_id: str, step_name: str) -> str:
     """The id of a step: the same on every attempt and in every life."""
     return f"{run_id}/{step_name}"
+
+
+def latest(recorded: Recorded) -> int:
+    """The latest time that is recorded of the run's steps and timers, in µs, or 0."""
+    times = [max(row.started_at or 0, row.ended_at or 0) for row in recorded.steps]
+    return max([*times, *(timer.fired_at for timer in recorded.timers)], default=0)

@@ -266,6 +266,13 @@ class Journal:
         """Per run the latest recorded time of its steps, attempts and timers, in µs; runs without any are absent."""
         return await self._read(lambda db: reader.last_change(db, numbers))
 
+    async def recent_change(self, numbers: Sequence[int]) -> dict[int, int]:
+        """As `last_change`, of the steps and timers that a run reached last alone, so that their number does not count.
+
+        0 if there is nothing.
+        """
+        return await self._read(lambda db: reader.recent_change(db, numbers))
+
     # Closing
 
     async def close(self, *, clean: bool = True) -> None:

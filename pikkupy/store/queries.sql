@@ -574,6 +574,19 @@ SELECT run, max(at) AS latest FROM (
     SELECT run, fired_at FROM pikkupy_timers WHERE run IN (SELECT value FROM json_each(:numbers))
 ) GROUP BY run HAVING latest > 0;
 
+-- name: recent_change
+-- As `last_change`, but of the steps and timers reached last alone, however many there are. The attempt that ended last is
+-- the last by its place in the history.
+SELECT wanted.value, max(
+    coalesce((SELECT max(max(coalesce(started_at, 0), coalesce(ended_at, 0))) FROM (
+        SELECT started_at, ended_at FROM pikkupy_steps WHERE run = wanted.value ORDER BY position DESC LIMIT 100
+    )), 0),
+    coalesce((SELECT ended_at FROM pikkupy_attempts WHERE run = wanted.value ORDER BY seq DESC LIMIT 1), 0),
+    coalesce((SELECT max(fired_at) FROM (
+        SELECT fired_at FROM pikkupy_timers WHERE run = wanted.value ORDER BY number DESC LIMIT 100
+    )), 0)
+) FROM json_each(:numbers) AS wanted;
+
 -- name: epoch
 -- Whose journal it is: asked inside every transaction.
 SELECT epoch FROM pikkupy_journal;

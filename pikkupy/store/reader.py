@@ -226,6 +226,11 @@ def last_change(db: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, int
     return dict(db.execute(QUERIES["last_change"], {"numbers": json.dumps(list(numbers))}).fetchall())
 
 
+def recent_change(db: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, int]:
+    """Per run the latest recorded time, or 0, of the steps and timers that it reached last, and of its attempts."""
+    return dict(db.execute(QUERIES["recent_change"], {"numbers": json.dumps(list(numbers))}).fetchall())
+
+
 @contextmanager
 def _moment(db: sqlite3.Connection) -> Iterator[None]:
     """All reads inside see the same state."""

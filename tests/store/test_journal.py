@@ -110,6 +110,8 @@ async def test_the_last_change_is_the_latest_recorded_time(journal: Journal) -> 
     await journal.commit([a_step(4, status=StepStatus.PENDING, started_at=None)])
 
     assert await journal.last_change([1, 2, 3, 4, 5]) == {1: NOW + 9, 2: NOW + 5, 3: NOW}
+    recent = await journal.recent_change([1, 2, 3, 4, 5])
+    assert recent == {1: NOW + 9, 2: NOW + 5, 3: NOW, 4: 0, 5: 0}
 
 
 async def test_a_step_is_replaced_until_it_is_final(journal: Journal) -> None:

@@ -179,6 +179,7 @@ BY_KEY = [
     "chunks",
     "next_chunks",
     "last_change",
+    "recent_change",
     "write_steps",
     "move_runs",
     "wake_runs",
