@@ -36,6 +36,7 @@ from pikkupy.testing.simulation.programs import (
 
 EPOCH_US = 1_893_456_000_000_000  # 2030-01-01; the loop's time begins at 0 there
 TURNS = 400_000  # of the loop in one life; more is a spin
+WHATS = ("crash", "power", "busy", "full", "io_error", "clock", "leave")
 ROUNDS = 60  # in which people give waiting runs what they wait for, once nothing goes wrong any more
 
 
@@ -105,8 +106,8 @@ class Report(msgspec.Struct):
     crashes: int
     lives: int
     trace: str
-    cells: Counter[tuple[str, str]]  # faults by phase
-    counts: Counter[str]
+    cells: dict[str, int]  # faults by phase: "crash in work"
+    counts: dict[str, int]
 
 
 class _Clock:
@@ -143,7 +144,7 @@ class History:
         self._passed = 0
         self._acts = list(scenario.acts)
         self._trace = blake2b(digest_size=8)
-        self._cells: Counter[tuple[str, str]] = Counter()
+        self._cells: Counter[str] = Counter()
         self._crashes = self._lives = 0
         self._now_s = 0.0
         self._life = 0
@@ -309,7 +310,7 @@ class History:
 
     def _strike(self) -> str | None:
         fault = self._faults.pop()
-        self._cells[fault.what, self._phase] += 1
+        self._cells[f"{fault.what} in {self._phase}"] += 1
         self._note(fault.what)
         self._timer = None
         if fault.what in ("crash", "power"):
