@@ -241,7 +241,8 @@ async def test_i10_a_replay_asks_for_the_same_commands_in_the_same_order(db: Pat
     @pikku.workflow
     async def flow(workflow: Workflow) -> None:
         async def slow() -> str:
-            await asyncio.sleep(0.02)
+            while not winners:
+                await asyncio.sleep(0.001)
             return "slow"
 
         tasks = {

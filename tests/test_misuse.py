@@ -59,9 +59,9 @@ async def test_a_future_of_the_application_cannot_be_waited_for(construct: str) 
     """I4, I10: not directly, and not through a construct of asyncio, where a replay would see another result."""
     host = asyncio.get_running_loop()
     foreign = host.create_future()
-    host.call_later(0.01, lambda: foreign.done() or foreign.set_result(1))
 
     async def body(workflow: Workflow) -> None:
+        host.call_later(0.01, lambda: foreign.done() or foreign.set_result(1))  # not before it is waited for
         own = workflow.do("own", lambda: asyncio.sleep(0.05))
         if construct == "wait":
             await asyncio.wait([foreign, own], return_when=asyncio.FIRST_COMPLETED)

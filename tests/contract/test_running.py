@@ -490,15 +490,16 @@ async def test_an_error_in_the_block_passes_on(db: Path) -> None:
 async def test_cancelling_the_block_leaves_in_good_order(db: Path) -> None:
     """C136: also when the task that holds the engine is cancelled."""
 
+    started = asyncio.Event()
+
     async def main() -> None:
         async with sleepers().open(db) as engine:
             await engine.start("sleeper", 1, run_id="r")
+            started.set()
             await asyncio.Event().wait()
 
     task = asyncio.create_task(main())
-    while not db.exists():
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.05)
+    await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
