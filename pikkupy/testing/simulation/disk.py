@@ -53,7 +53,7 @@ class SimulatedDisk:
         return [] if self._db is None else self._db.execute(sql, parameters).fetchall()
 
     def die(self, back: int = 0) -> None:
-        """The process is gone: what is committed stays; after a loss of power perhaps only what was `back` commits ago."""
+        """The process is gone. What is committed stays; after a loss of power, what was `back` commits ago."""
         if self._db is not None:
             if self._db.in_transaction:
                 self._db.rollback()
@@ -64,6 +64,10 @@ class SimulatedDisk:
             self.image = self.earlier[-min(back, len(self.earlier))]
             self.commits = self.image.commits
         self.earlier.clear()
+
+    def is_dead(self, db: sqlite3.Connection) -> bool:
+        """True if that connection belongs to an earlier life."""
+        return db is not self._db
 
     async def _connect(self, opener: Callable[[], sqlite3.Connection]) -> Connection:
         self._db = opener()
@@ -103,6 +107,8 @@ class _Inline:
         return await done
 
     def _do(self, work: Callable[[sqlite3.Connection], T], done: asyncio.Future[T]) -> None:
+        if self._disk.is_dead(self._db):
+            return  # the process is gone
         try:
             result = work(self._db)
         except Crash:

@@ -154,6 +154,7 @@ class History:
         self._violation: Violation | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._leaves = asyncio.Event()
+        self._pikku = _application(self)
 
     def run(self) -> Report:
         """Live until every run has ended. Raises `Violation`."""
@@ -188,18 +189,6 @@ class History:
         return ended
 
     def _engine(self) -> Engine:
-        pikku, life = Pikku(), self._life
-
-        @pikku.workflow
-        async def program(workflow: Workflow, data: dict[str, Any]) -> Any:
-            self._oracle.left_memory(workflow.run_id)
-            node: Any = msgspec.convert(data, Node)  # type: ignore[call-overload]
-            return await interpret(node, workflow, _Observer(self, life))
-
-        @pikku.function
-        async def act(services: Services, data: dict[str, Any]) -> Any:
-            return await _Observer(self, life).act(msgspec.convert(data, Do))
-
         settings: dict[str, Any] = {} if self.scenario.resident else {"resident_runs": 0, "unload_after": 0}
         config = Config(
             durability=self.scenario.durability,  # type: ignore[arg-type]
@@ -210,7 +199,7 @@ class History:
             **settings,
         )
         outside = Outside(self._disk.open_journal, self._rng.randbytes)
-        return Engine(":memory:", pikku, None, self._clock, config, outside)
+        return Engine(":memory:", self._pikku, None, self._clock, config, outside)
 
     async def _live(self, engine: Engine) -> bool:
         """True once every run has ended. Without `async with`: a crash leaves nothing in order."""
@@ -364,6 +353,10 @@ class History:
 
     async def _help(self, engine: Engine) -> bool:
         """Give every run what it waits for; False if all have ended."""
+        parts = engine._use()
+        if not (parts.residents.busy or parts.host.journal.busy):
+            self._oracle.look()
+            self._oracle.check_next_moves(parts.residents.active)
         page = await engine.list_runs(status=["running", "suspended"], limit=500)
         for run in page.runs:
             if run.status == "suspended":
@@ -379,6 +372,22 @@ class History:
                             self._sent += 1
                             await engine.signal(run.id, name, [self._sent])
         return bool(page.runs)
+
+
+def _application(history: History) -> Pikku:
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def program(workflow: Workflow, data: dict[str, Any]) -> Any:
+        history._oracle.left_memory(workflow.run_id)
+        node: Any = msgspec.convert(data, Node)  # type: ignore[call-overload]
+        return await interpret(node, workflow, _Observer(history, history._life))
+
+    @pikku.function
+    async def act(services: Services, data: dict[str, Any]) -> Any:  # noqa: ARG001
+        return await _Observer(history, history._life).act(msgspec.convert(data, Do))
+
+    return pikku
 
 
 class _Observer:

@@ -7,10 +7,10 @@ to an earlier commit takes away what came later, and nothing else.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import RunStatus
 from pikkupy.services import StepContext
 from pikkupy.testing.simulation.disk import SimulatedDisk
 from pikkupy.testing.simulation.programs import Do
@@ -29,7 +29,11 @@ _OVERRUN = """
 SELECT child.run_id FROM pikkupy_runs AS child JOIN pikkupy_runs AS mother ON mother.number = child.parent
 WHERE child.ended_at IS NULL AND mother.ended_at IS NOT NULL AND child.alone_since IS NULL
 """
-_KEPT = "SELECT payload FROM pikkupy_signals WHERE payload IS NOT NULL"
+_LEFT = """
+SELECT runs.run_id, steps.name, steps.status FROM pikkupy_steps AS steps JOIN pikkupy_runs AS runs ON runs.number = steps.run
+WHERE runs.ended_at IS NOT NULL AND steps.status IN ('pending', 'scheduled', 'running')
+"""
+_AWAKE = "SELECT run_id FROM pikkupy_runs WHERE ended_at IS NULL AND wakes_at IS NULL AND parked IS NULL"
 _FINAL_STEPS = {"succeeded", "failed", "cancelled"}
 _FINAL_RUNS = {str(status) for status in FINAL_RUNS}
 
@@ -164,9 +168,21 @@ class Oracle:
         for run_id in self._cancelled:
             if found[run_id] not in _FINAL_RUNS and run_id not in self.retried:
                 raise Violation(f"cancel: cancel() of run {run_id!r} had returned, and it is {found[run_id]}")
+        left = self._disk.query(_LEFT)
+        if left:
+            raise Violation(f"end: step {left[0][1]!r} of run {left[0][0]!r}, which has ended, is {left[0][2]}")
         early = self._disk.query(_EARLY)
         if early:
             raise Violation(f"early: sleep {early[0][1]!r} of run {early[0][0]!r} ended before its time")
+
+    def check_next_moves(self, resident: Container[str]) -> None:
+        """At a moment when nothing is on its way: every run that does not wait in the file is in memory."""
+        forgotten = [run_id for (run_id,) in self._disk.query(_AWAKE) if run_id not in resident]
+        if forgotten:
+            raise Violation(f"forgotten: run {forgotten[0]!r} is neither in memory nor waits in the file")
+        overrun = self._disk.query(_OVERRUN)
+        if overrun:
+            raise Violation(f"orphan: child run {overrun[0][0]!r} goes on, and its parent has ended")
 
     def at_the_end(self) -> None:
         """Every run has ended."""
@@ -193,8 +209,3 @@ class Oracle:
         twice = [key for key, count in taken.items() if count > 1]
         if twice:
             raise Violation(f"signal: {twice[0][1]} was taken twice by run {twice[0][0]!r}")
-
-
-def is_final(status: RunStatus) -> bool:
-    """True if it never changes."""
-    return status in FINAL_RUNS

@@ -209,16 +209,16 @@ class Generator:
                     return Within(self._us(), Sequence(parts))
                 case _:
                     return Sequence(parts)
-        match rng.randrange(20):
+        match rng.randrange(24):
             case 0 | 1 | 2:
                 return Sleep(self._us(), own=rng.random() < 0.3)
             case 3 | 4:
                 return Wait(rng.choice(SIGNALS), self._us() if rng.random() < 0.5 else None)
             case 5:
                 return Wait(rng.choice(APPROVALS), self._us() if rng.random() < 0.5 else None, approval=True)
-            case 6:
+            case 6 | 10:
                 return Gate(rng.choice(("g0", "g1")))
-            case 7 | 8 if depth > 0 and self._budget > 0:
+            case 7 | 8 | 11 | 12 | 13 if depth > 0 and self._budget > 0:
                 part = self._node(depth - 1)
                 return Child(self._step_name(), part, rng.choice((0, 0, 1)), self._us() if rng.random() < 0.2 else None)
             case 9:
