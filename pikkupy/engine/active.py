@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
@@ -42,7 +43,7 @@ from pikkupy.engine.inbox import Inbox
 from pikkupy.engine.live import LiveStep, asked_to_retry, before_its_outcome, context_of, due_at, first_success
 from pikkupy.engine.outlet import Outlet
 from pikkupy.engine.own_timers import OwnTimers
-from pikkupy.engine.resident import Others, tell_all
+from pikkupy.engine.resident import Others, Resident, tell_all
 from pikkupy.errors import PikkuError
 from pikkupy.execution import Execution
 from pikkupy.log import Logger
@@ -81,6 +82,7 @@ class ActiveRun:
     __slots__ = (
         "_execution",
         "_firing",
+        "_held",
         "_inline",
         "_landing",
         "_over",
@@ -99,6 +101,7 @@ class ActiveRun:
         "reason",
         "resting",
         "run",
+        "since_s",
         "status",
         "steps",
     )
@@ -114,6 +117,7 @@ class ActiveRun:
         self._execution = execution
         self._rows = {row.position: row for row in recorded.steps if row.seq is None}
         self._seq = recorded.last_seq
+        self._held = False  # what it asks for waits for a write
         self._firing = 0  # timers of its own loop that have fired, on their way to the disk
         self.home = home
         self._own_timers: OwnTimers | None = None  # most runs have none
@@ -124,6 +128,7 @@ class ActiveRun:
         self._set_aside = {(row.name, row.kind, row.target): row for row in recorded.set_aside}
         self.inbox = Inbox(recorded.signals)
         self.resting: int | None = None  # until when it will wait in the file, once that is on disk
+        self.since_s = -math.inf  # time of the host loop when it came back into memory
         self.next_chunk = recorded.next_chunk  # offset in the run's stream
         self._inline: StepContext | None = None  # of the step that `_call_inline` is calling
 
@@ -243,6 +248,10 @@ class ActiveRun:
     def adopt(self, commands: Commands, *, cut_off: bool) -> None:
         """After a start-up: carry out what a replay left to do; `cut_off` if the last owner did not leave in order."""
         commands.armed = [Armed(armed.number, armed.due_us, 0) for armed in commands.armed]  # set in an earlier life
+        if self.parked is not None:
+            # That it goes on is on disk before it does: what it does then counts, if that is what kills the process.
+            self._hold(commands, [self.moved(RunEvent.RESUME, None)])
+            return
         self._take_over(commands.calls)
         flying = in_flight(commands, self._rows, self.host.now_us()) if cut_off and commands.end is None else []
         flying = [call for call in flying if (call.name, call.kind, call.target) not in self._set_aside]
@@ -257,9 +266,15 @@ class ActiveRun:
         if worst.cut_offs >= self.host.config.max_cut_offs:
             self._end(crash_loop(worst), rows)
         else:
-            self.host.write(rows, partial(self._carry_on, commands))
+            self._hold(commands, rows)
+
+    def _hold(self, commands: Commands, changes: Sequence[Change]) -> None:
+        """Carry out the commands when `changes` are on disk."""
+        self._held = True
+        self.host.write(changes, partial(self._carry_on, commands))
 
     def _carry_on(self, commands: Commands) -> None:
+        self._held = False
         if not self.ending:
             self.carry_out(commands)
 
@@ -577,7 +592,7 @@ class ActiveRun:
 
     def waits_until(self) -> int | None:
         """When the run has to be in memory again if nothing comes from outside; None while it has anything to do."""
-        if self.ending or self._landing or self._firing or self.resting is not None:
+        if self.ending or self._held or self._landing or self._firing or self.resting is not None:
             return None
         until = NO_WAKING if self._own_timers is None else self._own_timers.next_due_us(NO_WAKING)
         for step in self.steps.values():
@@ -661,6 +676,13 @@ class ActiveRun:
 
     def begin_end(self, end: End, changes: list[Change], then: list[Done]) -> None:
         """End the run: `changes` get what is to be written for it and for its children, `then` who is to be told."""
+        family: list[tuple[Resident, End]] = [(self, end)]
+        for run, its_end in family:  # grows as it goes: families can be deep
+            if not run.ending:
+                family += run.end_itself(its_end, changes, then)
+
+    def end_itself(self, end: End, changes: list[Change], then: list[Done]) -> list[tuple[Resident, End]]:
+        """As `begin_end`; the child runs in memory that are to end with it are left to the caller."""
         self.ending = True
         self.home.outlet.flush()  # readers take the end for the end of the stream
         self._drop_timers()
@@ -678,9 +700,11 @@ class ActiveRun:
             changes.append(RunWakes(number=self.run.parent, wakes_at=None))  # whose step has its outcome
         self._execution.tear_down()
         then.append(partial(self._end_is_on_disk, move))
-        if not isinstance(end, Parked):
-            why = f"its parent run {self.run.run_id!r} has {move.status} without waiting for it"
-            child_steps.cancel_all(self, steps, end.reason if isinstance(end, Cancelled) else why, changes, then)
+        if isinstance(end, Parked):
+            return []
+        why = f"its parent run {self.run.run_id!r} has {move.status} without waiting for it"
+        cancelled = Cancelled(end.reason if isinstance(end, Cancelled) else why)
+        return [(child, cancelled) for child in child_steps.let_go(self, steps, cancelled.reason, changes, then)]
 
     def _interrupt_steps(self) -> None:
         """Stop what is under way in a run that is parked: it begins again, under its own number, on resumption."""

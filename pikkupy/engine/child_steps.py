@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from pikkupy.core.commands import Cancelled
@@ -120,28 +120,39 @@ def cancel(run: Resident, step: LiveStep, reason: str, changes: list[Change], th
     A child in the file is cancelled after a crash, too: the start-up looks at runs that do not wait there, and at their
     parents.
     """
-    child, step.child = step.child or run.children.pop(step.call.position, None), None
-    if child is not None:
-        _cancel(run, child, reason, changes, then)
-
-
-def cancel_all(run: Resident, steps: Iterable[LiveStep], reason: str, changes: list[Change], then: list[Done]) -> None:
-    """As `cancel`, for these steps, which are all that the run has, and for those that were set aside."""
-    for step in steps:
-        cancel(run, step, reason, changes, then)
-    for child in run.children.values():
-        _cancel(run, child, reason, changes, then)
-
-
-def _cancel(run: Resident, row: RunRow, reason: str, changes: list[Change], then: list[Done]) -> None:
-    if row.status in FINAL_RUNS or row.alone_since is not None:
-        return
-    number, child = row.number, run.home.resident(row.number)
-    if child is None:
-        changes.append(RunWakes(number=number, wakes_at=None))
-        then.append(partial(_cancel_in_file, run, number, reason))
-    elif not child.ending:
+    for child in _let_go(run, _child_of(run, step), reason, changes, then):
         child.begin_end(Cancelled(reason), changes, then)
+
+
+def let_go(
+    run: Resident, steps: Iterable[LiveStep], reason: str, changes: list[Change], then: list[Done]
+) -> Iterator[Resident]:
+    """As `cancel`, for these steps, which are all that the run has, and for those that were set aside.
+
+    The child runs that are in memory are left to the caller.
+    """
+    for step in steps:
+        yield from _let_go(run, _child_of(run, step), reason, changes, then)
+    for child in run.children.values():
+        yield from _let_go(run, child, reason, changes, then)
+
+
+def _child_of(run: Resident, step: LiveStep) -> RunRow | None:
+    child, step.child = step.child or run.children.pop(step.call.position, None), None
+    return child
+
+
+def _let_go(
+    run: Resident, row: RunRow | None, reason: str, changes: list[Change], then: list[Done]
+) -> Iterator[Resident]:
+    if row is None or row.status in FINAL_RUNS or row.alone_since is not None:
+        return
+    child = run.home.resident(row.number)
+    if child is not None:
+        yield child
+    else:
+        changes.append(RunWakes(number=row.number, wakes_at=None))
+        then.append(partial(_cancel_in_file, run, row.number, reason))
 
 
 def _cancel_in_file(run: Resident, number: int, reason: str, error: Exception | None) -> None:

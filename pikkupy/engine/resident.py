@@ -127,6 +127,10 @@ class Resident(Protocol):
         """End it: `changes` get what is to be written, `then` who is to be told."""
         ...
 
+    def end_itself(self, end: End, changes: list[Change], then: list[Done]) -> list[tuple[Resident, End]]:
+        """As `begin_end`; the child runs in memory that are to end with it are left to the caller."""
+        ...
+
     def stay(self) -> None:
         """Something has come up: it does not wait in the file."""
         ...

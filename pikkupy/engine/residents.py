@@ -18,6 +18,7 @@ from pikkupy.core.model import (
     Change,
     ChildLinked,
     ChildRow,
+    ParkedFor,
     Recorded,
     RunMove,
     RunRow,
@@ -42,6 +43,11 @@ from pikkupy.log import Logger, is_enabled_for_info, logger
 from pikkupy.progress import Progress
 from pikkupy.registry import WorkflowFunction
 from pikkupy.services import enter_run
+
+# A run of more than so many steps stays in memory for a moment after it has come back: what has brought it, as the end
+# of one of many child runs, may come again at once, and each return is a replay.
+LONG = 200
+LINGER_S = 1.0  # real time
 
 
 class Begun(NamedTuple):
@@ -73,6 +79,7 @@ class Residents:
         self._waiting: dict[str, list[asyncio.Future[RunMove]]] = {}
         self._may_rest: dict[ActiveRun, None] = {}
         self._errands: set[asyncio.Task[None]] = set()
+        self._ends: dict[int, list[tuple[int, RunMove]]] = {}  # of children, by the parent that is brought in for them
         self._ending: set[int] = set()  # runs that are being cancelled in the file
 
     def start(self, row: RunRow, workflow: WorkflowFunction[Any, Any], variables: Context) -> None:
@@ -154,7 +161,7 @@ class Residents:
 
     @staticmethod
     def _is_awake(run: RunRow) -> bool:
-        return run.status not in FINAL_RUNS and run.wakes_at is None
+        return run.status not in FINAL_RUNS and run.wakes_at is None and run.parked is not ParkedFor.CRASHES
 
     @staticmethod
     def _is_waiting(run: RunRow) -> bool:
@@ -234,8 +241,17 @@ class Residents:
         runs, self._may_rest = self._may_rest, {}
         for run in runs:
             wakes_at = run.waits_until()
-            if wakes_at is not None and self.wants_rest(wakes_at):
+            if wakes_at is None or not self.wants_rest(wakes_at):
+                continue
+            lingers_s = run.since_s + LINGER_S - self._host.loop.time()
+            if run.reached > LONG and lingers_s > 0:
+                self._host.loop.call_later(lingers_s, self._linger, run)
+            else:
                 run.rest(wakes_at)
+
+    def _linger(self, run: ActiveRun) -> None:
+        if self.resident(run.run.number) is run:
+            self.may_rest(run)
 
     def wants_rest(self, wakes_at: int) -> bool:
         """True if a run that only waits until then should leave memory."""
@@ -257,14 +273,20 @@ class Residents:
 
     async def cancel_by_number(self, number: int, reason: str) -> RunMove | None:
         """Cancel a run and then its children, wherever they are; the move, or None if it has ended before."""
+        move = await self._cancel_alone(number, reason)
+        family = [child.number for child in await self._unfinished_children(number)]
+        while family:  # many at a time, so that their ends are written together; and families can be deep
+            chunk, family = family[:CHUNK], family[CHUNK:]
+            await asyncio.gather(*(self._cancel_alone(child, reason) for child in chunk))
+            below = await asyncio.gather(*map(self._unfinished_children, chunk))
+            family += [child.number for children in below for child in children]
+        return move
+
+    async def _cancel_alone(self, number: int, reason: str) -> RunMove | None:
         async with self.holds.alone(number):
             active = self.resident(number)
             move = None if active is None else await self._cancel_resident(active, reason)
-            if move is None:
-                move = await self._cancel_in_file(number, reason)
-        for child in await self._unfinished_children(number):
-            await self.cancel_by_number(child.number, reason)
-        return move
+            return await self._cancel_in_file(number, reason) if move is None else move
 
     async def _unfinished_children(self, number: int) -> list[ChildRow]:
         return [child for child in await self._host.journal.children(number) if child.status not in FINAL_RUNS]
@@ -409,6 +431,7 @@ class Residents:
         else:
             self._host.info("run_recovered", run_id=run.run_id, workflow=workflow.name)
         active = self._add(execution, recorded)
+        active.since_s = self._host.loop.time()
         active.adopt(commands, cut_off=not clean and run.parked is None)
 
     def _begin_delayed(self, number: int) -> None:
@@ -455,7 +478,10 @@ class Residents:
         if self.resident(run.parent) is not None:
             self._tell_parent(run.parent, run.parent_position, move)
         elif self._host.dispatching:
-            self._run_errand(self._bring_and_tell(run.parent, run.parent_position, move))
+            ends = self._ends.setdefault(run.parent, [])
+            ends.append((run.parent_position, move))
+            if len(ends) == 1:
+                self._run_errand(self._bring_and_tell(run.parent))
 
     def relink(self, changes: Sequence[Change]) -> None:
         """It is on disk that child runs belong to other steps: those in memory know it, too."""
@@ -470,10 +496,20 @@ class Residents:
         if parent is not None:
             child_steps.ended(parent, position, move)
 
-    async def _bring_and_tell(self, number: int, position: int, move: RunMove) -> None:
-        await self.bring([number])
-        # If somebody else has brought it, what was read then may be older than this end.
-        await in_callback(self._host.loop, partial(self._tell_parent, number, position, move))
+    async def _bring_and_tell(self, number: int) -> None:
+        """Bring a parent in for the ends of its children that come until it is there, if it has not ended."""
+        try:
+            row = await self._host.journal.run_by_number(number)
+            if row is not None and row.status not in FINAL_RUNS:
+                await self.bring([number])
+        finally:
+            ends = self._ends.pop(number)
+        # If somebody else has brought it, what was read then may be older than these ends.
+        await in_callback(self._host.loop, partial(self._tell_ends, number, ends))
+
+    def _tell_ends(self, number: int, ends: Sequence[tuple[int, RunMove]]) -> None:
+        for position, move in ends:
+            self._tell_parent(number, position, move)
 
     def _park(self, run: RunRow, end: Parked, changes: list[Change]) -> None:
         """Suspend a run that does not fit the present code; nothing of it has been executed."""

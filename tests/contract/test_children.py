@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from pikkupy import (
     Workflow,
     current_step,
 )
+from pikkupy.engine.residents import Residents
 from pikkupy.testing import VirtualClock
-from tests.contract.waiting import BOTH
+from tests.contract.waiting import BOTH, IN_THE_FILE
 
 each_way = pytest.mark.parametrize("settings", BOTH, ids=["in memory", "in the file"])
 
@@ -354,3 +356,59 @@ async def test_many_children_at_once(settings: dict[str, Any]) -> None:
     clock = VirtualClock(autojump=True)
     async with family(parent, doubled).open(":memory:", clock=clock, **settings) as engine:
         assert await asyncio.wait_for(engine.run("parent"), 60) == 999_000
+
+
+@each_way
+async def test_a_deep_family_is_cancelled_with_its_root(settings: dict[str, Any]) -> None:
+    """C94: at every depth, in memory and in the file."""
+    depth = 400
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def nest(workflow: Workflow, left: int) -> None:
+        if left:
+            await workflow.do("below", "nest", left - 1)
+        else:
+            await workflow.wait_for_signal("never")
+
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock, **settings) as engine:
+        handle = await engine.start("nest", depth)
+        await clock.advance(0)
+        await handle.cancel("enough")
+
+        assert await engine.counts() == {"nest": {"cancelled": depth + 1}}
+
+
+async def test_many_children_that_end_bring_their_parent_in_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I13: a parent that waits in the file for 300 children is not replayed for each; cancelled, not at all."""
+    count, brought = 300, list[int]()
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def part(workflow: Workflow) -> str:
+        return await workflow.wait_for_signal("go", str)
+
+    @pikku.workflow
+    async def whole(workflow: Workflow) -> int:
+        return len(await asyncio.gather(*(workflow.do(f"part {n}", part) for n in range(count))))
+
+    bring = Residents.bring
+
+    async def counted(residents: Residents, numbers: Sequence[int]) -> None:
+        brought.extend(numbers)
+        await bring(residents, numbers)
+
+    monkeypatch.setattr(Residents, "bring", counted)
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock, **IN_THE_FILE) as engine:
+        done, called_off = await engine.start("whole", run_id="done"), await engine.start("whole", run_id="called off")
+        await clock.advance(0)
+        for n in range(count):
+            await engine.signal(f"done/part {n}", "go", "on")
+        await called_off.cancel("enough")
+        assert await done.result() == count
+        await clock.advance(0)
+
+        assert len(brought) < count / 5
+        assert (await engine.counts())["part"] == {"completed": count, "cancelled": count}
