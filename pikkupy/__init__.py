@@ -14,6 +14,7 @@ from pikkupy.errors import (
     JournalLocked,
     NonRetryableError,
     PayloadError,
+    PayloadUnreadable,
     PikkuError,
     RegistrationError,
     ReplayMismatch,
@@ -30,6 +31,7 @@ from pikkupy.errors import (
     WorkflowNotFound,
 )
 from pikkupy.execution import Decided, Expired, Workflow
+from pikkupy.payloads import Encoded, PayloadCodec, PayloadContext
 from pikkupy.pikku import Pikku
 from pikkupy.services import Services, StepContext, current_step
 
@@ -42,6 +44,7 @@ __all__ = [
     "Config",
     "Decided",
     "DurationError",
+    "Encoded",
     "Engine",
     "EngineClosed",
     "Event",
@@ -55,7 +58,10 @@ __all__ = [
     "JournalLocked",
     "NonRetryableError",
     "Page",
+    "PayloadCodec",
+    "PayloadContext",
     "PayloadError",
+    "PayloadUnreadable",
     "Pikku",
     "PikkuError",
     "RegistrationError",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypedDict
 
 import msgspec
 
 from pikkupy.durations import Duration, named_microseconds
-from pikkupy.errors import BadValue
+from pikkupy.errors import BadType, BadValue
+from pikkupy.payloads import PayloadCodec
 
 _COUNTS = (
     "max_payload",
@@ -73,6 +75,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     unload_after: Duration = "1min"
     """A run whose next timer is nearer than this stays in memory in any case: a replay would cost more."""
 
+    payload_codec: PayloadCodec | None = None
+    """What users' values go through on their way to the file and back, to be encrypted or compressed; `None`: anybody
+    who can read the file can read them. `pikkupy.encryption.AesGcm` encrypts."""
+
+    redact: Callable[[str], str] | None = None
+    """What messages and tracebacks of errors go through before they are recorded, told to the workflow and logged, and
+    every text in the engine's own log lines: it takes secrets out. It may see a text more than once, on any thread; if
+    it raises, the text is left out. `None`: they stay as they are."""
+
     def __post_init__(self) -> None:
         if self.durability not in ("full", "process"):
             raise BadValue(f"durability={self.durability!r}: use 'full' or 'process'")
@@ -84,6 +95,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             raise BadValue(f"resident_runs={self.resident_runs!r}: use a whole number of 0 or more")
         for name in ("shutdown_grace", "cancel_grace", "show_running_after", "unload_after"):
             named_microseconds(name, getattr(self, name))
+        for name in ("encode", "decode") if self.payload_codec is not None else ():
+            if isinstance(self.payload_codec, type) or not callable(getattr(self.payload_codec, name, None)):
+                raise BadType(f"payload_codec={self.payload_codec!r}: use an object with encode and decode, or None")
+        if self.redact is not None and not callable(self.redact):
+            raise BadType(f"redact={self.redact!r}: use a function from text to text, or None")
         if self.watchdog_after is not None:
             named_microseconds("watchdog_after", self.watchdog_after)
 
@@ -105,3 +121,5 @@ class Settings(TypedDict, total=False):
     max_cut_offs: int
     resident_runs: int
     unload_after: Duration
+    payload_codec: PayloadCodec | None
+    redact: Callable[[str], str] | None

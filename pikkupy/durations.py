@@ -89,7 +89,10 @@ def _from_text(text: str) -> int:
 
 
 def _refused(duration: object, why: str) -> DurationError:
-    shown = repr(duration)
+    try:
+        shown = repr(duration)
+    except ValueError:  # an integer of more digits than Python writes
+        shown = "an integer of very many digits"
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return DurationError(
         f"{shown}: {why}; write '<digits><unit>' with one of the units {_UNITS_HELP}, "

@@ -28,7 +28,8 @@ PikkuError
 └── the operator looks at the file or the disk
     └── JournalError           the journal cannot be read or written
         ├── JournalLocked      another engine holds the file
-        └── JournalFormatError the file is damaged, newer, or another application's
+        ├── JournalFormatError the file is damaged, newer, or another application's
+        └── PayloadUnreadable  a recorded value is encoded, and cannot be decoded here
 """
 
 from __future__ import annotations
@@ -196,6 +197,10 @@ class JournalLocked(JournalError):
 
 class JournalFormatError(JournalError):
     """The file is damaged, of a newer pikkupy, or of another application. It was left untouched."""
+
+
+class PayloadUnreadable(JournalError):
+    """A recorded value is encoded and cannot be decoded: no codec, an unknown key, or not what was written there."""
 
 
 def dotted_name(cls: type) -> str:

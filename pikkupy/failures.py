@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os.path
 import traceback
+from collections.abc import Callable
+from typing import TypeAlias
 
 from pikkupy.core.model import ErrorInfo
 from pikkupy.errors import dotted_name
@@ -28,6 +30,30 @@ def describe(error: BaseException) -> ErrorInfo:
         traceback=_cut(_traceback(error), MAX_TRACEBACK),
         bases=tuple(dotted_name(base) for base in kind.__mro__[1:] if base is not object),
     )
+
+
+Redact: TypeAlias = Callable[[str], str]
+
+
+def safely(redact: Redact | None) -> Redact | None:
+    """`redact` that never raises: what it cannot deal with is left out altogether."""
+    if redact is None:
+        return None
+
+    def redact_safely(text: str) -> str:
+        try:
+            redacted = redact(text)
+        except Exception as error:  # noqa: BLE001 - the application's code; a secret must not get out by its failing
+            return f"<left out: redact raised {type(error).__name__}>"
+        return redacted if type(redacted) is str else f"<left out: redact gave {type(redacted).__name__}>"
+
+    return redact_safely
+
+
+def redacted(error: ErrorInfo, redact: Redact) -> ErrorInfo:
+    """The error as it is recorded, without what `redact` takes out of its message and its traceback."""
+    message, traceback = _cut(redact(error.message), MAX_MESSAGE), _cut(redact(error.traceback), MAX_TRACEBACK)
+    return ErrorInfo(error.type, message, traceback, error.bases, error.steps)
 
 
 def storable(text: str) -> str:

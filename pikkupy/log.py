@@ -21,13 +21,14 @@ Logger: TypeAlias = structlog.stdlib.BoundLogger
 EVENTS: dict[str, str] = {
     "engine_opened": "An engine has opened its journal and taken up what was unfinished.",
     "engine_closed": "An engine was left in good order.",
+    "folder_open_to_all": "Everybody can write the folder of the journal: anybody could put another file in its place.",
     "journal_waiting": "A commit waits for the disk or for another writer; nothing is lost, dispatching is paused.",
     "journal_resumed": "The journal goes on after it had to wait.",
     "journal_left_unclean": "The file could not be closed in good order; the next start looks at it as after a crash.",
     "journal_failed": "The journal cannot be written any more; the engine stops, and a restart goes by the file.",
     "run_started": "A run is on disk and begins.",
     "run_recovered": "A run that an earlier process left unfinished goes on.",
-    "run_damaged": "What is recorded of a run does not have its checksum; the run is left alone, the others go on.",
+    "run_damaged": "What is recorded of a run is damaged, or cannot be decoded; it is left alone, the others go on.",
     "run_cut_off": "A crash had cut off an attempt of this run; too many in a row suspend it.",
     "run_suspended": "A run is parked: by its own code, by a signal that it awaits, or because its code has changed.",
     "run_resumed": "A suspended run goes on.",
@@ -36,6 +37,7 @@ EVENTS: dict[str, str] = {
     "run_completed": "A run has ended with a result.",
     "run_failed": "A run has ended with an error.",
     "run_cancelled": "A run was cancelled, by itself or from outside.",
+    "run_not_pruned": "The file refuses to delete a run that could be deleted; the others go.",
     "runs_pruned": "`prune` has deleted runs that ended long ago.",
     "step_attempt_failed": "One attempt of a step has failed; retries may follow.",
     "step_retry_scheduled": "Another attempt of a step is due at a later time.",
@@ -56,9 +58,11 @@ _STDLIB.addHandler(logging.NullHandler())  # without it, warnings of an unconfig
 _BARE = re.compile(r"[^\s\"'=\\]+")  # a value that can stand in a line without quotes
 
 
-def logger(*, silent: Callable[[], bool] | None = None) -> Logger:
-    """A logger of the name `pikkupy`. While `silent` returns true it says nothing."""
+def logger(*, silent: Callable[[], bool] | None = None, redact: Callable[[str], str] | None = None) -> Logger:
+    """A logger of the name `pikkupy`. While `silent` returns true it says nothing. Texts in it go through `redact`."""
     processors: list[Processor] = [structlog.stdlib.filter_by_level, _as_record]
+    if redact is not None:
+        processors.insert(1, _redacting(redact))
     if silent is not None:
         processors.insert(1, _unless(silent))
     wrapped = structlog.wrap_logger(
@@ -89,6 +93,13 @@ def _unless(silent: Callable[[], bool]) -> Processor:
         return event_dict
 
     return pass_or_drop
+
+
+def _redacting(redact: Callable[[str], str]) -> Processor:
+    def redact_texts(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+        return {name: redact(value) if type(value) is str else value for name, value in event_dict.items()}
+
+    return redact_texts
 
 
 def _drop() -> NoReturn:

@@ -176,6 +176,11 @@ class Registry:
         """Whatever is registered under `name`."""
         return self._declared.get(name)
 
+    def in_processes(self) -> list[Callable[..., object]]:
+        """The functions that run in worker processes."""
+        declared = self._declared.values()
+        return [one.fn for one in declared if isinstance(one, Function) and one.worker == "process"]
+
     def resolve(self) -> None:
         """Resolve every annotation. Raises `RegistrationError` for the first that cannot be."""
         for declared in self._declared.values():

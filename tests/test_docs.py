@@ -86,6 +86,23 @@ def test_every_setting_is_in_the_readme() -> None:
         assert f"`{field}`" in README
 
 
+def test_each_claim_about_security_names_a_test_that_exists() -> None:
+    """A table row without a test, or with one that is gone, fails here."""
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    promises = page.partition("## What is promised")[2].partition("## What is not promised")[0]
+    rows = [
+        line for line in promises.splitlines() if line.startswith("| ") and not line.startswith(("| claim", "| ---"))
+    ]
+    assert len(rows) > 25
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, test in named:
+            path = ROOT / file if "/" in file else ROOT / "tests" / "security" / file
+            assert f"def {test}(" in path.read_text(encoding="utf-8"), test
+    assert "(SECURITY.md)" in README
+
+
 def test_the_readme_s_commands_are_those_of_ci() -> None:
     """The two commands stand in the README as they are run."""
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")

@@ -79,6 +79,7 @@ EXPECTED = [
     ("suspended", "gate"),
     ("resumed", "gate", "succeeded"),
     ("step_started", "bad"),
+    ("attempt_failed", "bad"),
     ("step_recorded", "bad", "failed"),
     ("run_ended", "completed"),
 ]
@@ -285,14 +286,287 @@ async def test_readers_end_with_the_engine() -> None:
 
 
 async def test_nothing_is_kept_for_readers_that_are_gone() -> None:
-    """A reader that nobody holds any more is forgotten."""
+    """A reader that nobody holds any more is forgotten, and so is one that has read all: nothing is told any more."""
     pikku = life()
-    async with pikku.open(":memory:", clock=VirtualClock()) as engine:
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock) as engine:
         handle = await engine.start("flow", run_id="r")
-        reader = handle.events()
+        reader, other = handle.events(), handle.events()
         await anext(reader)
+        await anext(other)
         assert engine._parts is not None
         hub = engine._parts.residents.events
-        assert sum(len(readers) for readers in hub._of_runs.values()) == 1
+        assert [len(readers) for readers in hub._of_runs.values()] == [2]
         del reader
-        assert sum(len(readers) for readers in hub._of_runs.values()) == 0
+        assert [len(readers) for readers in hub._of_runs.values()] == [1]
+        assert hub.listening
+        del other
+        assert not hub._of_runs
+        assert not hub.listening
+        reading = asyncio.create_task(all_of(handle.events()))
+        await lived(engine, clock)
+        await reading
+        assert not hub._of_runs
+        assert not hub.listening
+
+
+async def test_what_is_kept_has_no_gaps() -> None:
+    """Readers of single runs come and go: for readers of all runs everything is kept from the first of them on."""
+    clock = VirtualClock()
+    async with life().open(":memory:", clock=clock) as engine:
+        handle = await engine.start("flow", run_id="r")
+        await anext(handle.events())
+        every = engine.events()
+        await engine.cancel("r", "over")
+        seen = await anext(every)
+        del every
+        await engine.start("flow", run_id="s")
+        await clock.advance(0)
+        assert told(await anext(engine.events(after=seen.seq))) == ("run_started",)
+
+
+async def until(events: AsyncIterator[Event], kind: EventKind) -> list[Event]:
+    """Events up to the first of that kind."""
+    seen: list[Event] = []
+    async for event in events:
+        seen.append(event)
+        if event.kind is kind:
+            break
+    return seen
+
+
+def of_steps(*names: str) -> Pikku:
+    """A workflow of these steps that sleeps then."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        for name in names:
+            await workflow.do(name, lambda: 1)
+        await workflow.sleep("nap", "1d")
+
+    return pikku
+
+
+async def test_a_run_that_the_engine_had_parked_tells_that_it_goes_on(db: Path) -> None:
+    """To readers of all runs and of this one."""
+    clock = VirtualClock()
+    async with of_steps("a", "b").open(db, clock=clock) as engine:
+        await engine.start("flow", run_id="r")
+        await clock.advance(0)
+    async with of_steps("a", "other").open(db, clock=clock) as engine:
+        reader, every = engine.run_events("r"), engine.events()
+        seen = await until(reader, EventKind.SUSPENDED)
+        assert "ReplayMismatch" in str(seen[-1].reason)
+        await engine.resume("r", accept="new")
+        assert (await until(reader, EventKind.RESUMED))[-1].run_id == "r"
+        assert [event.kind for event in await until(every, EventKind.RESUMED)] == ["resumed"]
+
+
+async def test_a_run_that_was_parked_at_its_gate_tells_that_it_is_back_there(db: Path) -> None:
+    """It goes on, and is suspended still."""
+
+    async def flow(workflow: Workflow) -> None:
+        await workflow.suspend("gate")
+
+    pikku, mended = Pikku(), Pikku()
+    pikku.workflow(flow)
+    clock = VirtualClock()
+    async with pikku.open(db, clock=clock) as engine:
+        await engine.start("flow", run_id="r")
+        await clock.advance(0)
+    async with mended.open(db, clock=clock) as engine:
+        assert "WorkflowNotFound" in str((await engine.get_run("r")).reason)
+        every = engine.events()
+        mended.workflow(flow)
+        await engine.resume("r")
+        assert [told(await anext(every)) for _ in range(2)] == [("resumed",), ("suspended", "gate")]
+
+
+@each_way
+async def test_a_run_that_begins_later_tells_it_then(settings: dict[str, Any]) -> None:
+    """To readers of all runs and of this one; and a fork tells that it begins, now."""
+    clock = VirtualClock()
+    async with of_steps("a").open(":memory:", clock=clock, **settings) as engine:
+        every = engine.events()
+        handle = await engine.start("flow", run_id="r", delay="1h")
+        reader = handle.events()
+        first = asyncio.ensure_future(anext(reader))
+        await asyncio.sleep(0.02)
+        assert not first.done()
+        await clock.advance("1h")
+        began = await asyncio.wait_for(first, 1)
+        assert (told(began), began.at) == (("run_started",), clock.now())
+        assert [told(await anext(every)) for _ in range(2)] == [("run_started",), ("step_started", "a")]
+        assert told(await anext(reader)) == ("step_started", "a")
+        assert [event.kind for event in await until(handle.events(), EventKind.SLEEPING)].count(
+            EventKind.RUN_STARTED
+        ) == 1
+        await clock.advance("1d")
+        await until(every, EventKind.RUN_ENDED)
+        await engine.fork("r", at="nap", new_run_id="f")
+        forked = await anext(every)
+        assert (told(forked), forked.run_id, forked.at) == (("run_started",), "f", clock.now())
+        assert told(await anext(every)) == ("sleeping", "nap")
+
+
+async def test_a_retry_of_a_run_is_an_event() -> None:
+    """More events follow `run_ended`; a reader of the run goes on after it."""
+    pikku, broken = Pikku(), [True]
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> int:
+        return await workflow.do("step", lambda: 1 // (not broken[0]))
+
+    async with pikku.open(":memory:") as engine:
+        every = engine.events()
+        handle = await engine.start(flow, run_id="r")
+        last = (await all_of(handle.events()))[-1]
+        await until(every, EventKind.RUN_ENDED)
+        broken[0] = False
+        await engine.retry("r")
+        await handle.result()
+        assert [told(event) for event in await until(every, EventKind.RUN_ENDED)] == [
+            ("resumed", "retry"),
+            ("step_recorded", "step", "succeeded"),
+            ("run_ended", "completed"),
+        ]
+        more = await all_of(handle.events(after=last.seq))
+        assert [told(event) for event in more] == [("step_recorded", "step", "succeeded"), ("run_ended", "completed")]
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_every_attempt_that_fails_is_told(retries: int) -> None:
+    """Also the only one of a step; the same live and from the record, as far as it is known when the next begins."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.do("bad", lambda: 1 / 0, retries=retries, retry_delay="1h")
+
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock) as engine:
+        reader = (await engine.start(flow, run_id="r")).events()
+        live = asyncio.create_task(all_of(reader))
+        await clock.advance(0)
+        recorded: list[Event] = []
+        if retries:
+            recorded = await until(engine.run_events("r"), EventKind.ATTEMPT_FAILED)
+            assert recorded[-1].wake_at is not None
+        await clock.advance("1h")
+        await clock.advance("1h")
+        heard, after = await live, await all_of(engine.run_events("r"))
+
+    assert recorded == heard[: len(recorded)]
+    failed = ("attempt_failed", "bad")
+    assert [told(event) for event in heard] == [
+        ("run_started",),
+        ("step_started", "bad"),
+        *[failed] * (retries + 1),
+        ("step_recorded", "bad", "failed"),
+        ("run_ended", "failed"),
+    ]
+    assert [(event.seq, told(event), event.attempt, event.error) for event in heard] == [
+        (event.seq, told(event), event.attempt, event.error) for event in after
+    ]
+    waking = [event.wake_at for event in heard if event.kind is EventKind.ATTEMPT_FAILED]
+    recorded_waking = [event.wake_at for event in after if event.kind is EventKind.ATTEMPT_FAILED]
+    assert [at is None for at in waking] == [*[False] * retries, True]
+    assert recorded_waking[-2:] == waking[-2:]
+
+
+async def test_a_reader_of_a_long_run_leaves_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has happened is made as it is read, a little in each turn; what was seen is not made again."""
+    monkeypatch.setattr(events_module, "TURN", 10)
+    pikku, made = Pikku(), [0]
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        for _ in range(200):
+            await workflow.do("step", lambda: None)
+        await workflow.wait_for_signal("go")
+
+    told_by, clock = events_module._told, VirtualClock()
+
+    def counted(*args: Any, **facts: Any) -> Any:
+        made[0] += 1
+        return told_by(*args, **facts)
+
+    async with pikku.open(":memory:", clock=clock) as engine:
+        handle = await engine.start(flow, run_id="r")
+        await clock.advance(0)
+        monkeypatch.setattr(events_module, "_told", counted)
+        turns, last = 0, made[0]
+        reader = handle.events()
+        await anext(reader)
+        assert made[0] < 10
+
+        async def others() -> None:
+            nonlocal turns, last
+            while True:
+                assert made[0] - last <= 25
+                turns, last = turns + 1, made[0]
+                await asyncio.sleep(0)
+
+        turning = asyncio.create_task(others())
+        seen = [await anext(reader) for _ in range(401)]
+        assert turns > 20
+        turning.cancel()
+        made[0] = 0
+        more = handle.events(after=seen[-2].seq)
+        assert await anext(more) == seen[-1]
+        assert made[0] < 10
+
+
+def changing(*names: str, last: str = "nap") -> Pikku:
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        for name in names:
+            await workflow.do(name, lambda: 1)
+        await workflow.sleep(last, "1d")
+
+    return pikku
+
+
+@each_way
+async def test_new_steps_in_places_that_were_reached_are_told(settings: dict[str, Any], db: Path) -> None:
+    """After changed code was accepted: to who listens, who goes on where they stopped, and who comes later."""
+    clock = VirtualClock()
+    async with changing("a", "b", "c").open(db, clock=clock, **settings) as engine:
+        await engine.start("flow", run_id="r")
+        await clock.advance(0)
+        stopped = await until(engine.run_events("r"), EventKind.SLEEPING)
+    async with changing("a", "new", "c").open(db, clock=clock, **settings) as engine:
+        await clock.advance("1h")
+        await engine.signal("r", "look")
+        live = asyncio.create_task(all_of(engine.run_events("r", after=stopped[-1].seq)))
+        await asyncio.sleep(0.02)
+        await engine.resume("r", accept="new")
+        await clock.advance("1d")
+        heard = await asyncio.wait_for(live, 5)
+        later = await all_of(engine.run_events("r", after=stopped[-1].seq))
+        whole = await all_of(engine.run_events("r"))
+        restarted = [
+            await all_of(engine.run_events("r", after=event.seq)) for event in whole if event.kind != "run_ended"
+        ]
+
+    new = [
+        ("signal", "look"),
+        ("step_started", "new"),
+        ("step_recorded", "new", "succeeded"),
+        ("step_started", "c"),
+        ("step_recorded", "c", "succeeded"),
+        ("sleeping", "nap"),
+        ("step_recorded", "nap", "succeeded"),
+        ("run_ended", "completed"),
+    ]
+    moves = [EventKind.SUSPENDED, EventKind.RESUMED]
+    assert [event.kind for event in heard if event.kind in moves] == moves
+    assert sorted(told(event) for event in heard if event.kind not in moves) == sorted(new)
+    assert [event.seq for event in heard] == sorted(event.seq for event in heard)
+    assert sorted(told(event) for event in later) == sorted(new)
+    assert [told(event) for event in whole].count(("step_started", "new")) == 1
+    for number, rest in enumerate(restarted):
+        assert [told(event) for event in rest] == [told(event) for event in whole[number + 1 :]]

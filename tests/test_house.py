@@ -15,6 +15,7 @@ FLOORS: dict[str, int] = {
     "errors": 0,
     "durations": 1,
     "names": 1,
+    "payloads": 1,
     "log": 1,
     "progress": 1,
     "config": 2,
@@ -31,8 +32,9 @@ FLOORS: dict[str, int] = {
     "execution": 4,
     "workers": 5,
     "engine": 6,
+    "encryption": 7,
     "pikku": 7,
-    "testing": 7,
+    "testing": 8,
     "__init__": 8,
     "cli": 9,
     "__main__": 10,
@@ -121,7 +123,7 @@ def test_each_thing_has_its_one_place(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     room = room_of(path)
     names = {name.split(".")[0] for _, name in imports(path)}
-    if room != "store":
+    if room != "store" and path.name != "disk.py":  # the disk of the simulation stands in for the store's connections
         assert not names & {"sqlite3", "aiosqlite", "filelock"}
     if room not in {"clock", "cli", "store"}:
         assert not names & {"time"}

@@ -40,10 +40,12 @@ def killed(db: Path, wait_s: float) -> int:
 def whole_runs(db: Path) -> set[int]:
     """The runs without parents that are there. Raises if any run that is there lacks something, or any is half gone."""
     with closing(sqlite3.connect(db)) as connection:
+        deleted = {number for (number,) in connection.execute("SELECT number FROM pikkupy_deleted")}
         runs = connection.execute("SELECT number, parent FROM pikkupy_runs").fetchall()
         for table, each in (("steps", STEPS), ("attempts", STEPS), ("tags", 1)):
             rows = connection.execute(f"SELECT run, count(*) FROM pikkupy_{table} GROUP BY run").fetchall()
-            assert dict(rows) == dict.fromkeys((number for number, _ in runs), each), table
+            whole = {number: count for number, count in rows if number not in deleted}
+            assert whole == dict.fromkeys((number for number, _ in runs), each), table
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     roots = {number for number, parent in runs if parent is None}
@@ -68,3 +70,6 @@ async def test_kills_while_runs_are_pruned_leave_whole_runs(db: Path) -> None:
         assert await engine.prune(older_than=0) == there
         assert (await engine.list_runs()).runs == ()
     assert whole_runs(db) == set()
+    with closing(sqlite3.connect(db)) as connection:
+        for table in ("deleted", "steps", "attempts", "tags"):
+            assert connection.execute(f"SELECT count(*) FROM pikkupy_{table}").fetchone() == (0,)

@@ -25,7 +25,11 @@ PUBLIC = [
     "JournalLocked",
     "NonRetryableError",
     "Page",
+    "Encoded",
+    "PayloadCodec",
+    "PayloadContext",
     "PayloadError",
+    "PayloadUnreadable",
     "Pikku",
     "PikkuError",
     "RegistrationError",
@@ -63,7 +67,7 @@ def test_all_errors_are_in_one_tree() -> None:
     errors = [getattr(pikkupy, name) for name in PUBLIC if isinstance(getattr(pikkupy, name), type)]
     errors = [error for error in errors if issubclass(error, Exception)]
 
-    assert len(errors) == 24
+    assert len(errors) == 25
     assert all(issubclass(error, pikkupy.PikkuError) for error in errors)
     assert issubclass(pikkupy.JournalLocked, pikkupy.JournalError)
     assert issubclass(pikkupy.JournalFormatError, pikkupy.JournalError)

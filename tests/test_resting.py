@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from pikkupy import Engine, PayloadError, Pikku, Workflow
+from pikkupy.engine.waker import CHUNK
 from pikkupy.testing import VirtualClock
 from tests.contract.waiting import IN_THE_FILE
 
@@ -136,3 +138,31 @@ async def test_a_run_that_waits_leaves_memory(body: Any, act: Act) -> None:
         assert engine._parts is not None
         assert set(engine._parts.residents.active) == set()
         assert (await engine.get_run("r")).status in ("running", "suspended")
+
+
+async def test_many_runs_that_are_due_at_one_moment_do_not_fill_the_memory_before_it() -> None:
+    """Those that there is room for come a little earlier, the others once they are due, and none is late."""
+    pikku, clock, woken = Pikku(), VirtualClock(), list[Any]()
+
+    @pikku.workflow
+    async def sleeper(workflow: Workflow) -> None:
+        await workflow.sleep("nap", "1h")
+        woken.append(clock.now())
+        await workflow.wait_for_signal("go")
+
+    async with pikku.open(":memory:", clock=clock, resident_runs=50) as engine:
+        assert engine._parts is not None
+        active = engine._parts.residents.active
+        due = clock.now() + timedelta(hours=1)
+        await asyncio.gather(*(engine.start(sleeper) for _ in range(1_500)))
+        await clock.advance("59min")
+        assert len(active) <= 50
+        for _ in range(59):
+            await clock.advance("1s")
+            assert len(active) <= 50 + CHUNK
+        assert len(active) > 50
+        await clock.advance("1s")
+        assert len(woken) == 1_500
+        assert max(woken) - due <= timedelta(seconds=1)
+        await clock.advance("1s")
+        assert len(active) <= 50

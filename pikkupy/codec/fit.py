@@ -65,12 +65,18 @@ def mend_fields(cls: type, fields: Any) -> Any:
     if type(fields) is not dict:
         return fields
     try:
-        hints = typing.get_type_hints(cls, include_extras=True)
+        hints = _hints(cls)
     except Exception:  # noqa: BLE001 - unresolvable hints mend nothing; a `Lost` that is left is reported later
         return fields
     return {
         name: _mended(hints.get(name, Any), value) if holds_lost(value) else value for name, value in fields.items()
     }
+
+
+@lru_cache(maxsize=1024)
+def _hints(cls: Any) -> dict[str, Any]:
+    """The annotations of a class of the program's; those that are text are evaluated, once. Raises what they raise."""
+    return typing.get_type_hints(cls, include_extras=True)
 
 
 def _mended(hint: Any, value: Any) -> Any:
@@ -279,7 +285,7 @@ def _by_fields(cls: type, value: dict[Any, Any]) -> Any:
         raise mismatch(cls, value)
     given = {}
     try:
-        hints = typing.get_type_hints(cls, include_extras=True)
+        hints = _hints(cls)
         for key, item in value.items():
             name, argument = shape.key(key, item)
             if argument is not None:
@@ -294,7 +300,7 @@ def _by_fields(cls: type, value: dict[Any, Any]) -> Any:
 def _typed_dict(annotation: Any, cls: Any) -> Fit:
     """A TypedDict: its keys are fitted; keys that it does not name stay, since nothing says that there are none."""
     try:
-        hints = typing.get_type_hints(cls, include_extras=True)
+        hints = _hints(cls)
     except Exception as error:  # a name that is not defined, or whatever else evaluating an annotation raises
         raise TypeError(f"{class_name(cls)}: {error}") from error
     fits = {key: fitter(_unqualified(hint)) for key, hint in hints.items()}

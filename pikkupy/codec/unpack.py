@@ -73,6 +73,10 @@ class Unpacker:
             raise
         except Exception as error:
             raise Refused(f"the recorded {tag} is malformed: {type(error).__name__}: {error}") from error
+        if tag == "encoded":
+            raise Refused(f"it is encoded with key {node.get('k')!r}; give the engine its payload_codec")
+        if tag == "unreadable":
+            raise Refused(str(node.get("why")))
         raise Refused(f"the recorded value has the unknown tag {tag!r}")
 
     def _instance(self, tag: str, node: dict[str, Any]) -> Any:

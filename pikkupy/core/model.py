@@ -142,12 +142,16 @@ class TimerRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fired_at: int
 
 
+CODE_ACCEPTED = ""
+"""`SignalRow.name` of what no one can send: that steps from `position` on were set aside, for changed code."""
+
+
 class SignalRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One signal that was sent to a run."""
 
     run: int
     seq: int  # place in the run's history
-    name: str
+    name: str  # `CODE_ACCEPTED`, or as it was sent
     payload: str | None  # encoded value; None once a step has taken it, whose output it then is
     sent_at: int
     position: int | None = None  # of the step that has taken it
@@ -252,9 +256,15 @@ class ChildLinked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RunDeleted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The run, which has ended, and all that belongs to it go."""
+    """The run, which has ended, and all that descend from it go, for every read; what they leave is swept later."""
 
     number: int
+
+
+class DeletedSwept(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Of each table so many rows go, at most, that deleted runs have left."""
+
+    rows: int
 
 
 Change = (
@@ -276,6 +286,7 @@ Change = (
     | SetAsideTaken
     | ChildLinked
     | RunDeleted
+    | DeletedSwept
 )
 """What can be written. A `RunRow` inserts; a `StepRow` inserts, or replaces the row while that is not final."""
 

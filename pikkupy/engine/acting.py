@@ -6,7 +6,7 @@ Whoever changes a run that is not in memory holds it alone, from the look at the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -15,9 +15,10 @@ from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import Change, Recorded, RunRow, RunStatus
 from pikkupy.engine import again, aside, gates
 from pikkupy.engine.active import ActiveRun
+from pikkupy.engine.events import EventKind
 from pikkupy.engine.host import Host, in_callback
 from pikkupy.engine.parts import Parts, encoded_input, not_found
-from pikkupy.errors import JournalError, RunConflict, RunStateError
+from pikkupy.errors import JournalError, PayloadError, RunConflict, RunStateError
 from pikkupy.registry import WorkflowFunction
 from pikkupy.store import Done, resolve
 
@@ -84,12 +85,16 @@ async def _accepted(parts: Parts, recorded: Recorded) -> Recorded:
             return recorded
         recorded = aside.with_rows(recorded, opened)
         changes = aside.set_aside(recorded, await _children(host, number), parked.position, parked.seq)
-        await host.journal.commit([*opened, *changes])
+        accepted = aside.accepted(recorded, parked.position, host.now_us())
+        await host.journal.commit([*opened, *changes, accepted])
+        residents.events.set_aside(recorded.run, accepted)
         residents.relink(changes)
         opened = []
         left = await host.journal.recorded(number)
-        if left is None or (left.steps, left.timers) == (recorded.steps, recorded.timers):
+        if left is None:
             return recorded
+        if (left.steps, left.timers) == (recorded.steps, recorded.timers):
+            return left
         recorded = left
 
 
@@ -103,7 +108,7 @@ async def retry(parts: Parts, run_id: str) -> None:
     host, residents, starts = parts
     await starts.settled(run_id)
     row = await parts.row(run_id)
-    numbers, changes = [row.number], list[Change]()
+    numbers, runs, changes = [row.number], list[RunRow](), list[Change]()
     async with AsyncExitStack() as held:
         for number in numbers:  # grows as it goes
             await held.enter_async_context(residents.holds.alone(number))
@@ -116,12 +121,28 @@ async def retry(parts: Parts, run_id: str) -> None:
                 raise RunStateError(f"run {recorded.run.run_id!r} is {status}: only a failed run can be retried")
             attempts = await host.journal.attempt_rows(number)
             children = await host.journal.children(number)
+            runs.append(recorded.run)
             changes += again.retry(recorded, attempts, children, host.now_us(), alone=number == numbers[0])
             numbers += [child.number for child in again.retried_children(recorded, children)]
-        await host.journal.commit(changes)
+        try:
+            await host.journal.commit(changes)
+        except JournalError:
+            if host.journal.failure is None:
+                await _check_unchanged(parts, run_id, numbers)
+            raise
         host.log.info("run_retried", run_id=run_id, workflow=row.workflow)
+        if residents.events.listening:
+            for run in runs:
+                residents.events.moved(run, EventKind.RESUMED, host.now_us(), reason="retry")
         for number in reversed(numbers):
             await residents.load(number)
+
+
+async def _check_unchanged(parts: Parts, run_id: str, numbers: Sequence[int]) -> None:
+    """Deletions hold no run: raise what says that one was quicker."""
+    await parts.row(run_id)
+    if len(await parts.host.journal.run_ids(numbers)) < len(numbers):
+        raise RunStateError(f"run {run_id!r}: a child run of it was deleted just now; retry it again")
 
 
 async def fork(
@@ -137,8 +158,20 @@ async def fork(
     if recorded is None:
         raise not_found(run_id)
     attempts = await host.journal.attempt_rows(source.number)
+    signals = await host.journal.signals(source.number)
+    if await host.journal.run_by_number(source.number) is None:
+        raise not_found(run_id)  # deleted meanwhile: what was read may not be all
     row = again.forked_row(source, new_id, host.next_number(), text, workflow, host.now_us())
-    changes = again.fork(recorded, attempts, at, overrides, row, host.values, host.registry)
+    approvals = set[str]()
+    if overrides or signals:
+        approvals = await in_callback(host.loop, partial(residents.approvals_of, recorded))
+    changes = again.fork(recorded, attempts, signals, at, overrides, row, host.values, host.registry, approvals)
+    if overrides:
+        unfit = await in_callback(host.loop, partial(residents.examine, again.forked(recorded, row, changes)))
+        if unfit is not None and unfit.position is None:
+            raise PayloadError(
+                f"fork of run {run_id!r} with overrides {', '.join(map(repr, overrides))}: {unfit.reason}"
+            )
     async with residents.holds.alone(row.number):
         try:
             await host.journal.commit(changes)
@@ -147,6 +180,8 @@ async def fork(
                 raise RunConflict(f"run {new_id!r} exists; fork with another new_run_id") from None
             raise
         host.log.info("run_forked", run_id=new_id, workflow=row.workflow, forked_from=run_id, at=at)
+        if residents.events.listening:
+            residents.events.started(row)
         await residents.load(row.number)
     return new_id
 

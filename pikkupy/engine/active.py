@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -90,6 +90,7 @@ class ActiveRun:
         "_rows",
         "_seq",
         "_set_aside",
+        "_taken_over",
         "children",
         "ending",
         "gates",
@@ -126,6 +127,7 @@ class ActiveRun:
         self.parked = recorded.run.parked
         self.children = {row.parent_position: row for row in recorded.children}  # as recorded; the last attempt counts
         self._set_aside = {(row.name, row.kind, row.target): row for row in recorded.set_aside}
+        self._taken_over: set[int] = set()  # positions of steps that it reaches there for the first time
         self.inbox = Inbox(recorded.signals)
         self.resting: int | None = None  # until when it will wait in the file, once that is on disk
         self.since_s = -math.inf  # time of the host loop when it came back into memory
@@ -194,7 +196,7 @@ class ActiveRun:
     def _tell_reached(self, calls: Sequence[StepCall], now_us: int) -> None:
         for call in calls:
             step = self.steps.get(call.position)
-            if step is None or step.recorded:
+            if step is None or (step.recorded and call.position not in self._taken_over):
                 continue  # it was told before
             row = step.unfinished_row()
             if call.kind is StepKind.SLEEP and row.wake_at is None:
@@ -250,7 +252,8 @@ class ActiveRun:
         commands.armed = [Armed(armed.number, armed.due_us, 0) for armed in commands.armed]  # set in an earlier life
         if self.parked is not None:
             # That it goes on is on disk before it does: what it does then counts, if that is what kills the process.
-            self._hold(commands, [self.moved(RunEvent.RESUME, None)])
+            move = self.moved(RunEvent.RESUME, None)
+            self._hold(commands, [move], partial(self._told_resumed, move))
             return
         self._take_over(commands.calls)
         flying = in_flight(commands, self._rows, self.host.now_us()) if cut_off and commands.end is None else []
@@ -268,15 +271,20 @@ class ActiveRun:
         else:
             self._hold(commands, rows)
 
-    def _hold(self, commands: Commands, changes: Sequence[Change]) -> None:
-        """Carry out the commands when `changes` are on disk."""
+    def _hold(self, commands: Commands, changes: Sequence[Change], tell: Callable[[], object] = bool) -> None:
+        """When `changes` are on disk, `tell`, and carry out the commands."""
         self._held = True
-        self.host.write(changes, partial(self._carry_on, commands))
+        self.host.write(changes, partial(self._carry_on, commands, tell))
 
-    def _carry_on(self, commands: Commands) -> None:
+    def _carry_on(self, commands: Commands, tell: Callable[[], object]) -> None:
         self._held = False
+        tell()
         if not self.ending:
             self.carry_out(commands)
+
+    def _told_resumed(self, move: RunMove) -> None:
+        if self.home.events.listening:
+            self.home.events.moved(self.run, EventKind.RESUMED, move.at)
 
     # Steps
 
@@ -312,6 +320,7 @@ class ActiveRun:
             row = self._set_aside.get(key)
             if row is not None and row.seq is None and call.position not in self._rows:
                 del self._set_aside[key]
+                self._taken_over.add(call.position)
                 self._rows[call.position] = again = structs.replace(row, position=call.position)
                 self.host.write([again, *self._taken(row, call.position)])
 
@@ -322,6 +331,8 @@ class ActiveRun:
         if row is None:
             return False
         del self.steps[call.position]
+        if row.error is not None:
+            self.next_seq()  # as in `settle`
         again = structs.replace(row, position=call.position, seq=self.next_seq())
         self.land(again, self._taken(row, call.position))
         return True
@@ -423,6 +434,8 @@ class ActiveRun:
         self.home.outlet.flush()  # what it has emitted is on disk before its outcome
         step.attempt = step.context = None
         step.working = False
+        if isinstance(outcome, Failed):
+            outcome = self.host.redacted(outcome)
         if self.ending:
             self._keep_evidence(step, outcome)
         elif isinstance(outcome, Succeeded):
@@ -441,7 +454,7 @@ class ActiveRun:
 
     def fail(self, step: LiveStep, failed: Failed, also: Sequence[Change] = (), then: Sequence[Done] = ()) -> None:
         """An attempt has failed: another follows, or the step fails. `also` is written with that, `then` is told."""
-        now_us = self.host.now_us()
+        now_us, failed = self.host.now_us(), self.host.redacted(failed)
         self.log().info(
             "step_attempt_failed",
             step=step.call.name,
@@ -476,10 +489,14 @@ class ActiveRun:
         self, step: LiveStep, outcome: Succeeded | Failed, also: Sequence[Change] = (), then: Sequence[Done] = ()
     ) -> None:
         """Record the step's outcome; as `land`."""
+        if isinstance(outcome, Failed):
+            outcome = self.host.redacted(outcome)
         del self.steps[step.call.position]
         now_us = self.host.now_us()
-        if step.attempts > 1:
-            also = [*also, step.attempt_row(outcome, self.next_seq(), now_us)]
+        if step.attempts > 1 or (step.attempts and isinstance(outcome, Failed)):
+            place = self.next_seq()  # of the attempt: that it has failed is an event of its own
+            if step.attempts > 1:
+                also = [*also, step.attempt_row(outcome, place, now_us)]
         self.land(step.settled_row(outcome, self.next_seq(), now_us), also, then)
 
     def land(self, row: StepRow, also: Sequence[Change] = (), then: Sequence[Done] = ()) -> None:
@@ -540,6 +557,8 @@ class ActiveRun:
         if self.status is RunStatus.SUSPENDED:
             return  # the step is not over: its next attempt has this one's number and place
         if not isinstance(outcome, Stopped) and step.attempts:
+            if isinstance(outcome, Failed):
+                outcome = self.host.redacted(outcome)
             row = step.attempt_row(outcome, self.next_seq(), self.host.now_us())
             self.host.journal.submit([row], _nothing_more)  # refused if the run was deleted meanwhile, which is fine
 
@@ -684,6 +703,7 @@ class ActiveRun:
     def end_itself(self, end: End, changes: list[Change], then: list[Done]) -> list[tuple[Resident, End]]:
         """As `begin_end`; the child runs in memory that are to end with it are left to the caller."""
         self.ending = True
+        end = self.host.redacted_end(end)
         self.home.outlet.flush()  # readers take the end for the end of the stream
         self._drop_timers()
         steps = list(self.steps.values())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from msgspec import structs
 
 from pikkupy.core.machine import RUN, STEP, RunEvent, StepEvent, advance
 from pikkupy.core.model import (
+    CODE_ACCEPTED,
     AttemptRow,
     Change,
     ChildLinked,
@@ -19,15 +20,20 @@ from pikkupy.core.model import (
     RunRow,
     RunStatus,
     SetAsideTaken,
+    SignalRow,
     StepKind,
     StepReopened,
     StepRow,
     StepSetAside,
     StepStatus,
+    TimerRow,
 )
 from pikkupy.core.ports import Values
+from pikkupy.engine.inbox import decision_in
 from pikkupy.engine.live import only_attempt
 from pikkupy.errors import BadValue
+from pikkupy.execution import Decided, Expired
+from pikkupy.names import without_ordinal
 from pikkupy.registry import Registry, WorkflowFunction
 
 MOST_NAMES = 10  # that an error lists
@@ -116,15 +122,18 @@ def _goes_on(step: StepRow) -> StepRow:
 def fork(
     recorded: Recorded,
     attempts: Sequence[AttemptRow],
+    signals: Sequence[SignalRow],
     at: str,
     overrides: Mapping[str, Any],
     run: RunRow,
     values: Values,
     registry: Registry,
+    approvals: Set[str],
 ) -> list[Change]:
     """What makes `run`, a new row, begin with the history that the recorded run has before its step `at`.
 
-    Raises `BadValue` for names of steps that there are not, and `PayloadError` for an override that cannot be kept.
+    `approvals` are the names of the decisions that it has asked for; of use for overrides and signals. Raises
+    `BadValue` for names of steps that there are not, and `PayloadError` for an override that cannot be kept.
     """
     positions = {step.name: step.position for step in recorded.steps}
     if at not in positions:
@@ -146,22 +155,72 @@ def fork(
     for step in shared:
         copied = structs.replace(step, run=number, cut_offs=0)
         if step.name in overrides:
-            copied = _overridden(copied, overrides[step.name], values, registry)
+            copied = _overridden(copied, overrides[step.name], values, registry, approvals)
         changes.append(copied)
     changes += [structs.replace(row, run=number) for row in attempts if row.position in kept and row.name is None]
     # What fired later may be another timer in the new run.
     changes += [structs.replace(timer, run=number) for timer in recorded.timers if timer.seq < cut]
+    early = _signals_before(recorded, signals, place, cut, values, approvals)
+    changes += [structs.replace(signal, run=number) for signal in early]
     changes += [CodeChange(run=number, change_id=change_id) for change_id in sorted(recorded.changes)]
     return changes
 
 
-def _overridden(step: StepRow, value: Any, values: Values, registry: Registry) -> StepRow:
+def _signals_before(
+    recorded: Recorded, signals: Sequence[SignalRow], place: int, cut: int, values: Values, approvals: Set[str]
+) -> Iterator[SignalRow]:
+    """What was sent before the place `cut` and kept, and that no step before `place` has taken."""
+    yield from (signal for signal in recorded.signals if signal.seq < cut)
+    taken = {
+        row.position: row for row in signals if row.name != CODE_ACCEPTED
+    }  # the last: decisions before it did not fit
+    for step in recorded.steps:
+        signal = taken.get(step.position)
+        if signal is None or step.position < place or step.output is None or step.started_at is None:
+            continue
+        if signal.seq < cut and signal.sent_at < step.started_at:  # else the step had waited for it
+            payload = _payload_of(step, step.output, values, approvals)
+            if payload is not None:
+                yield structs.replace(signal, payload=payload, position=None)
+
+
+def _payload_of(step: StepRow, output: str, values: Values, approvals: Set[str]) -> str | None:
+    """What the signal carried that the step has taken; None if it was a decision that did not fit."""
+    if without_ordinal(step.name) not in approvals:
+        return output
+    what = "output of step"
+    recorded = values.decode(output, what=what, name=step.name)
+    if recorded is None:  # it has expired
+        return None
+    decision, decided_by = recorded
+    return values.encode({"decision": decision, "decided_by": decided_by}, what=what, name=step.name)
+
+
+def forked(recorded: Recorded, run: RunRow, changes: Sequence[Change]) -> Recorded:
+    """The new run as it is once its `changes` are written, as far as its outcomes go."""
+    steps = tuple(row for row in changes if isinstance(row, StepRow))
+    timers = tuple(row for row in changes if isinstance(row, TimerRow))
+    return Recorded(run=run, steps=steps, timers=timers, changes=recorded.changes)
+
+
+def _overridden(step: StepRow, value: Any, values: Values, registry: Registry, approvals: Set[str]) -> StepRow:
     declared = None if step.target is None else registry.find(step.target)
     annotation = Any if declared is None else declared.result_type
     if step.kind in (StepKind.SLEEP, StepKind.SUSPEND):
         raise BadValue(f"overrides: step {step.name!r} is a {step.kind}, which has no value")
+    if step.kind is StepKind.SIGNAL:
+        value = _signal_value(step, value, without_ordinal(step.name) in approvals)
     output = values.encode(value, annotation, what="override of step", name=step.name)
     return structs.replace(step, status=StepStatus.SUCCEEDED, output=output, error=None)
+
+
+def _signal_value(step: StepRow, value: Any, approval: bool) -> Any:
+    """What is recorded for it: of a decision the pair of it and who has decided, None if it has expired."""
+    if isinstance(value, Decided | Expired):
+        if not approval:
+            raise BadValue(f"overrides: step {step.name!r} is no approval by the present code; give the payload itself")
+        return None if isinstance(value, Expired) else (value.decision, value.decided_by)
+    return decision_in(value) if approval else value
 
 
 def forked_row(

@@ -8,10 +8,12 @@ from msgspec import structs
 
 from pikkupy.core.machine import STEP, StepEvent, advance
 from pikkupy.core.model import (
+    CODE_ACCEPTED,
     Change,
     ChildLinked,
     Recorded,
     RunRow,
+    SignalRow,
     StepKind,
     StepRow,
     StepSetAside,
@@ -55,6 +57,15 @@ def opened_gates(recorded: Recorded, now_us: int) -> list[StepRow]:
         )
         for seq, gate in enumerate(gates, recorded.last_seq + 1)
     ]
+
+
+def accepted(recorded: Recorded, position: int, now_us: int) -> SignalRow:
+    """That steps from `position` on are set aside, as something that has a place in the history of the run."""
+    places = [step.seq for step in recorded.steps if step.seq is not None]
+    seq = max([recorded.last_seq, *places]) + 1
+    return SignalRow(
+        run=recorded.run.number, seq=seq, name=CODE_ACCEPTED, payload=None, sent_at=now_us, position=position
+    )
 
 
 def with_rows(recorded: Recorded, rows: Sequence[StepRow]) -> Recorded:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
-from pikkupy.core.model import RunRow, StepKind, StepRow
+from pikkupy.core.model import CODE_ACCEPTED, RunRow, StepKind, StepRow
 from pikkupy.engine.events import Past
 from pikkupy.engine.host import Host
 from pikkupy.engine.parts import Parts
@@ -41,7 +44,7 @@ async def steps(parts: Parts, run_id: str) -> list[Step]:
     row = await parts.row(run_id)
     active = parts.residents.active.get(run_id)
     progress = {} if active is None else active.progress()
-    rows = await _step_rows(parts, row)
+    rows = await _step_rows(parts, row, parts.host.journal.steps)
     children: dict[int, str] = {}
     if any(step.kind is StepKind.WORKFLOW for step in rows):
         children = {child.position: child.run_id for child in await parts.host.journal.children(row.number)}
@@ -51,28 +54,37 @@ async def steps(parts: Parts, run_id: str) -> list[Step]:
     ]
 
 
-async def _step_rows(parts: Parts, row: RunRow) -> list[StepRow]:
+async def _step_rows(parts: Parts, row: RunRow, read: Callable[[int], Awaitable[list[StepRow]]]) -> list[StepRow]:
     # What is under way is in memory first. It is looked at before the file, and later steps are left out: so every step
     # that the run has reached at this moment is in memory or in the file.
     active = parts.residents.active.get(row.run_id)
     shown = {} if active is None else {step.position: step for step in active.live_rows()}
     reached = math.inf if active is None else active.reached
-    for step in await parts.host.journal.steps(row.number):
-        known = shown.get(step.position)
-        if step.position < reached and (known is None or step.status in FINAL_STEPS):
-            shown[step.position] = step
-    return [shown[position] for position in sorted(shown)]
+    rows = [
+        step
+        for step in await read(row.number)
+        if step.position < reached and (step.position not in shown or step.status in FINAL_STEPS)
+    ]
+    if shown:
+        for step in rows:
+            shown.pop(step.position, None)
+        rows += shown.values()
+        rows.sort(key=attrgetter("position"))
+    return rows
 
 
-async def past_of(parts: Parts, run_id: str) -> Past:
-    """For readers of events: the run up to now. Raises `RunNotFound`."""
+async def past_of(parts: Parts, run_id: str, place: int, reached: int) -> Past:
+    """For readers of events, who have seen so many places and steps: the run up to now. Raises `RunNotFound`."""
     journal = parts.host.journal
     row = await parts.row(run_id)
     while True:
         attempts = await journal.attempt_rows(row.number)
         signals = await journal.signals(row.number)
-        rows = await _step_rows(parts, row)
+        set_aside = [one.position or 0 for one in signals if one.name == CODE_ACCEPTED and one.seq > place]
+        seen = min([reached, *set_aside])
+        rows = await _step_rows(parts, row, partial(journal.steps_after, place=place, reached=seen))
         before, row = row, await parts.row(run_id)
         if row.status is before.status:
-            return Past(row, rows, attempts, signals, progress_of(row))
+            begun = row.starts_at <= parts.host.now_us()
+            return Past(row, rows, attempts, signals, progress_of(row), begun, place)
         # It has ended, perhaps, after it was looked at: nothing may be missing before its end.

@@ -9,7 +9,7 @@ from pikkupy.core.commands import Cancelled
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import Change, RunMove, RunRow, RunWakes
 from pikkupy.core.outcomes import Failed
-from pikkupy.engine.children import child_at_its_end, child_id, id_is_taken, new_child, outcome_of_child
+from pikkupy.engine.children import child_at_its_end, child_id, id_is_taken, new_child, other_child_id, outcome_of_child
 from pikkupy.engine.live import LiveStep
 from pikkupy.engine.resident import Resident
 from pikkupy.errors import JournalError
@@ -59,7 +59,7 @@ def _id_is_taken(run: Resident, step: LiveStep, child: RunRow, taken_by: RunRow 
         return
     if taken_by is not None and taken_by.parent == run.run.number:
         # By a child of another step: `name`, attempt 2, and `name#2`; or of code that was changed.
-        _submit(run, step, f"{child.run_id}#{child.number}")
+        _submit(run, step, other_child_id(child))
     else:
         run.attempt_ended(step, id_is_taken(child.run_id))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 from msgspec import structs
@@ -12,12 +13,28 @@ from pikkupy.core.outcomes import Failed, Succeeded
 from pikkupy.core.ports import Values
 from pikkupy.errors import PayloadError, RunCancelled, RunConflict, dotted_name
 from pikkupy.failures import describe
+from pikkupy.names import MAX_NAME
+
+_HASH = 32  # hex digits, 128 bits: no two ids are ever cut to the same
 
 
 def child_id(parent: RunRow, call: StepCall, attempt: int) -> str:
     """The id of the run that one attempt of a step is: the same in every life."""
     first = f"{parent.run_id}/{call.name}"
-    return first if attempt == 1 else f"{first}#{attempt}"
+    return _bounded(first if attempt == 1 else f"{first}#{attempt}")
+
+
+def other_child_id(child: RunRow) -> str:
+    """Another id for a child run whose id is taken by a sibling. The number is that of no other run."""
+    return _bounded(f"{child.run_id}#{child.number}")
+
+
+def _bounded(run_id: str) -> str:
+    """An id that every call takes: one that would be too long ends in `~` and a hash of the whole."""
+    if len(run_id) <= MAX_NAME:
+        return run_id
+    tail = sha256(run_id.encode()).hexdigest()[:_HASH]
+    return f"{run_id[: MAX_NAME - _HASH - 1]}~{tail}"
 
 
 def new_child(parent: RunRow, call: StepCall, attempt: int, run_id: str, number: int, now_us: int) -> RunRow:

@@ -12,11 +12,12 @@ from pikkupy.engine.live import LiveStep
 
 def in_flight(commands: Commands, rows: Mapping[int, StepRow], now_us: int) -> list[StepCall]:
     """The calls whose attempt the crash cut off, or would have if it had begun. `rows`: without an outcome."""
+    stopped = frozenset(commands.stopped)
     return [
         call
         for call in commands.calls
         if call.kind in (StepKind.FUNCTION, StepKind.INLINE)
-        and call.position not in commands.stopped
+        and call.position not in stopped
         and _was_due(rows.get(call.position), now_us)
     ]
 

@@ -27,12 +27,12 @@ from pikkupy.core.model import (
 from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import acting, asking, signals
 from pikkupy.engine.active import ActiveRun
-from pikkupy.engine.events import EngineEvents, Event, RunEvents
+from pikkupy.engine.events import EngineEvents, Event, Past, RunEvents
 from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.host import Host, Outside, in_callback, open_host
 from pikkupy.engine.listing import check_limit, filter_of, number_of
 from pikkupy.engine.parts import Parts, encoded_input
-from pikkupy.engine.pruning import Pruning, check_deletable
+from pikkupy.engine.pruning import Pruning, Sweep, check_deletable
 from pikkupy.engine.residents import Residents
 from pikkupy.engine.starts import Starts, terms_of
 from pikkupy.engine.streams import Stream
@@ -48,9 +48,10 @@ from pikkupy.errors import (
     RunStateError,
     WorkflowMisuse,
 )
-from pikkupy.failures import storable
+from pikkupy.failures import safely, storable
 from pikkupy.log import logger
 from pikkupy.names import check_name, check_step_name
+from pikkupy.payloads import check_readable
 from pikkupy.registry import Registry, WorkflowFunction
 from pikkupy.services import check_services
 from pikkupy.store import Done
@@ -83,7 +84,7 @@ class Engine:
         self._clock = SystemClock() if clock is None else clock
         self._config = config
         self._outside = Outside() if outside is None else outside
-        self._log = logger()
+        self._log = logger(redact=safely(config.redact))
         self._parts: Parts | None = None
         self._unusable: PikkuError = _not_open()
 
@@ -315,18 +316,24 @@ class Engine:
         """What happens to runs from now on, or after the event of that `seq`: to be read with `async for`.
 
         Raises `EventsLost` if what followed is not known any more: the last 10,000 events of this life of the engine
-        are kept from the first call on. Raises `EngineClosed` when the engine is left. Steps that begin are told at
-        once, everything else when it is on disk.
+        are kept from the first call on. Raises `EngineClosed` when the engine is left. Steps that begin, and that the
+        engine parks a run or takes it up again, are told at once, everything else when it is on disk. `retry` is told
+        as `resumed`, with that as its reason.
         """
         return EngineEvents(self._use().residents.events, after)
 
     def run_events(self, run_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
         """What has happened to the run and what happens to it, until it has ended: to be read with `async for`.
 
-        From its beginning, or after the event of that `seq`, in this life of the engine or in a later one. Raises
-        `RunNotFound`, and `EngineClosed` when the engine is left.
+        From its beginning, or after the event of that `seq`, in this life of the engine or in a later one. The end of a
+        run that is retried is followed by more, for who reads on after it. Raises `RunNotFound`, and `EngineClosed`
+        when the engine is left.
         """
-        return RunEvents(self._use().residents.events, lambda: asking.past_of(self._use(), run_id), after)
+
+        async def look(place: int, reached: int) -> Past:
+            return await asking.past_of(self._use(), run_id, place, reached)
+
+        return RunEvents(self._use().residents.events, lambda: self._use().number(run_id), look, after)
 
     async def history(self, run_id: str) -> list[Attempt]:
         """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
@@ -444,13 +451,17 @@ class Engine:
         """A new run that shares the history of `run_id` before its step `at` (a name as in `Step.name`).
 
         Recorded outcomes of the steps that the run had reached before are taken over, and are not executed; what comes
-        then is. `input` replaces the run's input, `overrides` the values of shared steps, by name. `workflow.random()`
-        and `uuid4()` give other values in the new run. Raises `RunNotFound`, `ValueError` for a step that there is not,
-        `PayloadError`, `WorkflowNotFound`, `RunConflict` for a `new_run_id` that is taken.
+        then is. Signals that had come before, and that no shared step has taken, come along. `input` replaces the run's
+        input, `overrides` the values of shared steps, by name: of an approval the decision, `Decided(...)` or
+        `Expired()`. `workflow.random()` and `uuid4()` give other values in the new run. Raises `RunNotFound`,
+        `ValueError` for a step that there is not, `TypeError` for overrides that are no mapping, `PayloadError`,
+        `WorkflowNotFound`, `RunConflict` for a `new_run_id` that is taken.
         """
         if new_run_id is not None:
             check_name(new_run_id, "new_run_id")
-        parts, given = self._use(), overrides or {}
+        parts, given = self._use(), {} if overrides is None else overrides
+        if not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
+            raise BadType(f"overrides={overrides!r}: use a mapping of names of steps to values, {{'step': value}}")
         forking = acting.fork(parts, run_id, at=at, data=input, overrides=given, new_run_id=new_run_id)
         new_id = await self._done(forking)
         return RunHandle(self, new_id)
@@ -469,6 +480,7 @@ class Engine:
             # It has changed since it was looked at: that is said, or RunNotFound if somebody else was quicker.
             await check_deletable(host.journal, await self._use().row(run_id))
             raise
+        await Sweep(host.journal).rest()
 
     async def prune(
         self,
@@ -482,8 +494,9 @@ class Engine:
 
         `statuses` are final ones (default: all three). The `keep` runs of these that ended last stay. Child runs go
         with their parents, and are neither counted nor kept by themselves; a run above an unfinished one stays. A few
-        runs go at a time, so that other writes get in between, and each as a whole: what a crash leaves can be pruned
-        again. `progress` is called with the number of runs that are gone so far; what it raises ends the pruning.
+        runs go at a time, so that other writes get in between, and each as a whole, and what belongs to them after
+        them; what a crash leaves goes with the next one. A run that the file refuses to delete is logged and stays.
+        `progress` is called with the number of runs that are gone so far; what it raises ends the pruning.
         The file does not get smaller; the room in it is used again. Raises `DurationError`, `TypeError`, `ValueError`.
         """
         pruning = Pruning(older_than, statuses, keep, progress)
@@ -515,6 +528,7 @@ class Engine:
             raise RunFailed(run_id, end.error)
         if end.status is RunStatus.CANCELLED:
             raise RunCancelled(run_id, end.reason or "")
+        check_readable(end.output or "null")
         _, output_type = asking.types_of(host, workflow)
         return host.values.decode(end.output or "null", output_type, what="output of run", name=run_id)
 

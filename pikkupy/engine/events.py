@@ -2,7 +2,8 @@
 
 A run's events are numbered by what is recorded of it: how many places of its history are taken, and how many steps it
 has reached. Each event raises one of the two, so a number says exactly what a reader has seen, in this life and in the
-next; nothing is written for it. Only a suspension by the engine, progress and the end raise neither, and are told again
+next; nothing is written for it. Changed code that is accepted takes a place, and from there on steps count anew from
+the first that was set aside. Only a suspension by the engine, progress and the end raise neither, and are told again
 to a reader that goes on there.
 """
 
@@ -13,19 +14,34 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
+from operator import attrgetter
 from typing import Any
-from weakref import WeakSet
+from weakref import ReferenceType, WeakSet, ref
 
 import msgspec
 from msgspec import structs
 
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import AttemptRow, AttemptStatus, ErrorInfo, RunRow, RunStatus, SignalRow, StepKind, StepRow
+from pikkupy.core.model import (
+    CODE_ACCEPTED,
+    AttemptRow,
+    AttemptStatus,
+    ErrorInfo,
+    RunRow,
+    RunStatus,
+    SignalRow,
+    StepKind,
+    StepRow,
+    StepStatus,
+)
+from pikkupy.engine.live import only_attempt
 from pikkupy.errors import BadType, BadValue, EventsLost
 from pikkupy.moments import moment
 from pikkupy.progress import Progress
 
 KEPT = 10_000  # events of an engine that a reader can go back to, once one has listened
+TURN = 200  # events of the past that a reader makes in one turn of the loop
 BEHIND = 10_000  # events that a reader may be behind before they are read anew, or lost
 REACHED = 32  # bits of a number that count steps
 EPOCH = 40  # bits of a number of an engine's event that count within one life
@@ -37,11 +53,11 @@ class EventKind(StrEnum):
     RUN_STARTED = "run_started"
     STEP_STARTED = "step_started"
     SLEEPING = "sleeping"  # a sleep was reached; `wake_at`
-    ATTEMPT_FAILED = "attempt_failed"  # more may follow; `wake_at`
+    ATTEMPT_FAILED = "attempt_failed"  # more may follow; `wake_at`, if it is recorded still
     STEP_RECORDED = "step_recorded"  # a step has its outcome; `status`
     SIGNAL = "signal"  # one was sent; `name`
     SUSPENDED = "suspended"  # by a gate or by the engine; `reason`
-    RESUMED = "resumed"
+    RESUMED = "resumed"  # with the `reason` "retry" it had failed
     PROGRESS = "progress"
     RUN_ENDED = "run_ended"  # `status`
 
@@ -75,21 +91,22 @@ LAST = 1 << REACHED  # no step has this position
 class _Told(msgspec.Struct, frozen=True, gc=False):
     """An event with its place: of the two counters the one that it raises, if any."""
 
-    event: Event
+    event: Event | None  # None: steps from `position` on are set aside, and may be reached again
     place: int = 0  # in the run's history, from 1
     position: int = -1  # of a step that was reached, from 0
     near: int = LAST  # position of the step that it is about
 
 
 class Hub:
-    """Tells events to those who listen. Costs nothing until somebody does."""
+    """Tells events to those who listen. Costs nothing while nobody does."""
 
     def __init__(self, epoch: int) -> None:
         self.listening = False
+        self._keeps = False  # what is told to everybody, from the first call of `Engine.events` on
         self._first = self._next = epoch << EPOCH
         self._kept: deque[Event] = deque(maxlen=KEPT)
         self._everything: WeakSet[EngineEvents] = WeakSet()
-        self._of_runs: dict[int, WeakSet[RunEvents]] = {}
+        self._of_runs: dict[int, set[ReferenceType[RunEvents]]] = {}  # by number; those who are gone go
 
     # What is told
 
@@ -102,7 +119,7 @@ class Hub:
     def recorded(self, run: RunRow, row: StepRow) -> None:
         if row.seq is None:
             return
-        if row.error is not None and row.attempts > 1:
+        if row.error is not None and row.attempts:
             self.tell(run, _last_failed(run, row))
         self.tell(run, _recorded(run, row))
 
@@ -115,21 +132,30 @@ class Hub:
     def moved(self, run: RunRow, kind: EventKind, at: int, **facts: Any) -> None:
         self.tell(run, _told(run, kind, at, **facts))
 
+    def set_aside(self, run: RunRow, row: SignalRow) -> None:
+        for reader in self._readers_of(run.number):
+            reader.hear(_set_aside(row))
+
     def tell(self, run: RunRow, told: _Told) -> None:
         """To everybody who listens."""
-        self._next += 1
-        event = structs.replace(told.event, seq=self._next)
-        self._kept.append(event)
-        for reader in list(self._everything):
-            reader.hear(event)
-        for run_reader in list(self._of_runs.get(run.number, ())):
+        if self._keeps and told.event is not None:
+            self._next += 1
+            event = structs.replace(told.event, seq=self._next)
+            self._kept.append(event)
+            for reader in list(self._everything):
+                reader.hear(event)
+        for run_reader in self._readers_of(run.number):
             run_reader.hear(told)
+
+    def _readers_of(self, number: int) -> list[RunEvents]:
+        readers = [reader() for reader in self._of_runs.get(number, ())]
+        return [reader for reader in readers if reader is not None]
 
     # Who listens
 
     def add(self, reader: EngineEvents, after: int | None) -> None:
         """From now on, or from after that event on. Raises `EventsLost` if it is not known any more what followed."""
-        self.listening = True
+        self.listening = self._keeps = True
         if after is not None:
             oldest = self._kept[0].seq if self._kept else self._next + 1
             if not oldest - 1 <= after <= self._next:
@@ -144,21 +170,26 @@ class Hub:
 
     def add_of_run(self, reader: RunEvents, number: int) -> None:
         self.listening = True
-        self._of_runs.setdefault(number, WeakSet()).add(reader)
+        self._of_runs.setdefault(number, set()).add(ref(reader, partial(self._drop, number)))
 
     def remove_of_run(self, reader: RunEvents, number: int) -> None:
+        self._drop(number, ref(reader))
+
+    def _drop(self, number: int, reader: ReferenceType[RunEvents]) -> None:
+        """The reader has read all, or nobody holds it any more."""
         readers = self._of_runs.get(number)
         if readers is not None:
             readers.discard(reader)
             if not readers:
                 del self._of_runs[number]
+        self.listening = self._keeps or bool(self._of_runs)
 
     def close(self, error: Exception) -> None:
         """The engine is left."""
         for reader in list(self._everything):
             reader.end(error)
-        for readers in list(self._of_runs.values()):
-            for run_reader in list(readers):
+        for number in list(self._of_runs):
+            for run_reader in self._readers_of(number):
                 run_reader.end(error)
 
 
@@ -225,16 +256,27 @@ class Past(msgspec.Struct, frozen=True):
     attempts: Sequence[AttemptRow]
     signals: Sequence[SignalRow]
     progress: Progress | None
+    begun: bool  # False before its `starts_at`
+    place: int = 0  # up to which the reader has seen all; steps of which it has may be left out
 
 
 class RunEvents(_Reader, AsyncIterator[Event]):
-    """What `Engine.events(run_id)` and `RunHandle.events` return."""
+    """What `Engine.run_events` and `RunHandle.events` return."""
 
-    def __init__(self, hub: Hub, look: Callable[[], Awaitable[Past]], after: int | None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        find: Callable[[], Awaitable[int]],
+        look: Callable[[int, int], Awaitable[Past]],
+        after: int | None,
+    ) -> None:
         super().__init__()
         _check_after(after)
         self._hub = hub
-        self._look = look  # at the run up to now
+        self._find = find  # the number of the run
+        self._look = look  # at the run up to now, from places and steps on
+        self._past: Iterator[_Told] = iter(())  # made as it is read
+        self._made = 0
         self._began = after is not None
         self._place, self._reached = divmod(after or 0, 1 << REACHED)
         self._number: int | None = None
@@ -244,8 +286,7 @@ class RunEvents(_Reader, AsyncIterator[Event]):
         if self._number is None:
             await self._catch_up()
         while True:
-            while self.behind:
-                told: _Told = self.behind.popleft()
+            while (told := await self._next()) is not None:
                 event = self._seen(told)
                 if event is not None:
                     return event
@@ -260,19 +301,31 @@ class RunEvents(_Reader, AsyncIterator[Event]):
     async def _catch_up(self) -> None:
         """What is recorded comes before what is heard meanwhile; what is told twice is left out in `_seen`."""
         if self._number is None:
-            number = (await self._look()).run.number
+            number = await self._find()
             self._number = number
             self._hub.add_of_run(self, number)
-        past = await self._look()
-        self.behind.extendleft(reversed(list(_events_of(past))))
+        self._past = _events_of(await self._look(self._place, self._reached))
+
+    async def _next(self) -> _Told | None:
+        """What is to be told next, seen or not; None if nothing is left."""
+        told = next(self._past, None)
+        if told is None:
+            return self.behind.popleft() if self.behind else None
+        self._made += 1
+        if self._made % TURN == 0:
+            await asyncio.sleep(0)
+        return told
 
     def _seen(self, told: _Told) -> Event | None:
         """The event with its number; None if the reader has seen it."""
         event = told.event
-        if told.place:
+        if event is None or told.place:
             if told.place <= self._place:
                 return None
             self._place = told.place
+            if event is None:
+                self._reached = min(self._reached, told.position)
+                return None
         elif told.position >= 0:
             if told.position < self._reached:
                 return None
@@ -280,34 +333,43 @@ class RunEvents(_Reader, AsyncIterator[Event]):
         elif event.kind is EventKind.RUN_STARTED:
             if self._began:
                 return None
+            self._began = True
         elif event.kind is EventKind.RUN_ENDED:
             self._over = True
             self.behind.clear()
+            self._past = iter(())
             if self._number is not None:
                 self._hub.remove_of_run(self, self._number)
-        self._began = True
         return structs.replace(event, seq=(self._place << REACHED) + self._reached)
+
+
+class _FailedAttempt(msgspec.Struct, frozen=True, gc=False):
+    seq: int
+    attempt: AttemptRow
+    name: str
+    wake_at: int | None
 
 
 def _events_of(past: Past) -> Iterator[_Told]:
     """The events of a run as far as they are recorded, in the order of their times, each counter in its own order."""
-    run, names = past.run, {row.position: row.name for row in past.steps}
-    yield _started(run)
-    placed = [_recorded(run, row) for row in past.steps if row.seq is not None]
-    taken = {told.place for told in placed}
-    for attempt in past.attempts:
-        if attempt.status is AttemptStatus.FAILED and attempt.seq not in taken:
-            name = attempt.name or names.get(attempt.position, "?")
-            placed.append(_failed(run, name, attempt, None))
-    placed += [_signalled(run, row) for row in past.signals]
-    placed.sort(key=lambda told: told.place)
+    run = past.run
+    if past.begun:
+        yield _started(run)
+    placed = _placed(past)
+    placed.sort(key=attrgetter("seq"))
     waiting = deque(placed)
+    told = _of_place(run, waiting.popleft()) if waiting else None
+    cuts = [row for row in placed if isinstance(row, SignalRow) and row.name == CODE_ACCEPTED]
     for row in past.steps:
         reached = _reached(run, row)
-        while waiting and _was_before(waiting[0], reached):
-            yield waiting.popleft()
+        cut = max((one.seq for one in cuts if (one.position or 0) <= row.position), default=0)
+        while told is not None and (told.place <= cut or _was_before(told, reached)):
+            yield told
+            told = _of_place(run, waiting.popleft()) if waiting else None
         yield reached
-    yield from waiting
+    while told is not None:
+        yield told
+        told = _of_place(run, waiting.popleft()) if waiting else None
     if past.progress is not None:
         yield _told(run, EventKind.PROGRESS, run.updated_at, progress=past.progress)
     if run.parked is not None:
@@ -316,8 +378,45 @@ def _events_of(past: Past) -> Iterator[_Told]:
         yield ended(run, run.status, run.ended_at or 0, run.error, run.reason)
 
 
+def _placed(past: Past) -> list[StepRow | SignalRow | _FailedAttempt]:
+    """What takes a place after the one that the reader has seen."""
+    steps = {row.position: row for row in past.steps}
+    ended = [row for row in past.steps if row.seq is not None and row.seq > past.place]
+    placed: list[StepRow | SignalRow | _FailedAttempt] = [*ended]
+    placed += [row for row in past.signals if row.seq > past.place]
+    taken = {row.seq for row in placed}
+    for attempt in past.attempts:
+        if attempt.seq > past.place and attempt.seq not in taken and attempt.status is AttemptStatus.FAILED:
+            step = None if attempt.name else steps.get(attempt.position)
+            name = attempt.name or (step.name if step else "?")
+            placed.append(_FailedAttempt(attempt.seq, attempt, name, _waking_after(attempt, step)))
+    taken.update(attempt.seq for attempt in past.attempts)
+    for row in ended:
+        if row.error is not None and row.attempts == 1:
+            seq = (row.seq or 0) - 1
+            if seq > past.place and seq not in taken:
+                placed.append(_FailedAttempt(seq, structs.replace(only_attempt(row), seq=seq), row.name, None))
+    return placed
+
+
+def _of_place(run: RunRow, row: StepRow | SignalRow | _FailedAttempt) -> _Told:
+    if isinstance(row, StepRow):
+        return _recorded(run, row)
+    return _signalled(run, row) if isinstance(row, SignalRow) else _failed(run, row.name, row.attempt, row.wake_at)
+
+
+def _waking_after(failed: AttemptRow, step: StepRow | None) -> int | None:
+    """When the next attempt was to begin, if that is known: of a step only the latest such time is."""
+    if step is None:
+        return None
+    is_latest = step.attempts == failed.attempt and step.status in (StepStatus.SCHEDULED, StepStatus.PENDING)
+    return step.wake_at if is_latest or step.attempts == failed.attempt + 1 else None
+
+
 def _was_before(told: _Told, reached: _Told) -> bool:
     """Whether it happened before a step was reached. Of one moment what is recorded of earlier steps is the cause."""
+    if told.event is None or reached.event is None:
+        return False  # steps are before it, but for those that were reached later
     at, then = told.event.at, reached.event.at
     return at < then or (at == then and told.near < reached.position)
 
@@ -330,7 +429,7 @@ def _told(
 
 
 def _started(run: RunRow) -> _Told:
-    return _told(run, EventKind.RUN_STARTED, run.starts_at)
+    return _told(run, EventKind.RUN_STARTED, max(run.starts_at, run.created_at))  # a fork is younger than its start
 
 
 def _reached(run: RunRow, row: StepRow) -> _Told:
@@ -387,7 +486,13 @@ def _failed(run: RunRow, step_name: str, row: AttemptRow, wake_at: int | None) -
     )
 
 
+def _set_aside(row: SignalRow) -> _Told:
+    return _Told(None, row.seq, row.position or 0)
+
+
 def _signalled(run: RunRow, row: SignalRow) -> _Told:
+    if row.name == CODE_ACCEPTED:
+        return _set_aside(row)
     near = LAST if row.position is None else row.position
     return _told(run, EventKind.SIGNAL, row.sent_at, place=row.seq, near=near, name=row.name)
 

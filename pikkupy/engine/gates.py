@@ -5,6 +5,7 @@ from __future__ import annotations
 from pikkupy.core.machine import RunEvent
 from pikkupy.core.model import Change
 from pikkupy.core.outcomes import Succeeded
+from pikkupy.engine.events import EventKind
 from pikkupy.engine.resident import Resident
 from pikkupy.names import without_ordinal
 from pikkupy.store import Done
@@ -18,6 +19,8 @@ def show(run: Resident) -> None:
         step.recorded = True
     reason = "; ".join(without_ordinal(step.call.name) for step in gates) or None
     if run.parked is not None or reason != run.reason:
+        if gates and not changes and run.reason is None and run.home.events.listening:  # back at them after a mend
+            run.home.events.moved(run.run, EventKind.SUSPENDED, run.host.now_us(), reason=reason)
         changes.append(run.moved(RunEvent.SUSPEND if gates else RunEvent.RESUME, reason))
         run.log().info("run_suspended" if gates else "run_resumed", **({"reason": reason} if reason else {}))
     if changes:

@@ -11,16 +11,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from msgspec import structs
+
 from pikkupy.codec import Codec
 from pikkupy.config import Config
 from pikkupy.core.clock import Clock
+from pikkupy.core.commands import End, Parked
+from pikkupy.core.commands import Failed as RunFailure
 from pikkupy.core.model import Change
+from pikkupy.core.outcomes import Failed
 from pikkupy.core.ports import Values
 from pikkupy.durations import microseconds
 from pikkupy.engine.ids import Ids
 from pikkupy.engine.live import LiveStep
 from pikkupy.engine.watchdog import Watchdog, watchdog_of
 from pikkupy.errors import JournalError
+from pikkupy.failures import Redact, redacted, safely
 from pikkupy.log import Logger, is_enabled_for_info
 from pikkupy.registry import Registry
 from pikkupy.store import Done, Journal
@@ -28,6 +34,7 @@ from pikkupy.timers import Timers
 from pikkupy.workers import Workers
 
 T = TypeVar("T")
+E = TypeVar("E", bound=End)
 
 
 @dataclass(slots=True)
@@ -50,12 +57,27 @@ class Host:
     jitter: random.Random
     ids: Ids
     dispatching: bool = True
+    redact: Redact | None = None  # does not raise
     moving: Callable[[], bool] = bool  # whether runs are on their way into memory or out of it
 
     def info(self, event: str, **fields: object) -> None:
         """Log what happens often; a disabled level costs next to nothing."""
         if is_enabled_for_info():
             self.log.info(event, **fields)
+
+    def redacted(self, failed: Failed) -> Failed:
+        """The failure of a step as it is recorded, told and logged."""
+        if self.redact is None:
+            return failed
+        return Failed(redacted(failed.error, self.redact), failed.exception, failed.final)
+
+    def redacted_end(self, end: E) -> E:
+        """The same of a run. A reason of the engine's own may quote an error."""
+        if self.redact is not None and isinstance(end, RunFailure):
+            return structs.replace(end, error=redacted(end.error, self.redact))
+        if self.redact is not None and isinstance(end, Parked):
+            return structs.replace(end, reason=self.redact(end.reason))
+        return end
 
     def result_type_of(self, workflow: str) -> Any:
         """The annotation of the workflow's result; `Any` if it is not registered (any more)."""
@@ -175,7 +197,9 @@ async def open_host(
 ) -> Host:
     """Open the journal and build the rooms around it."""
     loop = asyncio.get_running_loop()
-    journal = await (outside.open_journal or Journal.open)(path, durability=config.durability, now_us=clock.now_us())
+    journal = await (outside.open_journal or Journal.open)(
+        path, durability=config.durability, now_us=clock.now_us(), codec=config.payload_codec
+    )
     journal.on_failure = journal_failed
     journal.on_release = clock.poke
     values = Codec(config.max_payload, config.warn_payload, partial(_large, log))
@@ -188,7 +212,7 @@ async def open_host(
         registry=registry,
         values=values,
         timers=timers,
-        workers=Workers(config, values, timers, services),
+        workers=Workers(config, values, timers, services, registry.in_processes()),
         services=services,
         log=log,
         shown=Shown(loop, microseconds(config.show_running_after) / 1e6),
@@ -196,6 +220,7 @@ async def open_host(
         now_us=clock.now_us,
         jitter=random.Random(outside.draw(16)),  # noqa: S311 - it spreads retries
         ids=Ids(outside.draw),
+        redact=safely(config.redact),
     )
     if isinstance(clock, Attachable):
         clock.attach(host)

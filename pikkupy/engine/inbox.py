@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from pikkupy.core.model import SignalRow
+from pikkupy.core.ports import Values
 from pikkupy.engine.live import LiveStep
+from pikkupy.errors import PayloadError
+from pikkupy.execution import decision_type
 
 
 class Inbox:
@@ -52,3 +55,13 @@ def decision_in(payload: Any) -> tuple[Any, str | None]:
     if isinstance(payload, dict) and "decision" in payload and payload.keys() <= {"decision", "decided_by"}:
         return payload["decision"], payload.get("decided_by")
     return payload, None
+
+
+def decision_text(values: Values, decision: Any, decided_by: Any, annotation: Any, *, what: str) -> str:
+    """A decision as it is recorded; `annotation` is that of its step. Raises `PayloadError` with the path in it."""
+    try:
+        return values.encode((decision, decided_by), annotation, what=what)
+    except PayloadError:
+        values.encode(decision, decision_type(annotation), what=what)  # the sender knows no pair: what does not fit?
+        values.encode(decided_by, str | None, what=f"decided_by of {what}")
+        raise

@@ -6,16 +6,19 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import RunDeleted, RunRow, RunStatus
+from pikkupy.core.model import DeletedSwept, RunDeleted, RunRow, RunStatus
 from pikkupy.durations import Duration, named_microseconds
 from pikkupy.engine.host import Host
 from pikkupy.engine.listing import statuses_of
 from pikkupy.errors import BadType, BadValue, RunStateError
 from pikkupy.store import Journal
 
-# What one transaction deletes at most: it takes some milliseconds, and everybody else's writes wait no longer. A run
-# goes as a whole: one that has more steps than that has a transaction of its own.
-MAX_RUNS, MAX_STEPS = 50, 2_000
+# What one transaction deletes at most: it takes some milliseconds, and everybody else's writes wait no longer. First go
+# the rows of runs, each with all that descend from it: a family that is larger has a transaction of its own. Then what
+# they leave goes in parts: of each table so many rows as take about the time that a part may.
+MAX_RUNS, MAX_FAMILY = 50, 500
+LEAST_ROWS, FIRST_ROWS, MOST_ROWS = 50, 500, 1_000
+PART_S = 0.02
 CHUNK = 500  # ended runs that are looked at in one read
 
 _FOREVER = 1 << 62  # µs; no end is later
@@ -48,12 +51,13 @@ class Pruning:
             oldest = await journal.last_kept(self._statuses, self._keep)
             kept = (-_FOREVER, 0) if oldest is None else (oldest.ended_at, oldest.number)
         after = (-_FOREVER, 0)
-        deleted = 0
+        deleted, sweep = 0, Sweep(journal)
+        await sweep.rest()  # of a pruning that was cut off
         while chunk := await journal.ended(after=after, kept=kept, before=before, limit=CHUNK):
             after = (chunk[-1].ended_at, chunk[-1].number)
-            sizes = await journal.sizes([run.number for run in chunk if run.status in self._statuses])
-            for batch in _batches(sizes):
-                deleted += await _delete(journal, batch)
+            families = await journal.families([run.number for run in chunk if run.status in self._statuses])
+            for batch in _batches(families):
+                deleted += await _delete(host, batch, sweep)
                 if self._progress is not None:
                     self._progress(deleted)
         host.info("runs_pruned", deleted=deleted)
@@ -85,33 +89,61 @@ def _final(argument: str, given: Iterable[RunStatus | str]) -> Sequence[RunStatu
     return statuses
 
 
-def _batches(sizes: dict[int, tuple[int, int]]) -> Iterator[list[int]]:
+class Sweep:
+    """Takes away what deleted runs have left, in parts that take about the same time however large the rows are."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._rows = FIRST_ROWS
+        self._now = asyncio.get_running_loop().time
+
+    async def part(self) -> None:
+        """One transaction, or a part of the one that is about to be written."""
+        begun = self._now()
+        await self._journal.commit([DeletedSwept(rows=self._rows)])
+        took_s = self._now() - begun
+        if took_s > PART_S:
+            self._rows = max(LEAST_ROWS, self._rows // 2)
+        elif took_s < PART_S / 4:
+            self._rows = min(MOST_ROWS, self._rows * 2)
+
+    async def rest(self) -> None:
+        """All of it."""
+        while await self._journal.has_deleted():
+            await self.part()
+
+
+def _batches(families: dict[int, tuple[int, int]]) -> Iterator[list[int]]:
     """The runs below which nothing is unfinished, in parts that one transaction can delete."""
     batch, total = list[int](), 0
-    for number, (steps, unfinished) in sizes.items():
+    for number, (runs, unfinished) in families.items():
         if unfinished:
             continue
-        if batch and (len(batch) == MAX_RUNS or total + steps > MAX_STEPS):
+        if batch and (len(batch) == MAX_RUNS or total + runs > MAX_FAMILY):
             yield batch
             batch, total = [], 0
         batch.append(number)
-        total += steps
+        total += runs
     if batch:
         yield batch
 
 
-async def _delete(journal: Journal, numbers: Sequence[int]) -> int:
-    """Delete each run that still can be; how many were. They go to the disk together.
+async def _delete(host: Host, numbers: Sequence[int], sweep: Sweep) -> int:
+    """Delete each run that still can be, and all that they leave; how many were. The runs go to the disk together.
 
-    Raises the `JournalError` of one that could have been deleted, and was not.
+    One that could have been deleted, and was refused, is logged and stays.
     """
+    journal = host.journal
     deletions = (journal.commit([RunDeleted(number=number)]) for number in numbers)
-    outcomes = await asyncio.gather(*deletions, return_exceptions=True)
+    *outcomes, swept = await asyncio.gather(*deletions, sweep.part(), return_exceptions=True)
     if journal.failure is not None:
         raise journal.failure
     refused = {number: outcome for number, outcome in zip(numbers, outcomes, strict=True) if outcome is not None}
     if refused:
-        for number, (_, unfinished) in (await journal.sizes(list(refused))).items():
+        for number, (_, unfinished) in (await journal.families(list(refused))).items():
             if not unfinished:
-                raise refused[number]
+                host.log.warning("run_not_pruned", number=number, error=str(refused[number]))
+    if swept is not None:
+        raise swept
+    await sweep.rest()
     return len(numbers) - len(refused)  # the others are gone, or go on, since they were looked at

@@ -106,6 +106,11 @@ class Residents:
         """True if a new run that only waits should do so in the file."""
         return len(self.active) >= self._limit
 
+    @property
+    def crowded(self) -> bool:
+        """True while no run should come into memory before it has to."""
+        return len(self.active) > self._limit
+
     def waits_from_start(self, begun: Begun) -> Waits | None:
         """The waits of a run that has taken its first turn, if it only waits, and for so long that it leaves memory."""
         if begun.execution.told is not None:
@@ -178,6 +183,8 @@ class Residents:
         recorded = await self._host.journal.recorded(number)
         if recorded is None or recorded.run.status in FINAL_RUNS or recorded.run.parked is not None:
             return None
+        if self._starts_later(recorded):
+            return None  # it goes on waiting where it does
         adopt = partial(self._adopt, recorded, clean=True, changes=[])
         await in_callback(self._host.loop, adopt)
         active = self.resident(number)
@@ -221,6 +228,13 @@ class Residents:
         execution, commands = self._begin(workflow, recorded, self._variables.copy())
         execution.tear_down()
         return commands.end if isinstance(commands.end, Parked) else None
+
+    def approvals_of(self, recorded: Recorded) -> set[str]:
+        """Names of the decisions that the run has asked for, by the present code. Nothing is carried out."""
+        workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(recorded.run.workflow)
+        execution, _ = self._begin(workflow, recorded, self._variables.copy())
+        execution.tear_down()
+        return execution.approvals
 
     def is_ending(self, number: int) -> bool:
         """True while the end of the run is on its way to the disk."""
@@ -413,8 +427,7 @@ class Residents:
         except WorkflowNotFound as error:
             self._park(run, _missing(error), changes)
             return
-        is_new = run.starts_at > run.created_at and not (recorded.steps or recorded.timers)
-        if is_new and run.starts_at > self._host.now_us():
+        if self._starts_later(recorded):
             self._host.write(changes)
             self._host.timers.call_at(run.starts_at, partial(self._begin_delayed, run.number))
             return
@@ -426,16 +439,21 @@ class Residents:
             return
         if changes:
             self._host.write(changes)
-        if is_new:
+        if _is_new(recorded):
             self._host.info("run_started", run_id=run.run_id, workflow=workflow.name)
+            if self.events.listening:
+                self.events.started(run)
         else:
             self._host.info("run_recovered", run_id=run.run_id, workflow=workflow.name)
         active = self._add(execution, recorded)
         active.since_s = self._host.loop.time()
         active.adopt(commands, cut_off=not clean and run.parked is None)
 
+    def _starts_later(self, recorded: Recorded) -> bool:
+        return _is_new(recorded) and recorded.run.starts_at > self._host.now_us()
+
     def _begin_delayed(self, number: int) -> None:
-        self._run_errand(self._load_alone(number))
+        self._run_errand(self.bring([number]))  # if the clock was set back meanwhile, it waits again
 
     async def _load_alone(self, number: int) -> None:
         async with self.holds.alone(number):
@@ -513,6 +531,7 @@ class Residents:
 
     def _park(self, run: RunRow, end: Parked, changes: list[Change]) -> None:
         """Suspend a run that does not fit the present code; nothing of it has been executed."""
+        end = self._host.redacted_end(end)
         if run.parked is not end.parked or run.reason != end.reason:
             self._host.log.warning("run_suspended", run_id=run.run_id, workflow=run.workflow, reason=end.reason)
             changes.append(move_of(run, run.status, end, self._host.now_us()))
@@ -520,6 +539,11 @@ class Residents:
                 self.events.moved(run, EventKind.SUSPENDED, self._host.now_us(), reason=end.reason)
         if changes:
             self._host.write(changes)
+
+
+def _is_new(recorded: Recorded) -> bool:
+    """True for a run with a later start whose body has not begun, as far as is known."""
+    return recorded.run.starts_at > recorded.run.created_at and not (recorded.steps or recorded.timers)
 
 
 def _missing(error: WorkflowNotFound) -> Parked:

@@ -11,7 +11,7 @@ from pikkupy.core.machine import StepEvent
 from pikkupy.core.model import SignalRow, SignalTaken, StepKind
 from pikkupy.core.outcomes import Failed, Succeeded
 from pikkupy.engine.ends import timed_out
-from pikkupy.engine.inbox import decision_in
+from pikkupy.engine.inbox import decision_in, decision_text
 from pikkupy.engine.live import LiveStep, due_at
 from pikkupy.engine.resident import Resident
 from pikkupy.errors import PayloadError, RunStateError
@@ -82,7 +82,7 @@ def decide(run: Resident, name: str, decision: object, decided_by: str | None, d
             "was not asked for yet"
         )
     what = f"decision {name!r} for run {run.run.run_id!r}"
-    text = run.host.values.encode((decision, decided_by), step.call.result_type, what=what)
+    text = decision_text(run.host.values, decision, decided_by, step.call.result_type, what=what)
     now_us, position = run.host.now_us(), step.call.position
     row = SignalRow(run=run.run.number, seq=run.next_seq(), name=name, payload=None, sent_at=now_us, position=position)
     _take(run, step, Succeeded(text), row, partial(_is_on_disk, run, row, done))
@@ -99,6 +99,8 @@ def _take(
     run.inbox.leave(step)
     if step.timer is not None:
         step.timer.cancel()
+    if isinstance(outcome, Failed):
+        outcome = run.host.redacted(outcome)
     del run.steps[step.call.position]
     run.land(step.settled_row(outcome, run.next_seq(), run.host.now_us()), (signal,), then)
 
@@ -108,7 +110,8 @@ def _outcome_of(run: Resident, call: StepCall, text: str) -> Succeeded | Failed:
     try:
         payload = values.decode(text, what=what)
         if call.approval:
-            payload = decision_in(payload)
+            decision, decided_by = decision_in(payload)
+            return Succeeded(decision_text(values, decision, decided_by, call.result_type, what=what))
         return Succeeded(values.encode(payload, call.result_type, what=what))
     except Exception as error:  # noqa: BLE001 - PayloadError, or what the value's own code raises
         unfit = error if isinstance(error, PayloadError) else PayloadError(f"{what}: {error!r}")

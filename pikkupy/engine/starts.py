@@ -18,6 +18,7 @@ from pikkupy.engine.residents import Begun, Residents
 from pikkupy.engine.tags import checked_tags, tags_text
 from pikkupy.errors import BadType, JournalError, RunConflict
 from pikkupy.moments import checked_us
+from pikkupy.payloads import check_readable
 from pikkupy.registry import WorkflowFunction
 from pikkupy.store import resolve
 
@@ -220,6 +221,7 @@ def _check_same(existing: RunRow, workflow: str, text: str) -> None:
             f"run {existing.run_id!r} exists and is of workflow {existing.workflow!r}, not {workflow!r}; "
             "start with another run_id"
         )
+    check_readable(existing.input)
     if existing.input != text:
         raise RunConflict(
             f"run {existing.run_id!r} of workflow {workflow!r} exists with another input; "

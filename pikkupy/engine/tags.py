@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from pikkupy.errors import BadType, BadValue
+from pikkupy.errors import BadType, BadValue, JournalError
 from pikkupy.names import check_name
 
 MAX_TAGS = 32  # of one run; each is a row to search by
@@ -34,7 +34,10 @@ def tags_text(tags: tuple[tuple[str, str], ...]) -> str | None:
 
 def tags_of(text: str | None) -> dict[str, str]:
     """From what the journal holds."""
-    return {} if text is None else msgspec.json.decode(text, type=dict[str, str])
+    try:
+        return {} if text is None else msgspec.json.decode(text, type=dict[str, str])
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise JournalError(f"the tags of a run are not what was written: {text!r:.100}; {error}") from error
 
 
 def _value(name: object, value: object) -> str:

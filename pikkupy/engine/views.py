@@ -43,7 +43,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """What it was started with, to be found by."""
     created_at: datetime
     starts_at: datetime
-    """When its body begins: at once, or when `start` was told to."""
+    """When its body begins: at once, or when `start` was told to. Of a fork, when that of the run did whose history it
+    shares: recorded timers count from then. `created_at` is when the fork was made."""
     updated_at: datetime
     """The last recorded change of the run or one of its steps."""
     ended_at: datetime | None
@@ -145,7 +146,12 @@ def run_of(
 
 def progress_of(row: RunRow) -> Progress | None:
     """How far the run says that it is."""
-    return None if row.progress is None else msgspec.json.decode(row.progress, type=float | str)
+    if row.progress is None:
+        return None
+    try:
+        return msgspec.json.decode(row.progress, type=float | str)
+    except (msgspec.MsgspecError, UnicodeError):
+        return row.progress  # no checksum covers it: it is only shown
 
 
 def step_of(

@@ -18,11 +18,18 @@ from pikkupy.timers import Timer
 
 CHUNK = 200  # runs that are read and replayed between two chances for the application's own tasks
 LONGEST_LOOKAHEAD_US = 5_000_000  # runs come into memory so long before they are due
+CROWDED_US = 100_000  # how soon it is looked again whether there is room for runs that are not due yet
+CROWDED_SPACING_US = 10_000  # between two looks for runs that are due, while there is none
 LOOKS = 4  # per lookahead, at most: so that runs due one after another come in together
 
 
 class Home(Protocol):
     """Where runs in memory are kept."""
+
+    @property
+    def crowded(self) -> bool:
+        """True while no run should come into memory before it has to."""
+        ...
 
     async def bring(self, numbers: Sequence[int]) -> None:
         """Bring these runs into memory."""
@@ -79,16 +86,25 @@ class Waker:
             self._looking.add_done_callback(self._looked)
 
     async def _bring_due(self) -> None:
-        journal = self._host.journal
-        numbers = await journal.due(until=self._host.now_us() + self._lookahead_us, limit=CHUNK)
+        # What is due comes in any case. What is not yet comes as long as there is room: many runs that are due at one
+        # moment do not fill the memory before it.
+        journal, crowded = self._host.journal, self._home.crowded
+        lookahead_us = 0 if crowded else self._lookahead_us
+        numbers = await journal.due(until=self._host.now_us() + lookahead_us, limit=CHUNK)
         if numbers:
             await self._home.bring(numbers)
             await journal.commit([])  # that they do not wait in the file any more is on disk: they are not found again
-        spacing_us = 0 if len(numbers) == CHUNK else max(self._lookahead_us // LOOKS, 1_000)
-        self._not_before_us = self._host.now_us() + spacing_us
+        spacing_us = max(self._lookahead_us // LOOKS, 1_000)
+        if len(numbers) == CHUNK:
+            spacing_us = 0
+        elif crowded:
+            spacing_us = min(spacing_us, CROWDED_SPACING_US)
+        now_us = self._host.now_us()
+        self._not_before_us = now_us + spacing_us
         next_us = await journal.next_waking()
         if next_us is not None:
-            self._look_at(next_us - self._lookahead_us)
+            again_us = next_us - self._lookahead_us
+            self._look_at(max(again_us, min(next_us, now_us + CROWDED_US)) if crowded else again_us)
 
     def _looked(self, looking: asyncio.Task[None]) -> None:
         self._looking = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -33,6 +33,12 @@ class Expired(msgspec.Struct, frozen=True):
 def recorded_type(decision_type: Any) -> Any:
     """As what an approval is recorded: decision and by whom, or None if it has expired."""
     return tuple[decision_type, str | None] | None
+
+
+def decision_type(recorded: Any) -> Any:
+    """The type of the decision in what `recorded_type` gives."""
+    pair, _ = get_args(recorded)
+    return get_args(pair)[0]
 
 
 def approval_of(recorded: tuple[Any, str | None] | None) -> Decided[Any] | Expired:

@@ -10,6 +10,7 @@ from pikkupy.durations import DAY_US, Duration, named_microseconds
 from pikkupy.errors import BadType, BadValue
 
 DEFAULT_MAX_RETRY_DELAY_US = DAY_US  # an exponential wait beyond a day is rarely meant
+MAX_DESCRIPTION = 1_000  # characters
 
 
 class StepOptions(TypedDict, total=False):
@@ -31,7 +32,7 @@ class StepOptions(TypedDict, total=False):
     """Limit of one attempt, counted from the start of its body; default none. An inline callable that does not await
     cannot be stopped: its attempt fails when it returns."""
     description: str | None
-    """For the reader of the code; it is not recorded."""
+    """For the reader of the code, at most 1,000 characters; it is neither recorded nor shown."""
     at_most_once: bool
     """Record the start before it runs, and do not run again an attempt that a crash cut off; default False."""
 
@@ -48,6 +49,7 @@ def policy_of(options: StepOptions) -> Policy:
         known = ", ".join(["result_type", *StepOptions.__annotations__])
         raise BadType(f"do() has no option {min(unknown)!r}; the options are {known}")
     timeout = options.get("timeout")
+    _check_description(options.get("description"))
     return Policy(
         retries=_retries(options.get("retries", 0)),
         delay_us=named_microseconds("retry_delay", options.get("retry_delay", 0)),
@@ -82,6 +84,15 @@ def _callable(retry_if: Any) -> Callable[[BaseException], object] | None:
     if retry_if is not None and not callable(retry_if):
         raise BadType(f"retry_if={retry_if!r}: use a function that takes the exception")
     return retry_if  # type: ignore[no-any-return]
+
+
+def _check_description(description: object) -> None:
+    if description is None:
+        return
+    if not isinstance(description, str):
+        raise BadType(f"description={description!r}: use a str, or None")
+    if len(description) > MAX_DESCRIPTION:
+        raise BadValue(f"description has {len(description)} characters: use at most {MAX_DESCRIPTION}")
 
 
 def _flag(name: str, value: object) -> bool:

@@ -11,13 +11,13 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from pikkupy.errors import JournalError
 from pikkupy.log import logger
-from pikkupy.store.plan import MAX_ROWS, Op
+from pikkupy.store.plan import MAX_ROWS
 from pikkupy.store.writer import Failpoint, Written
 
 # Logical changes per transaction: enough to make a sync cheap; so few that waits are short and that the runs which one
@@ -39,7 +39,7 @@ class Logical(msgspec.Struct, frozen=True, gc=False):
     Nothing refers to it but the queue, so it can be in no cycle, and the garbage collector need not look at it.
     """
 
-    ops: Sequence[Op]
+    ops: Sequence[Any]  # as the writer wants them; nothing is known of them here
     done: Done
 
 
@@ -48,7 +48,7 @@ class Committer:
 
     def __init__(
         self,
-        write: Callable[[Sequence[Sequence[Op]]], Awaitable[Written]],
+        write: Callable[[Sequence[Sequence[Any]]], Awaitable[Written]],
         loop: asyncio.AbstractEventLoop,
         on_failure: Callable[[JournalError], None],
         on_release: Callable[[], None],

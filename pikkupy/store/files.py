@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 
 from pikkupy.errors import JournalError, JournalFormatError
+from pikkupy.log import logger
 from pikkupy.store.connection import connect, uri
 from pikkupy.store.migrations import APPLICATION_ID, FORMAT
 from pikkupy.store.queries import QUERIES
@@ -24,6 +26,8 @@ from pikkupy.store.queries import QUERIES
 HEADER_SIZE = 100  # bytes, of an SQLite file; sqlite.org/fileformat.html
 FILE_MODE = 0o600  # the journal holds what the application's steps return; -wal and -shm inherit the mode
 MAX_QUICK_CHECK = 67_108_864  # bytes; checking a larger file would make each start after a crash slow
+
+_log = logger()
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _NETWORK = re.compile(
@@ -60,6 +64,9 @@ def _check_folder(path: str, folder: Path) -> None:
         raise JournalError(f"{path}: the folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise JournalError(f"{path}: the folder {folder} cannot be written; the journal needs files beside its own")
+    mode = folder.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        _log.warning("folder_open_to_all", path=path, folder=str(folder), mode=f"{stat.S_IMODE(mode):o}")
     kind = network_filesystem(_read_mounts(), str(folder))
     if kind is not None:
         raise JournalError(

@@ -24,6 +24,7 @@ from pikkupy.core.model import (
 )
 from pikkupy.errors import JournalError
 from pikkupy.log import logger
+from pikkupy.payloads import PayloadCodec
 from pikkupy.store import reader
 from pikkupy.store.committer import Committer, Done, Logical, resolve
 from pikkupy.store.connection import (
@@ -37,7 +38,8 @@ from pikkupy.store.connection import (
 from pikkupy.store.files import Found, inspect, real_path
 from pikkupy.store.migrations import FORMAT, migrate
 from pikkupy.store.owner import Lock, Owned, leave, take_over
-from pikkupy.store.plan import Op, op_of
+from pikkupy.store.plan import op_of
+from pikkupy.store.sealing import Opener, Sealer
 from pikkupy.store.writer import Failpoint, Writer, Written
 
 MEMORY = ":memory:"
@@ -65,6 +67,7 @@ class Journal:
         reading: Connection,
         lock: Lock | None,
         failpoint: Failpoint | None,
+        codec: PayloadCodec | None,
     ) -> None:
         self.epoch = owned.epoch
         self.clean = owned.clean
@@ -77,6 +80,8 @@ class Journal:
         self._writer = writer
         self._reader = reading
         self._lock = lock
+        self._sealer = None if codec is None else Sealer(codec)
+        self._opener = Opener(codec)
         self._write_in_thread = Writer(path, owned.epoch, failpoint).write
         self._committer = Committer(self._write, self._loop, self._tell_failure, self._tell_release, failpoint)
         self._closing: asyncio.Task[None] | None = None
@@ -90,17 +95,19 @@ class Journal:
         durability: Durability,
         now_us: int,
         failpoint: Failpoint | None = None,
+        codec: PayloadCodec | None = None,
         connect: Connect = Connection.open,
         image: bytes | None = None,
     ) -> Journal:
         """Open or make the journal at `path`, or one in memory at `:memory:`, and become its owner.
 
+        Users' values go through `codec` on their way to the file and back; None: they are in it as they are.
         Raises `JournalLocked`, `JournalFormatError` or `JournalError`; then, and when it is cancelled, nothing stays
         open and the lock is free. The rest is for tests and simulations: `failpoint` is called with the names of the
         places that a write passes, in the database thread, and with `before_release` on the loop; `connect` makes
         connections, and a journal in memory begins as `image`.
         """
-        opening = asyncio.ensure_future(_open(path, durability, now_us, failpoint, connect, image))
+        opening = asyncio.ensure_future(_open(path, durability, now_us, failpoint, codec, connect, image))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -130,7 +137,8 @@ class Journal:
         `done` is called in the order of submission from a plain callback of the loop, after the commit: with None, or
         with the `JournalError`.
         """
-        self._committer.submit(Logical(tuple(map(op_of, changes)), done))
+        ops = tuple(map(op_of, changes)) if self._sealer is None else tuple(changes)
+        self._committer.submit(Logical(ops, done))
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Write one logical change. Cancelling the waiter does not take it back. Raises `JournalError`."""
@@ -146,15 +154,16 @@ class Journal:
         """Fail-stop from outside: the owner does not trust its own state any more."""
         self._committer.fail(failure)
 
-    # Reading
+    # Reading. A value that the codec cannot decode is refused where the record goes on, to code or to the file again,
+    # and says why where it is only shown.
 
     async def run(self, run_id: str) -> RunRow | None:
         """The run of that id. As every read, it raises `JournalError` naming what is damaged."""
-        return await self._read(lambda db: reader.run(db, run_id))
+        return await self._show(lambda db: reader.run(db, run_id))
 
     async def runs(self, which: RunFilter, *, limit: int, before: int | None = None) -> list[RunRow]:
         """At most `limit` of the runs that fit, with a number below `before`, newest first."""
-        return await self._read(lambda db: reader.runs(db, which, limit, before))
+        return await self._show(lambda db: reader.runs(db, which, limit, before))
 
     async def counts(self) -> list[tuple[str, RunStatus, int]]:
         """How many runs there are of each workflow in each status that has some."""
@@ -171,9 +180,13 @@ class Journal:
         """
         return await self._read(lambda db: reader.ended(db, after, kept, before, limit))
 
-    async def sizes(self, numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """Per run that is there, with all that descend from it: about how many steps, how many unfinished runs."""
-        return await self._read(lambda db: reader.sizes(db, numbers))
+    async def families(self, numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Per run that is there, with all that descend from it: how many runs, and how many unfinished ones."""
+        return await self._read(lambda db: reader.families(db, numbers))
+
+    async def has_deleted(self) -> bool:
+        """Whether something of deleted runs may be left, which `DeletedSwept` takes away."""
+        return await self._read(reader.has_deleted)
 
     async def unfinished_relative(self, number: int) -> tuple[str, RunStatus, bool] | None:
         """What keeps an ended run from being deleted: id and status of a run, and whether it is the parent."""
@@ -181,19 +194,24 @@ class Journal:
 
     async def steps(self, number: int) -> list[StepRow]:
         """The steps of one run, by position."""
-        return await self._read(lambda db: reader.steps(db, number))
+        return await self._show(lambda db: reader.steps(db, number))
+
+    async def steps_after(self, number: int, place: int, reached: int) -> list[StepRow]:
+        """The steps of one run, by position, without outputs: those from position `reached` on, those with an outcome
+        after that place, and those without one."""
+        return await self._read(lambda db: reader.steps_after(db, number, place, reached))
 
     async def attempts(self, number: int) -> tuple[list[StepRow], list[StepRow], list[AttemptRow]]:
         """The steps of one run, those that were set aside, and their finished attempts, by seq, as of one moment."""
-        return await self._read(lambda db: reader.attempts(db, number))
+        return await self._show(lambda db: reader.attempts(db, number))
 
     async def attempt_rows(self, number: int) -> list[AttemptRow]:
         """The finished attempts of one run that have a row, by seq."""
-        return await self._read(lambda db: reader.attempt_rows(db, number))
+        return await self._read(lambda db: self._opener.strict(db, reader.attempt_rows(db, number)))
 
     async def recorded(self, number: int) -> Recorded | None:
         """Everything that a replay of one run needs."""
-        return await self._read(lambda db: reader.recorded(db, number))
+        return await self._read(lambda db: self._opener.strict(db, reader.recorded(db, number)))
 
     async def awake(self, *, after: int = 0, limit: int = 500) -> list[int]:
         """The next unfinished runs that do not wait in the file, of those with a number above `after`, by number."""
@@ -202,11 +220,12 @@ class Journal:
     async def recorded_runs(self, numbers: Sequence[int]) -> list[Recorded]:
         """Everything that is needed to bring these runs into memory, by number.
 
-        A damaged run does not take the others down: it is logged, kept in `damaged`, and left out.
+        One that is damaged, or cannot be decoded, does not take the others down: it is logged, kept in `damaged`, and
+        left out.
         """
         if not numbers:
             return []
-        runs, damaged = await self._read(lambda db: reader.recorded_runs(db, numbers))
+        runs, damaged = await self._read(lambda db: reader.recorded_runs(db, numbers, partial(self._opener.strict, db)))
         for number, error in damaged.items():
             _log.error("run_damaged", path=self._path, number=number, error=str(error))
             self.damaged[number] = error
@@ -214,11 +233,11 @@ class Journal:
 
     async def run_by_number(self, number: int) -> RunRow | None:
         """The run of that number."""
-        return await self._read(lambda db: reader.run_by_number(db, number))
+        return await self._show(lambda db: reader.run_by_number(db, number))
 
     async def run_rows(self, numbers: Sequence[int]) -> list[RunRow]:
         """The runs of these numbers that are there, the newest first."""
-        return await self._read(lambda db: reader.run_rows(db, numbers))
+        return await self._read(lambda db: self._opener.strict(db, reader.run_rows(db, numbers)))
 
     async def signals(self, number: int) -> list[SignalRow]:
         """All signals that were sent to one run, in the order of their arrival, without what they carried."""
@@ -245,7 +264,7 @@ class Journal:
 
     async def chunks(self, number: int, *, after: int) -> list[tuple[ChunkRow, bool]]:
         """A page of one run's stream: chunks after that offset, each with whether it still counts; none: no more."""
-        return await self._read(lambda db: reader.chunks(db, number, after))
+        return await self._show(lambda db: reader.chunks(db, number, after))
 
     async def last_change(self, numbers: Sequence[int]) -> dict[int, int]:
         """Per run the latest recorded time of its steps, attempts and timers, in µs; runs without any are absent."""
@@ -288,8 +307,15 @@ class Journal:
 
     # Inside
 
-    async def _write(self, batch: Sequence[Sequence[Op]]) -> Written:
-        return await self._writer.run(lambda db: self._write_in_thread(db, batch))
+    async def _write(self, batch: Sequence[Sequence[Any]]) -> Written:
+        """`batch` has `Op`s, or changes if they have to be encoded."""
+        sealer = self._sealer
+        if sealer is None:
+            return await self._writer.run(lambda db: self._write_in_thread(db, batch))
+        return await self._writer.run(lambda db: self._write_in_thread(db, sealer.ops(db, batch)))
+
+    async def _show(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._read(lambda db: self._opener.lenient(db, work(db)))
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:
@@ -313,6 +339,7 @@ async def _open(
     durability: Durability,
     now_us: int,
     failpoint: Failpoint | None,
+    codec: PayloadCodec | None,
     connect: Connect,
     image: bytes | None,
 ) -> Journal:
@@ -330,7 +357,7 @@ async def _open(
         except sqlite3.Error as error:
             raise JournalError(f"{path} cannot be opened: {error}") from error
         undo.pop_all()
-    return Journal(path, owned, writer, reading, lock, failpoint)
+    return Journal(path, owned, writer, reading, lock, failpoint, codec)
 
 
 def _prepare(

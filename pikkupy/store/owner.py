@@ -19,6 +19,7 @@ from pikkupy.errors import JournalError, JournalLocked
 from pikkupy.store.queries import QUERIES
 
 FILE_MODE = 0o600
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # in a folder of many, one could lead to another file of the owner's
 LEAVE_TIMEOUT_MS = 500  # how long leaving waits for foreign readers before it leaves the WAL to the next open
 
 
@@ -71,7 +72,7 @@ class Lock:
 
     def _sign(self, holder: Holder) -> None:
         # A file of its own: some versions of filelock empty the lock file whenever somebody tries the lock.
-        descriptor = os.open(self._owner, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, FILE_MODE)
+        descriptor = os.open(self._owner, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | _NO_LINKS, FILE_MODE)
         with os.fdopen(descriptor, "wb") as file:
             file.write(msgspec.json.encode(holder))
 

@@ -19,6 +19,7 @@ from pikkupy.core.model import (
     ChildLinked,
     ChunkRow,
     CodeChange,
+    DeletedSwept,
     RunDeleted,
     RunMove,
     RunProgress,
@@ -73,6 +74,7 @@ class Kind(IntEnum):
     BACK = 15
     LINK = 16
     DELETE = 17
+    SWEEP = 18
 
 
 # By what each kind is written, one statement after another.
@@ -94,26 +96,37 @@ QUERIES = {
     Kind.KEPT: ("set_aside_steps",),
     Kind.BACK: ("take_set_aside",),
     Kind.LINK: ("link_children",),
-    Kind.DELETE: ("delete_runs",),
+    Kind.DELETE: ("begin_deletion", "delete_runs"),
+    Kind.SWEEP: (
+        "sweep_steps",
+        "sweep_attempts",
+        "sweep_timers",
+        "sweep_signals",
+        "sweep_chunks",
+        "sweep_changes",
+        "sweep_set_aside",
+        "sweep_deleted",
+    ),
 }
+# What it means if one of these changes fewer rows than it was given; of the others that may happen.
 _REFUSED = {
-    Kind.STEP: "a step that is final already never changes",
-    Kind.TAKEN: "the signal was taken by another step",
-    Kind.MOVE: "the run does not have the status that the move begins with",
-    Kind.REOPEN: "the step has neither failed nor been cancelled",
-    Kind.BACK: "the step is not set aside",
-    Kind.LINK: "the child run is not there",
-    Kind.DELETE: "the run is not there, or it, its parent or a run that descends from it has not ended",
+    "write_steps": "a step that is final already never changes",
+    "take_signals": "the signal was taken by another step",
+    "move_runs": "the run does not have the status that the move begins with",
+    "reopen_steps": "the step has neither failed nor been cancelled",
+    "take_set_aside": "the step is not set aside",
+    "link_children": "the child run is not there",
+    "begin_deletion": "the run is not there, or it, its parent or a run that descends from it has not ended",
 }
 # Rare, and of the same run nothing is written together with one of these.
-_ALONE = frozenset({Kind.REOPEN, Kind.ASIDE, Kind.BACK, Kind.LINK, Kind.DELETE})
+_ALONE = frozenset({Kind.REOPEN, Kind.ASIDE, Kind.BACK, Kind.LINK, Kind.DELETE, Kind.SWEEP})
 
 
 class Op(msgspec.Struct, frozen=True, gc=False):
     """One change, ready to be written."""
 
     kind: Kind
-    columns: tuple[Any, ...]  # the first is the number of the run, whatever the kind
+    columns: tuple[Any, ...]  # the first is the number of the run, whatever the kind; 0: of none
     error: str | None = None  # why it cannot be written at all
 
 
@@ -145,6 +158,7 @@ _ENCODERS: dict[type, tuple[Kind, Callable[[Any], tuple[Any, ...]]]] = {
     SetAsideTaken: (Kind.BACK, lambda change: (change.run, change.position)),
     ChildLinked: (Kind.LINK, lambda change: link_columns(change.row)),
     RunDeleted: (Kind.DELETE, lambda change: (change.number,)),
+    DeletedSwept: (Kind.SWEEP, lambda change: (0, change.rows)),
 }
 
 
@@ -207,7 +221,7 @@ class _Group:
             for count in powers_of_two(len(rows)):
                 values = list(chain.from_iterable(rows[start : start + count]))
                 for query in QUERIES[kind]:
-                    yield Statement(many(query, count), values, count, _REFUSED.get(kind))
+                    yield Statement(many(query, count), values, count, _REFUSED.get(query))
                 start += count
 
 

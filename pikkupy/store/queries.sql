@@ -156,20 +156,30 @@ UPDATE pikkupy_steps SET status = 'cancelled', ended_at = cancel.column2
 FROM (VALUES (?, ?)) AS cancel
 WHERE run = cancel.column1 AND status NOT IN ('succeeded', 'failed', 'cancelled');
 
--- name: delete_runs
--- Ended runs by number; their steps, attempts, timers, signals and children go with them. Refused are those with an
--- unfinished parent, and those from which an unfinished run descends.
-DELETE FROM pikkupy_runs NOT INDEXED
-WHERE status IN ('completed', 'failed', 'cancelled')
-    AND number IN (VALUES (?))
+-- name: begin_deletion
+-- Ended runs by number, which the next statement deletes. Refused are those with an unfinished parent, those from which an
+-- unfinished run descends, and those that go with another one.
+INSERT INTO pikkupy_deleted (number)
+WITH wanted (number) AS (VALUES (?))
+SELECT own.number FROM wanted CROSS JOIN pikkupy_runs AS own ON own.number = wanted.number
+WHERE own.status IN ('completed', 'failed', 'cancelled')
     AND NOT EXISTS (
         SELECT 1 FROM pikkupy_runs AS mother
-        WHERE mother.number = pikkupy_runs.parent AND mother.status IN ('running', 'suspended')
+        WHERE mother.number = own.parent AND mother.status IN ('running', 'suspended')
+    )
+    AND NOT EXISTS (
+        WITH RECURSIVE ancestors (number) AS (
+            SELECT own.parent WHERE own.parent IS NOT NULL
+            UNION ALL
+            SELECT mother.parent FROM ancestors CROSS JOIN pikkupy_runs AS mother ON mother.number = ancestors.number
+            WHERE mother.parent IS NOT NULL
+        )
+        SELECT 1 FROM ancestors WHERE number IN (SELECT number FROM wanted)
     )
     AND NOT EXISTS (
         WITH RECURSIVE family (number, status) AS (
             SELECT child.number, child.status FROM pikkupy_runs AS child INDEXED BY pikkupy_runs_children
-            WHERE child.parent = pikkupy_runs.number
+            WHERE child.parent = own.number
             UNION ALL
             SELECT child.number, child.status
             FROM family CROSS JOIN pikkupy_runs AS child INDEXED BY pikkupy_runs_children
@@ -177,6 +187,106 @@ WHERE status IN ('completed', 'failed', 'cancelled')
         )
         SELECT 1 FROM family WHERE status IN ('running', 'suspended')
     );
+
+-- name: delete_runs
+-- What follows `begin_deletion`: the rows of the runs and of all that descend from them, however deep. They are gone for
+-- every read, and triggers note whose other rows have to go.
+DELETE FROM pikkupy_runs WHERE number IN (
+    WITH RECURSIVE family (number) AS (
+        SELECT column1 FROM (VALUES (?))
+        UNION
+        SELECT child.number
+        FROM family CROSS JOIN pikkupy_runs AS child INDEXED BY pikkupy_runs_children ON child.parent = family.number
+    )
+    SELECT number FROM family
+);
+
+-- name: sweep_steps
+-- Some rows of deleted runs: 0, how many at most.
+WITH most (run, number) AS (VALUES (?, ?))
+DELETE FROM pikkupy_steps WHERE (run, position) IN (
+    SELECT owned.run, owned.position
+    FROM (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200) AS gone
+    CROSS JOIN pikkupy_steps AS owned ON owned.run = gone.number
+    LIMIT (SELECT number FROM most)
+);
+
+-- name: sweep_attempts
+-- Some rows of deleted runs: 0, how many at most.
+WITH most (run, number) AS (VALUES (?, ?))
+DELETE FROM pikkupy_attempts WHERE (run, seq) IN (
+    SELECT owned.run, owned.seq
+    FROM (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200) AS gone
+    CROSS JOIN pikkupy_attempts AS owned ON owned.run = gone.number
+    LIMIT (SELECT number FROM most)
+);
+
+-- name: sweep_timers
+-- Some rows of deleted runs: 0, how many at most.
+WITH most (run, number) AS (VALUES (?, ?))
+DELETE FROM pikkupy_timers WHERE (run, number) IN (
+    SELECT owned.run, owned.number
+    FROM (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200) AS gone
+    CROSS JOIN pikkupy_timers AS owned ON owned.run = gone.number
+    LIMIT (SELECT number FROM most)
+);
+
+-- name: sweep_signals
+-- Some rows of deleted runs: 0, how many at most.
+WITH most (run, number) AS (VALUES (?, ?))
+DELETE FROM pikkupy_signals WHERE (run, seq) IN (
+    SELECT owned.run, owned.seq
+    FROM (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200) AS gone
+    CROSS JOIN pikkupy_signals AS owned ON owned.run = gone.number
+    LIMIT (SELECT number FROM most)
+);
+
+-- name: sweep_chunks
+-- Some rows of deleted runs: 0, how many at most.
+WITH most (run, number) AS (VALUES (?, ?))
+DELETE FROM pikkupy_chunks WHERE (run, "offset") IN (
+    SELECT owned.run, owned."offset"
+    FROM (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200) AS gone
+    CROSS JOIN pikkupy_chunks AS owned ON owned.run = gone.number
+    LIMIT (SELECT number FROM most)
+);
+
+-- name: sweep_changes
+-- Some rows of deleted runs: 0, how many at most.
+WITH most (run, number) AS (VALUES (?, ?))
+DELETE FROM pikkupy_changes WHERE (run, change_id) IN (
+    SELECT owned.run, owned.change_id
+    FROM (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200) AS gone
+    CROSS JOIN pikkupy_changes AS owned ON owned.run = gone.number
+    LIMIT (SELECT number FROM most)
+);
+
+-- name: sweep_set_aside
+-- Some rows of deleted runs: 0, how many at most.
+WITH most (run, number) AS (VALUES (?, ?))
+DELETE FROM pikkupy_set_aside WHERE (run, position) IN (
+    SELECT owned.run, owned.position
+    FROM (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200) AS gone
+    CROSS JOIN pikkupy_set_aside AS owned ON owned.run = gone.number
+    LIMIT (SELECT number FROM most)
+);
+
+-- name: sweep_deleted
+-- What follows those: deleted runs of which nothing is left.
+WITH most (run, number) AS (VALUES (?, ?))
+DELETE FROM pikkupy_deleted
+WHERE number IN (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200)
+    AND NOT EXISTS (SELECT 1 FROM pikkupy_steps AS owned WHERE owned.run = pikkupy_deleted.number)
+    AND NOT EXISTS (SELECT 1 FROM pikkupy_attempts AS owned WHERE owned.run = pikkupy_deleted.number)
+    AND NOT EXISTS (SELECT 1 FROM pikkupy_timers AS owned WHERE owned.run = pikkupy_deleted.number)
+    AND NOT EXISTS (SELECT 1 FROM pikkupy_signals AS owned WHERE owned.run = pikkupy_deleted.number)
+    AND NOT EXISTS (SELECT 1 FROM pikkupy_chunks AS owned WHERE owned.run = pikkupy_deleted.number)
+    AND NOT EXISTS (SELECT 1 FROM pikkupy_changes AS owned WHERE owned.run = pikkupy_deleted.number)
+    AND NOT EXISTS (SELECT 1 FROM pikkupy_set_aside AS owned WHERE owned.run = pikkupy_deleted.number);
+
+-- name: has_deleted
+-- 1 if something of deleted runs may be left.
+SELECT EXISTS (SELECT 1 FROM pikkupy_deleted);
 
 -- name: run_by_id
 -- One run.
@@ -284,20 +394,15 @@ WHERE ended_at IS NOT NULL AND parent IS NULL AND ended_at < :before
     AND (ended_at, number) > (:after_at, :after) AND (ended_at, number) < (:kept_at, :kept)
 ORDER BY ended_at, number LIMIT :limit;
 
--- name: sizes
--- Per run of a JSON list that has ended, with all that descend from it: how many steps, about, and how many unfinished
--- descendants.
+-- name: families
+-- Per run of a JSON list that has ended, with all that descend from it: how many runs, and how many unfinished ones.
 WITH RECURSIVE family (root, number, status) AS (
     SELECT number, number, status FROM json_each(:numbers) AS wanted CROSS JOIN pikkupy_runs ON number = wanted.value
     UNION ALL
     SELECT family.root, child.number, child.status
     FROM family CROSS JOIN pikkupy_runs AS child INDEXED BY pikkupy_runs_children ON child.parent = family.number
 )
-SELECT
-    root,
-    sum((SELECT coalesce(max(position) + 1, 0) FROM pikkupy_steps WHERE run = family.number)),
-    sum(status IN ('running', 'suspended'))
-FROM family GROUP BY root;
+SELECT root, count(*), sum(status IN ('running', 'suspended')) FROM family GROUP BY root;
 
 -- name: unfinished_relative
 -- Why an ended run cannot be deleted: its unfinished parent, or an unfinished run that descends from it: id, status,
@@ -318,16 +423,22 @@ WHERE status IN ('running', 'suspended')
 LIMIT 1;
 
 -- name: steps
--- The steps of one run, in order.
+-- The steps of one run, in order. What is left of a deleted one is not found, here and where one run's rows are read below.
 SELECT
     run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at, started_at,
     checksum
-FROM pikkupy_steps WHERE run = ? ORDER BY position;
+FROM pikkupy_steps WHERE run = (SELECT number FROM pikkupy_runs WHERE number = ?) ORDER BY position;
+
+-- name: steps_after
+-- The steps of one run, in order, without their outputs; left out are those of which a reader of events has seen all.
+SELECT
+    run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, NULL, error, status, ended_at, started_at
+FROM pikkupy_steps WHERE run = :run AND (position >= :reached OR seq > :place OR seq IS NULL) ORDER BY position;
 
 -- name: attempts
 -- The finished attempts of one run, oldest first.
 SELECT run, position, attempt, seq, status, error, started_at, ended_at, name, checksum
-FROM pikkupy_attempts WHERE run = ? ORDER BY seq;
+FROM pikkupy_attempts WHERE run = (SELECT number FROM pikkupy_runs WHERE number = ?) ORDER BY seq;
 
 -- name: awake_runs
 -- The numbers of a chunk of the unfinished runs that do not wait in the file. The index is named: by itself the planner
@@ -383,7 +494,7 @@ SELECT run, max(seq) FROM (
 
 -- name: signals
 -- All signals that were sent to one run, in the order of their arrival, without what they carried.
-SELECT run, seq, name, sent_at, position FROM pikkupy_signals WHERE run = ? ORDER BY seq;
+SELECT run, seq, name, sent_at, position FROM pikkupy_signals WHERE run = (SELECT number FROM pikkupy_runs WHERE number = ?) ORDER BY seq;
 
 -- name: kept_signals
 -- The signals of a JSON list of runs that no step has taken, in the order of their arrival.
@@ -403,7 +514,8 @@ SELECT run, "offset", since, position, name, attempt, value, at, checksum,
         WHERE step.run = chunk.run AND step.position = chunk.position AND step.name = chunk.name
             AND step.attempts > chunk.attempt
     ) AS counts
-FROM pikkupy_chunks AS chunk WHERE run = :run AND "offset" > :after ORDER BY "offset";
+FROM pikkupy_chunks AS chunk
+WHERE run = (SELECT number FROM pikkupy_runs WHERE number = :run) AND "offset" > :after ORDER BY "offset";
 
 -- name: next_chunks
 -- The offset of the next chunk of each run of a JSON list.
@@ -419,7 +531,9 @@ SELECT run, change_id FROM pikkupy_changes WHERE run IN (SELECT value FROM json_
 SELECT
     run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
     started_at, checksum
-FROM pikkupy_set_aside WHERE run IN (SELECT value FROM json_each(:numbers)) ORDER BY run, position;
+FROM pikkupy_set_aside WHERE run IN (
+    SELECT number FROM json_each(:numbers) AS wanted CROSS JOIN pikkupy_runs ON number = wanted.value
+) ORDER BY run, position;
 
 -- name: awaited_children
 -- The children of a JSON list of runs whose step has no outcome, or was set aside.

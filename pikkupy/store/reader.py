@@ -26,7 +26,7 @@ from pikkupy.core.model import (
 from pikkupy.errors import JournalError
 from pikkupy.store import listing
 from pikkupy.store.queries import QUERIES
-from pikkupy.store.rows import attempt_of, chunk_of, run_of, signal_of, step_of, timer_of
+from pikkupy.store.rows import attempt_of, chunk_of, run_of, signal_of, step_of, step_without_output, timer_of
 
 NEWEST = 2**63 - 1  # no run has this number
 PAGE = 256  # chunks of a stream that are read at once
@@ -77,10 +77,16 @@ def ended(
     return [EndedRun(ended_at, number, RunStatus(status)) for ended_at, number, status in rows]
 
 
-def sizes(db: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """Per run that is there, with all that descend from it: about how many steps, how many unfinished runs."""
-    rows = db.execute(QUERIES["sizes"], {"numbers": json.dumps(list(numbers))}).fetchall()
-    return {number: (steps, unfinished) for number, steps, unfinished in rows}
+def families(db: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Per run that is there, with all that descend from it: how many runs, and how many unfinished ones."""
+    rows = db.execute(QUERIES["families"], {"numbers": json.dumps(list(numbers))}).fetchall()
+    return {number: (runs, unfinished) for number, runs, unfinished in rows}
+
+
+def has_deleted(db: sqlite3.Connection) -> bool:
+    """Whether something of deleted runs may be left."""
+    [(found,)] = db.execute(QUERIES["has_deleted"]).fetchall()
+    return bool(found)
 
 
 def unfinished_relative(db: sqlite3.Connection, number: int) -> tuple[str, RunStatus, bool] | None:
@@ -92,6 +98,13 @@ def unfinished_relative(db: sqlite3.Connection, number: int) -> tuple[str, RunSt
 def steps(db: sqlite3.Connection, number: int) -> list[StepRow]:
     """The steps of one run, by position."""
     return [step_of(row) for row in db.execute(QUERIES["steps"], (number,)).fetchall()]
+
+
+def steps_after(db: sqlite3.Connection, number: int, place: int, reached: int) -> list[StepRow]:
+    """The steps of one run, by position, without outputs: those from position `reached` on, those with an outcome after
+    that place, and those without one."""
+    wanted = {"run": number, "place": place, "reached": reached}
+    return [step_without_output(row) for row in db.execute(QUERIES["steps_after"], wanted)]
 
 
 def attempt_rows(db: sqlite3.Connection, number: int) -> list[AttemptRow]:
@@ -125,15 +138,20 @@ def awake(db: sqlite3.Connection, after: int, limit: int) -> list[int]:
     return [number for (number,) in db.execute(QUERIES["awake_runs"], {"after": after, "limit": limit})]
 
 
-def recorded_runs(db: sqlite3.Connection, numbers: Sequence[int]) -> tuple[list[Recorded], dict[int, JournalError]]:
-    """The runs of these numbers, by number, and what is wrong with those that are damaged: a few queries for all."""
+def recorded_runs(
+    db: sqlite3.Connection, numbers: Sequence[int], opened: Callable[[Recorded], Recorded]
+) -> tuple[list[Recorded], dict[int, JournalError]]:
+    """The runs of these numbers, by number, and what is wrong with those that are damaged: a few queries for all.
+
+    `opened` gives them in plain text, or raises what is wrong.
+    """
     with _moment(db):
         found = db.execute(QUERIES["runs_by_number"], {"numbers": json.dumps(numbers)}).fetchall()
         details = _Details(db, [row[0] for row in found])
     intact, damaged = [], {}
     for row in reversed(found):
         try:
-            intact.append(details.of(run_of(row)))
+            intact.append(opened(details.of(run_of(row))))
         except JournalError as error:
             damaged[row[0]] = error
     return intact, damaged

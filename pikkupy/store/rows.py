@@ -16,6 +16,7 @@ import msgspec
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import AttemptRow, ChunkRow, ErrorInfo, RunMove, RunRow, SignalRow, StepRow, TimerRow
 from pikkupy.errors import JournalError
+from pikkupy.payloads import Cipher
 
 Columns = tuple[Any, ...]
 Row = TypeVar("Row", bound=msgspec.Struct)
@@ -23,6 +24,12 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 RUN_FIELDS, STEP_FIELDS = len(RunRow.__struct_fields__), len(StepRow.__struct_fields__)
 
 _pack = msgspec.msgpack.Encoder().encode
+
+
+class SealedError(ErrorInfo, frozen=True, omit_defaults=True, gc=False):
+    """An error in the file whose message and traceback are encoded together; what is said of them is empty then."""
+
+    encoded: Cipher = Cipher("", "")
 
 
 def run_columns(row: RunRow) -> Columns:
@@ -135,6 +142,11 @@ def step_of(columns: Columns) -> StepRow:
     return _record(StepRow, columns[:STEP_FIELDS], columns[STEP_FIELDS], _step_checksum, what)
 
 
+def step_without_output(columns: Columns) -> StepRow:
+    """The step, with None in the place of its output: so it cannot be compared with its checksum."""
+    return _record(StepRow, columns, None, lambda _: None, "step {2!r} (position {1}) of run number {0}")
+
+
 def attempt_of(columns: Columns) -> AttemptRow:
     """The attempt. Raises `JournalError` naming it if it is damaged."""
     what = "attempt {2} of the step at position {1} of run number {0}"
@@ -164,9 +176,11 @@ def _record(kind: type[Row], columns: Columns, recorded: object, checksum: Any, 
         intact = checksum(columns) == recorded
         if intact:
             fields = dict(zip(kind.__struct_fields__, columns, strict=True))
-            if fields.get("error") is not None:
-                fields["error"] = msgspec.json.decode(fields["error"])
-            return msgspec.convert(fields, kind)
+            error = None if fields.get("error") is None else msgspec.json.decode(fields["error"])
+            if error is None or "encoded" not in error:
+                return msgspec.convert(fields | {"error": error} if error is not None else fields, kind)
+            record = msgspec.convert(fields | {"error": error}, kind)
+            return msgspec.structs.replace(record, error=msgspec.convert(error, SealedError))
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise _damaged(what.format(*columns)) from error
     raise _damaged(what.format(*columns))

@@ -34,7 +34,7 @@ CREATE TABLE pikkupy_runs (
     starts_at INTEGER NOT NULL,                            -- µs, when its body begins
     wakes_at INTEGER,                                      -- µs, when it has to be in memory; NULL: it has work, or has ended
     parked TEXT,                                           -- why the engine itself has suspended it: code, crashes
-    parent INTEGER REFERENCES pikkupy_runs (number) ON DELETE CASCADE,  -- the run whose step it is
+    parent INTEGER REFERENCES pikkupy_runs (number),       -- the run whose step it is; they are deleted together
     parent_position INTEGER,                               -- of that step; negative once it was set aside
     parent_attempt INTEGER,                                -- of that step
     alone_since INTEGER,                                   -- µs, when it was retried by itself: nothing waits for it
@@ -71,9 +71,16 @@ CREATE INDEX pikkupy_runs_waking ON pikkupy_runs (wakes_at) WHERE wakes_at IS NO
 -- Serves `children` and the deletion of a run with its children.
 CREATE INDEX pikkupy_runs_children ON pikkupy_runs (parent, parent_position, parent_attempt) WHERE parent IS NOT NULL;
 
+-- One row per run that was deleted, as long as rows of it may be left in the tables that follow. A run goes with one commit,
+-- however large it is: its row does, and nothing is found but by that. Its other rows go afterwards, a few at a time, so
+-- that nobody waits for them; that is why they refer to no run. What a crash leaves of them goes at the next deletion.
+CREATE TABLE pikkupy_deleted (
+    number INTEGER PRIMARY KEY                             -- of the run
+) STRICT;
+
 -- One row per step that a run has reached. The key serves all reads of steps: by run, in order.
 CREATE TABLE pikkupy_steps (
-    run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,
+    run INTEGER NOT NULL,
     position INTEGER NOT NULL CHECK (position >= 0),       -- 0, 1, 2 … in the order in which the run reached its steps
     name TEXT NOT NULL,                                    -- with its ordinal: name, name#1
     kind TEXT NOT NULL,                                    -- what it does
@@ -113,7 +120,7 @@ CREATE TABLE pikkupy_steps (
 
 -- One row per finished attempt; a step that ended with its first attempt has none. The key serves `attempts`.
 CREATE TABLE pikkupy_attempts (
-    run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,
+    run INTEGER NOT NULL,
     position INTEGER NOT NULL CHECK (position >= 0),       -- of the step
     attempt INTEGER NOT NULL CHECK (attempt > 0),          -- 1, 2, 3 …
     seq INTEGER NOT NULL CHECK (seq > 0),                  -- place in the run's history
@@ -128,7 +135,7 @@ CREATE TABLE pikkupy_attempts (
 
 -- One row per fired timer of a run's own event loop. The key serves `timers_of_runs`.
 CREATE TABLE pikkupy_timers (
-    run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,
+    run INTEGER NOT NULL,
     number INTEGER NOT NULL CHECK (number >= 0),           -- 0, 1, 2 … in the order in which the run set them
     due_at INTEGER NOT NULL,                               -- µs, as the run's loop computed it
     seq INTEGER NOT NULL CHECK (seq > 0),                  -- place in the run's history
@@ -139,7 +146,7 @@ CREATE TABLE pikkupy_timers (
 
 -- One row per signal that was sent to a run. The key serves `kept_signals`.
 CREATE TABLE pikkupy_signals (
-    run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,
+    run INTEGER NOT NULL,
     seq INTEGER NOT NULL CHECK (seq > 0),                  -- place in the run's history
     name TEXT NOT NULL,
     payload TEXT,                                          -- encoded value; NULL once a step has taken it
@@ -152,7 +159,7 @@ CREATE TABLE pikkupy_signals (
 
 -- One row per value that a step has emitted. The key serves `chunks` and `next_chunks`.
 CREATE TABLE pikkupy_chunks (
-    run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,
+    run INTEGER NOT NULL,
     "offset" INTEGER NOT NULL CHECK ("offset" >= 0),       -- 0, 1, 2 … in the order of arrival
     since INTEGER NOT NULL CHECK (since BETWEEN 0 AND "offset"),  -- offset of the first chunk of the same execution of the attempt
     position INTEGER NOT NULL CHECK (position >= 0),       -- of the step
@@ -169,7 +176,7 @@ CREATE INDEX pikkupy_chunks_by_execution ON pikkupy_chunks (run, name, since) WH
 
 -- One row per `workflow.changed(change_id)` that a run has passed with the new code.
 CREATE TABLE pikkupy_changes (
-    run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,
+    run INTEGER NOT NULL,
     change_id TEXT NOT NULL,
     PRIMARY KEY (run, change_id)
 ) STRICT, WITHOUT ROWID;
@@ -177,7 +184,7 @@ CREATE TABLE pikkupy_changes (
 -- Steps that changed code, once accepted, has not asked for again: evidence of outcomes, and what such a step gets if it is
 -- asked for later. The key serves `set_aside_of_runs`.
 CREATE TABLE pikkupy_set_aside (
-    run INTEGER NOT NULL REFERENCES pikkupy_runs (number) ON DELETE CASCADE,
+    run INTEGER NOT NULL,
     position INTEGER NOT NULL CHECK (position < 0),        -- of no meaning but to child runs; all else as in pikkupy_steps
     name TEXT NOT NULL,
     kind TEXT NOT NULL,
@@ -220,6 +227,55 @@ END;
 CREATE TRIGGER pikkupy_numbers_are_used_once AFTER DELETE ON pikkupy_runs
 BEGIN
     UPDATE pikkupy_journal SET next_number = max(next_number, old.number + 1);
+END;
+
+-- What belongs to a run goes after it, whoever deletes it.
+CREATE TRIGGER pikkupy_rows_of_a_deleted_run AFTER DELETE ON pikkupy_runs
+BEGIN
+    INSERT INTO pikkupy_deleted (number) VALUES (old.number) ON CONFLICT DO NOTHING;
+END;
+
+-- Nothing is written for a run that is not there. Foreign keys would not let the row of a run go before its other rows.
+CREATE TRIGGER pikkupy_run_of_a_step BEFORE INSERT ON pikkupy_steps
+WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.run)
+BEGIN
+    SELECT raise(ABORT, 'the run is not there');
+END;
+
+CREATE TRIGGER pikkupy_run_of_an_attempt BEFORE INSERT ON pikkupy_attempts
+WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.run)
+BEGIN
+    SELECT raise(ABORT, 'the run is not there');
+END;
+
+CREATE TRIGGER pikkupy_run_of_a_timer BEFORE INSERT ON pikkupy_timers
+WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.run)
+BEGIN
+    SELECT raise(ABORT, 'the run is not there');
+END;
+
+CREATE TRIGGER pikkupy_run_of_a_signal BEFORE INSERT ON pikkupy_signals
+WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.run)
+BEGIN
+    SELECT raise(ABORT, 'the run is not there');
+END;
+
+CREATE TRIGGER pikkupy_run_of_a_chunk BEFORE INSERT ON pikkupy_chunks
+WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.run)
+BEGIN
+    SELECT raise(ABORT, 'the run is not there');
+END;
+
+CREATE TRIGGER pikkupy_run_of_a_change BEFORE INSERT ON pikkupy_changes
+WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.run)
+BEGIN
+    SELECT raise(ABORT, 'the run is not there');
+END;
+
+CREATE TRIGGER pikkupy_run_of_a_step_aside BEFORE INSERT ON pikkupy_set_aside
+WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.run)
+BEGIN
+    SELECT raise(ABORT, 'the run is not there');
 END;
 
 -- For joins with an application's own tables: ISO times in UTC, errors taken apart (by json_each, because views may not

@@ -23,7 +23,7 @@ from pikkupy.core.outcomes import Failed, Outcome, Stopped, Succeeded
 from pikkupy.core.ports import Cancellable, Scheduler, Values
 from pikkupy.errors import NonRetryableError, PayloadError
 from pikkupy.failures import describe
-from pikkupy.log import logger
+from pikkupy.log import Logger
 from pikkupy.services import StepContext, bind
 from pikkupy.workers.lanes import Lane
 from pikkupy.workers.processes import Processes
@@ -43,6 +43,7 @@ class Premises:
     cancel_grace_us: int
     threads: Threads[Outcome]
     processes: Processes
+    log: Logger
     loop_is_ending: Callable[[], bool]
     left_behind: set[Attempt] = field(default_factory=set)  # the loop itself would let their tasks be collected
 
@@ -103,7 +104,7 @@ class Attempt:
         if self.over:
             return
         step = self.step
-        logger().warning(
+        self._premises.log.warning(
             "step_abandoned",
             run_id=step.run_id,
             workflow=step.workflow,

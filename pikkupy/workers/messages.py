@@ -8,6 +8,7 @@ an empty message when the body begins, if it gets that far, and a `Reply` when i
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import reduce
 from importlib import import_module
 from typing import Any, Protocol, cast
@@ -23,6 +24,13 @@ LENGTH = 8  # bytes in front of each message that say how long it is
 NEWS = b"\xc1"  # in front of news
 
 
+class Called(msgspec.Struct, frozen=True):
+    """Where a function's code is: what a worker process imports, and the name to look up there."""
+
+    module: str
+    name: str  # qualified
+
+
 class Main(msgspec.Struct, frozen=True):
     """Where the program's `__main__` comes from, as far as it can be imported again."""
 
@@ -30,14 +38,19 @@ class Main(msgspec.Struct, frozen=True):
     path: str | None  # of `python path`
 
 
+class Application(msgspec.Struct, frozen=True):
+    """What a worker process is told when it starts, and goes by for good: no request can make it run anything else."""
+
+    functions: frozenset[Called]
+    main: Main
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Run this function."""
 
-    module: str
-    name: str  # qualified
+    function: Called
     step: StepContext
     data: str | None  # encoded
-    main: Main
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +81,11 @@ class Registered(Protocol):
     def result_type(self) -> Any: ...
 
 
+def called(fn: Callable[..., object]) -> Called:
+    """How a worker process finds the function."""
+    return Called(fn.__module__, fn.__qualname__)
+
+
 def framed(message: bytes) -> bytes:
     """`message` as it goes through a pipe."""
     return len(message).to_bytes(LENGTH, "big") + message
@@ -80,11 +98,17 @@ def source_of_main() -> Main:
     return Main(module=None if spec is None else spec.name, path=getattr(main, "__file__", None))
 
 
-def find_function(module: str, name: str) -> Registered:
-    """The function registered with `worker="process"` whose code is `name` in `module`; imports the module.
+def find_function(called: Called, application: Application) -> Registered:
+    """The function registered with `worker="process"` whose code that is; imports its module.
 
-    Raises `RegistrationError` for anything else that is there, so that a process runs registered functions only.
+    Raises `RegistrationError` for anything else that is there, so that a process runs registered functions only, and
+    imports nothing for a function that the engine did not have when the process was started.
     """
+    module, name = called.module, called.name
+    if called not in application.functions:
+        raise RegistrationError(
+            f"worker='process': {module}.{name} is no function of this engine; it was not looked for"
+        )
     imported = import_module(module)
     try:
         found = reduce(getattr, name.split("."), imported)

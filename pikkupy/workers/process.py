@@ -20,14 +20,17 @@ from pikkupy.errors import NonRetryableError, PayloadError, RegistrationError
 from pikkupy.failures import describe
 from pikkupy.log import logger
 from pikkupy.services import bind_in_worker_process, enter, enter_run
-from pikkupy.workers.messages import LENGTH, Main, Registered, Reply, Request, find_function
+from pikkupy.workers.messages import LENGTH, Application, Main, Registered, Reply, Request, find_function
 from pikkupy.workers.reporter import Reporter
 
 _AGAIN = "__mp_main__"  # the name under which a main module is imported again, as multiprocessing calls it
 
+_OF_MAIN = '"$t":"__main__:'  # in data that holds an instance of one of its classes; in a text, quotes are escaped
+
 
 def main(requests: BinaryIO) -> None:
     """Serve the requests that come through the pipe, one after another."""
+    application = msgspec.json.decode(requests.readline(), type=Application)
     answers = _own_standard_streams()
     max_payload, warn_payload = map(int, sys.argv[1:])
     values = Codec(max_payload, warn_payload, _large)
@@ -37,19 +40,20 @@ def main(requests: BinaryIO) -> None:
     threading.Thread(target=_listen, args=(requests, inbox, busy), name="pikkupy requests", daemon=True).start()
     while (request := inbox.get()) is not None:
         busy.set()
-        reply = perform(msgspec.msgpack.decode(request, type=Request), values, reporter)
+        reply = perform(msgspec.msgpack.decode(request, type=Request), application, values, reporter)
         busy.clear()
         reporter.end(msgspec.msgpack.encode(reply))
 
 
-def perform(request: Request, values: Values, reporter: Reporter) -> Reply:
+def perform(request: Request, application: Application, values: Values, reporter: Reporter) -> Reply:
     """Run the function that is asked for. Raises nothing."""
     enter_run(request.step.run_id, request.step.workflow, reporter)
     enter(request.step)
     try:
-        if request.module == "__main__" or "__main__" in (request.data or ""):
-            _import_main(request.main)
-        function = find_function(request.module, request.name)
+        of_main = request.function.module == "__main__" or _OF_MAIN in (request.data or "")
+        if of_main and request.function in application.functions:
+            _import_main(application.main)
+        function = find_function(request.function, application)
         arguments = _arguments(request, function, values)
     except BaseException as error:  # noqa: BLE001 - as everything below: it is the attempt's failure
         return _failed(error, final=isinstance(error, PayloadError | RegistrationError))

@@ -11,7 +11,7 @@ from pikkupy.errors import PayloadError
 from pikkupy.failures import describe
 from pikkupy.services import outlet_in
 from pikkupy.workers.loop_attempts import TaskAttempt
-from pikkupy.workers.messages import News, Reply, Request, source_of_main
+from pikkupy.workers.messages import News, Reply, Request, called
 
 
 class ProcessAttempt(TaskAttempt):
@@ -40,7 +40,9 @@ class ProcessAttempt(TaskAttempt):
 
     async def _converse(self) -> Outcome:
         try:
-            answer = await self._premises.processes.call(self._request(), self._begin, self._told, self.step)
+            answer = await self._premises.processes.call(
+                called(self.call.body.fn), self._request(), self._begin, self._told, self.step
+            )
             return self._reply(msgspec.msgpack.decode(answer, type=Reply))
         except asyncio.CancelledError as error:
             return self._interrupted(error)
@@ -57,10 +59,7 @@ class ProcessAttempt(TaskAttempt):
             await outlet.relay(self.step, news.texts)
 
     def _request(self) -> bytes:
-        fn, main = self.call.body.fn, source_of_main()
-        return msgspec.msgpack.encode(
-            Request(module=fn.__module__, name=fn.__qualname__, step=self.step, data=self.call.data, main=main)
-        )
+        return msgspec.msgpack.encode(Request(function=called(self.call.body.fn), step=self.step, data=self.call.data))
 
     def _reply(self, reply: Reply) -> Outcome:
         if reply.error is not None:

@@ -12,23 +12,25 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import anyio
+import msgspec
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from pikkupy.errors import WorkerLost
-from pikkupy.log import logger
+from pikkupy.log import Logger
 from pikkupy.services import StepContext
-from pikkupy.workers.messages import LENGTH, NEWS, framed
+from pikkupy.workers.messages import LENGTH, NEWS, Application, Called, framed, source_of_main
 
 START_S = 120.0  # real time that a process may take to start and import the application, before it counts as hung
 Told = Callable[[bytes], Awaitable[None]]
 
 EXIT_S = 1.0  # real time that a process may take to end by itself, before it is killed
 
-# The first line that a process reads is the module search path of this one: what it needs to import anything else.
+# The first line that a process reads is the module search path of this one: what it needs to import anything else. The
+# second is what it may run.
 # Standard input is read through a descriptor of its own, which what the function starts does not inherit.
 _BOOT = (
     "import json, os, sys; pipe = os.fdopen(os.dup(0), 'rb'); sys.path[:] = json.loads(pipe.readline()); "
@@ -39,24 +41,34 @@ _BOOT = (
 class Processes:
     """The worker processes of one engine. The lane in front of it limits how many there are."""
 
-    def __init__(self, max_payload: int, warn_payload: int) -> None:
+    def __init__(self, max_payload: int, warn_payload: int, functions: Iterable[Called], log: Logger) -> None:
+        """`functions` are those that can be called; each call adds its own, for those that are registered later."""
         self._settings = (str(max_payload), str(warn_payload))
+        self._functions = frozenset(functions)
+        self._log = log
         self._idle: list[_Worker] = []
         self._alive: set[_Worker] = set()
 
-    async def call(self, request: bytes, begun: Callable[[], None], told: Told, step: StepContext) -> bytes:
+    async def call(
+        self, called: Called, request: bytes, begun: Callable[[], None], told: Told, step: StepContext
+    ) -> bytes:
         """The process's answer to `request`; `begun` is called when the function begins, `told` with each of its news.
 
         Raises `WorkerLost` if the process dies or cannot be started. Cancelled, it kills the process.
         """
+        self._functions |= {called}
         while self._idle:
             worker = self._idle.pop()
+            if called not in worker.functions:
+                self._alive.discard(worker)
+                await worker.end()  # it was started before the function was registered
+                continue
             try:
                 return await self._use(worker, request, begun, told, step)
             except _DiedIdle:
                 continue
         try:
-            worker = await _Worker.start(self._settings)
+            worker = await _Worker.start(self._settings, self._functions)
         except OSError as error:
             raise WorkerLost(f"no worker process could be started for step {step.step_name!r}: {error}") from error
         self._alive.add(worker)
@@ -79,7 +91,7 @@ class Processes:
             await worker.gone()
             if not isinstance(error, WorkerLost):
                 raise
-            logger().warning("worker_lost", run_id=step.run_id, step=step.step_name, pid=worker.pid, reason=str(error))
+            self._log.warning("worker_lost", run_id=step.run_id, step=step.step_name, pid=worker.pid, reason=str(error))
             raise WorkerLost(f"{error} while it ran step {step.step_name!r}") from None
         self._idle.append(worker)
         return answer
@@ -92,9 +104,10 @@ class _DiedIdle(Exception):
 class _Worker:
     """One process and the pipes to it."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, functions: frozenset[Called]) -> None:
         assert process.stdin is not None and process.stdout is not None
         self.pid = process.pid
+        self.functions = functions
         self._process = process
         self._stdin = process.stdin
         self._stdout = BufferedByteReceiveStream(process.stdout)
@@ -102,11 +115,11 @@ class _Worker:
         self._gone = asyncio.get_running_loop().create_task(self._watch(), name=f"pikkupy worker process {self.pid}")
 
     @classmethod
-    async def start(cls, settings: tuple[str, ...]) -> _Worker:
+    async def start(cls, settings: tuple[str, ...], functions: frozenset[Called]) -> _Worker:
         """A process in a session of its own: Ctrl-C in the terminal is for the engine, which then ends its workers."""
         command = [sys.executable, "-P", "-c", _BOOT, *settings]
         process = await anyio.open_process(command, stderr=None, start_new_session=True)
-        return cls(process)
+        return cls(process, functions)
 
     async def ask(self, request: bytes, begun: Callable[[], None], told: Told) -> bytes:
         """One request, one answer, news in between. Raises `WorkerLost`, or `_DiedIdle`."""
@@ -164,11 +177,15 @@ class _Worker:
             pass
 
     async def _send(self, request: bytes) -> None:
-        first = b"" if self._served else json.dumps([str(entry) for entry in sys.path]).encode() + b"\n"
         try:
-            await self._stdin.send(first + framed(request))
+            await self._stdin.send((b"" if self._served else self._application()) + framed(request))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise WorkerLost(await self._obituary()) from None
+
+    def _application(self) -> bytes:
+        """The two lines that it reads first."""
+        path = json.dumps([str(entry) for entry in sys.path]).encode()
+        return b"%b\n%b\n" % (path, msgspec.json.encode(Application(self.functions, source_of_main())))
 
     async def _receive(self) -> bytes:
         # Not the end of the pipe alone tells that the process is dead: what it has forked may hold the pipe open.

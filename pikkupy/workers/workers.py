@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 from functools import partial
 
@@ -12,10 +12,13 @@ from pikkupy.core.commands import StepCall
 from pikkupy.core.outcomes import Outcome, Stopped
 from pikkupy.core.ports import Scheduler, Values
 from pikkupy.durations import microseconds
+from pikkupy.failures import safely
+from pikkupy.log import logger
 from pikkupy.services import StepContext
 from pikkupy.workers.attempts import Attempt, Premises, Where, where
 from pikkupy.workers.lanes import Lane
 from pikkupy.workers.loop_attempts import LoopAttempt, call_inline
+from pikkupy.workers.messages import called
 from pikkupy.workers.process_attempts import ProcessAttempt
 from pikkupy.workers.processes import Processes
 from pikkupy.workers.thread_attempts import ThreadAttempt
@@ -37,8 +40,16 @@ class Workers:
     `await_inline` is to await.
     """
 
-    def __init__(self, config: Config, values: Values, scheduler: Scheduler, application: object | None) -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(
+        self,
+        config: Config,
+        values: Values,
+        scheduler: Scheduler,
+        application: object | None,
+        in_processes: Iterable[Callable[..., object]] = (),
+    ) -> None:
+        """`in_processes`: the functions that worker processes may be asked for."""
+        loop, log = asyncio.get_running_loop(), logger(redact=safely(config.redact))
         self._cancel_grace_us = microseconds(config.cancel_grace)
         self.on_loop: Lane[Attempt] = Lane(config.async_workers, loop, self._lane_emptied)
         self._on_threads: Lane[Attempt] = Lane(config.thread_workers, loop, self._lane_emptied)
@@ -57,7 +68,8 @@ class Workers:
             application=application,
             cancel_grace_us=self._cancel_grace_us,
             threads=Threads(loop),
-            processes=Processes(config.max_payload, config.warn_payload),
+            processes=Processes(config.max_payload, config.warn_payload, map(called, in_processes), log),
+            log=log,
             loop_is_ending=self._loop_is_ending,
         )
         self.call_inline = partial(call_inline, values)

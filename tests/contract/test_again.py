@@ -12,7 +12,9 @@ import msgspec
 import pytest
 
 from pikkupy import (
+    Decided,
     Engine,
+    Expired,
     PayloadError,
     Pikku,
     RunConflict,
@@ -346,11 +348,126 @@ async def test_a_fork_that_cannot_be_is_refused() -> None:
             await engine.fork("r", at="mail", overrides={"profile": {"id": "x"}})
         with pytest.raises(PayloadError):
             await engine.fork("r", at="mail", input="five")
+        for overrides in (["profile"], {0: 1}, "profile", 0):
+            with pytest.raises(TypeError, match=r"overrides=.*a mapping of names of steps"):
+                await engine.fork("r", at="mail", overrides=overrides)  # type: ignore[arg-type]
         with pytest.raises(RunConflict, match="'r' exists"):
             await engine.fork("r", at="mail", new_run_id="r")
         with pytest.raises(RunNotFound):
             await engine.fork("nobody", at="mail")
         assert len((await engine.list_runs()).runs) == 1
+
+
+class Refund(msgspec.Struct):
+    amount: int
+
+
+async def approving(workflow: Workflow) -> Any:
+    paid = await workflow.wait_for_signal("paid", Refund)
+    answer = await workflow.approval("refund", Refund, timeout="1d")
+    return await workflow.do("end", lambda: [paid.amount, repr(answer)])
+
+
+@each_way
+@pytest.mark.parametrize(
+    ("given", "decided"),
+    [
+        (Refund(2), Decided(Refund(2))),
+        ({"amount": 2}, Decided(Refund(2))),
+        ({"decision": {"amount": 2}, "decided_by": "bob"}, Decided(Refund(2), "bob")),
+        (Decided(Refund(2), "bob"), Decided(Refund(2), "bob")),
+        (Expired(), Expired()),
+    ],
+    ids=repr,
+)
+async def test_a_fork_can_have_another_decision(settings: dict[str, Any], given: Any, decided: Any) -> None:
+    """As the workflow gets it, or as it is sent."""
+    app = App(**settings)
+    async with app.open(approving) as engine:
+        await engine.start("flow", run_id="r")
+        await engine.signal("r", "paid", {"amount": 1})
+        await engine.signal("r", "refund", {"amount": 1})
+        assert await ended(engine) == "completed"
+        forked = await engine.fork("r", at="end", overrides={"refund": given, "paid": {"amount": 7}})
+        assert await forked.result(timeout="900d") == [7, repr(decided)]
+
+
+async def test_what_does_not_fit_a_wait_is_refused_in_the_call() -> None:
+    """Before anything is written, and not by a run that is parked."""
+    app = App()
+    async with app.open(approving) as engine:
+        await engine.start("flow", run_id="r")
+        await engine.signal("r", "paid", {"amount": 1})
+        await engine.signal("r", "refund", {"amount": 1})
+        assert await ended(engine) == "completed"
+        for unfit in (False, None, (Refund(1), "bob"), Decided({"amount": "x"}), Decided(Refund(1), 5)):  # type: ignore[arg-type]
+            with pytest.raises(PayloadError, match=r"'refund'.*no longer fits"):
+                await engine.fork("r", at="end", overrides={"refund": unfit})
+        with pytest.raises(PayloadError, match=r"'paid'.*no longer fits"):
+            await engine.fork("r", at="end", overrides={"paid": "x"})
+        for value in (Decided(Refund(1)), Expired()):
+            with pytest.raises(ValueError, match="'paid' is no approval"):
+                await engine.fork("r", at="end", overrides={"paid": value})
+        assert len((await engine.list_runs()).runs) == 1
+
+
+@each_way
+async def test_a_fork_has_the_signals_that_came_before(settings: dict[str, Any]) -> None:
+    """Those that no shared step has taken, in order, whoever took them later; what was waited for has to come again."""
+    app = App(**settings)
+
+    async def body(workflow: Workflow) -> Any:
+        await workflow.wait_for_signal("begin")
+        first = await workflow.wait_for_signal("go")
+        await workflow.sleep("nap", "1h")
+        await workflow.do("here", app.step("here"))
+        rest = [await workflow.wait_for_signal("go", Refund) for _ in range(2)]
+        return [first, *rest, await workflow.wait_for_signal("late")]
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        for payload in (1, {"amount": 2}, {"amount": 3}, {"amount": 4}):
+            await engine.signal("r", "go", payload)
+        await engine.signal("r", "begin")
+        while (await engine.steps("r"))[-1].name != "late":
+            await asyncio.sleep(0)
+        await app.clock.advance("1h")
+        await engine.signal("r", "late", 5)
+        assert await ended(engine) == "completed"
+        found = await engine.get_run("r")
+        forked = await engine.fork("r", at="here")
+        begun = await engine.get_run(forked.id)
+        assert begun.starts_at == found.starts_at < begun.created_at
+        while (await engine.steps(forked.id))[-1].name != "late":
+            await asyncio.sleep(0)
+        await engine.signal(forked.id, "late", 6)
+        assert await forked.result(timeout="900d") == [1, Refund(2), Refund(3), 6]
+        early = await engine.fork("r", at="late")
+        await engine.signal(early.id, "late", 7)
+        assert await early.result(timeout="900d") == [1, Refund(2), Refund(3), 7]
+
+
+@each_way
+@pytest.mark.parametrize("decided", [True, False])
+async def test_a_decision_that_came_before_a_fork_is_not_lost(settings: dict[str, Any], decided: bool) -> None:
+    """One that did not fit is used up."""
+    app = App(**settings)
+
+    async def body(workflow: Workflow) -> Any:
+        await workflow.wait_for_signal("begin")
+        await workflow.do("here", app.step("here"))
+        await workflow.sleep("nap", "1h")
+        return repr(await workflow.approval("refund", Refund, timeout="1d"))
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        await engine.signal("r", "refund", "nonsense")
+        if decided:
+            await engine.signal("r", "refund", {"decision": {"amount": 1}, "decided_by": "bob"})
+        await engine.signal("r", "begin")
+        assert await ended(engine) == "completed"
+        forked = await engine.fork("r", at="here")
+        assert await forked.result(timeout="900d") == repr(Decided(Refund(1), "bob") if decided else Expired())
 
 
 # changed code that is accepted
@@ -545,3 +662,41 @@ async def test_a_run_whose_workflow_is_gone_keeps_signals_and_timers(settings: d
     async with app.open(body) as engine:
         await app.clock.advance(0)
         assert await (await engine.handle("r")).result(timeout="1s") == ["kept"]
+
+
+async def test_a_run_that_is_deleted_while_it_is_retried_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A retry that comes second says so, and so does a fork; a child that was deleted alone makes it a state error."""
+    app = App()
+    app.broken.add("b")
+
+    async def child(workflow: Workflow) -> str:
+        return str(await workflow.do("b", app.step("b")))
+
+    async def body(workflow: Workflow) -> str:
+        return str(await workflow.do("part", "child"))
+
+    async with app.open(body, child=child) as engine:
+        for run_id in ("r", "s", "t"):
+            await engine.start("flow", run_id=run_id)
+            assert await ended(engine, run_id) == "failed"
+        assert engine._parts is not None
+        journal = engine._parts.host.journal
+        attempt_rows, doomed = journal.attempt_rows, ["r"]
+
+        async def deleted_meanwhile(number: int) -> Any:
+            rows = await attempt_rows(number)
+            if doomed and number == (await engine._parts.row(doomed[0])).number:  # type: ignore[union-attr]
+                await engine.delete_run(doomed.pop())
+            return rows
+
+        monkeypatch.setattr(journal, "attempt_rows", deleted_meanwhile)
+        with pytest.raises(RunNotFound):
+            await engine.retry("r")
+        doomed.append("s")
+        with pytest.raises(RunNotFound):
+            await engine.fork("s", at="part")
+        doomed.append("t/part")
+        with pytest.raises(RunStateError, match=r"'t'.*child run"):
+            await engine.retry("t")
+        app.broken.clear()
+        assert (await engine.get_run("t")).status == "failed"

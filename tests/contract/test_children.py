@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,13 @@ from pikkupy import (
     Workflow,
     current_step,
 )
+from pikkupy.core.commands import Policy, StepCall
+from pikkupy.core.model import StepKind
+from pikkupy.engine.children import child_id, other_child_id
 from pikkupy.engine.residents import Residents
 from pikkupy.testing import VirtualClock
 from tests.contract.waiting import BOTH, IN_THE_FILE
+from tests.store.samples import a_run
 
 each_way = pytest.mark.parametrize("settings", BOTH, ids=["in memory", "in the file"])
 
@@ -412,3 +417,44 @@ async def test_many_children_that_end_bring_their_parent_in_a_few_times(monkeypa
 
         assert len(brought) < count / 5
         assert (await engine.counts())["part"] == {"completed": count, "cancelled": count}
+
+
+@each_way
+async def test_the_ids_of_children_are_ids_that_every_call_takes(settings: dict[str, Any]) -> None:
+    """C121: at most 256 characters, however long the names and however deep; other attempts and steps have others."""
+    pikku, failed = Pikku(), list[str]()
+
+    @pikku.workflow
+    async def nest(workflow: Workflow, depth: int) -> int:
+        if depth == 0:
+            if not failed:
+                failed.append(workflow.run_id)
+                raise ConnectionError("once")
+            return 1
+        parts = (workflow.do("s" * 120 + str(part), "nest", depth - 1, retries=1) for part in range(2))
+        return sum(await asyncio.gather(*parts))
+
+    async with pikku.open(":memory:", **settings) as engine:
+        assert await engine.run("nest", 3, run_id="r") == 8
+        runs = (await engine.list_runs()).runs
+        assert len({run.id for run in runs}) == len(runs) == 1 + 2 + 4 + 8 + 1
+        assert max(len(run.id) for run in runs) == 256
+        for run in runs:
+            assert run in (await engine.list_runs(id_prefix=run.id)).runs
+            assert (await engine.start("nest", run.input, run_id=run.id)).id == run.id
+            assert [chunk async for chunk in engine.stream(run.id)] == []
+            for step in await engine.steps(run.id):
+                assert step.child_run_id is not None
+                assert (await engine.get_run(step.child_run_id)).parent_run_id == run.id
+
+
+def test_a_long_id_of_a_child_is_the_same_in_every_life() -> None:
+    """It ends in a hash of the whole id."""
+    call = StepCall(position=0, name="s" * 200, kind=StepKind.WORKFLOW, policy=Policy(max_delay_us=0))
+    parent = a_run(run_id="r" * 55)
+    assert child_id(parent, call, 1) == f"{parent.run_id}/{call.name}"
+    child = a_run(7, run_id=child_id(parent, call, 12))
+    whole = f"{parent.run_id}/{call.name}#12"
+    assert child.run_id == whole[:223] + "~" + sha256(whole.encode()).hexdigest()[:32]
+    assert len(other_child_id(child)) == 256
+    assert other_child_id(child) != child.run_id

@@ -356,6 +356,34 @@ async def test_a_later_start_is_not_logged_as_begun(caplog: pytest.LogCaptureFix
     assert not [line for line in caplog.messages if line.startswith("run_started")]
 
 
+async def test_a_run_that_has_not_begun_is_left_in_the_file_by_signals() -> None:
+    """However many come; it takes them in order once it begins, and one that is cancelled leaves nothing behind."""
+    pikku, clock = Pikku(), VirtualClock()
+
+    @pikku.workflow
+    async def three(workflow: Workflow) -> list[int]:
+        return [await workflow.wait_for_signal("s", int) for _ in range(3)]
+
+    async with pikku.open(":memory:", clock=clock) as engine:
+        run = await engine.start(three, run_id="r", delay="30d")
+        gone = await engine.start(three, run_id="gone", delay="20d")
+        await gone.signal("s", 9)
+        assert engine._parts is not None
+        host = engine._parts.host
+        before = len(host.timers._heap)
+        for number in range(100):
+            await run.signal("s", number)
+        assert len(host.timers._heap) == before
+        starts_at = (await run.status(), (await host.journal.run("r")).wakes_at)  # type: ignore[union-attr]
+        assert starts_at == ("running", host.now_us() + 30 * 86_400_000_000)
+        await gone.cancel("no")
+        await engine.delete_run("gone")
+
+        await clock.advance("30d")
+        assert await run.result() == [0, 1, 2]
+        assert len(host.timers._heap) <= before
+
+
 async def test_a_past_start_begins_at_once() -> None:
     """Also the present and no delay; `starts_at` is when it began."""
     clock = VirtualClock()

@@ -24,11 +24,11 @@ from pikkupy import (
     RunStateError,
     Workflow,
 )
-from pikkupy.core.model import NO_WAKING, Change, RunDeleted, RunRow, RunStatus
+from pikkupy.core.model import NO_WAKING, Change, DeletedSwept, RunDeleted, RunRow, RunStatus
 from pikkupy.engine import pruning
 from pikkupy.engine.views import moment
 from pikkupy.testing import VirtualClock
-from tests.store.samples import BOOM, NOW, a_run, a_step, open_journal, raw
+from tests.store.samples import BOOM, NOW, a_chunk, a_run, a_step, open_journal, raw
 
 HOUR_US = 3_600_000_000
 FINAL = ("completed", "failed", "cancelled")
@@ -217,14 +217,33 @@ async def test_a_run_that_goes_on_or_is_gone_meanwhile_is_skipped(db: Path, monk
         assert await left(engine) == ["run-3", "run-9"]
 
 
-async def test_a_deletion_that_should_have_worked_is_an_error(db: Path) -> None:
-    """What the file itself refuses is not skipped in silence."""
-    await write(db, [ended(1), ended(2)])
-    raw(str(db), "CREATE TRIGGER mine BEFORE DELETE ON pikkupy_runs BEGIN SELECT raise(ABORT, 'mine'); END")
+async def test_a_run_that_the_file_refuses_to_delete_is_logged_and_stays(
+    db: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It keeps no other from going, also not the newer ones."""
+    await write(db, [ended(1), ended(2), ended(3)])
+    raw(
+        str(db),
+        "CREATE TRIGGER mine BEFORE DELETE ON pikkupy_runs WHEN old.number = 2 BEGIN SELECT raise(ABORT, 'mine'); END",
+    )
     async with Pikku().open(db, clock=late()) as engine:
+        assert await engine.prune(older_than=0) == 2
+        assert await left(engine) == ["run-2"]
+        [line] = [line for line in caplog.messages if line.startswith("run_not_pruned")]
+        assert "number=2" in line
+        assert "mine" in line
         with pytest.raises(JournalError, match="mine"):
-            await engine.prune(older_than=0)
-        assert await left(engine) == ["run-1", "run-2"]
+            await engine.delete_run("run-2")
+
+
+async def test_a_deep_family_goes(db: Path) -> None:
+    """However deep: also more than the thousand levels of SQLite's own cascades; what ended later goes, too."""
+    deep = [ended(1), *(child(n, n - 1) for n in range(2, 2_001))]
+    await write(db, [*deep, *(a_step(row.number) for row in deep), ended(2_001)])
+    async with Pikku().open(db, clock=late(3_000)) as engine:
+        assert await engine.prune(older_than=0) == 2
+        assert await left(engine) == []
+    assert raw(str(db), "SELECT * FROM pikkupy_steps") == []
 
 
 async def test_progress_is_told_after_every_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,23 +266,75 @@ async def test_progress_is_told_after_every_transaction(monkeypatch: pytest.Monk
     assert told == [2, 2, 3]
 
 
-async def test_transactions_are_small(db: Path) -> None:
-    """Few runs and few steps in each, but for a run that alone has more; pages of ended runs do not matter."""
-    steps = {1: 0, 2: 1500, 3: 600, 4: 1400, 5: 1, 6: 5000, 7: 1} | dict.fromkeys(range(8, 140), 1)
-    await write(
-        db,
-        [
-            change
-            for number, count in steps.items()
-            for change in (ended(number), *(a_step(number, position) for position in range(count)))
-        ],
-    )
-    told = [0]
-    async with Pikku().open(db, clock=late(1000)) as engine:
-        assert await engine.prune(older_than=0, progress=told.append) == len(steps)
+async def test_transactions_are_small(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few runs in each, but for a family that alone has more, and of what belongs to them few rows of each table."""
+    monkeypatch.setattr(pruning, "FIRST_ROWS", 100)
+    monkeypatch.setattr(pruning, "MOST_ROWS", 100)
+    families = {1: 0, 2: 200, 300: 600, 1000: 400, 1500: 98, 1700: 0} | dict.fromkeys(range(1800, 1930), 0)
+    rows: list[Change] = []
+    for number, children in families.items():
+        rows += [ended(number), *(child(number + n, number) for n in range(1, children + 1))]
+        rows += (a_step(number + n) for n in range(children + 1))
+    steps, chunks = 450, 1_050
+    rows += [*(a_step(1, position) for position in range(1, steps)), *(a_chunk(1, offset) for offset in range(chunks))]
+    await write(db, rows)
+    told, sweeps, before = [0], 0, dict.fromkeys(("steps", "chunks"), 0)
 
-    sizes = [b - a for a, b in itertools.pairwise(told)]
-    assert sizes == [2, 2, 1, 1, 50, 50, 33]
+    def count(table: str) -> int:
+        return int(raw(str(db), f"SELECT count(*) FROM pikkupy_{table}")[0][0])
+
+    async with Pikku().open(db, clock=late(3_000)) as engine:
+        assert engine._parts is not None
+        journal = engine._parts.host.journal
+        before = {table: count(table) for table in before}
+
+        def committed() -> None:
+            nonlocal sweeps
+            sweeps += 1
+            for table, had in before.items():
+                assert had - count(table) <= 100
+                before[table] = count(table)
+
+        journal.on_release = committed
+        assert await engine.prune(older_than=0, progress=told.append) == len(families)
+        journal.on_release = None
+        assert await left(engine) == []
+
+    assert [b - a for a, b in itertools.pairwise(told)] == [2, 1, 2, 50, 50, 31]
+    assert sweeps >= chunks / 100
+    assert {table: count(table) for table in ("steps", "chunks", "deleted")} == {"steps": 0, "chunks": 0, "deleted": 0}
+
+
+async def test_a_large_run_is_gone_at_once_though_what_belongs_to_it_goes_in_parts(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No call shows a part of it, its id is free, and what a crash leaves of it goes at the next deletion."""
+    monkeypatch.setattr(pruning, "FIRST_ROWS", 10)
+    monkeypatch.setattr(pruning, "MOST_ROWS", 10)
+    rows = [ended(1, run_id="r", status=RunStatus.FAILED, error=BOOM), ended(2)]
+    await write(db, [*rows, *(a_step(1, n) for n in range(100)), *(a_chunk(1, n) for n in range(100))])
+    async with application().open(db, clock=late()) as engine:
+        assert engine._parts is not None
+        journal = engine._parts.host.journal
+        await journal.commit([RunDeleted(number=1)])
+        await journal.commit([DeletedSwept(rows=10)])
+        for ask in (engine.get_run, engine.steps, engine.history, engine.delete_run, engine.retry, engine.resume):
+            with pytest.raises(RunNotFound):
+                await ask("r")  # type: ignore[operator]
+        with pytest.raises(RunNotFound):
+            await engine.fork("r", at="step 50")
+        with pytest.raises(RunNotFound):
+            await anext(engine.stream("r"))
+        assert await left(engine) == ["run-2"]
+        assert await engine.run("flow", "again", run_id="r") == "again"
+        assert [step.name for step in await engine.steps("r")] == ["step"]
+
+    async with application().open(db, clock=late()) as engine:
+        await engine.delete_run("run-2")
+        assert await left(engine) == ["r"]
+        assert len(await engine.steps("r")) == 1
+    assert raw(str(db), "SELECT count(*) FROM pikkupy_chunks") == [(0,)]
+    assert raw(str(db), "SELECT count(*) FROM pikkupy_steps") == [(1,)]
 
 
 async def test_more_than_a_chunk_of_ended_runs(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -402,6 +402,9 @@ async def test_leaving_in_good_order_is_no_crash(db: Path) -> None:
         {"retry_if": "yes"},
         {"at_most_once": 1},
         {"at_most_once": None},
+        {"description": 5},
+        {"description": b"why"},
+        {"description": "x" * 1_001},
         {"nonsense": 1},
         {"retry_Delay": 1},
     ],
@@ -418,3 +421,16 @@ async def test_options_are_checked_in_the_call(options: dict[str, Any]) -> None:
 
     async with pikku.open(":memory:") as engine:
         assert await engine.run(flow) == "step"
+
+
+@pytest.mark.parametrize("description", [None, "", "why it is there\n", "x" * 1_000])
+async def test_a_description_is_for_readers_of_the_code(description: str | None) -> None:
+    """Any text of at most 1,000 characters, or none; it changes nothing."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> int:
+        return await workflow.do("step", lambda: 1, description=description)
+
+    async with pikku.open(":memory:") as engine:
+        assert await engine.run(flow) == 1

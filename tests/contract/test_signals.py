@@ -366,10 +366,12 @@ async def test_a_decision_is_checked_before_it_is_accepted(settings: dict[str, A
     """What does not fit is refused to its sender, with the path, and the gate stays shut; what fits is typed."""
     async with opened(approving, settings) as (engine, _):
         assert await steps_of(engine) == [("refund", "signal", "scheduled")]
-        with pytest.raises(PayloadError, match=r"amount"):
+        with pytest.raises(PayloadError, match=r"'r': \$\.amount: "):
             await engine.approve("r", "refund", {"amount": "much"}, decided_by="eve")
-        with pytest.raises(PayloadError, match=r"amount"):
+        with pytest.raises(PayloadError, match=r"'r': \$\.amount: "):
             await engine.signal("r", "refund", {"decision": {"amount": "much"}})
+        with pytest.raises(PayloadError, match=r"^decided_by of decision 'refund' for run 'r': \$: "):
+            await engine.signal("r", "refund", {"decision": {"amount": 1}, "decided_by": 5})
         assert await steps_of(engine) == [("refund", "signal", "scheduled")]
         await engine.approve("r", "refund", Payment(5), decided_by="ada")
         assert await result(engine) == [5, "ada", True]

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 from pikkupy.core.model import (
+    Change,
     CodeChange,
+    DeletedSwept,
     Recorded,
     RunDeleted,
     RunFilter,
     RunStatus,
     SignalRow,
     StepsCancelled,
+    StepSetAside,
     StepStatus,
 )
 from pikkupy.errors import JournalError
@@ -200,19 +203,53 @@ async def test_cancelling_steps_leaves_outcomes_alone(journal: Journal) -> None:
     assert await journal.steps(2) == [a_step(2, status=StepStatus.RUNNING)]
 
 
+TABLES = ("steps", "attempts", "timers", "signals", "chunks", "changes", "set_aside")
+
+
+def one_of_each(n: int) -> list[Change]:
+    """An ended run with tags, and two rows in each table that belongs to runs."""
+    rows: list[Change] = [a_run(n, tags='{"a":"1","b":"2"}')]
+    for m in (0, 1):
+        rows += [a_step(n, m), an_attempt(n, m, seq=50 + m), a_timer(n, m), a_chunk(n, m)]
+        rows += [SignalRow(run=n, seq=90 + m, name="go", payload="1", sent_at=NOW)]
+        rows += [StepSetAside(row=a_step(n, m - 5)), CodeChange(run=n, change_id=f"c{m}")]
+    return [*rows, a_move(n)]
+
+
 async def test_a_deleted_run_leaves_nothing_behind(journal: Journal, path: str) -> None:
-    """Steps, attempts and timers go with it, and other runs stay."""
+    """It is gone for every read at once, what belongs to it goes in parts, and other runs stay."""
     for n in (1, 2):
-        signal = SignalRow(run=n, seq=90, name="go", payload="1", sent_at=NOW)
-        change = CodeChange(run=n, change_id="new")
-        tagged = a_run(n, tags='{"a":"1","b":"2"}')
-        await journal.commit([tagged, a_step(n), an_attempt(n), a_timer(n), signal, change, a_move(n)])
+        await journal.commit(one_of_each(n))
     await journal.commit([RunDeleted(number=1)])
 
-    assert await journal.recorded(1) is None
-    for table in ("steps", "attempts", "timers", "signals", "changes"):
-        assert raw(path, f"SELECT run FROM pikkupy_{table}") == [(2,)]
+    for rows in (1, 5):
+        assert await journal.has_deleted()
+        assert await journal.recorded(1) is None
+        assert await journal.steps(1) == await journal.attempt_rows(1) == await journal.signals(1) == []
+        assert await journal.attempts(1) == ([], [], [])
+        assert await journal.chunks(1, after=-1) == []
+        assert raw(path, "SELECT DISTINCT run_id FROM pikku_steps") == [("run-2",)]
+        with pytest.raises(JournalError, match="the run is not there"):
+            await journal.commit([a_chunk(1, 7)])
+        await journal.commit([DeletedSwept(rows=rows)])
+        left = {raw(path, f"SELECT count(*) FROM pikkupy_{table} WHERE run = 1")[0] for table in TABLES}
+        assert left == ({(1,)} if rows == 1 else {(0,)})
+
+    assert not await journal.has_deleted()
+    for table in TABLES:
+        assert raw(path, f"SELECT run FROM pikkupy_{table}") == [(2,), (2,)]
     assert raw(path, "SELECT name, value, run FROM pikkupy_tags") == [("a", "1", 2), ("b", "2", 2)]
+
+
+async def test_a_family_is_deleted_however_deep_it_is(journal: Journal, path: str) -> None:
+    """SQLite's own cascades end at a thousand levels."""
+    family: list[Change] = [a_run(1, status=RunStatus.CANCELLED)]
+    for n in range(2, 3_001):
+        family.append(a_run(n, status=RunStatus.CANCELLED, parent=n - 1, parent_position=0, parent_attempt=1))
+    await journal.commit([*family, a_run(3_001, status=RunStatus.CANCELLED)])
+    await journal.commit([RunDeleted(number=1)])
+
+    assert raw(path, "SELECT number FROM pikkupy_runs") == [(3_001,)]
 
 
 async def test_a_number_is_never_used_twice(path: str) -> None:

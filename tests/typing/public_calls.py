@@ -15,11 +15,13 @@ from pikkupy import (
     Chunk,
     Config,
     Decided,
+    Encoded,
     Engine,
     Event,
     EventKind,
     Expired,
     Page,
+    PayloadContext,
     Pikku,
     Run,
     RunHandle,
@@ -30,6 +32,7 @@ from pikkupy import (
     current_step,
 )
 from pikkupy.core.model import RunStatus
+from pikkupy.encryption import AesGcm
 from pikkupy.testing import VirtualClock
 
 
@@ -48,6 +51,14 @@ class CrmClient:
 
 class AppServices(Services):
     crm: CrmClient
+
+
+class Reversing:
+    def encode(self, text: str, context: PayloadContext) -> Encoded:
+        return Encoded(context.run_id, text[::-1].encode())
+
+    def decode(self, encoded: Encoded, context: PayloadContext) -> str:
+        return encoded.data.decode()[::-1]
 
 
 pikku = Pikku()
@@ -206,6 +217,10 @@ async def main() -> None:
             assert_type(event.run_id, str)
         await engine.delete_run("r")
     clock = VirtualClock(start=datetime(2030, 1, 1, tzinfo=UTC), autojump=True)
+    async with pikku.open(":memory:", payload_codec=AesGcm({"k": bytes(32)}, current="k")):
+        pass
+    async with pikku.open(":memory:", payload_codec=Reversing()):
+        pass
     async with pikku.open(":memory:", clock=clock, config=Config(max_payload=1_000)):
         await clock.advance("5min")
         assert_type(clock.now(), datetime)

@@ -15,7 +15,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,8 +22,8 @@ from select import select
 from typing import IO
 
 import msgspec
-import structlog
 
+from pikkupy.clock import monotonic_s
 from pikkupy.testing.simulation.history import WHATS, History, Report, draw
 from pikkupy.testing.simulation.oracle import Violation
 from pikkupy.testing.simulation.shrink import shrink
@@ -55,13 +54,23 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--histories", type=int, help=argparse.SUPPRESS)  # what this process is to do for another one
     options = parser.parse_args(arguments)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.getLogger("pikkupy").setLevel(logging.CRITICAL + 1)
     if options.only is not None:
         return _only(options.only)
     first = int.from_bytes(os.urandom(4), "big") if options.seed is None else options.seed
     if options.histories is not None:
         return _work(first, options.histories)
     return _all(first, options.crashes, options.jobs, as_json=options.json)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _clear() -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
 
 
 def one(seed: int) -> Line:
@@ -74,33 +83,33 @@ def one(seed: int) -> Line:
 
 def _work(first: int, histories: int) -> int:
     for seed in range(first, first + histories):
-        print(msgspec.json.encode(one(seed)).decode(), flush=True)
+        _say(msgspec.json.encode(one(seed)).decode())
     return 0
 
 
 def _only(seed: int) -> int:
     line = one(seed)
     if line.report is not None:
-        print(f"seed {seed}: {line.report.crashes} crashes, {line.report.lives} lives, trace {line.report.trace}")
+        _say(f"seed {seed}: {line.report.crashes} crashes, {line.report.lives} lives, trace {line.report.trace}")
         return 0
-    print(f"seed {seed}: {line.violation}")
+    _say(f"seed {seed}: {line.violation}")
     smallest = shrink(draw(seed), str(line.violation).split(":", 1)[0])
-    print("smallest scenario that breaks the same promise:")
-    print(msgspec.json.format(msgspec.json.encode(smallest)).decode())
+    _say("smallest scenario that breaks the same promise:")
+    _say(msgspec.json.format(msgspec.json.encode(smallest)).decode())
     return 1
 
 
 def _all(first: int, crashes: int, jobs: int, *, as_json: bool) -> int:
-    begun = time.monotonic()
+    begun = monotonic_s()
     total = Totals()
     for line in _lines(first, jobs, lambda: total.crashes >= crashes):
         total.add(line)
         if line.violation is not None:
-            print(f"\r\x1b[K{line.violation}\n  repeat it: python -m pikkupy.testing.simulation --only {line.seed}")
-        total.tell(crashes, time.monotonic() - begun)
-    took = time.monotonic() - begun
-    print("\r\x1b[K", end="", file=sys.stderr)
-    print(total.document(first, took) if as_json else total.table(first, took))
+            _say(f"{line.violation}\n  repeat it: python -m pikkupy.testing.simulation --only {line.seed}")
+        total.tell(crashes, monotonic_s() - begun)
+    took = monotonic_s() - begun
+    _clear()
+    _say(total.document(first, took) if as_json else total.table(first, took))
     return 1 if total.violations else 0
 
 
@@ -146,7 +155,7 @@ class _Worker:
         """Run the next histories."""
         self._end()
         command = [sys.executable, "-m", "pikkupy.testing.simulation", "--seed", str(first), "--histories", str(CHUNK)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)  # noqa: S603 - ourselves
         self._left = CHUNK
 
     def line(self) -> Line:
@@ -189,14 +198,15 @@ class Totals:
         if sys.stderr.isatty():
             bar = "#" * min(30, 30 * self.crashes // max(crashes, 1))
             rate = self.crashes / max(took_s, 1e-9)
-            print(f"\r[{bar:30}] {self.crashes:,} of {crashes:,} crashes, {rate:,.0f}/s ", end="", file=sys.stderr)
+            sys.stderr.write(f"\r[{bar:30}] {self.crashes:,} of {crashes:,} crashes, {rate:,.0f}/s ")
 
     def table(self, first: int, took_s: float) -> str:
         """For people: faults by phase."""
         head = f"{'fault':12}" + "".join(f"{phase:>12}" for phase in PHASES)
         rows = [f"{what:12}" + "".join(f"{self.cells[what, phase]:12,}" for phase in PHASES) for what in WHATS]
         said = (
-            f"{self.histories:,} histories from seed {first}, {self.lives:,} lives, {self.counts['bodies']:,} step bodies, "
+            f"{self.histories:,} histories from seed {first}, {self.lives:,} lives, "
+            f"{self.counts['bodies']:,} step bodies, "
             f"{self.counts['seen again']:,} values seen again: {self.crashes:,} crashes in {took_s:,.0f} s "
             f"({self.crashes / max(took_s, 1e-9):,.0f}/s), {self.violations} violations"
         )

@@ -71,7 +71,7 @@ class Scenario(msgspec.Struct, frozen=True):
 
 def draw(seed: int) -> Scenario:
     """The scenario of that seed."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
     programs = [Generator(rng, 12).program() for _ in range(rng.choice((1, 1, 2, 3)))]
     acts = [Act(_time(rng) // 20, "start", number) for number in range(len(programs))]
     for _ in range(rng.randint(0, 10)):
@@ -136,7 +136,7 @@ class History:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self._rng = random.Random(scenario.seed ^ 0x5EED)
+        self._rng = random.Random(scenario.seed ^ 0x5EED)  # noqa: S311
         self._disk = SimulatedDisk(self._at_place, keeps_images=scenario.durability == "process")
         self._oracle = Oracle(self._disk)
         self._clock = _Clock()
@@ -269,7 +269,7 @@ class History:
         for task in asyncio.all_tasks(loop):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             with suppress(BaseException):
-                task.get_coro().close()  # type: ignore[union-attr]
+                task.get_coro().close()
         loop._ready.clear()  # type: ignore[attr-defined]
         loop._scheduled.clear()  # type: ignore[attr-defined]
         loop.close()
@@ -380,7 +380,7 @@ def _application(history: History) -> Pikku:
     @pikku.workflow
     async def program(workflow: Workflow, data: dict[str, Any]) -> Any:
         history._oracle.left_memory(workflow.run_id)
-        node: Any = msgspec.convert(data, Node)  # type: ignore[call-overload]
+        node: Any = msgspec.convert(data, Node)
         return await interpret(node, workflow, _Observer(history, history._life))
 
     @pikku.function

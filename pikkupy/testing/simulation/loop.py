@@ -1,7 +1,7 @@
 """An event loop in virtual time: nothing waits, and one seed decides how long everything takes.
 
-What is ready runs in the order that asyncio promises. When nothing is ready the time jumps to the next timer; when there
-is none either, everybody waits for something that cannot come any more, which is an error.
+What is ready runs in the order that asyncio promises. When nothing is ready the time jumps to the next timer; when
+there is none either, everybody waits for something that cannot come any more, which is an error.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _NoSelector(selectors.BaseSelector):
     def __init__(self, loop: SimulatedLoop) -> None:
         self._loop = loop
 
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:  # noqa: ARG002
         raise RuntimeError("a simulation does no input or output")
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:

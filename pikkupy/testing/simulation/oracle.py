@@ -30,7 +30,8 @@ SELECT child.run_id FROM pikkupy_runs AS child JOIN pikkupy_runs AS mother ON mo
 WHERE child.ended_at IS NULL AND mother.ended_at IS NOT NULL AND child.alone_since IS NULL
 """
 _LEFT = """
-SELECT runs.run_id, steps.name, steps.status FROM pikkupy_steps AS steps JOIN pikkupy_runs AS runs ON runs.number = steps.run
+SELECT runs.run_id, steps.name, steps.status FROM pikkupy_steps AS steps
+JOIN pikkupy_runs AS runs ON runs.number = steps.run
 WHERE runs.ended_at IS NOT NULL AND steps.status IN ('pending', 'scheduled', 'running')
 """
 _AWAKE = "SELECT run_id FROM pikkupy_runs WHERE ended_at IS NULL AND wakes_at IS NULL AND parked IS NULL"
@@ -147,7 +148,7 @@ class Oracle:
         self._cursors.clear()
         for known in (self._starts, self._cancelled, self._sent):
             for key in [key for key, at in known.items() if at > commits]:
-                del known[key]  # type: ignore[attr-defined]
+                del known[key]  # type: ignore[arg-type]
         for run_id, seen in self._seen.items():
             self._seen[run_id] = [one for one in seen if one.commits <= commits]
         self._finals = {run_id: known for run_id, known in self._finals.items() if known.commits <= commits}

@@ -1,0 +1,1 @@
+"""Hostile data, secrets and permissions: what SECURITY.md claims."""
