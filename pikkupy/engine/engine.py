@@ -29,7 +29,7 @@ from pikkupy.engine import acting, asking, signals
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.events import EngineEvents, Event, Past, RunEvents
 from pikkupy.engine.handle import RunHandle
-from pikkupy.engine.host import Host, in_callback, open_host
+from pikkupy.engine.host import Host, Outside, in_callback, open_host
 from pikkupy.engine.listing import check_limit, filter_of, number_of
 from pikkupy.engine.parts import Parts, encoded_input
 from pikkupy.engine.pruning import Pruning, Sweep, check_deletable
@@ -70,13 +70,20 @@ class Engine:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], registry: Registry, services: object, clock: Clock | None, config: Config
+        self,
+        path: str | os.PathLike[str],
+        registry: Registry,
+        services: object,
+        clock: Clock | None,
+        config: Config,
+        outside: Outside | None = None,
     ) -> None:
         self._path = os.fspath(path)
         self._registry = registry
         self._services = services
         self._clock = SystemClock() if clock is None else clock
         self._config = config
+        self._outside = Outside() if outside is None else outside
         self._log = logger(redact=safely(config.redact))
         self._parts: Parts | None = None
         self._unusable: PikkuError = _not_open()
@@ -89,7 +96,14 @@ class Engine:
         check_services(self._services)
         self._registry.resolve()
         host = await open_host(
-            self._path, self._registry, self._services, self._clock, self._config, self._log, self._journal_failed
+            self._path,
+            self._registry,
+            self._services,
+            self._clock,
+            self._config,
+            self._log,
+            self._journal_failed,
+            self._outside,
         )
         self._unusable = _not_open()  # a failure of an earlier life is over: the file has decided
         residents = Residents(host)

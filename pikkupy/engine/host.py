@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -53,11 +54,11 @@ class Host:
     shown: Shown
     watchdog: Watchdog | None
     now_us: Callable[[], int]  # the clock's: the engine's time, epoch microseconds
+    jitter: random.Random
+    ids: Ids
     dispatching: bool = True
     redact: Redact | None = None  # does not raise
     moving: Callable[[], bool] = bool  # whether runs are on their way into memory or out of it
-    ids: Ids = field(default_factory=Ids)
-    jitter: random.Random = field(default_factory=random.Random)
 
     def info(self, event: str, **fields: object) -> None:
         """Log what happens often; a disabled level costs next to nothing."""
@@ -176,6 +177,14 @@ class Attachable(Protocol):
     def detach(self, host: Host) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What an engine takes from outside beside the time; a simulation gives it something else."""
+
+    open_journal: Callable[..., Awaitable[Journal]] | None = None  # default: `Journal.open`
+    draw: Callable[[int], bytes] = os.urandom  # so many random bytes
+
+
 async def open_host(
     path: str,
     registry: Registry,
@@ -184,10 +193,13 @@ async def open_host(
     config: Config,
     log: Logger,
     journal_failed: Callable[[JournalError], None],
+    outside: Outside,
 ) -> Host:
     """Open the journal and build the rooms around it."""
     loop = asyncio.get_running_loop()
-    journal = await Journal.open(path, durability=config.durability, now_us=clock.now_us(), codec=config.payload_codec)
+    journal = await (outside.open_journal or Journal.open)(
+        path, durability=config.durability, now_us=clock.now_us(), codec=config.payload_codec
+    )
     journal.on_failure = journal_failed
     journal.on_release = clock.poke
     values = Codec(config.max_payload, config.warn_payload, partial(_large, log))
@@ -206,6 +218,8 @@ async def open_host(
         shown=Shown(loop, microseconds(config.show_running_after) / 1e6),
         watchdog=watchdog_of(config.watchdog_after, log),
         now_us=clock.now_us,
+        jitter=random.Random(outside.draw(16)),  # noqa: S311 - it spreads retries
+        ids=Ids(outside.draw),
         redact=safely(config.redact),
     )
     if isinstance(clock, Attachable):

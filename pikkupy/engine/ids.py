@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 DRAWN = 1_000  # random bytes that are asked for at once
 USED = 10  # random bytes of an id: 74 of their bits
@@ -15,16 +16,17 @@ class Ids:
     or not: with an id in each, starts are a fifth slower. So the bits of a hundred ids are drawn at once.
     """
 
-    __slots__ = ("_bytes", "_used")
+    __slots__ = ("_bytes", "_draw", "_used")
 
-    def __init__(self) -> None:
+    def __init__(self, draw: Callable[[int], bytes] = os.urandom) -> None:
+        self._draw = draw
         self._bytes = b""
         self._used = 0
 
     def uuid7(self, now_us: int) -> str:
         """A UUID of version 7 (RFC 9562): 48 bits of milliseconds, then 74 random bits, so that ids sort by start."""
         if self._used == len(self._bytes):
-            self._bytes, self._used = os.urandom(DRAWN), 0
+            self._bytes, self._used = self._draw(DRAWN), 0
         random = int.from_bytes(self._bytes[self._used : self._used + USED], "big")
         self._used += USED
         high = (now_us // 1_000 & (1 << 48) - 1) << 80

@@ -89,9 +89,14 @@ def connect_writer(real: str, durability: Durability) -> sqlite3.Connection:
     return db
 
 
-def connect_memory() -> sqlite3.Connection:
-    """A journal that ends with the process. Reads go through it, too: no second connection can see it."""
+def connect_memory(image: bytes | None = None) -> sqlite3.Connection:
+    """A journal that ends with the process. Reads go through it, too: no second connection can see it.
+
+    `image` is what it begins with, as `sqlite3.Connection.serialize` gives it.
+    """
     db = connect("file::memory:")
+    if image is not None:
+        db.deserialize(image)
     set_pragmas(db, _SAFE)
     return db
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ from pikkupy.store.connection import (
     connect_writer,
 )
 from pikkupy.store.files import Found, inspect, real_path
-from pikkupy.store.migrations import migrate
+from pikkupy.store.migrations import FORMAT, migrate
 from pikkupy.store.owner import Lock, Owned, leave, take_over
 from pikkupy.store.plan import op_of
 from pikkupy.store.sealing import Opener, Sealer
@@ -44,6 +44,7 @@ from pikkupy.store.writer import Failpoint, Writer, Written
 
 MEMORY = ":memory:"
 
+Connect = Callable[[Callable[[], sqlite3.Connection]], Awaitable[Connection]]
 T = TypeVar("T")
 
 _log = logger()
@@ -95,15 +96,18 @@ class Journal:
         now_us: int,
         failpoint: Failpoint | None = None,
         codec: PayloadCodec | None = None,
+        connect: Connect = Connection.open,
+        image: bytes | None = None,
     ) -> Journal:
         """Open or make the journal at `path`, or one in memory at `:memory:`, and become its owner.
 
         Users' values go through `codec` on their way to the file and back; None: they are in it as they are.
         Raises `JournalLocked`, `JournalFormatError` or `JournalError`; then, and when it is cancelled, nothing stays
-        open and the lock is free. `failpoint` is for tests: it is called with the names of the places that a write
-        passes, in the database thread, and with `before_release` on the loop.
+        open and the lock is free. The rest is for tests and simulations: `failpoint` is called with the names of the
+        places that a write passes, in the database thread, and with `before_release` on the loop; `connect` makes
+        connections, and a journal in memory begins as `image`.
         """
-        opening = asyncio.ensure_future(_open(path, durability, now_us, failpoint, codec))
+        opening = asyncio.ensure_future(_open(path, durability, now_us, failpoint, codec, connect, image))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -338,7 +342,13 @@ class Journal:
 
 
 async def _open(
-    path: str, durability: Durability, now_us: int, failpoint: Failpoint | None, codec: PayloadCodec | None
+    path: str,
+    durability: Durability,
+    now_us: int,
+    failpoint: Failpoint | None,
+    codec: PayloadCodec | None,
+    connect: Connect,
+    image: bytes | None,
 ) -> Journal:
     check_library()
     real = None if path == MEMORY else real_path(path)
@@ -347,20 +357,22 @@ async def _open(
         if lock is not None:
             undo.callback(lock.release)
         try:
-            writer = await Connection.open(partial(_prepare, path, real, durability, now_us))
+            writer = await connect(partial(_prepare, path, real, durability, now_us, image))
             undo.push_async_callback(writer.close)
             owned = await writer.run(lambda db: take_over(db, now_us))
-            reading = writer if real is None else await Connection.open(partial(connect_reader, real))
+            reading = writer if real is None else await connect(partial(connect_reader, real))
         except sqlite3.Error as error:
             raise JournalError(f"{path} cannot be opened: {error}") from error
         undo.pop_all()
     return Journal(path, owned, writer, reading, lock, failpoint, codec)
 
 
-def _prepare(path: str, real: str | None, durability: Durability, now_us: int) -> sqlite3.Connection:
+def _prepare(
+    path: str, real: str | None, durability: Durability, now_us: int, image: bytes | None
+) -> sqlite3.Connection:
     """In the database thread: look first, then open to write and bring the tables up to date."""
     if real is None:
-        found, db = Found(), connect_memory()
+        found, db = Found(FORMAT if image else 0), connect_memory(image)
     else:
         found, db = inspect(path, real), connect_writer(real, durability)
     try:

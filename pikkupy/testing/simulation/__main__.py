@@ -1,0 +1,223 @@
+"""Simulate crashes until there were enough of them, and say what was found.
+
+    python -m pikkupy.testing.simulation [--crashes N] [--seed S] [--jobs J] [--json]
+    python -m pikkupy.testing.simulation --only SEED
+
+Each history has a seed of its own, counted from `--seed`; the same seed gives the same history. A history that breaks
+a promise is told in one line that repeats it, and again as the smallest scenario that breaks the same promise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from select import select
+from typing import IO
+
+import msgspec
+
+from pikkupy.clock import monotonic_s
+from pikkupy.testing.simulation.history import WHATS, History, Report, draw
+from pikkupy.testing.simulation.oracle import Violation
+from pikkupy.testing.simulation.shrink import shrink
+
+CHUNK = 200  # histories that one process is asked for at a time
+PHASES = ("start", "work", "heal", "stopped")
+
+
+class Line(msgspec.Struct):
+    """What a process says of one history."""
+
+    seed: int
+    report: Report | None = None
+    violation: str | None = None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 if no promise was broken."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pikkupy.testing.simulation", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--crashes", type=int, default=1_000, help="simulated crashes (1000)")
+    parser.add_argument("--seed", type=int, help="of the first history (another one each time)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one per core)")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    parser.add_argument(
+        "--only", type=int, metavar="SEED", help="one history: its trace, or the promise that it breaks"
+    )
+    parser.add_argument("--histories", type=int, help=argparse.SUPPRESS)  # what this process is to do for another one
+    options = parser.parse_args(arguments)
+    logging.getLogger("pikkupy").setLevel(logging.CRITICAL + 1)
+    if options.only is not None:
+        return _only(options.only)
+    first = int.from_bytes(os.urandom(4), "big") if options.seed is None else options.seed
+    if options.histories is not None:
+        return _work(first, options.histories)
+    return _all(first, options.crashes, options.jobs, as_json=options.json)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _clear() -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+
+
+def one(seed: int) -> Line:
+    """Run the history of that seed."""
+    try:
+        return Line(seed, History(draw(seed)).run())
+    except Violation as violation:
+        return Line(seed, violation=str(violation))
+
+
+def _work(first: int, histories: int) -> int:
+    for seed in range(first, first + histories):
+        _say(msgspec.json.encode(one(seed)).decode())
+    return 0
+
+
+def _only(seed: int) -> int:
+    line = one(seed)
+    if line.report is not None:
+        _say(f"seed {seed}: {line.report.crashes} crashes, {line.report.lives} lives, trace {line.report.trace}")
+        return 0
+    _say(f"seed {seed}: {line.violation}")
+    smallest = shrink(draw(seed), str(line.violation).split(":", 1)[0])
+    _say("smallest scenario that breaks the same promise:")
+    _say(msgspec.json.format(msgspec.json.encode(smallest)).decode())
+    return 1
+
+
+def _all(first: int, crashes: int, jobs: int, *, as_json: bool) -> int:
+    begun = monotonic_s()
+    total = Totals()
+    for line in _lines(first, jobs, lambda: total.crashes >= crashes):
+        total.add(line)
+        if line.violation is not None:
+            _say(f"{line.violation}\n  repeat it: python -m pikkupy.testing.simulation --only {line.seed}")
+        total.tell(crashes, monotonic_s() - begun)
+    took = monotonic_s() - begun
+    _clear()
+    _say(total.document(first, took) if as_json else total.table(first, took))
+    return 1 if total.violations else 0
+
+
+def _lines(first: int, jobs: int, enough: Callable[[], bool]) -> Iterator[Line]:
+    """What processes say of histories, until there are enough."""
+    with ExitStack() as stack:
+        workers = [stack.enter_context(_Worker()) for _ in range(jobs)]
+        while not enough():
+            for worker in workers:
+                if worker.is_idle:
+                    worker.ask(first)
+                    first += CHUNK
+            ready, _, _ = select([worker.output for worker in workers], [], [])
+            for worker in workers:
+                if worker.output in ready:
+                    yield worker.line()
+
+
+class _Worker:
+    """A process that runs histories."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._left = 0
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    @property
+    def is_idle(self) -> bool:
+        return self._left == 0
+
+    @property
+    def output(self) -> IO[bytes]:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def ask(self, first: int) -> None:
+        """Run the next histories."""
+        self._end()
+        command = [sys.executable, "-m", "pikkupy.testing.simulation", "--seed", str(first), "--histories", str(CHUNK)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)  # noqa: S603 - ourselves
+        self._left = CHUNK
+
+    def line(self) -> Line:
+        """The next history."""
+        text = self.output.readline()
+        if not text:
+            raise SystemExit("a process of the simulation has died; its last words are above")
+        self._left -= 1
+        return msgspec.json.decode(text, type=Line)
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+
+class Totals:
+    """What all histories came to."""
+
+    def __init__(self) -> None:
+        self.histories = self.crashes = self.lives = self.violations = 0
+        self.cells: Counter[tuple[str, str]] = Counter()
+        self.counts: Counter[str] = Counter()
+
+    def add(self, line: Line) -> None:
+        """One more history."""
+        self.histories += 1
+        if line.report is None:
+            self.violations += 1
+            return
+        self.crashes += line.report.crashes
+        self.lives += line.report.lives
+        for cell, count in line.report.cells.items():
+            what, phase = cell.split(" in ")
+            self.cells[what, phase] += count
+        self.counts.update(line.report.counts)
+
+    def tell(self, crashes: int, took_s: float) -> None:
+        """How far it is."""
+        if sys.stderr.isatty():
+            bar = "#" * min(30, 30 * self.crashes // max(crashes, 1))
+            rate = self.crashes / max(took_s, 1e-9)
+            sys.stderr.write(f"\r[{bar:30}] {self.crashes:,} of {crashes:,} crashes, {rate:,.0f}/s ")
+
+    def table(self, first: int, took_s: float) -> str:
+        """For people: faults by phase."""
+        head = f"{'fault':12}" + "".join(f"{phase:>12}" for phase in PHASES)
+        rows = [f"{what:12}" + "".join(f"{self.cells[what, phase]:12,}" for phase in PHASES) for what in WHATS]
+        said = (
+            f"{self.histories:,} histories from seed {first}, {self.lives:,} lives, "
+            f"{self.counts['bodies']:,} step bodies, "
+            f"{self.counts['seen again']:,} values seen again: {self.crashes:,} crashes in {took_s:,.0f} s "
+            f"({self.crashes / max(took_s, 1e-9):,.0f}/s), {self.violations} violations"
+        )
+        return "\n".join([head, *rows, "", said])
+
+    def document(self, first: int, took_s: float) -> str:
+        """For machines."""
+        cells = {what: {phase: self.cells[what, phase] for phase in PHASES} for what in WHATS}
+        counts = {"histories": self.histories, "lives": self.lives, "crashes": self.crashes, **self.counts}
+        return json.dumps({"seed": first, "seconds": took_s, **counts, "violations": self.violations, "faults": cells})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
