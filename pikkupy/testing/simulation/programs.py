@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pikkupy.errors import SignalTimeout, StepFailed
+from pikkupy.errors import StepFailed
 from pikkupy.execution import Workflow
 
 SECOND = 1_000_000
@@ -171,8 +171,6 @@ async def _outcome(awaitable: Any) -> Any:
         return await awaitable
     except StepFailed as failed:
         return f"failed: {failed.error_type} after {failed.attempts}" if failed.step_name else "failed"
-    except SignalTimeout:
-        return "no signal"
 
 
 def _name(node: Do | Sleep | Wait | Gate | Child) -> str:
