@@ -199,7 +199,7 @@ class Journal:
     async def steps_after(self, number: int, place: int, reached: int) -> list[StepRow]:
         """The steps of one run, by position, without outputs: those from position `reached` on, those with an outcome
         after that place, and those without one."""
-        return await self._read(lambda db: reader.steps_after(db, number, place, reached))
+        return await self._show(lambda db: reader.steps_after(db, number, place, reached))
 
     async def attempts(self, number: int) -> tuple[list[StepRow], list[StepRow], list[AttemptRow]]:
         """The steps of one run, those that were set aside, and their finished attempts, by seq, as of one moment."""

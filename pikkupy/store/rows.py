@@ -176,12 +176,14 @@ def _record(kind: type[Row], columns: Columns, recorded: object, checksum: Any, 
         intact = checksum(columns) == recorded
         if intact:
             fields = dict(zip(kind.__struct_fields__, columns, strict=True))
-            error = None if fields.get("error") is None else msgspec.json.decode(fields["error"])
-            if error is None or "encoded" not in error:
-                return msgspec.convert(fields | {"error": error} if error is not None else fields, kind)
+            if fields.get("error") is None:
+                return msgspec.convert(fields, kind)
+            error = msgspec.json.decode(fields["error"], type=dict[str, Any])
             record = msgspec.convert(fields | {"error": error}, kind)
+            if "encoded" not in error:
+                return record
             return msgspec.structs.replace(record, error=msgspec.convert(error, SealedError))
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:  # the last: nested more deeply than any error
         raise _damaged(what.format(*columns)) from error
     raise _damaged(what.format(*columns))
 

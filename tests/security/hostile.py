@@ -210,8 +210,8 @@ PROGRAMS = {changed: program(changed=changed) for changed in (False, True)}
 PATIENCE_S = 20.0
 
 
-def poison(path: Path, text: str, columns: dict[str, tuple[str, ...]], *, checksums: bool) -> None:
-    """Write `text` into every one of the columns; errors get it in each of their fields, too."""
+def poison(path: Path, text: str, columns: dict[str, tuple[str, ...]], *, checksums: bool, bare: bool = False) -> None:
+    """Write `text` into every one of the columns; errors get it in each of their fields, unless `bare`."""
     error = {"type": "os.system", "message": text, "traceback": text, "bases": ["builtins.eval", text], "steps": [text]}
     with sqlite3.connect(path, isolation_level=None) as db:
         db.text_factory = lambda data: str(data, "utf-8", "surrogateescape")
@@ -219,7 +219,7 @@ def poison(path: Path, text: str, columns: dict[str, tuple[str, ...]], *, checks
         db.execute("BEGIN")
         for table, names in columns.items():
             for name in names:
-                new = json.dumps(error) if name == "error" and "\udced" not in text else text
+                new = json.dumps(error) if name == "error" and "\udced" not in text and not bare else text
                 ending = " || number" if name == "run_id" else ""
                 change = f"UPDATE OR IGNORE {table} SET {name} = CAST(? AS TEXT){ending} WHERE {name} IS NOT NULL"
                 db.execute(change, (new.encode("utf-8", "surrogateescape"),))
@@ -304,7 +304,10 @@ def main(folder: Path, *, control: bool) -> None:
     asyncio.run(make(template))
     cases: list[tuple[str, Path, list[str]]] = []
     for number, (name, text) in enumerate(HOSTILE.items()):
-        ways = [("values", VALUES, True)]
+        ways = [
+            ("values", VALUES, True),
+            ("errors", {"pikkupy_steps": ("error",), "pikkupy_attempts": ("error",)}, True),
+        ]
         if number % 2 == 0:
             ways.append(("names", NAMES, True))
         if number % 4 == 0:
@@ -313,7 +316,7 @@ def main(folder: Path, *, control: bool) -> None:
         for of, columns, checksums in ways:
             path = folder / f"{len(cases)}.db"
             shutil.copy(template, path)
-            poison(path, text, columns, checksums=checksums)
+            poison(path, text, columns, checksums=checksums, bare=of == "errors")
             cases.append((f"{name} in {of}, checksums {'right' if checksums else 'wrong'}", path, ids(path)))
     warm = folder / "warm.db"
     shutil.copy(template, warm)

@@ -16,6 +16,7 @@ import pytest
 
 from pikkupy import (
     Encoded,
+    EventKind,
     JournalError,
     PayloadContext,
     PayloadUnreadable,
@@ -71,6 +72,11 @@ def program() -> Pikku:
     @pikku.workflow
     async def failing(workflow: Workflow, card: str) -> None:
         await workflow.do("Refuse", refuse, card, retries=1)
+
+    @pikku.workflow
+    async def failing_once(workflow: Workflow, card: str) -> None:
+        await workflow.do("First", lambda: card)
+        await workflow.do("Refuse", refuse, card)
 
     @pikku.workflow
     async def everything(workflow: Workflow, order: Order) -> list[Any]:
@@ -157,6 +163,26 @@ async def test_no_secret_is_in_the_file_after_a_whole_run(tmp_path: Path) -> Non
     assert all(one.error and 'raise ValueError(f"{secret} was refused")' in one.error.traceback for one in history)
     assert cancelled.reason == f"no customer {CANARY}"
     assert (run.input, run.output, run.progress) == (Order(CANARY), result, f"at {CANARY}")
+
+
+async def test_events_of_an_earlier_life_tell_errors_in_plain_text(tmp_path: Path) -> None:
+    """From the beginning, and after each event that a reader may have seen last."""
+    path = tmp_path / "j.db"
+    async with program().open(path, payload_codec=aes()) as engine:
+        with pytest.raises(RunFailed):
+            await engine.run("failing", CANARY, run_id="failing")
+        with pytest.raises(RunFailed):
+            await engine.run("failing_once", CANARY, run_id="once")
+        await run_everything(engine)
+    async with program().open(path, payload_codec=aes()) as engine:
+        for run_id in ("failing", "once", "all"):
+            told = [event async for event in engine.run_events(run_id)]
+            told = [event for event in told if event.kind is not EventKind.PROGRESS]  # has no place of its own
+            later = [[event async for event in engine.run_events(run_id, after=event.seq)] for event in told[:-1]]
+            later = [[event for event in one if event.kind is not EventKind.PROGRESS] for one in later]
+
+            assert sum(CANARY in str(event) for event in told) >= 2
+            assert later == [told[number:] for number in range(1, len(told))]
 
 
 async def test_the_same_without_a_codec_is_readable(tmp_path: Path) -> None:
