@@ -317,8 +317,8 @@ class Engine:
 
         Raises `EventsLost` if what followed is not known any more: the last 10,000 events of this life of the engine
         are kept from the first call on. Raises `EngineClosed` when the engine is left. Steps that begin, and that the
-        engine parks a run or takes it up again, are told at once, everything else when it is on disk. `retry` is told
-        as `resumed`, with that as its reason.
+        engine parks a run, are told at once, everything else when it is on disk. `retry` is told as `resumed`, with
+        that as its reason.
         """
         return EngineEvents(self._use().residents.events, after)
 

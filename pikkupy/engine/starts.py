@@ -136,7 +136,7 @@ class Starts:
         """With many runs in memory, new ones take their first turn before they are written.
 
         Most of what makes many runs is that they wait, and if they do so from the start, it is one write, and nothing
-        of them comes into memory: half the time of two writes, with a run in memory in between.
+        of them comes into memory: two thirds of the time of two writes, with a run in memory in between.
         """
         pending, self._begin_soon = self._begin_soon, []
         for start in pending:

@@ -73,10 +73,6 @@ class SimulatedDisk:
         self._db = opener()
         return cast(Connection, _Inline(self._db, self))
 
-    def closed(self) -> None:
-        """The engine was left."""
-        self.die()
-
     def _passes(self, place: str) -> None:
         if place == "before_begin" and self._keeps_images and self._db is not None:
             self.earlier.append(Image(self.commits, self._db.serialize()))
@@ -121,4 +117,4 @@ class _Inline:
                 done.set_result(result)
 
     async def close(self) -> None:
-        self._disk.closed()
+        self._disk.die()

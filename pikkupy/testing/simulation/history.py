@@ -35,7 +35,6 @@ from pikkupy.testing.simulation.programs import (
 )
 
 EPOCH_US = 1_893_456_000_000_000  # 2030-01-01; the loop's time begins at 0 there
-TURNS = 400_000  # of the loop in one life; more is a spin
 WHATS = ("crash", "power", "busy", "full", "io_error", "clock", "leave")
 ROUNDS = 60  # in which people give waiting runs what they wait for, once nothing goes wrong any more
 
@@ -337,9 +336,8 @@ class History:
                 self._oracle.started(run_id)
             case "signal":
                 self._sent += 1
-                number = self._sent
-                await engine.signal(run_id, act.name, [number])
-                self._oracle.sent(number)
+                await engine.signal(run_id, act.name, [self._sent])
+                self._oracle.sent(run_id)
             case "approve":
                 await engine.approve(run_id, act.name, act.at_us % 100)
             case "resume":

@@ -27,7 +27,6 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def __init__(self, begin_s: float, rng: random.Random) -> None:
         self.now_s = begin_s
         self.rng = rng
-        self.turns = 0
         super().__init__(_NoSelector(self))
         self._clock_resolution = 1e-6
 
@@ -66,7 +65,6 @@ class _NoSelector(selectors.BaseSelector):
         return {}
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self._loop.turns += 1
         if timeout is None:
             raise Stuck
         if timeout > 0:

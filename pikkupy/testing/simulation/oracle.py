@@ -34,6 +34,10 @@ SELECT runs.run_id, steps.name, steps.status FROM pikkupy_steps AS steps
 JOIN pikkupy_runs AS runs ON runs.number = steps.run
 WHERE runs.ended_at IS NOT NULL AND steps.status IN ('pending', 'scheduled', 'running')
 """
+_SIGNALS = """
+SELECT runs.run_id, count(*) FROM pikkupy_signals AS signals JOIN pikkupy_runs AS runs ON runs.number = signals.run
+WHERE signals.name <> '' GROUP BY runs.run_id
+"""
 _AWAKE = "SELECT run_id FROM pikkupy_runs WHERE ended_at IS NULL AND wakes_at IS NULL AND parked IS NULL"
 _FINAL_STEPS = {"succeeded", "failed", "cancelled"}
 _FINAL_RUNS = {str(status) for status in FINAL_RUNS}
@@ -47,11 +51,6 @@ class Violation(AssertionError):
         return str(self).split(":", 1)[0]
 
 
-class _Seen(NamedTuple):
-    commits: int
-    what: Any
-
-
 class _Known(NamedTuple):
     commits: int
     what: Any
@@ -61,15 +60,14 @@ class Oracle:
     """Watches one history."""
 
     def __init__(self, disk: SimulatedDisk) -> None:
-        self.life = 0
         self._disk = disk
-        self._seen: dict[str, list[_Seen]] = {}
+        self._seen: dict[str, list[_Known]] = {}
         self._cursors: Counter[str] = Counter()
         self._begun: dict[tuple[str, int, int], _Known] = {}  # attempts: the life in which the body began last
         self._starts: dict[str, int] = {}
         self._cancelled: dict[str, int] = {}
         self._finals: dict[str, _Known] = {}
-        self._sent: dict[int, int] = {}  # acknowledged signals by their number
+        self._sent: list[_Known] = []  # acknowledged signals: to which run
         self.retried: set[str] = set()
         self.counts: Counter[str] = Counter()
 
@@ -80,7 +78,7 @@ class Oracle:
         seen, place = self._seen.setdefault(run_id, []), self._cursors[run_id]
         self._cursors[run_id] += 1
         if place == len(seen):
-            seen.append(_Seen(self._disk.commits, what))
+            seen.append(_Known(self._disk.commits, what))
             self.counts["seen"] += 1
         elif seen[place].what != what:
             raise Violation(f"replay: run {run_id!r} saw {seen[place].what!r} as number {place}, and then {what!r}")
@@ -126,9 +124,9 @@ class Oracle:
         """`start` has returned."""
         self._starts.setdefault(run_id, self._disk.commits)
 
-    def sent(self, number: int) -> None:
+    def sent(self, run_id: str) -> None:
         """`signal` has returned."""
-        self._sent[number] = self._disk.commits
+        self._sent.append(_Known(self._disk.commits, run_id))
 
     def cancelled(self, run_id: str) -> None:
         """`cancel` has returned."""
@@ -144,11 +142,11 @@ class Oracle:
 
     def restored(self, commits: int) -> None:
         """The process has died, and the disk is what it was after so many commits."""
-        self.life += 1
         self._cursors.clear()
-        for known in (self._starts, self._cancelled, self._sent):
-            for key in [key for key, at in known.items() if at > commits]:
-                del known[key]  # type: ignore[arg-type]
+        for known in (self._starts, self._cancelled):
+            for run_id in [run_id for run_id, at in known.items() if at > commits]:
+                del known[run_id]
+        self._sent = [signal for signal in self._sent if signal.commits <= commits]
         for run_id, seen in self._seen.items():
             self._seen[run_id] = [one for one in seen if one.commits <= commits]
         self._finals = {run_id: known for run_id, known in self._finals.items() if known.commits <= commits}
@@ -160,6 +158,12 @@ class Oracle:
         for run_id in self._starts:
             if run_id not in found:
                 raise Violation(f"lost: start() of run {run_id!r} had returned, and it is not on disk")
+        kept = dict(self._disk.query(_SIGNALS))
+        for run_id, count in Counter(signal.what for signal in self._sent).items():
+            if kept.get(run_id, 0) < count:
+                raise Violation(
+                    f"lost: {count} signals to run {run_id!r} were accepted, {kept.get(run_id, 0)} are on disk"
+                )
         for run_id, known in self._finals.items():
             if found.get(run_id) != known.what and run_id not in self.retried:
                 raise Violation(f"end: run {run_id!r} was {known.what}, and is {found.get(run_id)}")
