@@ -14,8 +14,8 @@ import pytest
 from pikkupy import Engine, Expired, Pikku, RunStateError, Services, SignalTimeout, Workflow
 from pikkupy.moments import moment
 from pikkupy.testing import VirtualClock
-from tests.contract.killed import each_commit
 from tests.contract.test_again import App, each_way, numbers
+from tests.kills.copies import each_commit
 
 Body = Callable[[Workflow], Awaitable[Any]]
 

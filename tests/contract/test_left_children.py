@@ -14,9 +14,9 @@ from pikkupy.core.model import RunMove, RunStatus
 from pikkupy.moments import moment
 from pikkupy.store import Journal
 from pikkupy.testing import VirtualClock
-from tests.contract.killed import each_commit
 from tests.contract.test_again import each_way, numbers
 from tests.contract.test_changed_code import stand, still
+from tests.kills.copies import each_commit
 
 
 async def child(workflow: Workflow) -> None:
@@ -70,7 +70,7 @@ async def test_a_kill_leaves_no_child_that_nobody_waits_for(
 async def test_a_child_that_changed_after_its_parent_had_ended_is_cancelled(db: Path, tmp_path: Path) -> None:
     """Times tell nothing: it may have been suspended between its parent's end and its own."""
     app = still(db, {"resident_runs": 0, "unload_after": 0})
-    with each_commit(db) as copies:
+    with each_commit(db, lambda: None) as copies:
         async with app.open(returns, child=child) as engine:
             await engine.start("flow", run_id="r")
             await app.clock.advance("1h")

@@ -74,6 +74,11 @@ class Copies(Generic[State]):
         descriptor = self._descriptors[suffix]
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
+    def restored(self, folder: Path) -> Iterator[tuple[Path, State]]:
+        """A database for each moment, in folders of their own, and what was true then."""
+        for number, moment in enumerate(self.moments):
+            yield moment.restore(folder / str(number)), moment.state
+
     def close(self) -> None:
         """After the engine was left."""
         for descriptor in self._descriptors.values():
@@ -115,3 +120,14 @@ def passing(failpoint: Callable[[str], None], reads: Callable[[bool], object] = 
         patch.setattr(Journal, "awake", awake_is_told)
         patch.setattr(Residents, "recover", recover_is_told)
         yield
+
+
+@contextmanager
+def each_commit(db: Path, state: Callable[[], State]) -> Iterator[Copies[State]]:
+    """Engines that are opened on `db` meanwhile leave a copy at each commit."""
+    copies = Copies(db, state)
+    with each_change_alone(), passing(copies.reach):
+        try:
+            yield copies
+        finally:
+            copies.close()
