@@ -7,7 +7,8 @@ change a recorded value; the checksum names the run and the step instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, TypeVar
 from zlib import crc32
 
@@ -24,6 +25,18 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 RUN_FIELDS, STEP_FIELDS = len(RunRow.__struct_fields__), len(StepRow.__struct_fields__)
 
 _pack = msgspec.msgpack.Encoder().encode
+
+
+def _fields_of_run(names: str) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    return itemgetter(*map(RunRow.__struct_fields__.index, names.split()))
+
+
+# What each checksum of a run is over. `wakes_at` and `progress` are in neither: they change by themselves.
+_started_with = _fields_of_run(
+    "number run_id workflow input created_at starts_at parent parent_position parent_attempt alone_since forked_from "
+    "tags"
+)
+_moved = _fields_of_run("number status output error reason parked updated_at ended_at")
 
 
 class SealedError(ErrorInfo, frozen=True, omit_defaults=True, gc=False):
@@ -193,10 +206,7 @@ def _damaged(what: str) -> JournalError:
 
 
 def _run_checksums(columns: Sequence[Any]) -> tuple[int, int]:
-    number, run_id, workflow, status, given, output, error, reason, created_at, updated_at, ended_at = columns[:11]
-    starts_at, _, parked, *origin, _ = columns[11:RUN_FIELDS]  # wakes_at and progress change by themselves
-    start = _checksum((number, run_id, workflow, given, created_at, starts_at, *origin))
-    return start, _checksum((number, status, output, error, reason, parked, updated_at, ended_at))
+    return crc32(_pack(_started_with(columns))), crc32(_pack(_moved(columns)))
 
 
 def _step_checksum(columns: Sequence[Any]) -> int:
