@@ -1,0 +1,385 @@
+"""The defects: each one change of one place, of a kind that a careless hand could make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+
+class Defect(msgspec.Struct, frozen=True):
+    """A change of one file of `pikkupy/` that breaks a promise."""
+
+    name: str
+    file: str
+    before: str  # occurs once in the file
+    after: str
+    tests: str  # files and folders of `tests/` that should notice it soonest
+
+    def apply(self, folder: Path) -> None:
+        """Make the change in the copy of the project in `folder`. Raises `ValueError` if its place is not there."""
+        path = folder / "pikkupy" / self.file
+        text = path.read_text()
+        if text.count(self.before) != 1:
+            raise ValueError(f"{self.name}: {self.file} has {text.count(self.before)} of {self.before!r}, not one")
+        path.write_text(text.replace(self.before, self.after))
+
+
+QUICK = (
+    "release before commit",
+    "one retry too few",
+    "unordered replay",
+    "early timer",
+    "drop the epoch check",
+    "swallow an I/O error",
+    "skip the checksum",
+    "start after cancel",
+    "no round trip",
+    "forget signals at start-up",
+)
+
+DEFECTS = (
+    # Writing
+    Defect(
+        "release before commit",
+        "store/journal.py",
+        "        self._committer.submit(Logical(ops, done))",
+        "        self._committer.submit(Logical(ops, bool))\n        self._loop.call_soon(done, None)",
+        "store",
+    ),
+    Defect("no transaction", "store/writer.py", 'db.execute("BEGIN IMMEDIATE")', "pass", "store"),
+    Defect(
+        "swallow an I/O error",
+        "store/writer.py",
+        "if code in _STOP or isinstance(error, Stop | MemoryError):",
+        "if isinstance(error, Stop | MemoryError):",
+        "store",
+    ),
+    Defect("take a full disk for a refusal", "store/writer.py", "{sqlite3.SQLITE_FULL, ", "{", "store"),
+    Defect(
+        "drop the epoch check", "store/writer.py", "if row != [(self._epoch,)]:", "if row == []:", "store/test_open.py"
+    ),
+    Defect(
+        "one bad change fails its neighbours",
+        "store/writer.py",
+        "return self._one_by_one(db, batch) if len(batch) > 1 else Written([self._refusal(error)])",
+        "return Written([self._refusal(error)] * len(batch))",
+        "store",
+    ),
+    Defect("leave a transaction open", "store/writer.py", "            _roll_back(db)\n", "", "store"),
+    Defect(
+        "write what was refused", "store/writer.py", "changed != statement.rows", "changed > statement.rows", "store"
+    ),
+    Defect(
+        "write all kinds together",
+        "store/plan.py",
+        "return run not in last[Kind.MOVE]  # of two moves",
+        "return True  # of two moves",
+        "store",
+    ),
+    Defect("skip the checksum", "store/rows.py", "intact = checksum(columns) == recorded", "intact = True", "store"),
+    Defect("no lock", "store/owner.py", "lock.acquire(blocking=False)", "pass", "store/test_open.py"),
+    Defect("a file that others can read", "store/owner.py", "FILE_MODE = 0o600", "FILE_MODE = 0o644", "security store"),
+    Defect(
+        "always leave in good order",
+        "engine/host.py",
+        "await self.journal.close(clean=self.journal.failure is None)",
+        "await self.journal.close(clean=True)",
+        "store test_engine.py contract test_crash_loops.py",
+    ),
+    Defect(
+        "tell of a journal's end in any order",
+        "store/committer.py",
+        "self._tell(self._queue.popleft(), self.failure or outcome)",
+        "self._tell(self._queue.pop(), self.failure or outcome)",
+        "store",
+    ),
+    # Steps and attempts
+    Defect(
+        "one retry too few",
+        "core/decide.py",
+        "failures > policy.retries",
+        "failures >= policy.retries",
+        "contract/test_retries.py",
+    ),
+    Defect(
+        "one retry too many",
+        "core/decide.py",
+        "failures > policy.retries",
+        "failures > policy.retries + 1",
+        "contract/test_retries.py",
+    ),
+    Defect(
+        "no delay between attempts",
+        "core/decide.py",
+        "RetryAt(now_us + wait_us(policy, failures + 1, fraction))",
+        "RetryAt(now_us)",
+        "contract/test_retries.py",
+    ),
+    Defect(
+        "double the delay too early",
+        "core/retry.py",
+        "min(attempt - 2, 63)",
+        "min(attempt - 1, 63)",
+        "contract/test_retries.py",
+    ),
+    Defect(
+        "charge what a crash cut off",
+        "core/decide.py",
+        "Run(max(attempts, 1) if status is StepStatus.RUNNING else attempts + 1)",
+        "Run(attempts + 1)",
+        "contract/test_retries.py test_invariants.py test_engine.py",
+    ),
+    Defect("ignore retry_if", "engine/live.py", "final=not wanted", "final=False", "contract/test_retries.py"),
+    Defect(
+        "run at_most_once again",
+        "engine/active.py",
+        "elif step.status is StepStatus.RUNNING and call.policy.at_most_once:",
+        "elif step.status is StepStatus.FAILED and call.policy.at_most_once:",
+        "contract/test_retries.py contract/test_running.py test_invariants.py",
+    ),
+    Defect(
+        "begin at_most_once before its start is on disk",
+        "engine/active.py",
+        "elif not step.call.policy.at_most_once:",
+        "elif step.call.kind is not StepKind.WORKFLOW:",
+        "contract/test_retries.py contract/test_running.py test_invariants.py",
+    ),
+    Defect(
+        "start after cancel",
+        "engine/active.py",
+        "return self.host.dispatching and not self.ending and self.steps.get(step.call.position) is step",
+        "return self.host.dispatching",
+        "contract/test_cancel.py",
+    ),
+    Defect(
+        "record a result that comes too late",
+        "engine/active.py",
+        "elif step.call.position not in self._execution.open:  # the workflow",
+        "elif step.call.position < 0:  # the workflow",
+        "contract/test_calls.py contract/test_cancel.py test_engine.py",
+    ),
+    Defect(
+        "count no crashes",
+        "engine/active.py",
+        "if worst.cut_offs >= self.host.config.max_cut_offs:",
+        "if worst.cut_offs < 0:",
+        "contract/test_running.py contract/test_retries.py test_crash_loops.py",
+    ),
+    Defect(
+        "a time-out that nobody minds",
+        "workers/loop_attempts.py",
+        "        if self.timed_out and not self.over:",
+        "        if self.timed_out and self.over:",
+        "workers contract/test_calls.py",
+    ),
+    Defect(
+        "more attempts at once than there are slots",
+        "workers/lanes.py",
+        "return not self.waiting and len(self.running) < self._limit",
+        "return not self.waiting",
+        "workers",
+    ),
+    # Replay
+    Defect(
+        "unordered replay",
+        "core/history.py",
+        '        self.events.sort(key=attrgetter("seq"))\n',
+        "",
+        "contract/test_running.py test_replay_property.py",
+    ),
+    Defect(
+        "take any step for the recorded one",
+        "core/decide.py",
+        "(recorded.kind, recorded.name, recorded.target) == (asked.kind, asked.name, asked.target)",
+        "recorded.kind == asked.kind",
+        "contract/test_changed_code.py contract/test_names_and_code.py",
+    ),
+    Defect(
+        "miss steps that are not asked for",
+        "core/decide.py",
+        "    if not missing:\n        return None\n    row",
+        "    if True:\n        return None\n    row",
+        "contract/test_changed_code.py contract/test_names_and_code.py",
+    ),
+    Defect(
+        "take the new way where the old one was gone",
+        "execution/execution.py",
+        "self._history.last_position >= self.reached",
+        "self._history.last_position > self.reached + 1_000",
+        "contract/test_changed_code.py",
+    ),
+    Defect(
+        "no round trip",
+        "codec/__init__.py",
+        "        if packer.classes:\n",
+        "        if not packer:\n",
+        "test_codec.py",
+    ),
+    Defect(
+        "values of any size",
+        "codec/__init__.py",
+        "        if len(data) > self.max_payload:",
+        "        if len(data) < 0:",
+        "test_codec.py contract/test_values.py",
+    ),
+    # Timers
+    Defect(
+        "early timer",
+        "timers.py",
+        "due_us > self._clock.now_us()",
+        "due_us > self._clock.now_us() + 50_000",
+        "contract/test_time.py",
+    ),
+    Defect(
+        "timers in any order",
+        "timers.py",
+        "return (self.due_us, self.order) < (other.due_us, other.order)",
+        "return (self.due_us, -self.order) < (other.due_us, -other.order)",
+        "contract/test_time.py test_engine.py contract",
+    ),
+    Defect(
+        "a sleep that begins again",
+        "engine/active.py",
+        "        if step.wake_at is not None:\n            self._await_waking(step)\n            return\n",
+        "",
+        "contract/test_time.py",
+    ),
+    Defect(
+        "an asyncio timer before its delay",
+        "engine/own_timers.py",
+        "max(armed.due_us, now_us + armed.delay_us)",
+        "armed.due_us - armed.delay_us",
+        "contract/test_time.py test_engine.py",
+    ),
+    # Signals, gates, approvals
+    Defect(
+        "take a signal in another commit",
+        "engine/signals.py",
+        "run.host.now_us()), (signal,), then)",
+        "run.host.now_us()), (), then)",
+        "contract/test_signals.py",
+    ),
+    Defect(
+        "the last signal first",
+        "engine/inbox.py",
+        "return kept.popleft() if kept else None",
+        "return kept.pop() if kept else None",
+        "contract/test_signals.py",
+    ),
+    Defect(
+        "forget signals at start-up",
+        "engine/active.py",
+        "self.inbox = Inbox(recorded.signals)",
+        "self.inbox = Inbox()",
+        "contract/test_signals.py",
+    ),
+    Defect(
+        "take a late decision",
+        "engine/signals.py",
+        "    if step is None and name in run.approvals:",
+        "    if step is None and not name:",
+        "contract/test_signals.py",
+    ),
+    Defect(
+        "a gate that stays shut in the status",
+        "engine/gates.py",
+        "if run.parked is not None or reason != run.reason:",
+        "if run.parked is not None or (reason and reason != run.reason):",
+        "contract/test_signals.py",
+    ),
+    # Children
+    Defect(
+        "children outlive their steps",
+        "engine/active.py",
+        "        child_steps.cancel(self, step, why, changes, then)\n",
+        "",
+        "contract/test_children.py contract/test_left_children.py",
+    ),
+    Defect(
+        "an attempt of a child under the old id",
+        "engine/children.py",
+        'return _bounded(first if attempt == 1 else f"{first}#{attempt}")',
+        "return _bounded(first)",
+        "contract/test_children.py",
+    ),
+    Defect(
+        "adopt children that nobody waits for",
+        "engine/residents.py",
+        "if recorded.parent is not None and not recorded.awaited and run.alone_since is None:",
+        "if recorded.parent is not None and run.number < 0:",
+        "contract/test_left_children.py kills/test_children.py",
+    ),
+    Defect(
+        "a cancel that stops at the file",
+        "engine/residents.py",
+        "        family = [child.number for child in await self._unfinished_children(number)]\n",
+        "        family: list[int] = []\n",
+        "contract/test_children.py",
+    ),
+    # Runs
+    Defect(
+        "one id, two inputs",
+        "engine/starts.py",
+        "    if existing.input != text:",
+        "    if not existing.input:",
+        "contract/test_running.py",
+    ),
+    Defect(
+        "two starts at once, two runs",
+        "engine/starts.py",
+        "pending = self._pending.get(run_id)  # looked",
+        "pending = None  # looked",
+        "contract/test_running.py",
+    ),
+    Defect(
+        "delete what still runs",
+        "engine/pruning.py",
+        "    if row.status not in FINAL_RUNS:\n        raise",
+        "    if not row.run_id:\n        raise",
+        "contract/test_pruning.py",
+    ),
+    Defect(
+        "forget who leaves memory",
+        "engine/active.py",
+        "            self.host.write([RunWakes(number=self.run.number, wakes_at=None)])\n",
+        "",
+        "test_resting.py contract/test_signals.py",
+    ),
+    Defect(
+        "a look that passes by",
+        "engine/waker.py",
+        "            self._again = True  # the present",
+        "            self._again = False  # the present",
+        "test_resting.py test_looks.py",
+    ),
+    Defect(
+        "a fork with what came later",
+        "engine/again.py",
+        "step.position < place and step.seq is not None",
+        "step.seq is not None",
+        "contract/test_again.py",
+    ),
+    Defect(
+        "retry what had succeeded",
+        "engine/again.py",
+        "if step.status is StepStatus.FAILED and (step.name in names or (step.seq or 0) > seen)",
+        "if step.status in (StepStatus.FAILED, StepStatus.SUCCEEDED)",
+        "contract/test_again.py",
+    ),
+    # Secrets
+    Defect(
+        "a text that fits every place",
+        "encryption.py",
+        'return key.encode() + b"\\0" + context.binding()',
+        "return key.encode()",
+        "security/test_encryption.py",
+    ),
+    Defect(
+        "errors as they are",
+        "engine/host.py",
+        "        return Failed(redacted(failed.error, self.redact), failed.exception, failed.final)",
+        "        return failed",
+        "security/test_redaction.py",
+    ),
+)
