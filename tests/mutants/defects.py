@@ -57,7 +57,11 @@ DEFECTS = (
     ),
     Defect("take a full disk for a refusal", "store/writer.py", "{sqlite3.SQLITE_FULL, ", "{", "store"),
     Defect(
-        "drop the epoch check", "store/writer.py", "if row != [(self._epoch,)]:", "if row == []:", "store/test_open.py"
+        "drop the epoch check",
+        "store/writer.py",
+        "if row != [(self._epoch,)]:",
+        "if row == []:",
+        "store/test_committer.py",
     ),
     Defect(
         "one bad change fails its neighbours",

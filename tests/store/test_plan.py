@@ -14,6 +14,7 @@ from pikkupy.core.model import (
     CodeChange,
     RunDeleted,
     RunMove,
+    RunProgress,
     RunStatus,
     RunWakes,
     SetAsideTaken,
@@ -85,6 +86,28 @@ def test_a_batch_means_the_same_as_its_changes_one_by_one(seed: int) -> None:
 
         assert [str(outcome) for outcome in outcomes] == [str(outcome) for outcome in one_by_one]
         assert _contents(together) == _contents(apart)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_the_last_of_many_changes_of_one_run_counts(seed: int) -> None:
+    """None of them is refused, so that nothing is written one by one."""
+    rng = random.Random(seed)
+    told = [
+        RunWakes(number=rng.randint(1, 2), wakes_at=at)
+        if rng.random() < 0.5
+        else RunProgress(number=rng.randint(1, 2), progress=str(at))
+        for at in range(1, 30)
+    ]
+    with empty_journal() as db:
+        _write(db, [[a_run(1)], [a_run(2)]])
+
+        assert _write(db, [[change] for change in told]).outcomes == [None] * len(told)
+
+        for run in (1, 2):
+            wakes = [one.wakes_at for one in told if isinstance(one, RunWakes) and one.number == run]
+            progress = [one.progress for one in told if isinstance(one, RunProgress) and one.number == run]
+            row = db.execute("SELECT wakes_at, progress FROM pikkupy_runs WHERE number = ?", (run,)).fetchone()
+            assert row == ((wakes or [None])[-1], (progress or [None])[-1])
 
 
 def test_many_changes_become_few_statements() -> None:
