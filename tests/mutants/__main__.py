@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from tests.mutants.defects import DEFECTS, QUICK, Defect
 PROJECT = Path(__file__).parents[2]
 CRASHES = 2_000  # simulated, for a defect that the first tests let pass
 LONGEST_S = 300.0  # of one command: what takes longer hangs; unchanged, the slowest takes half of it
+LINE = 160  # characters of what is said of one finding
+FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "dist", "build")
 # Of the copy, not of the defect: that texts say what the code does, and that defects find their places.
 NOT_ASKED = ("tests/test_house.py", "tests/test_docs.py", "tests/test_public_names.py", "tests/test_mutants.py")
@@ -53,14 +56,11 @@ def look(defect: Defect) -> Verdict:
 
 
 def _first_finder(folder: Path, defect: Defect) -> str | None:
-    if not passes(folder, tests(defect.tests.split())):
-        return "its tests"
-    if not passes(
-        folder, ["-m", "pikkupy.testing.simulation", "--crashes", str(CRASHES), "--seed", "1", "--jobs", "1"]
-    ):
-        return "the simulator"
-    if not passes(folder, tests([])):
-        return "all tests"
+    simulator = ["-m", "pikkupy.testing.simulation", "--crashes", str(CRASHES), "--seed", "1", "--jobs", "1"]
+    for who, arguments in (("", tests(defect.tests.split())), ("the simulator: ", simulator), ("", tests([]))):
+        objection = what_objects(folder, arguments)
+        if objection is not None:
+            return who + objection
     return None
 
 
@@ -70,18 +70,23 @@ def tests(names: Sequence[str]) -> list[str]:
     return ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *which]
 
 
-def passes(folder: Path, arguments: Sequence[str]) -> bool:
-    """Whether the command ends well and in time in the copy. Its children end with it."""
+def what_objects(folder: Path, arguments: Sequence[str]) -> str | None:
+    """None if the command ends well and in time in the copy, else the first that it says against it. Its children end
+    with it."""
     command = [sys.executable, *arguments]
     with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:
         try:
-            return process.wait(LONGEST_S) == 0
+            said, _ = process.communicate(timeout=LONGEST_S)
         except subprocess.TimeoutExpired:
-            return False
+            return f"nothing came of it within {LONGEST_S:g} s"
         finally:
             _end_group(process.pid)
+    if process.returncode == 0:
+        return None
+    failed = FAILED.search(said)
+    return (failed.group(1) if failed else next(iter(said.splitlines()), f"exit code {process.returncode}"))[:LINE]
 
 
 def _end_group(leader: int) -> None:
@@ -122,8 +127,9 @@ def main() -> int:
         return 0
     asked = sorted({name for defect in chosen for name in defect.tests.split()})
     with copy() as folder:
-        if not passes(folder, tests(asked)):
-            _say("the tests fail without any defect; run them first")
+        objection = what_objects(folder, tests(asked))
+        if objection is not None:
+            _say(f"{objection} fails without any defect")
             return 1
     verdicts = list(_all(chosen, options.jobs, quiet=options.json))
     missed = [verdict.name for verdict in verdicts if verdict.found_by is None]

@@ -83,7 +83,13 @@ DEFECTS = (
     ),
     Defect("skip the checksum", "store/rows.py", "intact = checksum(columns) == recorded", "intact = True", "store"),
     Defect("no lock", "store/owner.py", "lock.acquire(blocking=False)", "pass", "store/test_open.py"),
-    Defect("a file that others can read", "store/owner.py", "FILE_MODE = 0o600", "FILE_MODE = 0o644", "security store"),
+    Defect(
+        "a file that others can read",
+        "store/owner.py",
+        "FILE_MODE = 0o600",
+        "FILE_MODE = 0o644",
+        "security/test_permissions.py",
+    ),
     Defect(
         "always leave in good order",
         "engine/host.py",
