@@ -12,7 +12,7 @@ import pytest
 from pikkupy import EngineClosed, Event, EventKind, EventsLost, Pikku, RunNotFound, StepFailed, Workflow, current_step
 from pikkupy.engine import events as events_module
 from pikkupy.testing import VirtualClock
-from tests.contract.waiting import BOTH
+from tests.contract.waiting import BOTH, IN_THE_FILE
 
 each_way = pytest.mark.parametrize("settings", BOTH, ids=["in memory", "in the file"])
 
@@ -570,3 +570,20 @@ async def test_new_steps_in_places_that_were_reached_are_told(settings: dict[str
     assert [told(event) for event in whole].count(("step_started", "new")) == 1
     for number, rest in enumerate(restarted):
         assert [told(event) for event in rest] == [told(event) for event in whole[number + 1 :]]
+
+
+async def test_who_hears_that_a_run_is_parked_can_accept_its_code(db: Path) -> None:
+    """It is told when it is on disk, as all that can be acted on; here it is parked when it wakes."""
+    settings: dict[str, Any] = {"clock": VirtualClock(), **IN_THE_FILE}
+    async with of_steps("old").open(db, **settings) as engine:
+        await engine.start("flow", run_id="r")
+        await until(engine.run_events("r"), EventKind.SLEEPING)
+    async with of_steps("new").open(db, **settings) as engine:
+        events = engine.run_events("r")
+        await until(events, EventKind.SLEEPING)
+        waking = asyncio.ensure_future(settings["clock"].advance("1d"))
+        await until(events, EventKind.SUSPENDED)
+        await engine.resume("r", accept="new")
+
+        assert (await engine.get_run("r")).status == "running"
+        await waking

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from pikkupy import Engine, PayloadError, Pikku, Workflow
+from pikkupy.engine import residents
+from pikkupy.engine.host import in_callback
 from pikkupy.engine.waker import CHUNK
 from pikkupy.testing import VirtualClock
 from tests.contract.waiting import IN_THE_FILE
@@ -138,6 +140,36 @@ async def test_a_run_that_waits_leaves_memory(body: Any, act: Act) -> None:
         assert engine._parts is not None
         assert set(engine._parts.residents.active) == set()
         assert (await engine.get_run("r")).status in ("running", "suspended")
+
+
+async def test_a_run_can_be_cancelled_in_the_moment_in_which_it_leaves_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5, I8: who has found it in memory cancels it in the file."""
+    pikku, clock, done = Pikku(), VirtualClock(), asyncio.Event()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.do("step", done.wait)
+        await workflow.sleep("long", "1d")
+
+    async def when_it_has_left(loop: asyncio.AbstractEventLoop, act: Callable[[], Any]) -> Any:
+        done.set()
+        assert engine._parts is not None
+        while engine._parts.residents.active:
+            await asyncio.sleep(0)
+        return await in_callback(loop, act)
+
+    async with pikku.open(":memory:", clock=clock, **IN_THE_FILE) as engine:
+        run = await engine.start(flow, run_id="r")
+        with monkeypatch.context() as patch:
+            patch.setattr(residents, "in_callback", when_it_has_left)
+            async with asyncio.timeout(10):
+                await run.cancel("enough")
+
+        assert [(step.name, step.status) for step in await engine.steps("r")] == [
+            ("step", "succeeded"),
+            ("long", "cancelled"),
+        ]
+        assert await run.status() == "cancelled"
 
 
 async def test_many_runs_that_are_due_at_one_moment_do_not_fill_the_memory_before_it() -> None:

@@ -163,8 +163,7 @@ class ActiveRun:
         if len(calls) == 1 and self._is_simple(commands) and host.dispatching and host.workers.on_loop.has_room:
             self._call_inline(calls[0], now_us)
             return
-        if commands.passed:
-            host.write([CodeChange(run=self.run.number, change_id=change_id) for change_id in commands.passed])
+        self._keep_to_changes(commands)
         steps = self.steps
         self._take_over(calls)
         for call in calls:
@@ -186,6 +185,12 @@ class ActiveRun:
             gates.show(self)
         elif not calls:
             self.may_rest()
+
+    def _keep_to_changes(self, commands: Commands) -> None:
+        """Write which changed code the run has passed: before any step that it reaches beyond, or that would say no."""
+        if commands.passed:
+            self.host.write([CodeChange(run=self.run.number, change_id=change_id) for change_id in commands.passed])
+            commands.passed = ()
 
     def _tell_progress(self, now_us: int) -> None:
         progress, self._execution.told = self._execution.told, None
@@ -257,6 +262,7 @@ class ActiveRun:
             move = self.moved(RunEvent.RESUME, None)
             self._hold(commands, [move], partial(self._told_resumed, move))
             return
+        self._keep_to_changes(commands)
         self._take_over(commands.calls)
         flying = in_flight(commands, self._rows, self.host.now_us()) if cut_off and commands.end is None else []
         flying = [call for call in flying if (call.name, call.kind, call.target) not in self._set_aside]

@@ -327,9 +327,11 @@ class Residents:
         return move
 
     async def _cancel_resident(self, active: ActiveRun, reason: str) -> RunMove | None:
-        """None if the run was ending already."""
+        """None if the run was ending already, or has just left memory to wait in the file."""
         over = active.over  # asked for now, while the run is still in memory
         cancelled = await in_callback(self._host.loop, partial(active.cancel, reason))
+        if not (cancelled or over.done() or self.resident(active.run.number) is active):
+            return None  # nothing would tell of its end
         move = await asyncio.shield(over)  # its end is on disk
         return move if cancelled else None
 
@@ -534,11 +536,15 @@ class Residents:
         end = self._host.redacted_end(end)
         if run.parked is not end.parked or run.reason != end.reason:
             self._host.log.warning("run_suspended", run_id=run.run_id, workflow=run.workflow, reason=end.reason)
-            changes.append(move_of(run, run.status, end, self._host.now_us()))
-            if self.events.listening:
-                self.events.moved(run, EventKind.SUSPENDED, self._host.now_us(), reason=end.reason)
-        if changes:
+            move = move_of(run, run.status, end, self._host.now_us())
+            self._host.write([*changes, move], partial(self._is_parked, run, move))
+        elif changes:
             self._host.write(changes)
+
+    def _is_parked(self, run: RunRow, move: RunMove) -> None:
+        """It is on disk: who hears of it may act on it."""
+        if self.events.listening:
+            self.events.moved(run, EventKind.SUSPENDED, move.at, reason=move.reason)
 
 
 def _is_new(recorded: Recorded) -> bool:

@@ -19,8 +19,8 @@ from pikkupy.timers import Timer
 CHUNK = 200  # runs that are read and replayed between two chances for the application's own tasks
 LONGEST_LOOKAHEAD_US = 5_000_000  # runs come into memory so long before they are due
 CROWDED_US = 100_000  # how soon it is looked again whether there is room for runs that are not due yet
-CROWDED_SPACING_US = 10_000  # between two looks for runs that are due, while there is none
 LOOKS = 4  # per lookahead, at most: so that runs due one after another come in together
+DUE_SPACING_US = 10_000  # between two looks for runs that are due: they do not wait for the next of those
 
 
 class Home(Protocol):
@@ -44,7 +44,8 @@ class Waker:
         self._home = home
         self._lookahead_us = min(LONGEST_LOOKAHEAD_US, microseconds(host.config.unload_after) // 2)
         self._timer: Timer | None = None
-        self._not_before_us = 0
+        self._not_before_us = 0  # the next look, but for runs that are due before it
+        self._due_not_before_us = 0  # the next look in any case
         self._looking: asyncio.Task[None] | None = None
         self._again = False
 
@@ -60,7 +61,7 @@ class Waker:
     def rests(self, wakes_at: int) -> None:
         """A run waits in the file until then."""
         if wakes_at < NO_WAKING:
-            self._look_at(wakes_at - self._lookahead_us)
+            self._look_for(wakes_at, wakes_at - self._lookahead_us)
 
     async def close(self) -> None:
         """Return when no look is under way."""
@@ -69,8 +70,12 @@ class Waker:
         while self._looking is not None:
             await asyncio.wait([self._looking])
 
+    def _look_for(self, wakes_at: int, from_us: int) -> None:
+        """Look for a run that is due then, from a moment on: together with others, but not later for that."""
+        self._look_at(max(from_us, min(self._not_before_us, wakes_at)))
+
     def _look_at(self, due_us: int) -> None:
-        due_us = max(due_us, self._not_before_us)
+        due_us = max(due_us, self._due_not_before_us)
         if self._timer is not None:
             if self._timer.due_us <= due_us:
                 return
@@ -98,13 +103,14 @@ class Waker:
         if len(numbers) == CHUNK:
             spacing_us = 0
         elif crowded:
-            spacing_us = min(spacing_us, CROWDED_SPACING_US)
+            spacing_us = min(spacing_us, DUE_SPACING_US)
         now_us = self._host.now_us()
         self._not_before_us = now_us + spacing_us
+        self._due_not_before_us = now_us + min(spacing_us, DUE_SPACING_US)
         next_us = await journal.next_waking()
         if next_us is not None:
             again_us = next_us - self._lookahead_us
-            self._look_at(max(again_us, min(next_us, now_us + CROWDED_US)) if crowded else again_us)
+            self._look_for(next_us, max(again_us, min(next_us, now_us + CROWDED_US)) if crowded else again_us)
 
     def _looked(self, looking: asyncio.Task[None]) -> None:
         self._looking = None

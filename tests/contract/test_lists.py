@@ -11,6 +11,7 @@ import pytest
 
 from pikkupy import DurationError, Engine, Pikku, PikkuError, RunFailed, Workflow
 from pikkupy.testing import VirtualClock
+from tests.contract.waiting import BOTH
 
 
 class Declined(Exception):
@@ -417,3 +418,17 @@ async def test_a_bad_time_starts_nothing(when: Any, error: type[Exception], name
             await engine.start("echo", 1, run_id="r", **when)
 
         assert (await engine.list_runs()).runs == ()
+
+
+@pytest.mark.parametrize("settings", BOTH)
+async def test_a_short_delay_is_kept_whenever_the_file_was_looked_at_last(settings: dict[str, Any], db: Path) -> None:
+    """Runs in the file are looked for about once a second; one that is due before the next look is not late."""
+    clock = VirtualClock(autojump=True)
+    pikku = application()
+    async with pikku.open(db, clock=clock, **settings) as engine:
+        for number in range(3):  # the first look is that of the opening, the next ones are of the runs before
+            due = clock.now() + timedelta(milliseconds=100)
+            run = await engine.start("echo", number, run_id=f"{number}", delay="100ms")
+            await run.result()
+
+            assert clock.now() == due

@@ -280,3 +280,25 @@ async def test_accepted_code_that_has_no_use_for_children(settings: dict[str, An
         before=Story({"flow": old, "waiting": waiting, "napping": napping}, old_script, {}),
     )
     await survives(story, tmp_path, settings)
+
+
+@each_way
+@pytest.mark.parametrize("steps_before", [0, 1])  # of every second kill the recovery is killed as well
+async def test_a_run_that_takes_the_new_way_keeps_to_it(
+    steps_before: int, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """I10: also if the start-up that counts its steps as cut off is killed: they are on disk after the way."""
+
+    async def body(workflow: Workflow) -> Any:
+        for _ in range(steps_before):
+            await workflow.do("before", mark(workflow))
+        await workflow.wait_for_signal("go")
+        if not workflow.changed("new way"):
+            return await workflow.do("old", mark(workflow, "old"))
+        return await asyncio.gather(*(workflow.do(name, mark(workflow, name)) for name in ("new", "too")))
+
+    async def script(caller: Caller) -> None:
+        await caller.start("flow", "r")
+        await caller.signal("r", "go")
+
+    await survives(Story({"flow": body}, script, {"r": "completed"}, {"r": ["new", "too"]}), tmp_path, settings)
