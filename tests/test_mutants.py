@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.mutants.__main__ import PROJECT, copy, look, tests, what_objects
+from tests.mutants.__main__ import PROJECT, copy, look, pytest_of, what_objects
 from tests.mutants.defects import DEFECTS, QUICK, Defect
 
 quick = [defect for defect in DEFECTS if defect.name in QUICK]
@@ -27,7 +27,9 @@ def test_there_are_enough_of_them() -> None:
 
 def test_the_tests_pass_without_a_defect() -> None:
     with copy() as folder:
-        assert what_objects(folder, tests(sorted({name for defect in quick for name in defect.tests.split()}))) is None
+        assert (
+            what_objects(folder, pytest_of(sorted({name for defect in quick for name in defect.tests.split()}))) is None
+        )
 
 
 @pytest.mark.parametrize("defect", quick, ids=lambda defect: defect.name)

@@ -57,14 +57,14 @@ def look(defect: Defect) -> Verdict:
 
 def _first_finder(folder: Path, defect: Defect) -> str | None:
     simulator = ["-m", "pikkupy.testing.simulation", "--crashes", str(CRASHES), "--seed", "1", "--jobs", "1"]
-    for who, arguments in (("", tests(defect.tests.split())), ("the simulator: ", simulator), ("", tests([]))):
+    for who, arguments in (("", pytest_of(defect.tests.split())), ("the simulator: ", simulator), ("", pytest_of([]))):
         objection = what_objects(folder, arguments)
         if objection is not None:
             return who + objection
     return None
 
 
-def tests(names: Sequence[str]) -> list[str]:
+def pytest_of(names: Sequence[str]) -> list[str]:
     """The arguments of Python that run these files and folders of `tests/`, or all but those that are not asked."""
     which = [f"tests/{name}" for name in names] or ["tests", *(f"--ignore={name}" for name in NOT_ASKED)]
     return ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *which]
@@ -127,7 +127,7 @@ def main() -> int:
         return 0
     asked = sorted({name for defect in chosen for name in defect.tests.split()})
     with copy() as folder:
-        objection = what_objects(folder, tests(asked))
+        objection = what_objects(folder, pytest_of(asked))
         if objection is not None:
             _say(f"{objection} fails without any defect")
             return 1
