@@ -124,7 +124,7 @@ class Host:
             self.clock.detach(self)
         if self.watchdog is not None:
             self.watchdog.stop()
-        await self.journal.close(clean=self.journal.failure is None)
+        await self.journal.close()
 
 
 class Shows(Protocol):
