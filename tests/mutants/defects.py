@@ -138,7 +138,7 @@ DEFECTS = (
         "core/decide.py",
         "Run(max(attempts, 1) if status is StepStatus.RUNNING else attempts + 1)",
         "Run(attempts + 1)",
-        "contract/test_retries.py test_invariants.py test_engine.py",
+        "test_crash.py",
     ),
     Defect("ignore retry_if", "engine/live.py", "final=not wanted", "final=False", "contract/test_retries.py"),
     Defect(
@@ -146,14 +146,14 @@ DEFECTS = (
         "engine/active.py",
         "elif step.status is StepStatus.RUNNING and call.policy.at_most_once:",
         "elif step.status is StepStatus.FAILED and call.policy.at_most_once:",
-        "contract/test_retries.py test_invariants.py test_engine.py",
+        "test_crash.py",
     ),
     Defect(
         "begin at_most_once before its start is on disk",
         "engine/active.py",
         "elif not step.call.policy.at_most_once:",
         "elif step.call.kind is not StepKind.WORKFLOW:",
-        "contract/test_retries.py test_invariants.py test_engine.py",
+        "test_crash.py",
     ),
     Defect(
         "start after cancel",
