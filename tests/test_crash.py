@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import json
 import signal
 import subprocess
 import sys
@@ -13,6 +13,9 @@ import pytest
 
 from pikkupy import Pikku, StepFailed, Workflow, current_step
 from pikkupy.testing import VirtualClock
+from tests.crash.__main__ import KILLS, PAIRS
+from tests.crash.failpoints import FAILPOINTS
+from tests.crash.lives import Kill
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,19 +28,19 @@ def crashed_copy(db: Path, to: Path) -> Path:
     return to / db.name
 
 
-def test_kills_at_commit_points_and_random_instants_lose_and_duplicate_nothing() -> None:
-    """I1, I2, I4, I5, I6, promise 7: a part of `python -m tests.crash`, with another seed in every run."""
-    seed = int.from_bytes(os.urandom(3), "big")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.crash", "--kills", "40", "--seed", str(seed)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_kills_at_every_failpoint_and_at_random_instants_lose_and_duplicate_nothing() -> None:
+    """I1 to I9, promise 7: what `python -m tests.crash` does by itself, with another seed in every run."""
+    command = [sys.executable, "-m", "tests.crash", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    report = json.loads(done.stdout)
+    outcome = report["outcome"]
 
-    assert done.returncode == 0, f"seed {seed}: {done.stdout}{done.stderr}"
-    assert "0 violations" in done.stdout
+    assert (done.returncode, outcome["violations"], outcome["missed"]) == (0, [], []), report
+    assert FAILPOINTS.keys() <= outcome["kills"].keys() | outcome["recoveries"].keys()
+    assert outcome["pairs"] >= PAIRS
+    assert sum(count for name, count in outcome["kills"].items() if name in set(Kill)) >= KILLS
 
 
 async def test_an_attempt_that_a_crash_cut_off_runs_again_under_its_number(db: Path, tmp_path: Path) -> None:

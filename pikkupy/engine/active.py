@@ -67,7 +67,7 @@ class Home(Others, Protocol):
         """The run waits; perhaps it need not do so in memory."""
         ...
 
-    def wants_rest(self, wakes_at: int) -> bool:
+    def wants_rest(self, run: ActiveRun, wakes_at: int) -> bool:
         """True if a run that only waits until then should leave memory."""
         ...
 
@@ -371,7 +371,7 @@ class ActiveRun:
         step.move(StepEvent.SCHEDULE)
         if wake_at <= now_us:
             self.settle(step, Succeeded("null"))
-        elif self.home.wants_rest(wake_at) and self._waits_for_this_alone():
+        elif self.home.wants_rest(self, wake_at) and self._waits_for_this_alone():
             self.resting = wake_at
             rests = RunWakes(number=self.run.number, wakes_at=wake_at)
             self.host.write([step.unfinished_row(), rests], partial(self._rests_or_waits, step))

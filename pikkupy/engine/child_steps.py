@@ -151,6 +151,7 @@ def _let_go(
     if child is not None:
         yield child
     else:
+        run.home.call_off(row.number)
         changes.append(RunWakes(number=row.number, wakes_at=None))
         then.append(partial(_cancel_in_file, run, row.number, reason))
 

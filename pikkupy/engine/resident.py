@@ -44,6 +44,10 @@ class Others(Protocol):
         """True while the end of the run is on its way to the disk."""
         ...
 
+    def call_off(self, number: int) -> None:
+        """A run that is not in memory is about to be cancelled: if it comes there, it stays until then."""
+        ...
+
     def cancel_in_file(self, number: int, reason: str) -> None:
         """Cancel a run that is not in memory."""
         ...

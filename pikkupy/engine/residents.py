@@ -81,6 +81,7 @@ class Residents:
         self._errands: set[asyncio.Task[None]] = set()
         self._ends: dict[int, list[tuple[int, RunMove]]] = {}  # of children, by the parent that is brought in for them
         self._ending: set[int] = set()  # runs that are being cancelled in the file
+        self._called_off: set[int] = set()  # runs whose parents have let them go, and that are to be cancelled there
 
     def start(self, row: RunRow, workflow: WorkflowFunction[Any, Any], variables: Context) -> None:
         """Bring a new run into memory, after it is on disk."""
@@ -255,7 +256,7 @@ class Residents:
         runs, self._may_rest = self._may_rest, {}
         for run in runs:
             wakes_at = run.waits_until()
-            if wakes_at is None or not self.wants_rest(wakes_at):
+            if wakes_at is None or not self.wants_rest(run, wakes_at):
                 continue
             lingers_s = run.since_s + LINGER_S - self._host.loop.time()
             if run.reached > LONG and lingers_s > 0:
@@ -267,8 +268,10 @@ class Residents:
         if self.resident(run.run.number) is run:
             self.may_rest(run)
 
-    def wants_rest(self, wakes_at: int) -> bool:
+    def wants_rest(self, run: ActiveRun, wakes_at: int) -> bool:
         """True if a run that only waits until then should leave memory."""
+        if run.run.number in self._called_off:  # a start-up after a crash would not look for it there
+            return False
         return len(self.active) > self._limit and self._is_far(wakes_at) and self._host.dispatching
 
     def _is_far(self, wakes_at: int) -> bool:
@@ -280,6 +283,10 @@ class Residents:
             self._remove(run)
             run.leave_memory(None)
             self.waker.rests(wakes_at)
+
+    def call_off(self, number: int) -> None:
+        """A run that is not in memory is about to be cancelled: if it comes there, it stays until then."""
+        self._called_off.add(number)
 
     def cancel_in_file(self, number: int, reason: str) -> None:
         """Cancel a run that is not in memory, and its children."""
@@ -300,7 +307,9 @@ class Residents:
         async with self.holds.alone(number):
             active = self.resident(number)
             move = None if active is None else await self._cancel_resident(active, reason)
-            return await self._cancel_in_file(number, reason) if move is None else move
+            move = await self._cancel_in_file(number, reason) if move is None else move
+            self._called_off.discard(number)
+            return move
 
     async def _unfinished_children(self, number: int) -> list[ChildRow]:
         return [child for child in await self._host.journal.children(number) if child.status not in FINAL_RUNS]
@@ -316,6 +325,7 @@ class Residents:
         # After a crash the start-up looks at runs that do not wait in the file.
         children = await self._unfinished_children(number)
         changes += [RunWakes(number=child.number, wakes_at=None) for child in children]
+        self._called_off.update(child.number for child in children)
         if row.parent is not None:
             changes.append(RunWakes(number=row.parent, wakes_at=None))
         self._ending.add(number)

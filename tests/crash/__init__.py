@@ -1,1 +1,1 @@
-"""Kill tests: real processes, SIGKILL at every commit point and at random instants, a ledger outside the database."""
+"""Kill tests: real processes, killed at named places and at random instants, and a ledger outside the database."""

@@ -1,196 +1,146 @@
-"""Kill a real process at many instants, restart it until it is done, and check what is recorded and what happened.
+"""Kill real processes at named places and at random instants, and look for anything that is lost, repeated or wrong.
 
-    python -m tests.crash [--kills N] [--seed S] [--unload]
+    python -m tests.crash [--long] [--kills N] [--pairs N] [--seed S] [--jobs N] [--json]
+    python -m tests.crash --failpoints
 
-First at every commit point: each failpoint of the journal, at every passing of it that an undisturbed life has. Then at
-random instants, until there were N kills; with fewer kills than commit points, at some of those. One line per
-violation; the last line says how many kills there were and where.
+A life is killed at each failpoint, in one mode of the engine; then the recovery from that is killed at another one, in
+so many pairs that are drawn, or in all (`--pairs all`): for each kill at each failpoint that the recovery passes. Then
+lives are killed at random instants, told to end, interrupted, stopped, robbed of a worker process. Every case goes on
+until a life comes to its end; after each life the file is compared with a ledger outside the database. A line per
+violation, whose files stay; the exit code is 1 if there is one, or if a failpoint was not reached. `--long` is all
+pairs and 10,000 kills at random instants.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import random
-import signal
-import sqlite3
+import shutil
 import sys
 import tempfile
 import time
-import traceback
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from tests.crash.workload import RUNS, SETTINGS, Effect, Life, one_life, read_ledger
+from tests.crash.bench import Bench, Job
+from tests.crash.cases import Outcome, Undisturbed, at_failpoint, at_random, kills_of, total, undisturbed
+from tests.crash.failpoints import FAILPOINTS
+from tests.crash.lives import MODES, Mode
 
-LONGEST_LIFE_S = 60.0
-LONGEST_KILL_S = 0.12  # an uncrashed life takes about this long
-
-Key = tuple[str, str]
-
-
-class Case:
-    """One database, one ledger, lives until done."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.db = folder / "app.db"
-        self.ledger = folder / "ledger.jsonl"
-        self.report = folder / "report.json"
-        self.lives = 0
-
-    def live(self, failpoint: str | None = None, nth: int = 0, kill_after_s: float | None = None) -> bool:
-        """One life; True if it was killed."""
-        self.lives += 1
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                one_life(self.db, self.ledger, failpoint, nth, self.report)
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        status = self._wait(pid, kill_after_s)
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            return True
-        assert os.waitstatus_to_exitcode(status) == 0, f"a life ended with {os.waitstatus_to_exitcode(status)}"
-        return False
-
-    def _wait(self, pid: int, kill_after_s: float | None) -> int:
-        if kill_after_s is not None:
-            time.sleep(kill_after_s)
-            os.kill(pid, signal.SIGKILL)
-            return os.waitpid(pid, 0)[1]
-        deadline = time.monotonic() + LONGEST_LIFE_S
-        while True:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                return status
-            if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                raise AssertionError(f"a life did not end within {LONGEST_LIFE_S} s")
-            time.sleep(0.001)
-
-    def life(self) -> Life:
-        """The report of the last life."""
-        return msgspec.json.decode(self.report.read_bytes(), type=Life)
-
-    def recorded(self) -> dict[Key, str]:
-        """The steps that have an outcome on disk."""
-        if not self.db.exists():
-            return {}
-        with closing(sqlite3.connect(f"{self.db.as_uri()}?mode=ro", uri=True)) as db:
-            try:
-                rows = db.execute("SELECT run_id, name, status FROM pikku_steps WHERE ended_at IS NOT NULL").fetchall()
-            except sqlite3.OperationalError:
-                return {}  # killed before the tables were there
-        return {(run, name): status for run, name, status in rows}
-
-    def starts(self) -> set[str]:
-        """The runs that are on disk."""
-        with closing(sqlite3.connect(f"{self.db.as_uri()}?mode=ro", uri=True)) as db:
-            return {run for (run,) in db.execute("SELECT run_id FROM pikku_runs")}
+ALL = "all"
+KILLS, PAIRS = 200, 40  # what is done if nothing else is said
+LONG_KILLS = 10_000
+SHARE_WITH_WORKERS = 10  # one random case of so many has worker processes, which take long to start
+MOST_LINES = 20  # of what is wrong
 
 
-def check_case(folder: Path, failpoint: str | None, nth: int, rng: random.Random, expected: Life) -> int:
-    """Kill at the given point (or at random instants), restart until done, and check every promise; the kills."""
-    case = Case(folder)
-    kills = 0
-    while True:
-        before, known = case.recorded(), len(read_ledger(case.ledger))
-        acked = {line.run for line in read_ledger(case.ledger) if line.what == "ack"}
-        assert not acked or acked <= case.starts(), "an acknowledged start is lost"
-        plan = _plan(failpoint, nth, rng, kills)
-        killed = case.live(*plan)
-        check_life(before, case.recorded(), read_ledger(case.ledger)[known:])
-        if not killed and case.report.exists():
-            break
-        kills += killed
-    assert case.life().results == expected.results, "the results differ from those of an uncrashed run"
-    check_effects(read_ledger(case.ledger), kills)
-    return kills
+class Report(msgspec.Struct):
+    """What `--json` prints."""
+
+    seed: int
+    seconds: float
+    kills: int
+    outcome: Outcome
+    unreached: list[str]
 
 
-def _plan(failpoint: str | None, nth: int, rng: random.Random, kills: int) -> tuple[str | None, int, float | None]:
-    if failpoint is not None:
-        return (failpoint, nth, None) if kills == 0 else (None, 0, None)
-    return None, 0, rng.uniform(0.0, LONGEST_KILL_S) if kills < 2 else None
+def failpoint_cases(known: dict[Mode, Undisturbed], seed: int, pairs: int | None) -> Iterator[Job]:
+    """One for each failpoint; in worker processes only for what is passed nowhere else."""
+    rng = random.Random(seed)
+    modes = {name: [mode for mode in known if name in known[mode].passed] for name in FAILPOINTS}
+    names = [name for name, passing in modes.items() if passing]
+    rng.shuffle(names)
+    for number, name in enumerate(names):
+        mode = rng.choice([mode for mode in modes[name] if mode != "processes"] or modes[name])
+        own_pairs = None if pairs is None else pairs // len(names) + (number < pairs % len(names))
+        yield partial(at_failpoint, mode=mode, failpoint=name, seed=seed, alone=known[mode], pairs=own_pairs)
 
 
-def check_life(before: dict[Key, str], after: dict[Key, str], effects: list[Effect]) -> None:
-    """I1, I2: what was recorded stays as it is, and does not begin again."""
-    for key, status in before.items():
-        assert after.get(key) == status, f"{key} was {status}, now {after.get(key)}"
-    again = [(line.run, line.step) for line in effects if line.what == "begin" and (line.run, line.step) in before]
-    assert not again, f"recorded steps ran again: {again}"
+def random_cases(known: dict[Mode, Undisturbed], seed: int, kills: int) -> Iterator[Job]:
+    """Enough of them for so many kills."""
+    rng = random.Random(seed)
+    for number in range(kills):
+        mode: Mode = "processes" if number % SHARE_WITH_WORKERS == 0 else rng.choice(["resident", "unloading"])
+        yield partial(at_random, mode=mode, seed=rng.getrandbits(32), alone=known[mode])
 
 
-def check_effects(effects: list[Effect], kills: int) -> None:
-    """I6 and the idempotency key: attempts without gaps, one invocation id per step, repeats only where a kill was."""
-    ids: dict[Key, set[str]] = {}
-    attempts: dict[Key, list[int]] = {}
-    for line in effects:
-        if line.what == "begin":
-            ids.setdefault((line.run, line.step), set()).add(line.invocation)
-            attempts.setdefault((line.run, line.step), []).append(line.attempt)
-    assert all(len(seen) == 1 for seen in ids.values()), "a step had two invocation ids"
-    assert len({next(iter(seen)) for seen in ids.values()}) == len(ids), "two steps share an invocation id"
-    for key, numbers in attempts.items():
-        expected = {"flaky": 3, "hopeless": 2}.get(key[1], 1)
-        assert sorted(set(numbers)) == list(range(1, expected + 1)), f"{key}: attempts {numbers}"
-        assert numbers == sorted(numbers), f"{key}: attempts {numbers}"
-        assert len(numbers) - expected <= kills, f"{key} ran {len(numbers)} times with {kills} kills"
+def examine(root: Path, options: argparse.Namespace) -> Report:
+    """Everything that was asked for."""
+    begun = time.monotonic()
+    bench = Bench(root, options.jobs, show=not options.json)
+    known: dict[Mode, Undisturbed] = {mode: undisturbed(root / mode, mode) for mode in MODES}
+    outcomes = bench.do("failpoints", list(failpoint_cases(known, options.seed, options.pairs)), lambda done: False)
+    outcomes += bench.do(
+        "random instants",
+        list(random_cases(known, options.seed, options.kills)),
+        lambda done: sum(map(kills_of, done)) >= options.kills,
+    )
+    whole = total(outcomes)
+    unreached = sorted(FAILPOINTS.keys() - whole.kills.keys() - whole.recoveries.keys())
+    return Report(options.seed, round(time.monotonic() - begun, 1), kills_of(whole), whole, unreached)
 
 
-def instants(kills: int, passed: dict[str, int], rng: random.Random) -> Iterator[tuple[str | None, int]]:
-    """Every commit point in random order, then random instants for ever."""
-    points = [(name, nth) for name, count in passed.items() for nth in range(1, count + 1)]
-    rng.shuffle(points)
-    yield from points[: max(1, kills * 2 // 3)] if kills < len(points) else points
-    yield from itertools.repeat((None, 0))
+def show(report: Report) -> None:
+    """A table of failpoints, a line of signals, what is wrong."""
+    outcome = report.outcome
+    print(f"{'failpoint':36}{'kills':>8}{'in a recovery':>16}")
+    for name in FAILPOINTS:
+        print(f"{name:36}{outcome.kills.get(name, 0):>8}{outcome.recoveries.get(name, 0):>16}")
+    signals = {name: count for name, count in outcome.kills.items() if name not in FAILPOINTS}
+    print("at random instants: " + ", ".join(f"{name} {count}" for name, count in sorted(signals.items())))
+    for violation in outcome.violations[:MOST_LINES]:
+        print(f"violation: {violation}")
+    for name in report.unreached:
+        print(f"never reached: {name}")
+    for missed in outcome.missed[:MOST_LINES]:
+        print(f"did not happen: {missed}")
+    print(
+        f"{report.kills} kills, {outcome.pairs} pairs of failpoints, {outcome.lives} lives, seed {report.seed}, "
+        f"{report.seconds} s: {len(outcome.violations)} violations, {len(outcome.missed)} kills that did not happen"
+    )
 
 
-def uncrashed(folder: Path) -> Life:
-    """A life that nothing disturbs."""
-    case = Case(folder)
-    assert not case.live()
-    assert len(case.starts()) == RUNS
-    return case.life()
+def asked() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.crash", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--long", action="store_true", help=f"all pairs and {LONG_KILLS:,} kills at random instants")
+    parser.add_argument("--kills", type=int, default=KILLS, help=f"how many at random instants ({KILLS})")
+    parser.add_argument("--pairs", default=f"{PAIRS}", help=f"how many pairs of failpoints, or {ALL} ({PAIRS})")
+    parser.add_argument("--seed", type=int, help="of everything that is drawn; default: another one each time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (as many as cores)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--failpoints", action="store_true", help="print the table of failpoints, and do nothing")
+    options = parser.parse_args()
+    if options.long:
+        options.kills, options.pairs = LONG_KILLS, ALL
+    options.pairs = None if options.pairs == ALL else int(options.pairs)
+    if options.seed is None:
+        options.seed = int.from_bytes(os.urandom(3), "big")
+    return options
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
-    parser.add_argument("--kills", type=int, default=400, help="how many kills at the least (400)")
-    parser.add_argument("--unload", action="store_true", help="let every run that waits leave memory at once")
-    parser.add_argument("--seed", type=int, default=0, help="of the random instants (0)")
-    options = parser.parse_args()
-    if options.unload:
-        SETTINGS.update(resident_runs=0, unload_after=0)
-    rng = random.Random(options.seed)
-    killed: Counter[str] = Counter()
-    wrong = 0
-    with tempfile.TemporaryDirectory() as root:
-        expected = uncrashed(Path(root, "uncrashed"))
-        for number, (failpoint, nth) in enumerate(instants(options.kills, expected.passed, rng)):
-            folder = Path(root, str(number))
-            try:
-                killed[failpoint or "random instant"] += check_case(folder, failpoint, nth, rng, expected)
-            except AssertionError as error:
-                wrong += 1
-                print(f"violation at {failpoint or 'a random instant'} {nth}, seed {options.seed}: {error}")
-            if sum(killed.values()) >= options.kills:
-                break
-    places = ", ".join(f"{name} {count}" for name, count in killed.items())
-    print(f"{sum(killed.values())} kills ({places}), {wrong} violations")
-    return 1 if wrong else 0
+    options = asked()
+    if options.failpoints:
+        for name, what in FAILPOINTS.items():
+            print(f"{name:36}{what}")
+        return 0
+    root = Path(tempfile.mkdtemp(prefix="pikkupy-crash-"))
+    report = examine(root, options)
+    if options.json:
+        print(msgspec.json.encode(report).decode())
+    else:
+        show(report)
+    if report.outcome.violations or report.outcome.missed or report.unreached:
+        return 1
+    shutil.rmtree(root)
+    return 0
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ class RunFact(msgspec.Struct, frozen=True):
     parent_position: int | None
     parent_attempt: int | None
     starts_at: int
+    output: str | None
+    error: str | None
 
     @property
     def over(self) -> bool:
@@ -48,6 +50,11 @@ class StepFact(msgspec.Struct, frozen=True):
     status: str
     attempts: int
     wake_at: int | None
+    seq: int | None
+    output: str | None
+    error: str | None
+    started_at: int | None
+    ended_at: int | None
 
     @property
     def over(self) -> bool:
@@ -55,20 +62,37 @@ class StepFact(msgspec.Struct, frozen=True):
         return self.status in FINAL_STEPS
 
 
+class AttemptFact(msgspec.Struct, frozen=True):
+    """One finished attempt of a step."""
+
+    run: int
+    position: int
+    attempt: int
+    status: str
+    name: str | None
+
+
 class Facts:
-    """Runs by id, steps by run id and name, how many signals of which name a run was sent, and the rows of it all."""
+    """Runs by id, steps by run id and name, how many signals of which name a run was sent, and the rows of it all.
+
+    What deleted runs have left is only in the rows.
+    """
 
     def __init__(self, db: Path) -> None:
         with closing(sqlite3.connect(f"{db.as_uri()}?mode=ro", uri=True)) as connection:
             runs = [RunFact(*row) for row in connection.execute(_query(RunFact, "pikkupy_runs"))]
             steps = [StepFact(*row) for row in connection.execute(_query(StepFact, "pikkupy_steps"))]
             aside = [StepFact(*row) for row in connection.execute(_query(StepFact, "pikkupy_set_aside"))]
+            attempts = [AttemptFact(*row) for row in connection.execute(_query(AttemptFact, "pikkupy_attempts"))]
             signals = connection.execute("SELECT run, name FROM pikkupy_signals").fetchall()
             self.rows = tuple(repr(connection.execute(f"SELECT * FROM {table}").fetchall()) for table in TABLES)
         self.runs = {run.run_id: run for run in runs}
         self.by_number = {run.number: run for run in runs}
-        self.steps = {(self.by_number[step.run].run_id, step.name): step for step in steps}
-        self.signals = Counter((self.by_number[run].run_id, name) for run, name in signals)
+        ids = {run.number: run.run_id for run in runs}
+        self.steps = {(ids[step.run], step.name): step for step in steps if step.run in ids}
+        self.aside = {(ids[step.run], step.name): step for step in aside if step.run in ids}
+        self.attempts = [attempt for attempt in attempts if attempt.run in ids]
+        self.signals = Counter((ids[run], name) for run, name in signals if run in ids)
         self._places = {(step.run, step.position): step for step in (*steps, *aside)}
 
     def statuses(self) -> dict[str, str]:

@@ -433,3 +433,42 @@ async def test_a_child_that_moves_when_its_parent_has_ended(
     async with pikku.open(db, clock=clock, **SETTINGS, **settings):
         await clock.advance(0)
         assert Facts(db).runs["p/part"].status == "cancelled"
+
+
+@each_way
+async def test_a_child_that_is_given_up_while_it_comes_into_memory(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C33: it does not leave memory again before it is cancelled: no start-up would look for it where it waits then."""
+
+    async def parent(workflow: Workflow) -> None:
+        workflow.do("part", "child")
+        await workflow.sleep("nap", "1h")
+
+    async def child(workflow: Workflow) -> None:
+        await workflow.wait_for_signal("go")
+        await workflow.sleep("long", "1d")
+
+    db, clock, recorded = tmp_path / "app.db", VirtualClock(), Journal.recorded
+    pikku = Story({"parent": parent, "child": child}, start_and_wait, {}).pikku()
+
+    async def meanwhile_its_parent_ends(journal: Journal, number: int) -> Any:
+        found = await recorded(journal, number)
+        await clock.advance("1h")
+        return found
+
+    async with pikku.open(db, clock=clock, **SETTINGS, **IN_THE_FILE) as engine:
+        await engine.start("parent", run_id="p")
+        await clock.advance(0)
+        monkeypatch.setattr(Residents, "cancel_in_file", lambda *_: None)  # the kill comes before it
+        monkeypatch.setattr(Journal, "recorded", meanwhile_its_parent_ends)
+        await engine.signal("p/part", "go")
+        await clock.advance(0)
+    monkeypatch.undo()
+    found = Facts(db)
+    assert found.runs["p"].over
+    assert found.status("p/part", "long") == "scheduled"
+
+    async with pikku.open(db, clock=clock, **SETTINGS, **settings):
+        await clock.advance(0)
+        assert Facts(db).runs["p/part"].status == "cancelled"

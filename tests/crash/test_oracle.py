@@ -1,0 +1,136 @@
+"""The oracle of the kill tests sees what it is there for: each test spoils a case in which nothing is wrong."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.crash.ledger import Line, read_ledger
+from tests.crash.lives import Case
+from tests.crash.oracle import Moment, check_end, check_left, check_life
+
+ROOT = Path(__file__).parent.parent.parent
+LIFE = """
+import sys
+from pathlib import Path
+from tests.crash.lives import Case, Plan
+Case(Path(sys.argv[1]), "resident").live(Plan())
+"""
+
+Spoil = Callable[[Case], None]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """A case with one life, that nothing has disturbed. In a process without threads, which can be forked."""
+    folder = tmp_path_factory.mktemp("sound") / "case"
+    subprocess.run([sys.executable, "-c", LIFE, folder], cwd=ROOT, check=True, timeout=60)
+    return Case(folder, "resident")
+
+
+@pytest.fixture
+def case(sound: Case, tmp_path: Path) -> Iterator[Case]:
+    """A copy of it, to be spoilt."""
+    yield sound.copy(tmp_path / "case")
+
+
+def moment(case: Case) -> Moment:
+    return Moment(case.facts(), read_ledger(case.ledger))
+
+
+def sql(statement: str) -> Spoil:
+    def spoil(case: Case) -> None:
+        with closing(sqlite3.connect(case.db, isolation_level=None)) as db:
+            assert db.execute(statement).rowcount > 0
+
+    return spoil
+
+
+def line(what: str, run: str, step: str, attempt: int = 1, *, of: str = "", value: object = None) -> Spoil:
+    """A line of a later life, with the invocation id of the step `of` if that is given."""
+
+    def spoil(case: Case) -> None:
+        lines = read_ledger(case.ledger)
+        known = {one.step: one.invocation for one in lines if one.run == run and one.invocation}
+        last = Line(what, 2, lines[-1].at + 1, run, step, attempt, known[of] if of else f"{run} {step}", value)
+        case.ledger.write_bytes(case.ledger.read_bytes() + msgspec.json.encode(last) + b"\n")
+
+    return spoil
+
+
+def step(run: str, name: str) -> str:
+    return f"name = '{name}' AND run = (SELECT number FROM pikkupy_runs WHERE run_id = '{run}')"
+
+
+SPOILT: list[tuple[str, Spoil]] = [
+    ("run flow-0 is lost", sql("DELETE FROM pikkupy_runs WHERE run_id = 'flow-0'")),
+    ("flow-0 had ended", sql("UPDATE pikkupy_runs SET output = '1' WHERE run_id = 'flow-0'")),
+    ("victim had ended", sql("UPDATE pikkupy_runs SET reason = 'other' WHERE run_id = 'victim'")),
+    ("outcome of flow-0 crm is lost", sql(f"DELETE FROM pikkupy_steps WHERE {step('flow-0', 'crm')}")),
+    ("flow-0 crm was", sql(f"UPDATE pikkupy_steps SET output = '1' WHERE {step('flow-0', 'crm')}")),
+    ("moving removed was", sql(f"UPDATE pikkupy_steps SET output = '1' WHERE {step('moving', 'removed')}")),
+    ("signals of listener", sql("DELETE FROM pikkupy_signals WHERE name = 'go' AND seq < 5")),
+    ("has ended early", sql(f"UPDATE pikkupy_steps SET wake_at = ended_at + 1 WHERE {step('fork', 'nap')}")),
+    ("has a short deadline", sql(f"UPDATE pikkupy_steps SET wake_at = started_at WHERE {step('fork', 'nap')}")),
+    ("crm was recorded, and has begun again", line("begin", "flow-0", "crm", of="crm")),
+    ("victim had ended", line("begin", "victim", "never")),
+    ("begun early", sql("UPDATE pikkupy_runs SET starts_at = starts_at + 1000000 WHERE run_id = 'late'")),
+    ("seen 1, recorded", line("seen", "flow-0", "crm", value=1)),
+    ("which is not recorded", line("seen", "flow-0", "other", value=1)),
+    ("the start of other is lost", line("told", "other", "start")),
+    ("the cancel of flow-0 is lost", line("told", "flow-0", "cancel")),
+    ("two ends of flow-0", line("told", "flow-0", "result", value=["completed", 1])),
+]
+
+
+@pytest.mark.parametrize(("message", "spoil"), SPOILT, ids=[message for message, _ in SPOILT])
+def test_what_is_wrong_after_a_life_is_seen(case: Case, message: str, spoil: Spoil) -> None:
+    before = moment(case)
+    check_life(case.db, before, moment(case))
+    spoil(case)
+
+    with pytest.raises(AssertionError, match=message):
+        check_life(case.db, before, moment(case))
+
+
+IN_THE_FIRST_LIFE: list[tuple[str, Spoil]] = [
+    ("has begun after its value was seen", line("begin", "flow-0", "crm", of="crm")),
+    ("has begun after its run was told to have ended", line("begin", "resigns", "other")),
+    ("attempt 3 after 1", line("begin", "broken", "sound", 3, of="sound")),
+    ("two invocation ids", line("begin", "parent/slow", "before")),
+]
+
+
+@pytest.mark.parametrize(("message", "spoil"), IN_THE_FIRST_LIFE, ids=[message for message, _ in IN_THE_FIRST_LIFE])
+def test_what_the_ledger_tells_of_is_seen(case: Case, message: str, spoil: Spoil) -> None:
+    """Without a look at an earlier moment."""
+    nothing = Moment(None, [])
+    check_life(case.db, nothing, moment(case))
+    if message == "attempt 3 after 1":  # of a step whose value nobody has seen, or that would be said first
+        case.ledger.write_bytes(case.ledger.read_bytes().replace(b'"seen"', b'"other"').replace(b'"told"', b'"other"'))
+        sql("DELETE FROM pikkupy_signals")(case)
+    spoil(case)
+
+    with pytest.raises(AssertionError, match=message):
+        check_life(case.db, nothing, moment(case))
+
+
+def test_an_end_that_is_no_end_is_seen(case: Case, sound: Case) -> None:
+    """Other results, runs that go on, a file that was not left in good order."""
+    results = sound.life().results
+    check_end(case.db, moment(case), results, results)
+    with pytest.raises(AssertionError, match="other results"):
+        check_end(case.db, moment(case), results, {**results, "flow-0": ["completed", 1]})
+    sql("UPDATE pikkupy_journal SET clean = 0")(case)
+    with pytest.raises(AssertionError, match="not clean"):
+        check_left(case.db)
+    sql("UPDATE pikkupy_runs SET status = 'running', output = NULL, ended_at = NULL WHERE run_id = 'late'")(case)
+    with pytest.raises(AssertionError, match="have not ended"):
+        check_end(case.db, moment(case), results, results)
