@@ -117,6 +117,51 @@ async def test_an_at_most_once_attempt_that_a_crash_cut_off_is_not_run_again(db:
         ("twice", 1, "failed"),
         ("twice", 2, "succeeded"),
     ]
+    assert {attempt.started_at for attempt in history} == {VirtualClock().now()}  # the interrupted ones, too
+
+
+async def test_a_run_with_a_cancelled_step_that_had_been_cut_off_can_be_resumed(db: Path, tmp_path: Path) -> None:
+    """I9: what is over in it stays as it is, and the run goes on."""
+    pikku = Pikku()
+    bodies: list[str] = []
+    deadly = True
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> str:
+        async def body(name: str) -> str:
+            bodies.append(name)
+            if deadly:
+                await asyncio.Event().wait()
+            return name
+
+        loser = workflow.do("loser", lambda: body("loser"))
+        await workflow.wait_for_signal("go")
+        loser.cancel()
+        return await workflow.do("last", lambda: body("last"))
+
+    async def crash_in(step: str, path: Path, to: str) -> Path:
+        bodies.clear()
+        async with pikku.open(path, clock=VirtualClock(), max_cut_offs=2, shutdown_grace=0) as engine:
+            await engine.start(flow, run_id="r")
+            if step == "last":
+                await engine.signal("r", "go")
+            while step not in bodies:
+                await asyncio.sleep(0)
+            if step == "last":
+                while (await engine.steps("r"))[0].status != "cancelled":
+                    await asyncio.sleep(0)
+            return crashed_copy(path, tmp_path / to)
+
+    second = await crash_in("last", await crash_in("loser", db, "first"), "second")
+    third = await crash_in("last", second, "third")
+    deadly = False
+    async with pikku.open(third, clock=VirtualClock(), max_cut_offs=2) as engine:
+        assert (await engine.get_run("r")).status == "suspended"
+
+        await engine.resume("r")
+
+        assert await (await engine.handle("r")).result() == "last"
+        assert [step.status for step in await engine.steps("r")] == ["cancelled", "succeeded", "succeeded"]
 
 
 DEADLY = """

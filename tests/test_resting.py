@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import threading
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pikkupy import Engine, PayloadError, Pikku, Workflow
+from pikkupy import Engine, PayloadError, Pikku, Services, Workflow
 from pikkupy.engine import residents
 from pikkupy.engine.host import in_callback
 from pikkupy.engine.waker import CHUNK
@@ -198,3 +202,60 @@ async def test_many_runs_that_are_due_at_one_moment_do_not_fill_the_memory_befor
         assert max(woken) - due <= timedelta(seconds=1)
         await clock.advance("1s")
         assert len(active) <= 50
+
+
+async def test_a_run_that_waits_in_the_file_comes_in_time_after_the_clock_was_set_back() -> None:
+    """Not when the clock is where it was at the last look."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.sleep("nap", "1h")
+
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock, **IN_THE_FILE) as engine:
+        await engine.start(flow)
+        await clock.advance("2h")
+        clock._now_us -= 36_000_000_000
+        handle = await engine.start(flow)
+        await clock.advance("2h")
+
+        assert await handle.status() == "completed"
+
+
+async def test_what_comes_too_late_for_a_run_that_has_left_memory_gets_a_place_of_its_own(db: Path) -> None:
+    """I1: who knows the places in the history of a run is the one that is in memory now."""
+    pikku = Pikku()
+    goes_on = threading.Event()
+
+    @pikku.function
+    def slow(services: Services) -> str:
+        goes_on.wait(10)
+        return "late"
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        stopped = workflow.do("slow", slow)
+        await workflow.do("quick", lambda: asyncio.sleep(0))
+        stopped.cancel()
+        await workflow.wait_for_signal("first")
+        await workflow.wait_for_signal("second")
+
+    async with pikku.open(db, clock=VirtualClock(), **IN_THE_FILE) as engine:
+        handle = await engine.start(flow, run_id="r")
+        while "r" in engine._use().residents.active or len(await engine.steps("r")) < 3:
+            await asyncio.sleep(0)
+        await engine.signal("r", "first")
+        while "r" in engine._use().residents.active or len(await engine.steps("r")) < 4:
+            await asyncio.sleep(0)
+        goes_on.set()
+        while not await engine.history("r") or (await engine.history("r"))[-1].step_name != "slow":
+            await asyncio.sleep(0)
+        await engine.signal("r", "second")
+        await handle.result()
+    with closing(sqlite3.connect(db)) as file:
+        tables = ("steps", "attempts", "signals")
+        places = " UNION ALL ".join(f"SELECT seq FROM pikkupy_{table} WHERE seq IS NOT NULL" for table in tables)
+        seqs = [seq for (seq,) in file.execute(places)]
+
+    assert sorted(seqs) == list(range(1, len(seqs) + 1))

@@ -75,6 +75,10 @@ class Home(Others, Protocol):
         """It is on disk that the run waits in the file."""
         ...
 
+    def keep_late(self, row: AttemptRow) -> None:
+        """Write what came too late for a run that is not in memory, or there again, at its next place."""
+        ...
+
 
 class ActiveRun:
     """One run in memory, from its start (or the start-up) to its end. Methods run in callbacks of the host loop."""
@@ -570,6 +574,10 @@ class ActiveRun:
         if not isinstance(outcome, Stopped) and step.attempts:
             if isinstance(outcome, Failed):
                 outcome = self.host.redacted(outcome)
+            if self.home.resident(self.run.number) is not self:
+                # It has ended, or waits in the file: whoever counts the places in its history now, it is not this.
+                self.home.keep_late(step.attempt_row(outcome, 0, self.host.now_us()))
+                return
             row = step.attempt_row(outcome, self.next_seq(), self.host.now_us())
             self.host.journal.submit([row], _nothing_more)  # refused if the run was deleted meanwhile, which is fine
 

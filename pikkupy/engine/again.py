@@ -163,6 +163,9 @@ def fork(
     early = _signals_before(recorded, signals, place, cut, values, approvals)
     changes += [structs.replace(signal, run=number) for signal in early]
     changes += [CodeChange(run=number, change_id=change_id) for change_id in sorted(recorded.changes)]
+    if not any(isinstance(change, StepRow | TimerRow) for change in changes):
+        # Nothing counts from the time at which the other body began, and the clock may have been set back since.
+        changes[0] = structs.replace(run, starts_at=min(run.starts_at, run.created_at))
     return changes
 
 

@@ -141,6 +141,7 @@ class Engine:
         host.stop_dispatching()
         await residents.quiet()
         await host.workers.close(microseconds(self._config.shutdown_grace) / 1e6)
+        await residents.quiet()  # what came too late to count is evidence
         if host.journal.failure is None:
             await host.journal.idle()
         if isinstance(self._unusable, EngineClosed):

@@ -39,10 +39,12 @@ class LiveStep(msgspec.Struct, eq=False):
     @classmethod
     def of(cls, call: StepCall, row: StepRow, now_us: int) -> LiveStep:
         """The step as an earlier life, or an earlier stay in memory, has left it."""
+        started_at = now_us if row.started_at is None else row.started_at
         return cls(
             row.run,
             call,
-            now_us if row.started_at is None else row.started_at,
+            started_at,
+            began_at=started_at if row.wake_at is None else row.wake_at,  # as far as is known: not before
             status=row.status,
             attempts=row.attempts,
             cut_offs=row.cut_offs,

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from msgspec import structs
 
 from pikkupy.core.commands import Commands, Parked
-from pikkupy.core.machine import FINAL_RUNS, RUN, RunEvent, advance
+from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS, RUN, RunEvent, advance
 from pikkupy.core.model import (
     NO_WAKING,
+    AttemptRow,
     Change,
     ChildLinked,
     ChildRow,
@@ -196,7 +197,9 @@ class Residents:
     def resume(self, recorded: Recorded) -> None:
         """Take up again a run that was parked."""
         fresh = {
-            row.position: structs.replace(row, cut_offs=0) for row in recorded.steps if row.cut_offs and row.seq is None
+            row.position: structs.replace(row, cut_offs=0)
+            for row in recorded.steps
+            if row.cut_offs and row.status not in FINAL_STEPS
         }
         steps = tuple(fresh.get(row.position, row) for row in recorded.steps)
         recorded = structs.replace(recorded, steps=steps)
@@ -287,6 +290,22 @@ class Residents:
     def call_off(self, number: int) -> None:
         """A run that is not in memory is about to be cancelled: if it comes there, it stays until then."""
         self._called_off.add(number)
+
+    def keep_late(self, row: AttemptRow) -> None:
+        """Write what came too late for a run that is not in memory, or there again, at its next place."""
+        self._run_errand(self._keep_late(row))
+
+    async def _keep_late(self, row: AttemptRow) -> None:
+        async with self.holds.alone(row.run):
+            active = self.resident(row.run)
+            recorded = await self._host.journal.recorded(row.run) if active is None else None
+            if active is not None:
+                seq = active.next_seq()
+            elif recorded is not None:
+                seq = recorded.last_seq + 1
+            else:
+                return  # it was deleted
+            await self._host.journal.commit([structs.replace(row, seq=seq)])
 
     def cancel_in_file(self, number: int, reason: str) -> None:
         """Cancel a run that is not in memory, and its children."""

@@ -75,7 +75,8 @@ class Waker:
         self._look_at(max(from_us, min(self._not_before_us, wakes_at)))
 
     def _look_at(self, due_us: int) -> None:
-        due_us = max(due_us, self._due_not_before_us)
+        # If the clock was set back meanwhile, the last look was long after now: the next one need not wait for that.
+        due_us = max(due_us, min(self._due_not_before_us, self._host.now_us() + DUE_SPACING_US))
         if self._timer is not None:
             if self._timer.due_us <= due_us:
                 return

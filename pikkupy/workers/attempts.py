@@ -124,6 +124,8 @@ class Attempt:
                 self.late(outcome)
             return
         self.over = True
+        if not isinstance(outcome, Stopped):
+            self.late = None  # a time-out is its end, whatever the body comes to afterwards
         self._disarm()
         if not (self._has_begun or isinstance(outcome, Stopped)):
             self._began()  # whoever hears of a result has heard of the beginning

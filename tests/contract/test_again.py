@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -700,3 +701,20 @@ async def test_a_run_that_is_deleted_while_it_is_retried_is_not_found(monkeypatc
             await engine.retry("t")
         app.broken.clear()
         assert (await engine.get_run("t")).status == "failed"
+
+
+async def test_a_fork_from_the_first_step_begins_at_once_after_the_clock_was_set_back(db: Path) -> None:
+    """I9: the time at which the other body began is of no meaning to it."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> str:
+        return await workflow.do("step", lambda: "done")
+
+    async with pikku.open(db, clock=VirtualClock()) as engine:
+        await engine.run(flow, run_id="r")
+    earlier = VirtualClock(VirtualClock().now() - timedelta(hours=1))
+    async with pikku.open(db, clock=earlier) as engine:
+        forked = await engine.fork("r", at="step")
+
+        assert await asyncio.wait_for(forked.result(), 10) == "done"

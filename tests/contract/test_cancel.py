@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -433,3 +434,34 @@ async def test_a_step_that_waits_for_a_worker_never_begins_after_a_cancel(kind: 
         await asyncio.sleep(0.02)
 
     assert ran == [0]
+
+
+@pytest.mark.parametrize("stops", [True, False])
+async def test_an_attempt_whose_time_was_up_when_its_run_ended_is_evidence_once(stops: bool) -> None:
+    """I6: its time-out is its end, whatever the body comes to when it has been stopped, or was left behind."""
+    pikku = Pikku()
+    goes_on = asyncio.Event()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        async def stubborn() -> str:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await goes_on.wait()
+            return "late"
+
+        await workflow.do("stubborn", stubborn, timeout="1s")
+
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock, cancel_grace="5s") as engine:
+        handle = await engine.start(flow, run_id="r")
+        await clock.advance("1s")
+        await handle.cancel("enough")
+        if stops:
+            goes_on.set()
+        await clock.advance("10s")
+        goes_on.set()
+        await clock.advance(0)
+        history = await engine.history("r")
+
+    assert [(attempt.attempt, attempt.status) for attempt in history] == [(1, "failed")]
