@@ -331,9 +331,12 @@ class Engine:
         """
 
         async def look(place: int, reached: int) -> Past:
-            return await asking.past_of(self._use(), run_id, place, reached)
+            return await self._done(asking.past_of(self._use(), run_id, place, reached))
 
-        return RunEvents(self._use().residents.events, lambda: self._use().number(run_id), look, after)
+        def find() -> Awaitable[int]:
+            return self._done(self._use().number(run_id))
+
+        return RunEvents(self._use().residents.events, find, look, after)
 
     async def history(self, run_id: str) -> list[Attempt]:
         """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""

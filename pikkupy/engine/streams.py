@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import ChunkRow
+from pikkupy.core.model import ChunkRow, RunRow
 from pikkupy.engine.host import Host
 from pikkupy.engine.parts import Parts
 from pikkupy.engine.residents import Residents
@@ -47,10 +47,9 @@ class Stream(AsyncIterator[Chunk]):
         return f"<Stream of run {self._run_id!r} after {self._after}>"
 
     async def __anext__(self) -> Chunk:
-        parts = self._use()
-        host, residents, _ = parts
+        host, residents, _ = self._use()
         if self._number is None:
-            self._number = (await parts.row(self._run_id)).number
+            self._number = (await self._row()).number
         while not self._page:
             if self._over:
                 raise StopAsyncIteration
@@ -90,6 +89,13 @@ class Stream(AsyncIterator[Chunk]):
 
     async def _has_ended(self) -> bool:
         try:
-            return (await self._use().row(self._run_id)).status in FINAL_RUNS
+            return (await self._row()).status in FINAL_RUNS
         except RunNotFound:
             return True  # it was there: it has ended, and was deleted
+
+    async def _row(self) -> RunRow:
+        try:
+            return await self._use().row(self._run_id)
+        except JournalError:
+            self._use()  # as above
+            raise

@@ -165,6 +165,7 @@ class Case:
             Code.version = "old"
             async with self._open(ledger) as engine:
                 await Caller(engine, ledger, lines, facts).old()
+            ledger.add("told", "", OLD_IS_OVER)  # all of it is on disk, also what was told at once
             facts = self.facts()
         Code.version = "new"
         async with self._open(ledger) as engine:
