@@ -19,6 +19,10 @@ WHERE signals.name <> '' GROUP BY runs.run_id
 _AWAKE = (
     "SELECT run_id FROM pikkupy_runs WHERE ended_at IS NULL AND wakes_at IS NULL AND parked IS NULL AND starts_at <= ?"
 )
+_SLEEPS = """
+SELECT run, position, name, wake_at FROM pikkupy_steps WHERE kind = 'sleep' AND wake_at IS NOT NULL
+AND run NOT IN (SELECT run FROM pikkupy_signals WHERE name = '')
+"""
 _OVERDUE = "SELECT run_id FROM pikkupy_runs WHERE wakes_at < ?"
 _ORPHAN = """
 SELECT child.run_id FROM pikkupy_runs AS child JOIN pikkupy_runs AS parent ON parent.number = child.parent
@@ -61,7 +65,8 @@ _FACTS = {  # what finds a row that there must not be, with what it means
         JOIN pikkupy_signals AS second ON second.run = first.run AND second.name = first.name AND second.seq > first.seq
         JOIN pikkupy_steps AS taker ON taker.run = second.run AND taker.position = second.position
         LEFT JOIN pikkupy_steps AS other ON other.run = first.run AND other.position = first.position
-        WHERE first.name IN ('s0', 's1') AND taker.kind = 'signal' AND taker.seq IS NOT NULL
+        WHERE first.run NOT IN (SELECT run FROM pikkupy_signals WHERE name = '') -- its steps have other places now
+        AND first.name IN ('s0', 's1') AND taker.kind = 'signal' AND taker.seq IS NOT NULL
         AND (first.position IS NULL OR (other.kind = 'signal' AND other.seq > taker.seq))""",
 }
 
@@ -130,8 +135,7 @@ class Checks:
             rows = self._query(sql)
             if rows:
                 raise Violation(text.format(*rows[0]))
-        waits = "SELECT run, position, name, wake_at FROM pikkupy_steps WHERE kind = 'sleep' AND wake_at IS NOT NULL"
-        for run, position, name, wake_at in self._query(waits):
+        for run, position, name, wake_at in self._query(_SLEEPS):
             if self._dues.setdefault((run, position, name), wake_at) != wake_at:
                 raise Violation(f"due: sleep {name!r} of run number {run} has got another time (I-23)")
         for run_id, given in self._query("SELECT run_id, workflow || input FROM pikkupy_runs"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import warnings
 from collections import Counter
@@ -21,6 +20,7 @@ from pikkupy.errors import EngineClosed, JournalError
 from pikkupy.testing.simulation import phases
 from pikkupy.testing.simulation.application import application
 from pikkupy.testing.simulation.checks import Checks
+from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.code import Code
 from pikkupy.testing.simulation.disk import CODES, SimulatedDisk
 from pikkupy.testing.simulation.loop import Crash, SimulatedLoop, Stuck
@@ -30,10 +30,8 @@ from pikkupy.testing.simulation.programs import LONGEST_US, SECOND
 from pikkupy.testing.simulation.scenario import Fault, Scenario
 from pikkupy.testing.simulation.threads import SimulatedThreads
 
-EPOCH_US = 1_893_456_000_000_000  # 2030-01-01; the loop's time begins at 0 there
 ROUNDS = 100  # in which people give waiting runs what they wait for, once nothing goes wrong any more
 PATIENCE_S = 130.0  # after a jump of the clock; the engine notices one after a minute
-MOMENT_S = 1.0  # in which what was due before a jump still happens
 LATE_US = 70 * SECOND
 CLEARED_UP = 0.35  # how often people delete something while they wait
 DOWN_S = (0.0, 0.0, 0.001, 5.0, 4_000.0)  # between two lives
@@ -49,34 +47,6 @@ class Report(msgspec.Struct):
     counts: dict[str, int]
 
 
-class _Clock:
-    """The engine's clock: the loop's time, with the jumps that were made."""
-
-    virtual = False
-
-    def __init__(self) -> None:
-        self.loop: SimulatedLoop | None = None
-        self.offset_us = 0
-        self._jumped_at_s = -math.inf
-
-    def now_us(self) -> int:
-        assert self.loop is not None
-        return EPOCH_US + round(self.loop.now_s * 1e6) + self.offset_us
-
-    def jump(self, us: int) -> None:
-        """Somebody has set it."""
-        assert self.loop is not None
-        self.offset_us += us
-        self._jumped_at_s = self.loop.now_s
-
-    def is_calm_since(self, seconds: float) -> bool:
-        """Whether it was not set for so long."""
-        return self.loop is not None and self.loop.now_s - self._jumped_at_s > seconds
-
-    def poke(self) -> None:
-        """Nobody waits for that."""
-
-
 class _Left(Exception):
     """The engine was left in order, because a fault says so."""
 
@@ -88,8 +58,8 @@ class History:
         self.scenario = scenario
         self._rng = random.Random(scenario.seed ^ 0x5EED)  # noqa: S311
         self._disk = SimulatedDisk(self._at_place, self._can_go_back)
-        self._clock = _Clock()
-        self.oracle = Oracle(self._disk, self._clock.now_us, lambda: self._clock.is_calm_since(MOMENT_S))
+        self._clock = SimulatedClock()
+        self.oracle = Oracle(self._disk, self._clock)
         self.code = Code()
         self.people = People(scenario, self.oracle, self.code, self._disk.query, self._rng, self.note)
         self.life = 0
@@ -247,8 +217,9 @@ class History:
         if self._disk.is_open:
             raise Violation("open: a transaction was left open (I-44)")
         own = {asyncio.current_task(), *self.people.tasks}
-        loop = self._clock.loop
-        left = [task for task in loop.tasks if not task.done() and task not in own] if loop is not None else []
+        tasks = [] if self._clock.loop is None else self._clock.loop.tasks
+        # A body that does not stop when it is asked to is left behind.
+        left = [task for task in tasks if not (task.done() or task.cancelling() or task in own)]
         if left and self.people.violation is None:
             raise Violation(f"left: {left[0]!r} remains after the engine was left (I13, I-42)")
 

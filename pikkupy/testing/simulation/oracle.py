@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.services import StepContext
+from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
 from pikkupy.testing.simulation.programs import Do, Leaf, Sleep
 
@@ -34,6 +35,7 @@ _ASIDE = """
 SELECT 1 FROM pikkupy_set_aside WHERE run = ? AND name = ? AND seq IS NOT NULL AND kind IN ('inline', 'function')
 AND coalesce(target, 'inline') = ?
 """
+MOMENT_S = 1.0  # in which what was due before a jump of the clock still happens
 FINAL_STEPS = {"succeeded", "failed", "cancelled"}
 ENDED = {str(status) for status in FINAL_RUNS}
 
@@ -65,7 +67,7 @@ class Cursor:
 class Oracle:
     """Watches one history: what its workflows see, what its steps do, what its callers are told."""
 
-    def __init__(self, disk: SimulatedDisk, now_us: Callable[[], int], is_calm: Callable[[], bool]) -> None:
+    def __init__(self, disk: SimulatedDisk, clock: SimulatedClock) -> None:
         self.counts: Counter[str] = Counter()
         self.starts: dict[str, int] = {}  # acknowledged, by the commits at that time
         self.cancelled: dict[str, int] = {}
@@ -79,8 +81,8 @@ class Oracle:
         self.forking: set[str] = set()  # runs that are made from others
         self.gone: set[str] = set()  # whose deletion was asked for
         self._disk = disk
-        self._now_us = now_us
-        self._is_calm = is_calm  # the clock has not jumped a moment ago
+        self._clock = clock
+        self._now_us = clock.now_us
         self._begun: dict[tuple[str, int, int], Known] = {}  # attempts: the life in which the body began last
         self._made: dict[tuple[str, int], dict[str, None]] = {}  # values that bodies of a step have returned
         self._asked_at: dict[tuple[str, int], Known] = {}  # sleeps
@@ -101,7 +103,7 @@ class Oracle:
     def asks(self, run_id: str, position: int | None, node: Leaf) -> None:
         """A workflow asks for a step: a sleep counts from the first time."""
         if isinstance(node, Sleep) and position is not None and not self._is_known(run_id, position):
-            self._asked_at[run_id, position] = Known(self._disk.commits, self._now_us())
+            self._asked_at[run_id, position] = Known(self._disk.commits, (self._now_us(), self._clock.jumps))
 
     def saw(self, cursor: Cursor, position: int | None, node: Leaf, what: str, *, remembers: bool) -> None:
         """A workflow has got something from an await. `remembers`: every replay gets the same, in the same order."""
@@ -123,7 +125,9 @@ class Oracle:
         cursor.newest = seq
         if isinstance(node, Sleep):
             asked = self._asked_at.get((run_id, position))
-            if asked is not None and run_id not in self.accepted and wake_at < asked.what + node.us:
+            # From a jump of the clock on it counts from when it was written, which is later.
+            since_us = asked.what[0] if asked is not None and asked.what[1] == self._clock.jumps else 0
+            if run_id not in self.accepted and wake_at < since_us + node.us:
                 raise Violation(
                     f"early: the sleep at {position} of run {run_id!r} is shorter than asked for (I7, I-21)"
                 )
@@ -172,7 +176,7 @@ class Oracle:
             raise Violation(f"mismatch: {where} begins; on disk is {name!r}, the run is parked: {parked} (I-33)")
         if run_id in self.accepted and self._disk.query(_ASIDE, number, step.step_name, node.by):
             raise Violation(f"once: {where} begins, and an outcome of that name was set aside (I2)")
-        if status == "scheduled" and self._now_us() < wake_at and self._is_calm():
+        if status == "scheduled" and self._now_us() < wake_at and self._clock.is_calm_since(MOMENT_S):
             raise Violation(f"early: {where} begins before its time (I7, I-18)")
         again = name is None and run_id in self.accepted  # its row was set aside, and is on its way back
         if not again and not (attempts or 0) <= attempt <= (attempts or 0) + 1:

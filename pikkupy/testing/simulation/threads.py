@@ -11,6 +11,7 @@ from pikkupy.testing.simulation.loop import SimulatedLoop
 from pikkupy.workers.threads import Threads
 
 MEAN_HANDOVER_S = 0.0005
+_NEVER_STARTED = threading.Thread()  # to be asked for its stack, which it does not have
 
 
 class SimulatedThreads(Threads[Any]):
@@ -18,11 +19,11 @@ class SimulatedThreads(Threads[Any]):
 
     takes_us: ClassVar[int] = 0  # set by the body that runs
 
-    def submit(self, name: str, work: Callable[[], Any], done: Callable[[Any], None]) -> threading.Thread:
+    def submit(self, name: str, work: Callable[[], Any], done: Callable[[Any], None]) -> threading.Thread:  # noqa: ARG002
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimulatedLoop)
         loop.call_later(loop.lasts(MEAN_HANDOVER_S), self._run, loop, work, done)
-        return threading.Thread(name=name)  # never started: there is one to be named
+        return _NEVER_STARTED
 
     def _run(self, loop: SimulatedLoop, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         SimulatedThreads.takes_us = 0
