@@ -204,7 +204,7 @@ class Totals:
         """For people: what the engine was doing, by fault."""
         head = f"{'':12}" + "".join(f"{what:>10}" for what in FAULTS)
         rows = [f"{phase:12}" + "".join(f"{self._cell(what, phase):>10}" for what in FAULTS) for phase in PHASES]
-        struck = self.counts["faults"]
+        struck = self.counts["struck"]
         said = (
             f"{self.histories:,} histories from seed {first} (version {VERSION}), {self.lives:,} lives, "
             f"{struck:,} faults ({struck / max(self.histories, 1):.1f} a history), {self.counts['bodies']:,} step "

@@ -143,6 +143,7 @@ class History:
     def _change_code(self) -> None:
         self.code.missing = False
         for fault in self._deploys:
+            self.oracle.changed.add(f"r{fault.run}")
             self.code.deploy(f"r{fault.run}", self.scenario.programs[fault.run], fault)
         self._deploys.clear()
 
@@ -308,7 +309,7 @@ class History:
             met = phases.of_batch(waiting, "", residents) | phases.of_memory(parts.residents)
         if self._opening:
             met.add("recovery")
-        self.oracle.counts["faults"] += 1
+        self.oracle.counts["struck"] += 1
         self.oracle.counts["idle crashes"] += fault.what in ("crash", "power") and not met
         for phase in met or {"idle"}:
             self._cells[f"{fault.what} in {phase}"] += 1

@@ -78,6 +78,7 @@ class Oracle:
         self.seen: dict[str, dict[int, Known]] = {}  # what workflows got from awaits, by number
         self.retried: set[str] = set()
         self.accepted: set[str] = set()  # runs that took changed code
+        self.changed: set[str] = set()  # runs whose code was changed: a step may have other retries than it began with
         self.forking: set[str] = set()  # runs that are made from others
         self.gone: set[str] = set()  # whose deletion was asked for
         self._disk = disk
@@ -181,7 +182,7 @@ class Oracle:
         again = name is None and run_id in self.accepted  # its row was set aside, and is on its way back
         if not again and not (attempts or 0) <= attempt <= (attempts or 0) + 1:
             raise Violation(f"attempts: {where} begins after {attempts} on disk (I6, I-15)")
-        if attempt - (forgiven or 0) > node.retries + 1 and run_id not in self.accepted:
+        if attempt - (forgiven or 0) > node.retries + 1 and run_id not in self.accepted | self.changed:
             raise Violation(f"attempts: {where} begins with {node.retries} retries (I6, I-16)")
         self._check_cancelled(run_id, where)
         self._check_twice(node, (run_id, step.position, attempt), where, life)
