@@ -153,6 +153,11 @@ class ActiveRun:
         return self._execution.approvals
 
     @property
+    def is_parking(self) -> bool:
+        """True while it is on its way to the disk that the engine itself has suspended the run."""
+        return self.ending and self.status is RunStatus.SUSPENDED
+
+    @property
     def reached(self) -> int:
         """How many steps the run has reached."""
         return self._execution.reached

@@ -148,9 +148,9 @@ def _let_go(
     if row is None or row.status in FINAL_RUNS or row.alone_since is not None:
         return
     child = run.home.resident(row.number)
-    if child is not None:
+    if child is not None and not child.is_parking:
         yield child
-    else:
+    else:  # also if it is on its way there
         run.home.call_off(row.number)
         changes.append(RunWakes(number=row.number, wakes_at=None))
         then.append(partial(_cancel_in_file, run, row.number, reason))

@@ -19,7 +19,7 @@ from pikkupy.core.clock import Clock
 from pikkupy.core.commands import End, Parked
 from pikkupy.core.commands import Failed as RunFailure
 from pikkupy.core.model import Change
-from pikkupy.core.outcomes import Failed
+from pikkupy.core.outcomes import Failed, Outcome
 from pikkupy.core.ports import Values
 from pikkupy.durations import microseconds
 from pikkupy.engine.ids import Ids
@@ -32,6 +32,7 @@ from pikkupy.registry import Registry
 from pikkupy.store import Done, Journal
 from pikkupy.timers import Timers
 from pikkupy.workers import Workers
+from pikkupy.workers.threads import Threads
 
 T = TypeVar("T")
 E = TypeVar("E", bound=End)
@@ -183,6 +184,7 @@ class Outside:
 
     open_journal: Callable[..., Awaitable[Journal]] | None = None  # default: `Journal.open`
     draw: Callable[[int], bytes] = os.urandom  # so many random bytes
+    threads: Callable[[asyncio.AbstractEventLoop], Threads[Outcome]] = Threads
 
 
 async def open_host(
@@ -212,7 +214,7 @@ async def open_host(
         registry=registry,
         values=values,
         timers=timers,
-        workers=Workers(config, values, timers, services, registry.in_processes()),
+        workers=Workers(config, values, timers, services, registry.in_processes(), outside.threads(loop)),
         services=services,
         log=log,
         shown=Shown(loop, microseconds(config.show_running_after) / 1e6),

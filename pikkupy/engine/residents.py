@@ -153,11 +153,11 @@ class Residents:
         if damaged:  # they wait for ever: nothing else looks for them again and again
             await self._host.journal.commit([RunWakes(number=number, wakes_at=NO_WAKING) for number in damaged])
 
-    async def _bring(self, numbers: Sequence[int], wanted: Callable[[RunRow], bool], clean: bool) -> int:
+    async def _bring(self, numbers: Sequence[int], wanted: Callable[[Recorded], bool], clean: bool) -> int:
         # They are held before they are read: what is read stays true until they are in memory.
         free = self.holds.take_free(number for number in numbers if self.resident(number) is None)
         try:
-            recorded = [one for one in await self._host.journal.recorded_runs(free) if wanted(one.run)]
+            recorded = [one for one in await self._host.journal.recorded_runs(free) if wanted(one)]
             await in_callback(self._host.loop, partial(self._adopt_all, recorded, clean=clean))
         finally:
             for number in free:
@@ -167,12 +167,15 @@ class Residents:
         return len(recorded)
 
     @staticmethod
-    def _is_awake(run: RunRow) -> bool:
-        return run.status not in FINAL_RUNS and run.wakes_at is None and run.parked is not ParkedFor.CRASHES
+    def _is_awake(recorded: Recorded) -> bool:
+        run = recorded.run
+        if run.status in FINAL_RUNS or run.wakes_at is not None:
+            return False
+        return run.parked is not ParkedFor.CRASHES or _is_left(recorded)
 
     @staticmethod
-    def _is_waiting(run: RunRow) -> bool:
-        return run.status not in FINAL_RUNS and run.parked is None
+    def _is_waiting(recorded: Recorded) -> bool:
+        return recorded.run.status not in FINAL_RUNS and recorded.run.parked is None
 
     async def load(self, number: int) -> ActiveRun | None:
         """Bring a run that the caller holds into memory; None if it has ended, is parked or has not begun.
@@ -448,7 +451,7 @@ class Residents:
         if run.wakes_at is not None:
             changes.append(RunWakes(number=run.number, wakes_at=None))
             recorded = structs.replace(recorded, run=structs.replace(run, wakes_at=None))
-        if recorded.parent is not None and not recorded.awaited and run.alone_since is None:
+        if recorded.parent is not None and _is_left(recorded):
             if changes:
                 self._host.write(changes)
             self.cancel_in_file(run.number, _why_not_awaited(recorded.parent))
@@ -579,6 +582,11 @@ class Residents:
 def _is_new(recorded: Recorded) -> bool:
     """True for a run with a later start whose body has not begun, as far as is known."""
     return recorded.run.starts_at > recorded.run.created_at and not (recorded.steps or recorded.timers)
+
+
+def _is_left(recorded: Recorded) -> bool:
+    """True for a child run that nobody waits for any more: it is cancelled."""
+    return recorded.parent is not None and not recorded.awaited and recorded.run.alone_since is None
 
 
 def _missing(error: WorkflowNotFound) -> Parked:

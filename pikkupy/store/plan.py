@@ -216,8 +216,10 @@ class _Group:
         return True
 
     def statements(self) -> Iterator[Statement]:
-        for kind in Kind:
-            rows, start = self.parameters[kind], 0
+        for kind, rows in zip(Kind, self.parameters, strict=True):
+            if not rows:
+                continue
+            start = 0
             for count in powers_of_two(len(rows)):
                 values = list(chain.from_iterable(rows[start : start + count]))
                 for query in QUERIES[kind]:

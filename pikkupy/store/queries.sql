@@ -59,11 +59,13 @@ FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)) AS move
 WHERE number = move.column1 AND status = move.column2;
 
 -- name: wake_runs
--- When unfinished runs that wait in the file have to be in memory; NULL: now. An ended run stays as it is, and so does
--- one that was cut off too often: only a resume takes it up again.
+-- When unfinished runs that wait in the file have to be in memory; NULL: now. An ended run stays as it is. One that was
+-- cut off too often does not wait for a time: only a resume takes it up again. The next start-up looks at it if need be,
+-- for it is cancelled once nobody waits for it.
 UPDATE pikkupy_runs SET wakes_at = waking.column2
 FROM (VALUES (?, ?)) AS waking
-WHERE number = waking.column1 AND status IN ('running', 'suspended') AND parked IS NOT 'crashes';
+WHERE number = waking.column1 AND status IN ('running', 'suspended')
+AND (parked IS NOT 'crashes' OR waking.column2 IS NULL);
 
 -- name: tell_runs
 -- How far unfinished runs say that they are: number, JSON text.

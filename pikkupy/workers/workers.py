@@ -47,6 +47,7 @@ class Workers:
         scheduler: Scheduler,
         application: object | None,
         in_processes: Iterable[Callable[..., object]] = (),
+        threads: Threads[Outcome] | None = None,
     ) -> None:
         """`in_processes`: the functions that worker processes may be asked for."""
         loop, log = asyncio.get_running_loop(), logger(redact=safely(config.redact))
@@ -67,7 +68,7 @@ class Workers:
             scheduler=scheduler,
             application=application,
             cancel_grace_us=self._cancel_grace_us,
-            threads=Threads(loop),
+            threads=Threads(loop) if threads is None else threads,
             processes=Processes(config.max_payload, config.warn_payload, map(called, in_processes), log),
             log=log,
             loop_is_ending=self._loop_is_ending,

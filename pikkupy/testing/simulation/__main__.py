@@ -18,18 +18,22 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.metadata import version
 from select import select
 from typing import IO
 
 import msgspec
 
 from pikkupy.clock import monotonic_s
-from pikkupy.testing.simulation.history import WHATS, History, Report, draw
+from pikkupy.testing.simulation.history import History, Report
 from pikkupy.testing.simulation.oracle import Violation
+from pikkupy.testing.simulation.phases import PHASES, is_possible
+from pikkupy.testing.simulation.scenario import FAULTS, draw
 from pikkupy.testing.simulation.shrink import shrink
 
 CHUNK = 200  # histories that one process is asked for at a time
-PHASES = ("start", "work", "heal", "stopped")
+VERSION = version("pikkupy")
+BAR_S, LINE_S = 0.2, 10.0  # between two looks at how far it is
 
 
 class Line(msgspec.Struct):
@@ -68,11 +72,6 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _clear() -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
-
-
 def one(seed: int) -> Line:
     """Run the history of that seed."""
     try:
@@ -100,17 +99,20 @@ def _only(seed: int) -> int:
 
 
 def _all(first: int, crashes: int, jobs: int, *, as_json: bool) -> int:
-    begun = monotonic_s()
-    total = Totals()
+    progress, total = Progress(crashes), Totals()
     for line in _lines(first, jobs, lambda: total.crashes >= crashes):
         total.add(line)
         if line.violation is not None:
-            _say(f"{line.violation}\n  repeat it: python -m pikkupy.testing.simulation --only {line.seed}")
-        total.tell(crashes, monotonic_s() - begun)
-    took = monotonic_s() - begun
-    _clear()
-    _say(total.document(first, took) if as_json else total.table(first, took))
+            progress.clear()
+            sys.stderr.write(f"{line.violation}\n  {_again(line.seed)}\n")
+        progress.tell(total.crashes)
+    progress.clear()
+    _say(total.document(first, progress.took_s) if as_json else total.table(first, progress.took_s))
     return 1 if total.violations else 0
+
+
+def _again(seed: int) -> str:
+    return f"repeat it: python -m pikkupy.testing.simulation --only {seed}  # pikkupy {VERSION}"
 
 
 def _lines(first: int, jobs: int, enough: Callable[[], bool]) -> Iterator[Line]:
@@ -176,47 +178,91 @@ class Totals:
     """What all histories came to."""
 
     def __init__(self) -> None:
-        self.histories = self.crashes = self.lives = self.violations = 0
-        self.cells: Counter[tuple[str, str]] = Counter()
+        self.histories = self.crashes = self.lives = 0
+        self.violations: list[Line] = []
+        self.cells: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
 
     def add(self, line: Line) -> None:
         """One more history."""
         self.histories += 1
         if line.report is None:
-            self.violations += 1
+            self.violations.append(line)
             return
         self.crashes += line.report.crashes
         self.lives += line.report.lives
-        for cell, count in line.report.cells.items():
-            what, phase = cell.split(" in ")
-            self.cells[what, phase] += count
+        self.cells.update(line.report.cells)
         self.counts.update(line.report.counts)
 
-    def tell(self, crashes: int, took_s: float) -> None:
-        """How far it is."""
-        if sys.stderr.isatty():
-            bar = "#" * min(30, 30 * self.crashes // max(crashes, 1))
-            rate = self.crashes / max(took_s, 1e-9)
-            sys.stderr.write(f"\r[{bar:30}] {self.crashes:,} of {crashes:,} crashes, {rate:,.0f}/s ")
+    @property
+    def missed(self) -> list[str]:
+        """Cells that can be hit, and were not."""
+        cells = [f"{what} in {phase}" for what in FAULTS for phase in PHASES if is_possible(what, phase)]
+        return [cell for cell in cells if not self.cells[cell]]
 
     def table(self, first: int, took_s: float) -> str:
-        """For people: faults by phase."""
-        head = f"{'fault':12}" + "".join(f"{phase:>12}" for phase in PHASES)
-        rows = [f"{what:12}" + "".join(f"{self.cells[what, phase]:12,}" for phase in PHASES) for what in WHATS]
+        """For people: what the engine was doing, by fault."""
+        head = f"{'':12}" + "".join(f"{what:>10}" for what in FAULTS)
+        rows = [f"{phase:12}" + "".join(f"{self._cell(what, phase):>10}" for what in FAULTS) for phase in PHASES]
+        struck = self.counts["struck"]
         said = (
-            f"{self.histories:,} histories from seed {first}, {self.lives:,} lives, "
-            f"{self.counts['bodies']:,} step bodies, "
-            f"{self.counts['seen again']:,} values seen again: {self.crashes:,} crashes in {took_s:,.0f} s "
-            f"({self.crashes / max(took_s, 1e-9):,.0f}/s), {self.violations} violations"
+            f"{self.histories:,} histories from seed {first} (version {VERSION}), {self.lives:,} lives, "
+            f"{struck:,} faults ({struck / max(self.histories, 1):.1f} a history), {self.counts['bodies']:,} step "
+            f"bodies, {self.counts['seen again']:,} values seen again: {self.crashes:,} crashes, "
+            f"{self.counts['idle crashes']:,} of them while nothing was under way, in {took_s:,.0f} s "
+            f"({self.crashes / max(took_s, 1e-9):,.0f}/s), {len(self.violations)} violations"
         )
-        return "\n".join([head, *rows, "", said])
+        return "\n".join([head, *rows, "-: cannot happen. A fault counts in each line that it meets.", "", said])
+
+    def _cell(self, what: str, phase: str) -> str:
+        return f"{self.cells[f'{what} in {phase}']:,}" if is_possible(what, phase) else "-"
 
     def document(self, first: int, took_s: float) -> str:
         """For machines."""
-        cells = {what: {phase: self.cells[what, phase] for phase in PHASES} for what in WHATS}
+        cells = {
+            what: {phase: self.cells[f"{what} in {phase}"] for phase in PHASES if is_possible(what, phase)}
+            for what in FAULTS
+        }
         counts = {"histories": self.histories, "lives": self.lives, "crashes": self.crashes, **self.counts}
-        return json.dumps({"seed": first, "seconds": took_s, **counts, "violations": self.violations, "faults": cells})
+        broken = [{"seed": line.seed, "violation": line.violation} for line in self.violations]
+        about = {"version": VERSION, "seed": first, "seconds": took_s, **counts}
+        return json.dumps({**about, "violations": broken, "missed": self.missed, "faults": cells})
+
+
+class Progress:
+    """Says how far it is: a bar on a terminal, a line now and then otherwise."""
+
+    def __init__(self, crashes: int) -> None:
+        self._crashes = crashes
+        self._begun_s = monotonic_s()
+        self._said_s = self._begun_s
+        self._is_terminal = sys.stderr.isatty()
+
+    @property
+    def took_s(self) -> float:
+        """Since the beginning."""
+        return monotonic_s() - self._begun_s
+
+    def tell(self, done: int) -> None:
+        """So many crashes were simulated."""
+        now_s = monotonic_s()
+        if now_s - self._said_s < (BAR_S if self._is_terminal else LINE_S):
+            return
+        self._said_s = now_s
+        rate = max(done, 1) / self.took_s
+        text = (
+            f"{done:,} of {self._crashes:,} crashes, {rate:,.0f}/s, {max(0, self._crashes - done) / rate:,.0f} s to go"
+        )
+        if self._is_terminal:
+            bar = "#" * min(30, 30 * done // max(self._crashes, 1))
+            text = f"\r[{bar:30}] {text}\x1b[K"
+        sys.stderr.write(text if self._is_terminal else f"{text}\n")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Make room for something else."""
+        if self._is_terminal:
+            sys.stderr.write("\r\x1b[K")
 
 
 if __name__ == "__main__":

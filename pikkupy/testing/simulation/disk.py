@@ -8,75 +8,120 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import cache
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pikkupy.store import Journal
-from pikkupy.store.connection import Connection
+from pikkupy.store.connection import Connection, connect_memory
+from pikkupy.store.migrations import migrate
+from pikkupy.store.plan import Op
+from pikkupy.store.writer import Written
 from pikkupy.testing.simulation.loop import Crash, SimulatedLoop
 
 T = TypeVar("T")
 
 MEAN_HOP_S = 0.0005
+REOPENED = 8  # of so many lives one opens the journal anew; the others go on with the connection, which is quicker
 KEPT = 8  # earlier commits that a loss of power can lead back to
 PLACES = ("before_begin", "after_begin", "before_commit", "after_commit", "before_release")
-CODES = {"busy": sqlite3.SQLITE_BUSY, "full": sqlite3.SQLITE_FULL, "io_error": sqlite3.SQLITE_IOERR}
+CODES = {
+    "busy": sqlite3.SQLITE_BUSY,
+    "full": sqlite3.SQLITE_FULL,
+    "io_error": sqlite3.SQLITE_IOERR,
+    "ghost": sqlite3.SQLITE_IOERR,  # what was reported as an error is on the disk
+}
 
 
 class Image(NamedTuple):
     """What is on the disk after so many commits."""
 
     commits: int
-    data: bytes | None
+    data: bytes
 
 
 class SimulatedDisk:
     """One disk for all lives of a history. `at_place` is asked at each failpoint what happens there.
 
-    It answers None, the name of an error in `CODES`, or raises `Crash`.
+    It answers None, the name of an error in `CODES`, or raises `Crash`. `can_go_back` says whether power may be lost
+    next, so that earlier commits have to be kept.
     """
 
-    def __init__(self, at_place: Callable[[str], str | None], *, keeps_images: bool) -> None:
+    def __init__(self, at_place: Callable[[str], str | None], can_go_back: Callable[[], bool]) -> None:
         self.commits = 0
-        self.image = Image(0, None)
-        self.earlier: list[Image] = []  # since the last checkpoint, in `process` durability
+        self.batch: Sequence[Sequence[Op]] = ()  # what is being written
         self._at_place = at_place
-        self._keeps_images = keeps_images
+        self._can_go_back = can_go_back
+        self._earlier: list[Image] = []  # since the last checkpoint, in `process` durability
+        self._image = _new_journal()
         self._db: sqlite3.Connection | None = None
+        self._connection: _Inline | None = None
+        self._opened = 0
 
     async def open_journal(self, path: str, **options: Any) -> Journal:
         """What the engine calls instead of `Journal.open`."""
-        return await Journal.open(path, **options, failpoint=self._passes, connect=self._connect, image=self.image.data)
+        self._opened += 1
+        if self._db is not None and self._opened % REOPENED == 0:
+            self._close(self._db.serialize())
+        journal = await Journal.open(path, **options, failpoint=self._passes, connect=self._connect, image=self._image)
+        write = journal._write_in_thread
+
+        def noted(db: sqlite3.Connection, batch: Sequence[Sequence[Op]]) -> Written:
+            self.batch = batch
+            return write(db, batch)
+
+        journal._write_in_thread = noted
+        return journal
+
+    @property
+    def is_open(self) -> bool:
+        """Whether some work has left a transaction open."""
+        return self._connection is not None and self._connection.left_open
 
     def query(self, sql: str, *parameters: object) -> list[Any]:
         """What is committed, or about to be."""
         return [] if self._db is None else self._db.execute(sql, parameters).fetchall()
 
-    def die(self, back: int = 0) -> None:
-        """The process is gone. What is committed stays; after a loss of power, what was `back` commits ago."""
-        if self._db is not None:
-            if self._db.in_transaction:
-                self._db.rollback()
-            self.image = Image(self.commits, self._db.serialize())
-            self._db.close()
-            self._db = None
-        if back and self.earlier:
-            self.image = self.earlier[-min(back, len(self.earlier))]
-            self.commits = self.image.commits
-        self.earlier.clear()
+    def die(self, back: int = 0) -> bool:
+        """The process is gone. What is committed stays; after a loss of power, what was `back` commits ago.
 
-    def is_dead(self, db: sqlite3.Connection) -> bool:
-        """True if that connection belongs to an earlier life."""
-        return db is not self._db
+        True if the disk is an earlier one.
+        """
+        if self._connection is not None:
+            self._connection.dead = True
+        db = self._db
+        if db is not None and db.in_transaction:
+            db.rollback()
+        earlier, self._earlier = self._earlier, []
+        if db is None or not back or not earlier:
+            return False
+        image = earlier[-min(back, len(earlier))]
+        self.commits = image.commits
+        self._close(image.data)
+        return True
+
+    def close(self) -> None:
+        """The history is over."""
+        if self._db is not None:
+            self._db.close()
+
+    def _close(self, image: bytes) -> None:
+        assert self._db is not None
+        self._image = image
+        self._db.close()
+        self._db = None
 
     async def _connect(self, opener: Callable[[], sqlite3.Connection]) -> Connection:
-        self._db = opener()
-        return cast(Connection, _Inline(self._db, self))
+        if self._db is None:
+            self._db = opener()
+        self._connection = _Inline(self._db)
+        return cast(Connection, self._connection)
 
     def _passes(self, place: str) -> None:
-        if place == "before_begin" and self._keeps_images and self._db is not None:
-            self.earlier.append(Image(self.commits, self._db.serialize()))
-            del self.earlier[:-KEPT]
+        if place == "before_begin" and self._db is not None and self._can_go_back():
+            self._earlier.append(Image(self.commits, self._db.serialize()))
+            del self._earlier[:-KEPT]
         if place == "after_commit":
             self.commits += 1
         error = self._at_place(place)
@@ -86,12 +131,20 @@ class SimulatedDisk:
             raise failure
 
 
+@cache
+def _new_journal() -> bytes:
+    with closing(connect_memory()) as db:
+        migrate(db, 0, stamped=True, now_us=0)
+        return db.serialize()
+
+
 class _Inline:
     """What `Connection` is, without a thread: work takes a while and is done in the order in which it was asked for."""
 
-    def __init__(self, db: sqlite3.Connection, disk: SimulatedDisk) -> None:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.dead = False
+        self.left_open = False  # a transaction, after a piece of work
         self._db = db
-        self._disk = disk
         self._free_at_s = 0.0
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -103,7 +156,7 @@ class _Inline:
         return await done
 
     def _do(self, work: Callable[[sqlite3.Connection], T], done: asyncio.Future[T]) -> None:
-        if self._disk.is_dead(self._db):
+        if self.dead:
             return  # the process is gone
         try:
             result = work(self._db)
@@ -115,6 +168,7 @@ class _Inline:
         else:
             if not done.done():
                 done.set_result(result)
+        self.left_open = self.left_open or self._db.in_transaction
 
     async def close(self) -> None:
-        self._disk.die()
+        self.dead = True

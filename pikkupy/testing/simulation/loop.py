@@ -27,12 +27,19 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def __init__(self, begin_s: float, rng: random.Random) -> None:
         self.now_s = begin_s
         self.rng = rng
+        self.tasks: list[asyncio.Task[Any]] = []  # that were ever made on it
         super().__init__(_NoSelector(self))
         self._clock_resolution = 1e-6
 
     def time(self) -> float:
         """The virtual time, in seconds."""
         return self.now_s
+
+    def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        """As ever; the task is kept."""
+        task = super().create_task(coro, **options)
+        self.tasks.append(task)
+        return task
 
     def lasts(self, mean_s: float) -> float:
         """How long something takes that takes so long on average."""

@@ -6,211 +6,278 @@ to an earlier commit takes away what came later, and nothing else.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.services import StepContext
+from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
-from pikkupy.testing.simulation.programs import Do
+from pikkupy.testing.simulation.programs import Do, Leaf, Sleep
 
-_STEP_AND_RUN = """
-SELECT steps.status, runs.status FROM pikkupy_runs AS runs
-LEFT JOIN pikkupy_steps AS steps ON steps.run = runs.number AND steps.position = ? AND steps.name = ?
+_BODY = """
+SELECT steps.name, steps.status, steps.attempts, steps.forgiven, steps.wake_at, runs.status, runs.parked, runs.number
+FROM pikkupy_runs AS runs LEFT JOIN pikkupy_steps AS steps ON steps.run = runs.number AND steps.position = ?
 WHERE runs.run_id = ?
 """
-_RUNS = "SELECT run_id, status FROM pikkupy_runs"
-_EARLY = """
-SELECT runs.run_id, steps.name FROM pikkupy_steps AS steps JOIN pikkupy_runs AS runs ON runs.number = steps.run
-WHERE steps.kind = 'sleep' AND steps.status = 'succeeded' AND steps.ended_at < steps.wake_at
+_OUTCOME = """
+SELECT steps.seq, steps.status, steps.wake_at FROM pikkupy_steps AS steps
+JOIN pikkupy_runs AS runs ON runs.number = steps.run WHERE steps.position = ? AND runs.run_id = ?
 """
-_OVERRUN = """
-SELECT child.run_id FROM pikkupy_runs AS child JOIN pikkupy_runs AS mother ON mother.number = child.parent
-WHERE child.ended_at IS NULL AND mother.ended_at IS NOT NULL AND child.alone_since IS NULL
-"""
-_LEFT = """
-SELECT runs.run_id, steps.name, steps.status FROM pikkupy_steps AS steps
+_SHARED = """
+SELECT steps.name, steps.status, steps.output, steps.error FROM pikkupy_steps AS steps
 JOIN pikkupy_runs AS runs ON runs.number = steps.run
-WHERE runs.ended_at IS NOT NULL AND steps.status IN ('pending', 'scheduled', 'running')
+WHERE runs.run_id = ? AND steps.position < ? AND steps.seq IS NOT NULL
 """
-_SIGNALS = """
-SELECT runs.run_id, count(*) FROM pikkupy_signals AS signals JOIN pikkupy_runs AS runs ON runs.number = signals.run
-WHERE signals.name <> '' GROUP BY runs.run_id
+_ASIDE = """
+SELECT 1 FROM pikkupy_set_aside WHERE run = ? AND name = ? AND seq IS NOT NULL AND kind IN ('inline', 'function')
+AND coalesce(target, 'inline') = ?
 """
-_AWAKE = "SELECT run_id FROM pikkupy_runs WHERE ended_at IS NULL AND wakes_at IS NULL AND parked IS NULL"
-_FINAL_STEPS = {"succeeded", "failed", "cancelled"}
-_FINAL_RUNS = {str(status) for status in FINAL_RUNS}
+MOMENT_S = 1.0  # in which what was due before a jump of the clock still happens
+FINAL_STEPS = {"succeeded", "failed", "cancelled"}
+ENDED = {str(status) for status in FINAL_RUNS}
 
 
 class Violation(AssertionError):
-    """A promise was broken. The first word is its name."""
+    """A promise was broken. The first word is its name; I-numbers are the invariants that hold it."""
 
     @property
     def promise(self) -> str:
         return str(self).split(":", 1)[0]
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
+    """Something that has become known, and after how many commits."""
+
     commits: int
     what: Any
 
 
+class Cursor:
+    """How far one execution of a workflow's body is."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.place = 0  # in what was seen
+        self.newest = 0  # place in the history of the outcome that it saw last
+
+
 class Oracle:
-    """Watches one history."""
+    """Watches one history: what its workflows see, what its steps do, what its callers are told."""
 
-    def __init__(self, disk: SimulatedDisk) -> None:
-        self._disk = disk
-        self._seen: dict[str, list[_Known]] = {}
-        self._cursors: Counter[str] = Counter()
-        self._begun: dict[tuple[str, int, int], _Known] = {}  # attempts: the life in which the body began last
-        self._starts: dict[str, int] = {}
-        self._cancelled: dict[str, int] = {}
-        self._finals: dict[str, _Known] = {}
-        self._sent: list[_Known] = []  # acknowledged signals: to which run
-        self.retried: set[str] = set()
+    def __init__(self, disk: SimulatedDisk, clock: SimulatedClock) -> None:
         self.counts: Counter[str] = Counter()
+        self.starts: dict[str, int] = {}  # acknowledged, by the commits at that time
+        self.cancelled: dict[str, int] = {}
+        self.deleted: dict[str, int] = {}
+        self.finals: dict[str, Known] = {}
+        self.sent: list[Known] = []  # acknowledged signals: to which run
+        self.offered: Counter[str] = Counter()  # how often each payload was sent, acknowledged or not
+        self.seen: dict[str, dict[int, Known]] = {}  # what workflows got from awaits, by number
+        self.retried: set[str] = set()
+        self.accepted: set[str] = set()  # runs that took changed code
+        self.changed: set[str] = set()  # runs whose code was changed: a step may have other retries than it began with
+        self.forking: set[str] = set()  # runs that are made from others
+        self.gone: set[str] = set()  # whose deletion was asked for
+        self._disk = disk
+        self._clock = clock
+        self._now_us = clock.now_us
+        self._begun: dict[tuple[str, int, int], Known] = {}  # attempts: the life in which the body began last
+        self._made: dict[tuple[str, int], dict[str, None]] = {}  # values that bodies of a step have returned
+        self._asked_at: dict[tuple[str, int], Known] = {}  # sleeps
 
-    # What workflows and steps do
+    @property
+    def commits(self) -> int:
+        """How many there were so far."""
+        return self._disk.commits
 
-    def saw(self, run_id: str, what: Any) -> None:
-        """A workflow has got something from an await: every replay gets the same, in the same order."""
-        seen, place = self._seen.setdefault(run_id, []), self._cursors[run_id]
-        self._cursors[run_id] += 1
-        if place == len(seen):
-            seen.append(_Known(self._disk.commits, what))
+    # What workflows see
+
+    def begins_again(self, run_id: str) -> Cursor:
+        """The body of a run is run from the beginning: a replay, also one that is only a look at what it would do."""
+        if self.is_gone(run_id):
+            self._forget([run_id])  # perhaps it is another run of the same id
+        return Cursor(run_id)
+
+    def asks(self, run_id: str, position: int | None, node: Leaf) -> None:
+        """A workflow asks for a step: a sleep counts from the first time."""
+        if isinstance(node, Sleep) and position is not None and not self._is_known(run_id, position):
+            self._asked_at[run_id, position] = Known(self._disk.commits, (self._now_us(), self._clock.jumps))
+
+    def saw(self, cursor: Cursor, position: int | None, node: Leaf, what: str, *, remembers: bool) -> None:
+        """A workflow has got something from an await. `remembers`: every replay gets the same, in the same order."""
+        if position is not None:
+            self._check_outcome(cursor, position, node, what)
+        if remembers:
+            self._check_again(cursor, [getattr(node, "name", type(node).__name__), what])
+
+    def _check_outcome(self, cursor: Cursor, position: int, node: Leaf, what: str) -> None:
+        run_id = cursor.run_id
+        rows = self._disk.query(_OUTCOME, position, run_id)
+        if not rows and run_id in self.forking:
+            return  # it is looked at before it is written
+        if not rows or rows[0][1] not in ("succeeded", "failed"):
+            raise Violation(f"durable: run {run_id!r} sees {what} of step {position} before it is on disk (I-10)")
+        [(seq, status, wake_at)] = rows
+        if seq <= cursor.newest:
+            raise Violation(f"order: run {run_id!r} sees the outcome of step {position} after a later one (I-32)")
+        cursor.newest = seq
+        if isinstance(node, Sleep):
+            asked = self._asked_at.get((run_id, position))
+            # From a jump of the clock on it counts from when it was written, which is later.
+            since_us = asked.what[0] if asked is not None and asked.what[1] == self._clock.jumps else 0
+            if run_id not in self.accepted and wake_at < since_us + node.us:
+                raise Violation(
+                    f"early: the sleep at {position} of run {run_id!r} is shorter than asked for (I7, I-21)"
+                )
+        if isinstance(node, Do) and status == "succeeded" and not self._was_made(run_id, position, what):
+            raise Violation(f"value: run {run_id!r} sees {what} of step {position}, which no attempt has returned (I4)")
+
+    def _is_known(self, run_id: str, position: int) -> bool:
+        """Whether the step is on disk; a fork may have it from the run that it is made from before it is there."""
+        run_is_there = bool(self._disk.query(_BODY, position, run_id))
+        return bool(self._disk.query(_OUTCOME, position, run_id)) or (run_id in self.forking and not run_is_there)
+
+    def _was_made(self, run_id: str, position: int, what: str) -> bool:
+        made = self._made.get((run_id, position))
+        return made is None or what in made or run_id in self.accepted  # None: shared with the run it was forked from
+
+    def _check_again(self, cursor: Cursor, what: Any) -> None:
+        run_id, place = cursor.run_id, cursor.place
+        seen = self.seen.setdefault(run_id, {})
+        cursor.place += 1
+        if place not in seen:
+            seen[place] = Known(self._disk.commits, what)
             self.counts["seen"] += 1
         elif seen[place].what != what:
-            raise Violation(f"replay: run {run_id!r} saw {seen[place].what!r} as number {place}, and then {what!r}")
+            raise Violation(
+                f"replay: run {run_id!r} saw {seen[place].what!r} as number {place}, then {what!r} (I4, I10)"
+            )
         else:
             self.counts["seen again"] += 1
 
-    def left_memory(self, run_id: str) -> None:
-        """The run is replayed from the beginning."""
-        self._cursors[run_id] = 0
+    # What steps do
 
     def begins(self, node: Do, step: StepContext, life: int) -> None:
         """The body of a step begins."""
-        run_id, commits = step.run_id, self._disk.commits
+        run_id, attempt = step.run_id, step.attempt_count
+        where = f"attempt {attempt} of step {step.step_name!r} of run {run_id!r}"
         self.counts["bodies"] += 1
-        rows = self._disk.query(_STEP_AND_RUN, step.position, step.step_name, run_id)
+        rows = self._disk.query(_BODY, step.position, run_id)
         if not rows:
-            raise Violation(f"start: a step of run {run_id!r} runs, and the run is not on disk")
-        [(of_step, of_run)] = rows
-        if of_step in _FINAL_STEPS:
-            raise Violation(f"once: step {step.step_name!r} of run {run_id!r} runs and is {of_step} on disk")
-        if of_run in _FINAL_RUNS:
-            raise Violation(f"end: step {step.step_name!r} runs, and run {run_id!r} is {of_run} on disk")
-        if run_id in self._cancelled:
-            raise Violation(f"cancel: step {step.step_name!r} of run {run_id!r} begins after cancel() has returned")
-        if step.attempt_count > node.retries + 1 and run_id not in self.retried:
-            raise Violation(
-                f"attempts: step {step.step_name!r} of run {run_id!r} has attempt {step.attempt_count}, "
-                f"and {node.retries} retries"
-            )
-        key = (run_id, step.position, step.attempt_count)
+            raise Violation(f"start: {where} begins, and the run is not on disk (I5, I-1)")
+        [(name, status, attempts, forgiven, wake_at, of_run, parked, number)] = rows
+        if status in FINAL_STEPS:
+            raise Violation(f"once: {where} begins, and the step is {status} on disk (I2, I-8)")
+        if of_run in ENDED:
+            raise Violation(f"end: {where} begins, and the run is {of_run} on disk (I3)")
+        if name not in (None, step.step_name) or parked is not None:
+            raise Violation(f"mismatch: {where} begins; on disk is {name!r}, the run is parked: {parked} (I-33)")
+        if run_id in self.accepted and self._disk.query(_ASIDE, number, step.step_name, node.by):
+            raise Violation(f"once: {where} begins, and an outcome of that name was set aside (I2)")
+        if status == "scheduled" and self._now_us() < wake_at and self._clock.is_calm_since(MOMENT_S):
+            raise Violation(f"early: {where} begins before its time (I7, I-18)")
+        again = name is None and run_id in self.accepted  # its row was set aside, and is on its way back
+        if not again and not (attempts or 0) <= attempt <= (attempts or 0) + 1:
+            raise Violation(f"attempts: {where} begins after {attempts} on disk (I6, I-15)")
+        if attempt - (forgiven or 0) > node.retries + 1 and run_id not in self.accepted | self.changed:
+            raise Violation(f"attempts: {where} begins with {node.retries} retries (I6, I-16)")
+        self._check_cancelled(run_id, where)
+        self._check_twice(node, (run_id, step.position, attempt), where, life)
+
+    def _check_cancelled(self, run_id: str, where: str) -> None:
+        for cancelled in self.cancelled:
+            if run_id == cancelled or (run_id.startswith(f"{cancelled}/") and not self.retried):
+                raise Violation(f"cancel: {where} begins after cancel({cancelled!r}) has returned (I8, I-26)")
+
+    def _check_twice(self, node: Do, key: tuple[str, int, int], where: str, life: int) -> None:
         before = self._begun.get(key)
         if before is not None and node.once:
-            raise Violation(
-                f"at most once: attempt {step.attempt_count} of {step.step_name!r} of {run_id!r} runs again"
-            )
+            raise Violation(f"at most once: {where} begins again")
         if before is not None and before.what == life:
-            raise Violation(f"attempt: attempt {step.attempt_count} of {step.step_name!r} of {run_id!r} runs twice")
-        self._begun[key] = _Known(commits, life)
+            raise Violation(f"attempt: {where} begins twice in one life (I6, I-20)")
+        self._begun[key] = Known(self._disk.commits, life)
+
+    def made(self, step: StepContext, value: str) -> None:
+        """The body of a step returns that."""
+        self._made.setdefault((step.run_id, step.position), {})[value] = None
 
     # What callers know
 
     def started(self, run_id: str) -> None:
         """`start` has returned."""
-        self._starts.setdefault(run_id, self._disk.commits)
+        self.starts.setdefault(run_id, self._disk.commits)
 
-    def sent(self, run_id: str) -> None:
+    def offers(self, payload: str) -> None:
+        """`signal` is called."""
+        self.offered[payload] += 1
+
+    def accepts(self, run_id: str) -> None:
         """`signal` has returned."""
-        self._sent.append(_Known(self._disk.commits, run_id))
+        self.sent.append(Known(self._disk.commits, run_id))
 
-    def cancelled(self, run_id: str) -> None:
+    def has_cancelled(self, run_id: str) -> None:
         """`cancel` has returned."""
-        self._cancelled[run_id] = self._disk.commits
+        self.cancelled[run_id] = self._disk.commits
 
     def is_retried(self, run_id: str) -> None:
-        """`retry` was called: the run and its attempts go on from another point."""
+        """`retry` was called: the run, and what failed below it, go on from an earlier point."""
         self.retried.add(run_id)
-        self._finals.pop(run_id, None)
-        self._seen.pop(run_id, None)
+        self._forget(one for one in [*self.finals, *self.seen] if f"{one}/".startswith(f"{run_id}/"))
+
+    def takes_code(self, run_id: str) -> None:
+        """Changed code is accepted: what follows is another history."""
+        self.accepted.add(run_id)
+        self._forget([run_id])
+
+    def _forget(self, runs: Iterable[str]) -> None:
+        for run_id in list(runs):
+            self.finals.pop(run_id, None)
+            self.seen.pop(run_id, None)
+            self._begun = {key: known for key, known in self._begun.items() if key[0] != run_id}
+
+    def deletes(self, run_id: str) -> None:
+        """`delete_run` or `prune` may take the run away, and all below it."""
+        self.gone.add(run_id)
+
+    def has_deleted(self, run_id: str) -> None:
+        """`delete_run` has returned."""
+        self.deleted[run_id] = self._disk.commits
+
+    def told(self, run_id: str, status: str) -> None:
+        """`result` has returned or raised: the run has that status on disk."""
+        rows = self._disk.query("SELECT status, output, error FROM pikkupy_runs WHERE run_id = ?", run_id)
+        if run_id in self.retried or (not rows and self.is_gone(run_id)):
+            return
+        if not rows or rows[0][0] != status:
+            raise Violation(f"told: the caller of run {run_id!r} was told {status}, on disk is {rows} (I5, I-48)")
+        self.finals.setdefault(run_id, Known(self._disk.commits, rows[0]))
+
+    def is_gone(self, run_id: str) -> bool:
+        """Whether somebody wanted the run to be deleted, or one above it."""
+        return any(f"{run_id}/".startswith(f"{gone}/") for gone in self.gone)
 
     # Lives
 
     def restored(self, commits: int) -> None:
         """The process has died, and the disk is what it was after so many commits."""
-        self._cursors.clear()
-        for known in (self._starts, self._cancelled):
+        for known in (self.starts, self.cancelled, self.deleted):
             for run_id in [run_id for run_id, at in known.items() if at > commits]:
                 del known[run_id]
-        self._sent = [signal for signal in self._sent if signal.commits <= commits]
-        for run_id, seen in self._seen.items():
-            self._seen[run_id] = [one for one in seen if one.commits <= commits]
-        self._finals = {run_id: known for run_id, known in self._finals.items() if known.commits <= commits}
+        self.sent = [signal for signal in self.sent if signal.commits <= commits]
+        for seen in self.seen.values():
+            for place in [place for place, one in seen.items() if one.commits > commits]:
+                del seen[place]
+        self.finals = {run_id: known for run_id, known in self.finals.items() if known.commits <= commits}
         self._begun = {key: known for key, known in self._begun.items() if known.commits <= commits}
+        self._asked_at = {key: known for key, known in self._asked_at.items() if known.commits <= commits}
 
-    def look(self) -> None:
-        """At the disk, between two lives or at a quiet moment."""
-        found = dict(self._disk.query(_RUNS))
-        for run_id in self._starts:
-            if run_id not in found:
-                raise Violation(f"lost: start() of run {run_id!r} had returned, and it is not on disk")
-        kept = dict(self._disk.query(_SIGNALS))
-        for run_id, count in Counter(signal.what for signal in self._sent).items():
-            if kept.get(run_id, 0) < count:
-                raise Violation(
-                    f"lost: {count} signals to run {run_id!r} were accepted, {kept.get(run_id, 0)} are on disk"
-                )
-        for run_id, known in self._finals.items():
-            if found.get(run_id) != known.what and run_id not in self.retried:
-                raise Violation(f"end: run {run_id!r} was {known.what}, and is {found.get(run_id)}")
-        for run_id, status in found.items():
-            if status in _FINAL_RUNS and run_id not in self._finals:
-                self._finals[run_id] = _Known(self._disk.commits, status)
-        for run_id in self._cancelled:
-            if found[run_id] not in _FINAL_RUNS and run_id not in self.retried:
-                raise Violation(f"cancel: cancel() of run {run_id!r} had returned, and it is {found[run_id]}")
-        left = self._disk.query(_LEFT)
-        if left:
-            raise Violation(f"end: step {left[0][1]!r} of run {left[0][0]!r}, which has ended, is {left[0][2]}")
-        early = self._disk.query(_EARLY)
-        if early:
-            raise Violation(f"early: sleep {early[0][1]!r} of run {early[0][0]!r} ended before its time")
-
-    def check_next_moves(self, resident: Container[str]) -> None:
-        """At a moment when nothing is on its way: every run that does not wait in the file is in memory."""
-        forgotten = [run_id for (run_id,) in self._disk.query(_AWAKE) if run_id not in resident]
-        if forgotten:
-            raise Violation(f"forgotten: run {forgotten[0]!r} is neither in memory nor waits in the file")
-        overrun = self._disk.query(_OVERRUN)
-        if overrun:
-            raise Violation(f"orphan: child run {overrun[0][0]!r} goes on, and its parent has ended")
-
-    def at_the_end(self) -> None:
-        """Every run has ended."""
-        self.look()
-        overrun = self._disk.query(_OVERRUN)
-        if overrun:
-            raise Violation(f"orphan: child run {overrun[0][0]!r} goes on, and its parent has ended")
-        for check in ("PRAGMA integrity_check", "PRAGMA foreign_key_check"):
-            found = self._disk.query(check)
-            if found not in ([], [("ok",)]):
-                raise Violation(f"file: {check} says {found[:3]}")
-        unfinished = [run_id for run_id, status in self._disk.query(_RUNS) if status not in _FINAL_RUNS]
-        if unfinished:
-            raise Violation(f"stuck: run {unfinished[0]!r} does not end although nothing is in its way any more")
-        self._check_signals()
-
-    def _check_signals(self) -> None:
-        taken = Counter(
-            (run_id, tuple(one.what[1]))
-            for run_id, seen in self._seen.items()
-            for one in seen
-            if isinstance(one.what, list) and isinstance(one.what[1], list) and one.what[0].startswith("s")
-        )
-        twice = [key for key, count in taken.items() if count > 1]
-        if twice:
-            raise Violation(f"signal: {twice[0][1]} was taken twice by run {twice[0][0]!r}")
+    def check_forked(self, source: str, fork: str, position: int, overrides: dict[str, Any]) -> None:
+        """What a fork shares with the run that it was made from is the same, but for the overrides."""
+        theirs = {name: rest for name, *rest in self._disk.query(_SHARED, source, position)}
+        for name, *rest in self._disk.query(_SHARED, fork, position):
+            wanted = ["succeeded", json.dumps(overrides[name]), None] if name in overrides else theirs.get(name)
+            if rest != wanted and source not in self.accepted | self.retried:
+                raise Violation(f"fork: step {name!r} of {fork!r} is {rest}, and not {wanted}")

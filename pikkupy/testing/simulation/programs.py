@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from datetime import timedelta
 from typing import Any, Protocol
 
 import msgspec
+from msgspec import structs
 
 from pikkupy.errors import StepFailed
 from pikkupy.execution import Workflow
@@ -30,7 +31,8 @@ class Do(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     delay_us: int = 0
     timeout_us: int | None = None
     once: bool = False  # at_most_once
-    rpc: bool = False  # of a registered function
+    by: str = "inline"  # inline, function, thread
+    value: int = 0  # which of `VALUES` it returns
 
 
 class Sleep(msgspec.Struct, frozen=True, tag=True):
@@ -95,12 +97,17 @@ class Give(msgspec.Struct, frozen=True, tag=True):
 
 
 Node = Do | Sleep | Wait | Gate | Child | Sequence | Gather | Race | Within | Give
+Leaf = Do | Sleep | Wait | Gate | Child
 
 
 class Observer(Protocol):
     """Whoever watches what workflows see and steps do."""
 
-    def saw(self, run_id: str, what: Any) -> None:
+    def asks(self, run_id: str, position: int | None, node: Leaf) -> None:
+        """The workflow asks for something; `position` of the step, None if it is none."""
+        ...
+
+    def saw(self, run_id: str, position: int | None, node: Leaf, what: Any) -> None:
         """The workflow has got this from an await."""
         ...
 
@@ -113,9 +120,7 @@ async def interpret(node: Node, workflow: Workflow, observer: Observer) -> Any:
     """Run the program as the body of a workflow."""
     match node:
         case Do() | Sleep() | Wait() | Gate() | Child():
-            result = await _leaf(node, workflow, observer)
-            observer.saw(workflow.run_id, [_name(node), result])
-            return result
+            return await _leaf(node, workflow, observer)
         case Sequence(parts):
             return [await interpret(part, workflow, observer) for part in parts]
         case Gather(parts):
@@ -138,107 +143,142 @@ async def interpret(node: Node, workflow: Workflow, observer: Observer) -> Any:
             raise ValueError("by itself")
 
 
-async def _leaf(node: Do | Sleep | Wait | Gate | Child, workflow: Workflow, observer: Observer) -> Any:
+async def _leaf(node: Leaf, workflow: Workflow, observer: Observer) -> Any:
+    run_id = workflow.run_id
+    awaitable = _asked(node, workflow, observer)
+    call = getattr(awaitable, "call", None)  # what it returns is a step, except of asyncio's own sleep
+    position = None if call is None else call.position
+    observer.asks(run_id, position, node)
+    try:
+        result = await awaitable
+    except StepFailed as failed:
+        result = f"failed: {failed.error_type} after {failed.attempts}" if failed.step_name else "failed"
+    observer.saw(run_id, position, node, result)
+    return repr(result)
+
+
+def _asked(node: Leaf, workflow: Workflow, observer: Observer) -> Awaitable[Any]:
     match node:
         case Do():
-            options: dict[str, Any] = {"retries": node.retries, "at_most_once": node.once}
+            options: dict[str, Any] = {"retries": node.retries, "at_most_once": node.once, **_timeout(node.timeout_us)}
             if node.retries:
                 options["retry_delay"] = _span(node.delay_us)
-            if node.timeout_us is not None:
-                options["timeout"] = _span(node.timeout_us)
-            if node.rpc:
-                return await _outcome(workflow.do(node.name, "act", msgspec.to_builtins(node), **options))
-            return await _outcome(workflow.do(node.name, lambda: observer.act(node), **options))
+            if node.by == "inline":
+                return workflow.do(node.name, lambda: observer.act(node), **options)
+            return workflow.do(node.name, node.by, msgspec.to_builtins(node), **options)
         case Sleep(us, own):
-            await (asyncio.sleep(us / SECOND) if own else workflow.sleep("nap", _span(us)))
-            return None
+            return asyncio.sleep(us / SECOND) if own else workflow.sleep("nap", _span(us))
         case Wait(name, timeout_us, approval):
             timeout = None if timeout_us is None else _span(timeout_us)
             if approval:
-                return repr(await workflow.approval(name, int, timeout=timeout))
-            return await _outcome(workflow.wait_for_signal(name, list[int], timeout=timeout))
+                return workflow.approval(name, int, timeout=timeout)
+            return workflow.wait_for_signal(name, list[int], timeout=timeout)
         case Gate(reason):
-            return await workflow.suspend(reason)
+            return workflow.suspend(reason)
         case Child(name, part, retries, timeout_us):
-            options = {"retries": retries}
-            if timeout_us is not None:
-                options["timeout"] = _span(timeout_us)
-            return await _outcome(workflow.do(name, "program", msgspec.to_builtins(part), **options))
+            return workflow.do(name, "part", msgspec.to_builtins(part), retries=retries, **_timeout(timeout_us))
 
 
-async def _outcome(awaitable: Any) -> Any:
-    try:
-        return await awaitable
-    except StepFailed as failed:
-        return f"failed: {failed.error_type} after {failed.attempts}" if failed.step_name else "failed"
-
-
-def _name(node: Do | Sleep | Wait | Gate | Child) -> str:
-    return getattr(node, "name", type(node).__name__)
+def _timeout(us: int | None) -> dict[str, Any]:
+    return {} if us is None else {"timeout": _span(us)}
 
 
 def _span(us: int) -> timedelta:
     return timedelta(microseconds=us)
 
 
+def changed(node: Node, change: str, place: int) -> Node:
+    """The program as it is after its code was changed at one of its first parts."""
+    parts: list[Node] = list(node.parts) if isinstance(node, Sequence) else [node]
+    place %= len(parts)
+    match change:
+        case "append":
+            parts.append(Do("new"))
+        case "insert":
+            parts.insert(place, Do("new"))
+        case "rename":
+            part = parts[place]
+            parts[place] = structs.replace(part, name=f"{part.name}2") if isinstance(part, Do | Child) else Do("new")
+        case "remove":
+            del parts[place]
+        case _:
+            parts[place - 1], parts[place] = parts[place], parts[place - 1]
+    return Sequence(parts)
+
+
+STYLES: Mapping[str, Mapping[str, int]] = {
+    "mixed": {"do": 12, "sleep": 3, "wait": 3, "gate": 2, "child": 5, "give": 1},
+    "families": {"do": 5, "sleep": 2, "wait": 1, "gate": 1, "child": 12, "give": 1},
+    "waits": {"do": 3, "sleep": 5, "wait": 6, "gate": 3, "child": 3, "give": 1},
+    "work": {"do": 20, "sleep": 1, "wait": 1, "gate": 1, "child": 1, "give": 0},
+}
+"""How often a program has each kind of part: histories differ in what they are made of."""
+
+
 class Generator:
     """Draws programs."""
 
-    def __init__(self, rng: random.Random, budget: int) -> None:
+    def __init__(self, rng: random.Random, budget: int, style: str) -> None:
         self._rng = rng
         self._budget = budget
-        self._depth = 0
+        self._kinds, self._weights = zip(*STYLES[style].items(), strict=True)
 
     def program(self) -> Node:
         """A sequence of a few parts."""
-        return Sequence([self._node(2) for _ in range(self._rng.randint(1, 4))])
+        return Sequence([self._node(3) for _ in range(self._rng.randint(1, 5))])
 
     def _node(self, depth: int) -> Node:
         rng = self._rng
         self._budget -= 1
         if depth > 0 and self._budget > 0 and rng.random() < 0.35:
-            parts = [self._node(depth - 1) for _ in range(rng.randint(2, 3))]
-            match rng.randrange(5):
-                case 0 | 1:
-                    return Gather(parts)
-                case 2:
-                    return Race(parts)
-                case 3:
-                    return Within(self._us(), Sequence(parts))
-                case _:
-                    return Sequence(parts)
-        match rng.randrange(24):
-            case 0 | 1 | 2:
+            return self._block([self._node(depth - 1) for _ in range(rng.randint(2, 3))])
+        [kind] = rng.choices(self._kinds, self._weights)
+        match kind:
+            case "sleep":
                 return Sleep(self._us(), own=rng.random() < 0.3)
-            case 3 | 4:
-                return Wait(rng.choice(SIGNALS), self._us() if rng.random() < 0.5 else None)
-            case 5:
-                return Wait(rng.choice(APPROVALS), self._us() if rng.random() < 0.5 else None, approval=True)
-            case 6 | 10:
+            case "wait":
+                approval = rng.random() < 0.3
+                name = rng.choice(APPROVALS if approval else SIGNALS)
+                return Wait(name, self._us() if rng.random() < 0.5 else None, approval)
+            case "gate":
                 return Gate(rng.choice(("g0", "g1")))
-            case 7 | 8 | 11 | 12 | 13 if depth > 0 and self._budget > 0:
-                part = self._node(depth - 1)
-                return Child(self._step_name(), part, rng.choice((0, 0, 1)), self._us() if rng.random() < 0.2 else None)
-            case 9:
-                return Give(cancel=rng.random() < 0.5) if rng.random() < 0.3 else self._do()
+            case "child" if depth > 0 and self._budget > 0:
+                timeout_us = self._us() if rng.random() < 0.2 else None
+                return Child(self._step_name(), self._node(depth - 1), rng.choice((0, 0, 1)), timeout_us)
+            case "give":
+                return Give(cancel=rng.random() < 0.5)
             case _:
                 return self._do()
+
+    def _block(self, parts: list[Node]) -> Node:
+        match self._rng.randrange(5):
+            case 0 | 1:
+                return Gather(parts)
+            case 2:
+                return Race(parts)
+            case 3:
+                return Within(self._us(), Sequence(parts))
+            case _:
+                return Sequence(parts)
 
     def _do(self) -> Do:
         rng = self._rng
         acts = rng.choice(("value",) * 8 + ("fail",) * 5 + ("hang", "stubborn", "huge", "unfit", "exit"))
-        retries = rng.choice((0, 0, 1, 2, 3))
+        by = rng.choice(("inline", "inline", "function", "thread"))
+        if by == "thread" and acts in ("hang", "stubborn"):
+            by = "function"
         ends = acts not in ("hang", "stubborn")
         return Do(
             self._step_name(),
             acts,
             rng.choice((0, 0, 1_000, SECOND, 60 * SECOND)),
             rng.randint(1, 3),
-            retries,
+            rng.choice((0, 0, 1, 2, 3)),
             rng.choice((0, 1_000, SECOND, 60 * SECOND)),
             None if ends and rng.random() < 0.8 else self._us(),
             rng.random() < 0.1,
-            rng.random() < 0.4,
+            by,
+            rng.randrange(64),
         )
 
     def _step_name(self) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 from msgspec import structs
 
-from pikkupy.testing.simulation.history import History, Scenario
+from pikkupy.testing.simulation.history import History
 from pikkupy.testing.simulation.oracle import Violation
 from pikkupy.testing.simulation.programs import Child, Gather, Node, Race, Sequence, Within
+from pikkupy.testing.simulation.scenario import Scenario
 
 TRIES = 400
 

@@ -1,0 +1,121 @@
+"""The workflows and functions of a simulation, and how its oracle watches them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+
+from pikkupy.execution import Workflow
+from pikkupy.pikku import Pikku
+from pikkupy.services import Services, StepContext, current_step
+from pikkupy.testing.simulation.code import Code
+from pikkupy.testing.simulation.oracle import Cursor, Oracle
+from pikkupy.testing.simulation.programs import SECOND, Do, Leaf, Node, interpret
+from pikkupy.testing.simulation.threads import SimulatedThreads
+from pikkupy.testing.simulation.values import VALUES
+
+
+class Watched(Protocol):
+    """The history that is watched."""
+
+    oracle: Oracle
+    code: Code
+    life: int
+
+    def note(self, what: str) -> None:
+        """Something has happened."""
+        ...
+
+    def watch(self, life: int, check: Any) -> None:
+        """Check something, unless that life is over."""
+        ...
+
+
+def application(history: Watched, *, whole: bool) -> Pikku:
+    """What an engine is opened with; if not `whole`, workflows are missing."""
+    pikku = Pikku()
+
+    async def program(workflow: Workflow, data: dict[str, Any]) -> Any:
+        return await _body(history, workflow, history.code.node(workflow.run_id, data))
+
+    async def part(workflow: Workflow, data: dict[str, Any]) -> Any:
+        node: Any = msgspec.convert(data, Node)
+        return await _body(history, workflow, node)
+
+    async def function(services: Services, data: dict[str, Any]) -> Any:  # noqa: ARG001
+        return await _Observer(history).act(msgspec.convert(data, Do))
+
+    def thread(services: Services, data: dict[str, Any]) -> Any:  # noqa: ARG001
+        return _Observer(history).act_at_once(msgspec.convert(data, Do))
+
+    if whole:
+        pikku.workflow(program)
+    pikku.workflow(part)
+    pikku.function(function)
+    pikku.function(thread)
+    return pikku
+
+
+async def _body(history: Watched, workflow: Workflow, node: Node) -> Any:
+    return await interpret(node, workflow, _Observer(history, history.oracle.begins_again(workflow.run_id)))
+
+
+class _Observer:
+    """What the workflows and steps of one life tell, as long as it lasts."""
+
+    def __init__(self, history: Watched, cursor: Cursor | None = None) -> None:
+        self._history = history
+        self._cursor = cursor  # of a workflow
+        self._life = history.life
+
+    def asks(self, run_id: str, position: int | None, node: Leaf) -> None:
+        self._history.watch(self._life, partial(self._history.oracle.asks, run_id, position, node))
+
+    def saw(self, run_id: str, position: int | None, node: Leaf, what: Any) -> None:
+        remembers = self._history.code.remembers(run_id, self._life)
+        assert self._cursor is not None
+        saw = partial(self._history.oracle.saw, self._cursor, position, node, repr(what), remembers=remembers)
+        self._history.watch(self._life, saw)
+
+    async def act(self, node: Do) -> Any:
+        step = self._begins(node)
+        if node.lasts_us:
+            await asyncio.sleep(node.lasts_us / SECOND)
+        if node.acts == "hang":
+            await asyncio.sleep(1e6)
+        if node.acts == "stubborn":
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1e6)
+            await asyncio.sleep(2)
+        return self._effect(node, step)
+
+    def act_at_once(self, node: Do) -> Any:
+        step = self._begins(node)
+        SimulatedThreads.takes_us = node.lasts_us
+        return self._effect(node, step)
+
+    def _begins(self, node: Do) -> StepContext:
+        history, step = self._history, current_step()
+        assert step is not None
+        history.watch(self._life, partial(history.oracle.begins, node, step, self._life))
+        if history.life == self._life:
+            history.note(f"{step.run_id} {step.step_name} {step.attempt_count}")
+        return step
+
+    def _effect(self, node: Do, step: StepContext) -> Any:
+        match node.acts:
+            case "fail" if step.attempt_count <= node.failures:
+                raise OSError(f"attempt {step.attempt_count}")
+            case "huge":
+                return "x" * 200_000
+            case "unfit":
+                return object()
+            case "exit":
+                raise SystemExit(3)
+        value = (step.attempt_count, VALUES[node.value % len(VALUES)])
+        self._history.watch(self._life, partial(self._history.oracle.made, step, repr(value)))
+        return value
