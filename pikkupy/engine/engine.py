@@ -141,8 +141,7 @@ class Engine:
         host.stop_dispatching()
         await residents.quiet()
         await host.workers.close(microseconds(self._config.shutdown_grace) / 1e6)
-        if host.journal.failure is None:
-            await host.journal.idle()
+        await host.journal.settle()
         if isinstance(self._unusable, EngineClosed):
             self._unusable = EngineClosed("the engine was left; unfinished runs go on at the next open")
         self._parts = None
