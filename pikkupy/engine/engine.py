@@ -139,11 +139,10 @@ class Engine:
             return
         host, residents, _ = self._parts
         host.stop_dispatching()
-        await residents.quiet()
         await host.workers.close(microseconds(self._config.shutdown_grace) / 1e6)
-        await residents.quiet()  # what came too late to count is evidence
-        if host.journal.failure is None:
-            await host.journal.idle()
+        await host.journal.settle()  # or what is on its way into memory could wait for the disk for ever
+        await residents.quiet()  # with what came too late to count, and is evidence
+        await host.journal.settle()
         if isinstance(self._unusable, EngineClosed):
             self._unusable = EngineClosed("the engine was left; unfinished runs go on at the next open")
         self._parts = None

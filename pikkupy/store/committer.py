@@ -98,12 +98,16 @@ class Committer:
         self._stop_waiting()
         self._loop.call_soon(self._failed)
 
-    async def finish(self, refusal: JournalError) -> None:
-        """Write what is queued, once more if it is waiting to be tried again; further changes get `refusal`."""
+    async def settle(self) -> None:
+        """Write what is queued, and do not wait any more: what is waiting to be tried again is tried once more."""
         self._last_try = True
         if self._stop_waiting():
             self._begin()
         await self.idle()
+
+    async def finish(self, refusal: JournalError) -> None:
+        """As `settle`, and further changes get `refusal`."""
+        await self.settle()
         if self._refusal is None:
             self._refusal = refusal
 

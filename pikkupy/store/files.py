@@ -135,6 +135,10 @@ def inspect(path: str, real: str) -> Found:
             return _look(path, db, size)
     except sqlite3.Error as error:
         raise _unreadable(path, error) from error
+    except (
+        UnicodeDecodeError
+    ) as error:  # SQLite quotes what it cannot read of a damaged schema, and sqlite3 decodes that
+        raise _damaged(path, "its schema is no text any more") from error
     except OSError as error:
         raise JournalError(f"{path} cannot be made or read: {error}") from error
 
@@ -209,5 +213,9 @@ def _unreadable(path: str, error: sqlite3.Error) -> JournalError:
     if code == sqlite3.SQLITE_NOTADB:
         return _no_database(path)
     if code == sqlite3.SQLITE_CORRUPT:
-        return JournalFormatError(f"{path} is damaged ({error}); restore it from a backup")
+        return _damaged(path, error)
     return JournalError(f"{path} cannot be opened: {error}")
+
+
+def _damaged(path: str, why: object) -> JournalFormatError:
+    return JournalFormatError(f"{path} is damaged ({why}); restore it from a backup")

@@ -150,6 +150,11 @@ class Journal:
         """Return when nothing is queued and nothing is being written."""
         await self._committer.idle()
 
+    async def settle(self) -> None:
+        """Return when nothing is queued any more. From now on a write that would pause is a fail-stop: who leaves
+        cannot wait for space on the disk, or for another program."""
+        await self._committer.settle()
+
     def fail(self, failure: JournalError) -> None:
         """Fail-stop from outside: the owner does not trust its own state any more."""
         self._committer.fail(failure)

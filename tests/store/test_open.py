@@ -202,6 +202,18 @@ async def test_a_file_that_was_cut_short_is_refused(path: str) -> None:
     assert "damaged" in await _refused(path, JournalFormatError)
 
 
+async def test_a_schema_that_is_no_text_any_more_is_named_as_damage(path: str) -> None:
+    """One bit of it: SQLite quotes the place, and that cannot be decoded."""
+    journal = await open_journal(path)
+    await journal.close()
+    file = Path(path)
+    data = bytearray(file.read_bytes())
+    data[data.index(b"CREATE TABLE pikkupy_attempts") + 3] ^= 0x80
+    file.write_bytes(data)
+
+    assert "damaged" in await _refused(path, JournalFormatError)
+
+
 async def test_a_file_of_another_application_is_refused(path: str) -> None:
     """Its application id says so, whatever else is in it."""
     raw(path, "PRAGMA application_id = 0x12345678")

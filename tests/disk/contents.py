@@ -1,0 +1,123 @@
+"""What is in a file, table by table, and whether that bears out what was told."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from tests.disk.records import Told
+
+TABLES = tuple(
+    f"pikkupy_{name}"
+    for name in (
+        "runs",
+        "steps",
+        "attempts",
+        "timers",
+        "signals",
+        "chunks",
+        "changes",
+        "set_aside",
+        "tags",
+        "deleted",
+    )
+)
+JOURNAL = """
+SELECT format, epoch, clean, max(next_number, (SELECT coalesce(max(number), 0) + 1 FROM pikkupy_runs)), created_at
+FROM pikkupy_journal
+"""
+_QUERIES = [f"SELECT * FROM {table}" for table in TABLES]
+_STARTED, _ENDED = 1, 3
+
+Rows = tuple[Any, ...]
+
+
+class Journal(NamedTuple):
+    """What the row of the journal says, but for its owner."""
+
+    format: int
+    epoch: int
+    clean: int
+    next_number: int
+    created_at: int
+
+
+Key = tuple[Rows, Journal | None]
+"""All that is in a file: equal keys are equal files for whoever opens them."""
+
+
+def tables_of(db: sqlite3.Connection) -> Rows:
+    """All rows of all tables but the journal's own; nothing before there are tables."""
+    try:
+        return tuple(tuple(db.execute(query).fetchall()) for query in _QUERIES)
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return ()
+        raise
+
+
+def journal_of(db: sqlite3.Connection) -> Journal | None:
+    """The row of the journal; None before there is one."""
+    try:
+        rows = db.execute(JOURNAL).fetchall()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return None
+        raise
+    return Journal(*rows[0]) if rows else None
+
+
+def digest_of(db: sqlite3.Connection) -> str:
+    """A short name of all rows but the journal's own."""
+    return digest(tables_of(db))
+
+
+def digest(tables: Rows) -> str:
+    """The same of rows that were read."""
+    return "" if not any(tables) else blake2b(repr(tables).encode(errors="surrogateescape"), digest_size=8).hexdigest()
+
+
+class State:
+    """The rows of one moment, as far as somebody may have been told of them."""
+
+    def __init__(self, tables: Rows) -> None:
+        self._tables = tables or ((),) * len(TABLES)
+
+    @cached_property
+    def runs(self) -> dict[str, str]:
+        """Status by id."""
+        return {row[1]: row[3] for row in self._tables[0]}
+
+    @cached_property
+    def _ids(self) -> dict[int, str]:
+        return {row[0]: row[1] for row in self._tables[0]}
+
+    @cached_property
+    def steps(self) -> dict[tuple[str, str], str]:
+        """Status by run and name."""
+        return {(self._ids[row[0]], row[2]): row[12] for row in self._tables[1] if row[0] in self._ids}
+
+    @cached_property
+    def signals(self) -> Counter[tuple[str, str]]:
+        """How many by run and name."""
+        return Counter((self._ids[row[0]], row[2]) for row in self._tables[4] if row[0] in self._ids)
+
+    def bears_out(self, told: Told) -> bool:
+        """Whether this is so."""
+        match told.what:
+            case "started":
+                return told.run in self.runs
+            case "ended":
+                return self.runs.get(told.run) == told.name
+            case "retried":
+                return self.runs.get(told.run, "failed") != "failed"
+            case "deleted":
+                return told.run not in self.runs
+            case "signalled":
+                return self.signals[told.run, told.name] >= int(told.value)
+            case "seen":
+                return self.steps.get((told.run, told.name)) == "succeeded"
+        raise AssertionError(f"nobody knows what {told.what!r} means")

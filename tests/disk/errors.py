@@ -1,0 +1,321 @@
+"""Errors of the disk: the n-th operation of a kind fails, once or from then on, in a life of the real engine.
+
+SQLite is told what its unix VFS makes of an errno (os_unix.c): a write that meets ENOSPC is `SQLITE_FULL`, after a part
+of it as well; any other errno, EIO and EROFS, is `SQLITE_IOERR_WRITE`. A sync, a truncation or a deletion is
+`SQLITE_IOERR_FSYNC`, `_TRUNCATE` or `_DELETE` whatever the errno is. A file that cannot be made on a file system that
+is mounted to be read only is `SQLITE_CANTOPEN`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pikkupy import PikkuError
+from tests.disk.contents import State, digest, tables_of
+from tests.disk.life import STOPPED, Life, in_child, lives
+from tests.disk.opening import NOW_US, Wrong, check_end, check_pages, open_journal, quiet_process, read_all
+from tests.disk.parallel import Result, in_forks
+from tests.disk.recording import memory
+from tests.disk.records import (
+    Begun,
+    Create,
+    Log,
+    Mark,
+    Operation,
+    Record,
+    Rows,
+    Sync,
+    Truncate,
+    Unlink,
+    Write,
+    read_log,
+)
+from tests.disk.shim import Fault
+from tests.disk.workload import LIVES, Caller, first_life
+
+LIFTED_AFTER = 3  # refusals for want of space
+ENDS = ("JournalError", "RunFailed", "RunCancelled")  # the others are of runs that had ended before
+SHARE_TO_THE_END = 5  # of the files, one in so many is run to the end
+
+
+class Kind(NamedTuple):
+    """What fails, and how SQLite is told of it."""
+
+    name: str
+    of: type[Operation]
+    code: int
+    passes: bool = False  # the engine waits until it is over
+    short: bool = False  # a part is written
+
+
+KINDS = (
+    Kind("write EIO", Write, sqlite3.SQLITE_IOERR_WRITE),
+    Kind("write ENOSPC", Write, sqlite3.SQLITE_FULL, passes=True),
+    Kind("write short, ENOSPC", Write, sqlite3.SQLITE_FULL, passes=True, short=True),
+    Kind("write short, EIO", Write, sqlite3.SQLITE_IOERR_WRITE, short=True),
+    Kind("sync EIO", Sync, sqlite3.SQLITE_IOERR_FSYNC),
+    Kind("truncate EIO", Truncate, sqlite3.SQLITE_IOERR_TRUNCATE),
+    Kind("unlink EIO", Unlink, sqlite3.SQLITE_IOERR_DELETE),
+    Kind("create EROFS", Create, sqlite3.SQLITE_CANTOPEN),
+)
+
+
+class Case(NamedTuple):
+    """One life: the n-th operation of that kind fails, or it and all that follow."""
+
+    kind: Kind
+    nth: int
+    once: bool
+
+    def __str__(self) -> str:
+        return f"{self.kind.name}, number {self.nth}{'' if self.once else ' and all that follow'}"
+
+
+class Striker:
+    """Decides which operations fail."""
+
+    def __init__(self, case: Case, log: Log) -> None:
+        self._case = case
+        self._log = log
+        self._count = self.refused = 0
+
+    def __call__(self, operation: Operation) -> Fault | None:
+        kind, nth, once = self._case
+        if not isinstance(operation, kind.of):
+            return None
+        self._count += 1
+        lifted = kind.passes and self.refused >= LIFTED_AFTER
+        if self._count < nth or lifted or (once and self._count > nth):
+            return None
+        self.refused += 1
+        if self.refused == 1:
+            self._log.add(Mark("strikes", str(self._case)))
+        written = len(operation.data) // 2 if kind.short and isinstance(operation, Write) else 0
+        return Fault(kind.code, written)
+
+
+def cases(longest: int | None) -> list[Case]:
+    """All of them, as long as there is something to fail; with a limit, the first so many of each kind."""
+    counts = untouched()
+    return [
+        Case(kind, nth, once)
+        for kind in KINDS
+        for nth in range(1, min(counts[kind.of], longest or counts[kind.of]) + 1)
+        for once in (True, False)
+    ]
+
+
+def untouched() -> Counter[type[Any]]:
+    """How many operations of each kind there are in lives that nothing disturbs."""
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
+        assert in_child(lambda: lives(Path(folder), "full", LIVES)) == 0
+        return Counter(type(record) for record in read_log(Path(folder) / "log"))
+
+
+def suffer(case: Case, number: int) -> Result:
+    """The life of that case, and what it leaves."""
+    result = Result()
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
+        try:
+            _suffer(case, Path(folder), result, to_the_end=number % SHARE_TO_THE_END == 0)
+        except (Wrong, AssertionError, PikkuError, sqlite3.Error) as wrong:
+            result.wrong.append(f"{case}: {type(wrong).__name__}: {wrong}")
+    return result
+
+
+def _suffer(case: Case, folder: Path, result: Result, *, to_the_end: bool) -> None:
+    def live() -> int:
+        striker = Striker(case, Log(folder / "log"))
+        return lives(folder, "full", LIVES, strike=striker, enough=lambda: striker.refused > 0)
+
+    code = in_child(live)
+    records = read_log(folder / "log")
+    result.counts["lives"] += 1
+    result.counts[case.kind.name] += 1
+    if not any(record for record in records if isinstance(record, Mark) and record.what == "strikes"):
+        raise Wrong("harness: the fault did not strike")
+    check_life(case, code, records, result)
+    asyncio.run(_check_file(folder / "app.db", records, result, to_the_end=to_the_end))
+
+
+def check_life(case: Case, code: int, records: Sequence[Record], result: Result) -> None:
+    """It went on untouched, or waited, or has stopped and told everybody. Raises `Wrong`."""
+    marks = [record for record in records if isinstance(record, Mark)]
+    opening = [mark.what for mark in marks if mark.what in {"opens", "opened", "strikes"}]
+    while_opening = opening[opening.index("strikes") - 1] == "opens"
+    failed = [place for place, record in enumerate(records) if isinstance(record, Mark) and record.what == "failed"]
+    if code not in {0, STOPPED}:
+        raise Wrong(f"foreign: the life has ended with {code}")
+    if code == STOPPED and not failed and not while_opening:
+        raise Wrong("foreign: a JournalError, and the journal has not failed")
+    if failed and case.kind.passes:
+        raise Wrong(f"pause: the journal has stopped: {records[failed[0]]}")
+    if failed:
+        _check_stop(records[failed[0] :])
+        if "strikes" not in opening[: opening.index("strikes") + 1]:
+            raise Wrong("harness: it failed before the fault")
+    result.counts["refused to open" if code == STOPPED and while_opening else "stopped" if failed else "went on"] += 1
+
+
+def _check_stop(after: Sequence[Record]) -> None:
+    for record in after:
+        if isinstance(record, Begun):
+            raise Wrong(f"dispatch: {record} after the journal had failed")
+        if isinstance(record, Rows) and record.committed:
+            raise Wrong("write: a commit after the journal had failed")
+        if isinstance(record, Write | Truncate) and record.file == "":
+            raise Wrong("write: the file was written after the journal had failed")
+        if isinstance(record, Mark) and record.what == "waiter" and record.note not in ENDS:
+            raise Wrong(f"waiter: who waited for a run got {record.note}")
+
+
+async def _check_file(db: Path, records: Sequence[Record], result: Result, *, to_the_end: bool) -> None:
+    """It is exactly what was committed last, or what was about to be. Raises `Wrong`."""
+    quiet_process()
+    journal = await open_journal(str(db), durability="process", now_us=NOW_US)
+    try:
+        await check_pages(journal)
+        await read_all(journal)
+        tables = await journal._writer.run(tables_of)
+    finally:
+        await journal.close(clean=False)
+    last, ghosts = "", set[str]()
+    for record in records:
+        if isinstance(record, Rows) and record.committed:  # after a commit that failed it is the one before
+            last, ghosts = record.digest, set() if record.digest != last else ghosts
+        elif isinstance(record, Rows):
+            ghosts.add(record.digest)
+    found = digest(tables)
+    if found != last and found not in ghosts:
+        raise Wrong("atomic: the file is neither what was committed last nor what was about to be")
+    result.counts["exactly the last commit" if found == last else "a ghost: the commit that failed"] += 1
+    if to_the_end:
+        result.counts["run to the end"] += 1
+        await check_end(db, State(tables))
+
+
+def loop(longest: int | None, jobs: int) -> Result:
+    """All cases, or those with an n of at most `longest`."""
+    todo = cases(longest)
+    return in_forks("errors of the disk", lambda item: suffer(todo[item], item), range(len(todo)), jobs)
+
+
+# A foreign lock
+
+
+class Holder:
+    """Another process, which can hold the lock of a database."""
+
+    def __init__(self, db: Path) -> None:
+        ask, self._ask = os.pipe()
+        self._answer, answer = os.pipe()
+        if os.fork() == 0:
+            os.close(self._ask)
+            try:
+                _hold(db, ask, answer)
+            finally:
+                os._exit(0)
+        os.close(ask)
+        os.close(answer)
+
+    def say(self, what: bytes) -> None:
+        """`BEGIN IMMEDIATE` or `ROLLBACK`; returns when it is done."""
+        os.write(self._ask, what + b"\n")
+        assert os.read(self._answer, 1) == b"k"
+
+
+def _hold(db: Path, ask: int, answer: int) -> None:
+    connection: sqlite3.Connection | None = None
+    with os.fdopen(ask) as lines:
+        for line in lines:
+            connection = connection or sqlite3.connect(db, isolation_level=None)
+            connection.execute(line)
+            os.write(answer, b"k")
+
+
+class Locked:
+    """A caller whose calls find the file locked by another process, until the engine says that it waits."""
+
+    WRITING = ("start", "signal", "cancel", "approve", "resume", "retry", "fork")
+
+    def __init__(self, caller: Caller, life: Life, holder: Holder) -> None:
+        self._caller, self._life, self._holder = caller, life, holder
+        self.pauses = 0
+
+    def __getattr__(self, name: str) -> Any:
+        called = getattr(self._caller, name)
+        return self._locked(called) if name in self.WRITING else called
+
+    def _locked(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def locked(*arguments: str) -> None:
+            self._holder.say(b"BEGIN IMMEDIATE")
+            task = asyncio.ensure_future(call(*arguments))
+            while self._life.waiting is None:
+                await asyncio.sleep(0)
+            if task.done():
+                raise Wrong(f"lock: {call.__name__} has returned while the file was locked")
+            self._holder.say(b"ROLLBACK")
+            await task
+            self.pauses += 1
+
+        return locked
+
+
+def under_foreign_locks(folder: Path) -> int:
+    """A life in which each call finds the file locked; how many did. Raises if one is told of an error."""
+
+    def live() -> int:
+        holder = Holder(folder / "app.db")
+        life = Life(folder / "app.db", Log(folder / "log"), "full")
+        shim = life.prepare()
+
+        async def script(caller: Caller) -> None:
+            locked = Locked(caller, life, holder)
+            await first_life(locked)  # type: ignore[arg-type]
+            life.log.add(Mark("pauses", str(locked.pauses)))
+
+        asyncio.run(life.live(script))
+        assert shim.error is None
+        return 0
+
+    assert in_child(live) == 0
+    marks = {record.what: record.note for record in read_log(folder / "log") if isinstance(record, Mark)}
+    assert "failed" not in marks
+    return int(marks["pauses"])
+
+
+def without_space_for_ever(folder: Path) -> list[Record]:
+    """A life that finds no space while it works, and is left while it waits for some."""
+
+    def live() -> int:
+        log = Log(folder / "log")
+        full = False
+
+        def strike(operation: Operation) -> Fault | None:
+            return Fault(sqlite3.SQLITE_FULL) if full and isinstance(operation, Write) else None
+
+        life = Life(folder / "app.db", log, "full", strike=strike, watches_rows=True)
+        life.prepare()
+
+        async def script(caller: Caller) -> None:
+            nonlocal full
+            await caller.start("o1")
+            full = True
+            waits = asyncio.ensure_future(caller.start("o2"))
+            waits.add_done_callback(lambda task: log.add(Mark("told", type(task.exception()).__name__)))
+            while life.waiting is None:
+                await asyncio.sleep(0)
+            assert not waits.done()
+
+        asyncio.run(life.live(script))
+        return 0
+
+    assert in_child(live) == 0
+    return read_log(folder / "log")

@@ -1,0 +1,130 @@
+"""Kills: a real process dies before each operation that changes one of its files; another one goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from pikkupy import PikkuError
+from tests.disk.contents import State, digest, tables_of
+from tests.disk.errors import untouched
+from tests.disk.life import in_child, lives
+from tests.disk.opening import NOW_US, Wrong, check_end, check_pages, open_journal, quiet_process, read_all
+from tests.disk.parallel import Result, in_forks
+from tests.disk.recording import memory
+from tests.disk.records import OPERATIONS, Operation, Record, Rows, read_log
+from tests.disk.shim import Fault
+from tests.disk.workload import LIVES
+
+SYSCALLS = ("pwrite64", "fdatasync", "fsync", "ftruncate", "unlink")
+
+
+def killed(nth: int) -> Result:
+    """The life that is killed before its n-th operation, and what it leaves."""
+    result = Result()
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
+        try:
+            _killed(nth, Path(folder), result)
+        except (Wrong, AssertionError, PikkuError) as wrong:
+            result.wrong.append(f"killed before operation {nth}: {type(wrong).__name__}: {wrong}")
+    return result
+
+
+def _killed(nth: int, folder: Path, result: Result) -> None:
+    count = 0
+
+    def strike(_operation: Operation) -> Fault | None:
+        nonlocal count
+        count += 1
+        if count == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+    if in_child(lambda: lives(folder, "full", LIVES, strike=strike)) != -signal.SIGKILL:
+        raise Wrong("harness: the life was not killed")
+    result.counts["kills"] += 1
+    asyncio.run(check_killed(folder / "app.db", read_log(folder / "log"), result))
+
+
+async def check_killed(db: Path, records: list[Record], result: Result) -> None:
+    """The file is what was committed last, or what was about to be, and all runs come to their ends. Raises `Wrong`."""
+    quiet_process()
+    journal = await open_journal(str(db), durability="process", now_us=NOW_US)
+    try:
+        await check_pages(journal)
+        await read_all(journal)
+        tables = await journal._writer.run(tables_of)
+    finally:
+        await journal.close(clean=False)
+    states = [record for record in records if isinstance(record, Rows)]
+    last = max((place for place, state in enumerate(states) if state.committed), default=-1)
+    legal = {state.digest for state in states[max(last, 0) :]} | ({""} if last < 0 else set())
+    if digest(tables) not in legal:
+        raise Wrong("lost: the file is neither what was committed last nor what was about to be")
+    await check_end(db, State(tables))
+    result.counts["run to the end"] += 1
+
+
+def explore(kills: int | None, seed: int, jobs: int) -> Result:
+    """A kill before each operation, or before so many of them."""
+    counts = untouched()
+    points = range(1, sum(counts[kind] for kind in OPERATIONS) + 1)
+    chosen = points if kills is None else random.Random(f"{seed} kills").sample(points, min(kills, len(points)))
+    return in_forks("kills", killed, chosen, jobs)
+
+
+# With strace, which sees the system calls themselves
+
+
+def has_strace() -> bool:
+    """Whether there is one that may trace."""
+    strace = shutil.which("strace")
+    return strace is not None and subprocess.run([strace, "-o", "/dev/null", "true"], check=False).returncode == 0
+
+
+def traced(folder: Path) -> tuple[Counter[tuple[str, str]], list[Record]]:
+    """A whole life: how often which system call came for which file, and the log of the layer below SQLite."""
+    trace = folder / "trace"
+    options = ["-f", "-y", "-o", str(trace), "-e", f"trace={','.join(SYSCALLS)}"]
+    life = [sys.executable, "-m", "tests.disk.life", str(folder)]
+    subprocess.run(["strace", *options, *life], check=True, capture_output=True)
+    calls: Counter[tuple[str, str]] = Counter()
+    for line in trace.read_text().splitlines():
+        found = re.search(r"(\w+)\(\d*<?\"?[^>\",]*/app\.db(-wal|-journal)?[>\"]", line)
+        if found and not line.endswith("ENOENT (No such file or directory)"):
+            calls[found[1], found[2] or ""] += 1
+    return calls, read_log(folder / "log")
+
+
+def killed_by_strace(call: str, nth: int) -> Result:
+    """A life that is killed at its n-th system call of that name; none is left untouched."""
+    result = Result()
+    with tempfile.TemporaryDirectory(dir=memory()) as root:
+        folder = Path(root)
+        inject = ["-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={nth}"]
+        life = [sys.executable, "-m", "tests.disk.life", root]
+        code = subprocess.run(["strace", *inject, *life], check=False, capture_output=True).returncode
+        result.counts[f"{call}, killed" if code else f"{call}, untouched"] += 1
+        try:
+            asyncio.run(check_killed(folder / "app.db", read_log(folder / "log"), result))
+        except (Wrong, AssertionError, PikkuError) as wrong:
+            result.wrong.append(f"killed at {call} number {nth}: {type(wrong).__name__}: {wrong}")
+    return result
+
+
+def explore_with_strace(jobs: int) -> Result:
+    """A kill at each system call that changes a file of the life."""
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
+        calls, _ = traced(Path(folder))
+    counts = {call: sum(count for (name, _), count in calls.items() if name == call) for call in SYSCALLS}
+    points = [(call, nth) for call, count in counts.items() for nth in range(1, count + 1)]
+    return in_forks("kills by strace", lambda item: killed_by_strace(*points[item]), range(len(points)), jobs)

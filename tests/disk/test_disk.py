@@ -1,0 +1,172 @@
+"""Small parts of `python -m tests.disk`, and that it would see what it is there for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pikkupy.store import connection, rows
+from tests.disk import errors, flips, kills, power
+from tests.disk.life import Life, in_child, lives
+from tests.disk.parallel import Result
+from tests.disk.recording import recorded
+from tests.disk.records import Create, Mark, Sync, Told, Truncate, Unlink, Write
+from tests.disk.workload import LIVES, Caller
+
+ROOT = Path(__file__).parent.parent.parent
+SEED = 20261124
+
+
+def run(*options: str) -> dict[str, Any]:
+    """What the command says, once nothing is wrong."""
+    command = [sys.executable, "-m", "tests.disk", *options, "--seed", f"{SEED}", "--jobs", "2", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return {name: part["counts"] for name, part in found.items()}
+
+
+def test_losses_of_power() -> None:
+    """`full` loses nothing that was told; both durabilities come to exactly what some commit had left."""
+    found = run("--images", "5000")
+
+    assert found["power, full"]["images"] + found["power, process"]["images"] == 10_000
+    assert "told, and gone" not in found["power, full"]
+    assert found["power, process"]["told, and gone"] > 0
+    assert all(part["run to the end"] >= 50 for part in found.values())
+
+
+def test_a_disk_that_ignores_syncs_changes_no_value() -> None:
+    """F12: it is noticed, or the rows are what they once were."""
+    counts = run("--lying", "500")["power, syncs ignored"]
+
+    assert counts["images"] == 500
+    assert counts["detected"] > 0
+
+
+def test_errors_of_the_disk() -> None:
+    """The n-th write, sync, truncation, deletion or creation fails, once or from then on."""
+    counts = run("--errors", "--n", "100")["errors"]
+
+    assert counts["lives"] > 600
+    assert counts["went on"] > 0
+    assert counts["stopped"] > 0
+    assert counts["a ghost: the commit that failed"] > 0
+
+
+def test_bits_that_flip() -> None:
+    """And files that are cut: nothing is given out that was not recorded."""
+    counts = run("--flips", "400")["flips"]
+
+    assert counts["noticed by SQLite"] > 0
+    assert counts["noticed by a checksum"] > 0
+
+
+def test_kills_before_operations() -> None:
+    """A share of them; all of them are in the long form."""
+    assert run("--kills", "--points", "40")["kills"]["run to the end"] == 40
+
+
+def test_foreign_locks_are_waited_for(tmp_path: Path) -> None:
+    """Each call finds the file locked by another process; nobody is told of an error."""
+    assert errors.under_foreign_locks(tmp_path) >= 6
+
+
+def test_an_engine_is_left_while_there_is_no_space(tmp_path: Path) -> None:
+    """Those who wait are told."""
+    marks = [record for record in errors.without_space_for_ever(tmp_path) if isinstance(record, Mark)]
+
+    assert [mark.note for mark in marks if mark.what == "told"] == ["JournalError"]
+
+
+@pytest.mark.skipif(not kills.has_strace(), reason="there is no strace that may trace")
+def test_the_layer_sees_what_the_system_sees(tmp_path: Path) -> None:
+    """Writes, truncations and deletions of each file, and syncs of all of them."""
+    calls, records = kills.traced(tmp_path)
+    seen: Counter[tuple[str, str]] = Counter()
+    names = {Write: "pwrite64", Truncate: "ftruncate", Unlink: "unlink"}
+    for record in records:
+        if isinstance(record, Write | Truncate | Unlink):
+            seen[names[type(record)], record.file] += 1
+    syncs = Counter(record.file for record in records if isinstance(record, Sync))
+    assert seen.total() > 500
+    assert {call: count for call, count in calls.items() if call[0] in names.values()} == dict(seen)
+    by_system = Counter[str]()
+    for (call, file), count in calls.items():
+        by_system[file] += count if call in {"fsync", "fdatasync"} else 0
+    assert +by_system == syncs
+    assert any(isinstance(record, Create) for record in records)
+
+
+def test_the_same_life_does_the_same_to_the_disk() -> None:
+    """Or a seed would say nothing."""
+    with recorded("full") as one, recorded("full") as other:
+        assert one.records == other.records
+
+
+# That it would be seen
+
+
+def explored(durability: str, spoil: Any) -> Result:
+    """A thousand images of lives in which something is wrong."""
+    with recorded(durability, spoil) as recording:
+        return power.explore(recording, durability, SEED, 1_000, 2)
+
+
+def test_a_life_without_syncs_is_seen_to_lose() -> None:
+    """With `synchronous = OFF` instead of `FULL`."""
+
+    def spoil(_life: Life) -> None:
+        connection._SYNCHRONOUS["full"] = 0
+
+    assert any("lost: " in wrong for wrong in explored("full", spoil).wrong)
+
+
+def test_telling_before_the_commit_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`start` is told while it is not on disk yet."""
+    start = Caller.start
+
+    async def early(caller: Caller, run_id: str) -> None:
+        caller.tell(Told("started", run_id))
+        await start(caller, run_id)
+
+    monkeypatch.setattr(Caller, "start", early)
+
+    assert any("lost: " in wrong for wrong in explored("full", None).wrong)
+
+
+def test_rot_without_checksums_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values change, and nobody says so."""
+    with recorded("full") as recording:
+        monkeypatch.setattr(rows, "crc32", lambda data: 0)
+        recorded_before = rows._record
+
+        def trusting(kind: Any, columns: Any, checksum: object, compute: Any, what: str) -> Any:
+            return recorded_before(kind, columns, None, lambda _: None, what)
+
+        monkeypatch.setattr(rows, "_record", trusting)
+        result = flips.explore(recording, SEED, 600, 2)
+
+    assert any("value: " in wrong for wrong in result.wrong)
+
+
+def test_an_error_in_the_layer_is_kept(tmp_path: Path) -> None:
+    """It is an error of the disk for SQLite, and does not get lost."""
+
+    def wrong(_operation: object) -> None:
+        raise ZeroDivisionError
+
+    def live() -> int:
+        try:
+            lives(tmp_path, "full", LIVES[:1], strike=wrong)
+        except ZeroDivisionError:
+            return 7
+        return 0
+
+    assert in_child(live) == 7
