@@ -357,8 +357,8 @@ async def test_a_step_that_takes_too_long_fails_with_a_timeout_error() -> None:
         assert stage.time.pending == []
 
 
-async def test_a_value_that_comes_after_the_timeout_is_late() -> None:
-    """It is dropped from the run, and kept only for who asks for late results."""
+async def test_a_value_that_comes_after_the_timeout_is_dropped() -> None:
+    """The time-out is the end of the attempt: nothing else is told of it, not as a late result either."""
 
     async def body() -> str:
         try:
@@ -373,7 +373,8 @@ async def test_a_value_that_comes_after_the_timeout_is_late() -> None:
         stage.time.advance(1)
 
         assert (await watched.failed()).error.type == "TimeoutError"
-        assert watched.late == [Succeeded('"too late"')]
+        await turns()
+        assert watched.late == []
 
 
 async def test_a_step_that_ends_in_time_leaves_no_timer() -> None:
