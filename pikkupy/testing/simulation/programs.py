@@ -190,6 +190,8 @@ def _span(us: int) -> timedelta:
 def changed(node: Node, change: str, place: int) -> Node:
     """The program as it is after its code was changed at one of its first parts."""
     parts: list[Node] = list(node.parts) if isinstance(node, Sequence) else [node]
+    if not parts:  # the last one was removed before
+        return Sequence([Do("new")])
     place %= len(parts)
     match change:
         case "append":
