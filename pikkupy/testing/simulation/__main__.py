@@ -78,6 +78,8 @@ def one(seed: int) -> Line:
         return Line(seed, History(draw(seed)).run())
     except Violation as violation:
         return Line(seed, violation=str(violation))
+    except Exception as error:  # noqa: BLE001 - of the engine or of the simulation: it is told like a violation
+        return Line(seed, violation=f"error: {error!r}")
 
 
 def _work(first: int, histories: int) -> int:

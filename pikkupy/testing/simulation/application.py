@@ -109,6 +109,7 @@ class _Observer:
     def _effect(self, node: Do, step: StepContext) -> Any:
         match node.acts:
             case "fail" if step.attempt_count <= node.failures:
+                self._history.watch(self._life, partial(self._history.oracle.failed, step))
                 raise OSError(f"attempt {step.attempt_count}")
             case "huge":
                 return "x" * 200_000

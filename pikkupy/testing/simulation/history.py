@@ -129,9 +129,9 @@ class History:
             ended = loop.run_until_complete(self._live(engine))
         except Crash:
             self._crashes += 1
-        except Stuck:
+        except Stuck as stuck:
             if self.people.violation is None:
-                raise Violation("stuck: nothing is ready, and no timer is set (I-41)") from None
+                raise Violation(f"stuck: {stuck} (I-41)") from None
         finally:
             self._bury(loop, engine)
         if self.people.violation is not None:

@@ -12,9 +12,11 @@ import selectors
 from collections.abc import Mapping
 from typing import Any
 
+MOST_TURNS = 200_000  # of the loop in one life, which takes a hundred or so: it never comes to rest
+
 
 class Stuck(Exception):
-    """Nothing is ready, and no timer is set."""
+    """Nothing is ready, and no timer is set; or something is, again and again."""
 
 
 class Crash(KeyboardInterrupt):
@@ -61,6 +63,7 @@ class _NoSelector(selectors.BaseSelector):
 
     def __init__(self, loop: SimulatedLoop) -> None:
         self._loop = loop
+        self._turns = 0
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:  # noqa: ARG002
         raise RuntimeError("a simulation does no input or output")
@@ -72,8 +75,11 @@ class _NoSelector(selectors.BaseSelector):
         return {}
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._turns += 1
         if timeout is None:
-            raise Stuck
+            raise Stuck("nothing is ready, and no timer is set")
+        if self._turns > MOST_TURNS:
+            raise Stuck("the loop does not come to rest")
         if timeout > 0:
             self._loop.now_s += timeout
         return []

@@ -86,6 +86,7 @@ class Oracle:
         self._now_us = clock.now_us
         self._begun: dict[tuple[str, int, int], Known] = {}  # attempts: the life in which the body began last
         self._made: dict[tuple[str, int], dict[str, None]] = {}  # values that bodies of a step have returned
+        self._failed_at: dict[tuple[str, int, int], Known] = {}  # attempts
         self._asked_at: dict[tuple[str, int], Known] = {}  # sleeps
 
     @property
@@ -184,8 +185,17 @@ class Oracle:
             raise Violation(f"attempts: {where} begins after {attempts} on disk (I6, I-15)")
         if attempt - (forgiven or 0) > node.retries + 1 and run_id not in self.accepted | self.changed:
             raise Violation(f"attempts: {where} begins with {node.retries} retries (I6, I-16)")
+        self._check_delay(node, step, where)
         self._check_cancelled(run_id, where)
         self._check_twice(node, (run_id, step.position, attempt), where, life)
+
+    def _check_delay(self, node: Do, step: StepContext, where: str) -> None:
+        before = self._failed_at.get((step.run_id, step.position, step.attempt_count - 1))
+        if before is None or step.run_id in self.accepted | self.changed | self.retried:
+            return
+        failed_us, jumps = before.what
+        if jumps == self._clock.jumps and self._now_us() < failed_us + node.delay_us:
+            raise Violation(f"early: {where} begins before the delay of its retry has passed (I-18)")
 
     def _check_cancelled(self, run_id: str, where: str) -> None:
         for cancelled in self.cancelled:
@@ -203,6 +213,11 @@ class Oracle:
     def made(self, step: StepContext, value: str) -> None:
         """The body of a step returns that."""
         self._made.setdefault((step.run_id, step.position), {})[value] = None
+
+    def failed(self, step: StepContext) -> None:
+        """The body of a step raises an error."""
+        now = (self._now_us(), self._clock.jumps)
+        self._failed_at[step.run_id, step.position, step.attempt_count] = Known(self._disk.commits, now)
 
     # What callers know
 
@@ -272,6 +287,7 @@ class Oracle:
                 del seen[place]
         self.finals = {run_id: known for run_id, known in self.finals.items() if known.commits <= commits}
         self._begun = {key: known for key, known in self._begun.items() if known.commits <= commits}
+        self._failed_at = {key: known for key, known in self._failed_at.items() if known.commits <= commits}
         self._asked_at = {key: known for key, known in self._asked_at.items() if known.commits <= commits}
 
     def check_forked(self, source: str, fork: str, position: int, overrides: dict[str, Any]) -> None:

@@ -190,6 +190,8 @@ def _span(us: int) -> timedelta:
 def changed(node: Node, change: str, place: int) -> Node:
     """The program as it is after its code was changed at one of its first parts."""
     parts: list[Node] = list(node.parts) if isinstance(node, Sequence) else [node]
+    if not parts:  # the last one was removed before
+        return Sequence([Do("new")])
     place %= len(parts)
     match change:
         case "append":
@@ -208,7 +210,7 @@ def changed(node: Node, change: str, place: int) -> Node:
 
 STYLES: Mapping[str, Mapping[str, int]] = {
     "mixed": {"do": 12, "sleep": 3, "wait": 3, "gate": 2, "child": 5, "give": 1},
-    "families": {"do": 5, "sleep": 2, "wait": 1, "gate": 1, "child": 12, "give": 1},
+    "families": {"do": 3, "sleep": 4, "wait": 3, "gate": 2, "child": 12, "give": 1},
     "waits": {"do": 3, "sleep": 5, "wait": 6, "gate": 3, "child": 3, "give": 1},
     "work": {"do": 20, "sleep": 1, "wait": 1, "gate": 1, "child": 1, "give": 0},
 }
@@ -243,7 +245,7 @@ class Generator:
             case "gate":
                 return Gate(rng.choice(("g0", "g1")))
             case "child" if depth > 0 and self._budget > 0:
-                timeout_us = self._us() if rng.random() < 0.2 else None
+                timeout_us = self._us() if rng.random() < 0.35 else None
                 return Child(self._step_name(), self._node(depth - 1), rng.choice((0, 0, 1)), timeout_us)
             case "give":
                 return Give(cancel=rng.random() < 0.5)

@@ -70,7 +70,7 @@ class Scenario(msgspec.Struct, frozen=True):
 def draw(seed: int) -> Scenario:
     """The scenario of that seed."""
     rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
-    style = rng.choice(tuple(STYLES))
+    style = rng.choice((*STYLES, "families", "families"))
     programs = [Generator(rng, 14, style).program() for _ in range(rng.choice((1, 2, 3, 4)))]
     durability = rng.choice(("full", "full", "process"))
     size, crowd = rng.choice((4, 20, 40, 60)), rng.choice((2, 6, 12, 24))
@@ -82,8 +82,8 @@ def draw(seed: int) -> Scenario:
         sorted(acts, key=lambda act: act.at_us),
         [_fault(rng, durability, len(programs)) for _ in range(size)],
         durability,
-        rng.choice((0, 0, 1, 2, 1_000, 1_000)),
-        rng.choice((0, SECOND, 60 * SECOND)),
+        rng.choice((0, 0, 0, 1, 2, 1_000)),
+        rng.choice((0, 0, SECOND, 60 * SECOND)),
         rng.choice((2, 3, 10)),
     )
 
