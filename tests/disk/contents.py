@@ -8,6 +8,8 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+import msgspec
+
 from tests.disk.records import Told
 
 TABLES = tuple(
@@ -29,6 +31,7 @@ JOURNAL = """
 SELECT format, epoch, clean, max(next_number, (SELECT coalesce(max(number), 0) + 1 FROM pikkupy_runs)), created_at
 FROM pikkupy_journal
 """
+_pack = msgspec.msgpack.Encoder().encode
 _QUERIES = [f"SELECT * FROM {table}" for table in TABLES]
 _STARTED, _ENDED = 1, 3
 
@@ -77,7 +80,7 @@ def digest_of(db: sqlite3.Connection) -> str:
 
 def digest(tables: Rows) -> str:
     """The same of rows that were read."""
-    return "" if not any(tables) else blake2b(repr(tables).encode(errors="surrogateescape"), digest_size=8).hexdigest()
+    return "" if not any(tables) else blake2b(_pack(tables), digest_size=8).hexdigest()
 
 
 class State:

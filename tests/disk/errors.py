@@ -42,7 +42,7 @@ from tests.disk.workload import LIVES, Caller, first_life
 
 LIFTED_AFTER = 3  # refusals for want of space
 ENDS = ("JournalError", "RunFailed", "RunCancelled")  # the others are of runs that had ended before
-SHARE_TO_THE_END = 5  # of the files, one in so many is run to the end
+SHARE_TO_THE_END = 10  # of the files, one in so many is run to the end
 
 
 class Kind(NamedTuple):

@@ -119,6 +119,7 @@ class Shim:
         self._rng = random.Random(seed)
         self._names: dict[int, str] = {}  # of open files, by address
         self._tables: dict[int, tuple[_Io, _Io]] = {}  # the originals' and ours, by address
+        self._functions: dict[int, Any] = {}  # of the originals, by address
         self._keep: list[object] = []
 
     def install(self) -> None:
@@ -131,7 +132,6 @@ class Shim:
         copy.zName, copy.pNext = b"watched", None
         self._open_original = _Open(copy.xOpen)
         self._delete_original = _Delete(copy.xDelete)
-        self._functions: dict[int, Any] = {}
         copy.xOpen = self._address(_Open, self._open)
         copy.xDelete = self._address(_Delete, self._delete)
         copy.xRandomness = self._address(_Randomness, self._randomness)
