@@ -171,4 +171,6 @@ class _Inline:
         self.left_open = self.left_open or self._db.in_transaction
 
     async def close(self) -> None:
+        if not self.dead:
+            await self.run(bool)  # after what was sent before, as the real one
         self.dead = True
