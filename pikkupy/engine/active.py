@@ -717,9 +717,8 @@ class ActiveRun:
         self.ending = True
         self._drop_timers()
         self._execution.tear_down()
-        if self._over is not None and not self._over.done() and error is not None:
-            self._over.set_exception(error)
-            self._over.exception()  # perhaps nobody waits any more, which asyncio need not report
+        if error is not None:
+            self._has_no_end(error)
 
     def _end(self, end: End, rows: list[StepRow] | None = None) -> None:
         changes: list[Change] = [*(rows or ())]
@@ -782,11 +781,18 @@ class ActiveRun:
         return rows
 
     def _end_is_on_disk(self, move: RunMove, error: Exception | None) -> None:
-        if not self.host.is_written(error):
+        if error is not None and not self.host.is_written(error):
+            self._has_no_end(error)
             return
         if self._over is not None and not self._over.done():
             self._over.set_result(move)
         self.home.has_ended(self, move)
+
+    def _has_no_end(self, error: Exception) -> None:
+        """In this life: those who wait for it get the error."""
+        if self._over is not None and not self._over.done():
+            self._over.set_exception(error)
+            self._over.exception()  # perhaps nobody waits any more, which asyncio need not report
 
     def _drop_timers(self) -> None:
         if self._own_timers is not None:
