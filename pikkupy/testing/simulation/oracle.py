@@ -84,7 +84,8 @@ class Oracle:
         self._disk = disk
         self._clock = clock
         self._now_us = clock.now_us
-        self._begun: dict[tuple[str, int, int], Known] = {}  # attempts: the life in which the body began last
+        # Attempts: the life in which the body began last, and whether it was at_most_once.
+        self._begun: dict[tuple[str, int, int], Known] = {}
         self._made: dict[tuple[str, int], dict[str, None]] = {}  # values that bodies of a step have returned
         self._failed_at: dict[tuple[str, int, int], Known] = {}  # attempts
         self._asked_at: dict[tuple[str, int], Known] = {}  # sleeps
@@ -203,12 +204,12 @@ class Oracle:
                 raise Violation(f"cancel: {where} begins after cancel({cancelled!r}) has returned (I8, I-26)")
 
     def _check_twice(self, node: Do, key: tuple[str, int, int], where: str, life: int) -> None:
-        before = self._begun.get(key)
-        if before is not None and node.once:
+        last_life, was_once = self._begun[key].what if key in self._begun else (None, False)
+        if was_once and node.once:  # changed code may have had another step there, which left no record
             raise Violation(f"at most once: {where} begins again")
-        if before is not None and before.what == life:
+        if last_life == life:
             raise Violation(f"attempt: {where} begins twice in one life (I6, I-20)")
-        self._begun[key] = Known(self._disk.commits, life)
+        self._begun[key] = Known(self._disk.commits, (life, node.once))
 
     def made(self, step: StepContext, value: str) -> None:
         """The body of a step returns that."""
