@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from pikkupy.testing.simulation.shrink import breaks, shrink
 ROOT = Path(__file__).parent.parent
 SEEDS = range(1, 61)
 COMMAND = [sys.executable, "-m", "pikkupy.testing.simulation"]
+FIRST_SEED = 700_000
 CRASHES = 20_000
 
 
@@ -44,11 +44,8 @@ def test_the_same_seed_is_the_same_history() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_20_000_crashes_break_no_promise() -> None:
-    """From another seed each time. Each fault meets everything that an engine may be doing, if it can."""
-    seed = secrets.randbelow(2**40)
-    print(f"python -m pikkupy.testing.simulation --seed {seed} --crashes {CRASHES}")
-
-    ended = simulate("--seed", str(seed), "--crashes", str(CRASHES), "--jobs", "2", "--json")
+    """Each fault meets everything that an engine may be doing, if it can. Other seeds are for the command itself."""
+    ended = simulate("--seed", str(FIRST_SEED), "--crashes", str(CRASHES), "--jobs", "2", "--json")
 
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)

@@ -316,8 +316,8 @@ DEFECTS = (
     Defect(
         "adopt children that nobody waits for",
         "engine/residents.py",
-        "if recorded.parent is not None and not recorded.awaited and run.alone_since is None:",
-        "if recorded.parent is not None and run.number < 0:",
+        "return recorded.parent is not None and not recorded.awaited and recorded.run.alone_since is None",
+        "return recorded.parent is not None and recorded.run.number < 0",
         "contract/test_left_children.py kills/test_children.py",
     ),
     Defect(
