@@ -451,10 +451,12 @@ class Residents:
         if run.wakes_at is not None:
             changes.append(RunWakes(number=run.number, wakes_at=None))
             recorded = structs.replace(recorded, run=structs.replace(run, wakes_at=None))
-        if recorded.parent is not None and _is_left(recorded):
+        called_off = run.number in self._called_off  # whoever has let it go will cancel it, where it is
+        if called_off or _is_left(recorded):
             if changes:
                 self._host.write(changes)
-            self.cancel_in_file(run.number, _why_not_awaited(recorded.parent))
+            if recorded.parent is not None and not called_off:
+                self.cancel_in_file(run.number, _why_not_awaited(recorded.parent))
             return
         try:
             workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(run.workflow)
