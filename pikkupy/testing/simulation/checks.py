@@ -17,7 +17,8 @@ SELECT runs.run_id, count(*) FROM pikkupy_signals AS signals JOIN pikkupy_runs A
 WHERE signals.name <> '' GROUP BY runs.run_id
 """
 _AWAKE = (
-    "SELECT run_id FROM pikkupy_runs WHERE ended_at IS NULL AND wakes_at IS NULL AND parked IS NULL AND starts_at <= ?"
+    "SELECT run_id FROM pikkupy_runs WHERE ended_at IS NULL AND wakes_at IS NULL AND parked IS NULL "
+    "AND (starts_at <= created_at OR starts_at <= ?)"
 )
 _SLEEPS = """
 SELECT run, position, name, wake_at FROM pikkupy_steps WHERE kind = 'sleep' AND wake_at IS NOT NULL
@@ -142,18 +143,19 @@ class Checks:
             if self._inputs.setdefault(run_id, given) != given:
                 raise Violation(f"input: that of run {run_id!r} has changed (I-6)")
 
-    def next_moves(self, resident: Container[str], now_us: int, overdue_us: int | None) -> None:
+    def next_moves(self, resident: Container[str], calm_us: int | None, late_us: int) -> None:
         """At a moment when nothing is on its way: every run that has begun and does not wait in the file is in memory.
 
-        `overdue_us`: what waits in the file until then should have come.
+        `calm_us`: now, unless the clock was set so lately that nobody can have noticed: then nothing is said of what is
+        due. What waits in the file comes at most `late_us` after that.
         """
-        forgotten = [run_id for (run_id,) in self._query(_AWAKE, now_us) if run_id not in resident]
+        forgotten = [run_id for (run_id,) in self._query(_AWAKE, calm_us or 0) if run_id not in resident]
         if forgotten:
             raise Violation(f"forgotten: run {forgotten[0]!r} is neither in memory nor waits in the file (I9, I-41)")
         orphan = self._query(_ORPHAN)
         if orphan:
             raise Violation(f"orphan: child run {orphan[0][0]!r} goes on, and its parent has ended (I9)")
-        late = [] if overdue_us is None else self._query(_OVERDUE, overdue_us)
+        late = [] if calm_us is None else self._query(_OVERDUE, calm_us - late_us)
         if late:
             raise Violation(f"late: run {late[0][0]!r} is due, and waits in the file (I-22, I-41)")
 
@@ -161,7 +163,7 @@ class Checks:
         """Every run has ended."""
         self.look()
         self.facts()
-        self.next_moves((), 0, None)
+        self.next_moves((), 0, 0)
         for check in ("PRAGMA integrity_check", "PRAGMA foreign_key_check"):
             found = self._query(check)
             if found not in ([], [("ok",)]):

@@ -198,10 +198,8 @@ class History:
         if not (residents.busy or host.journal.busy):
             self._checks.look()
             self._checks.facts()
-            now_us = host.now_us()
-            self._checks.next_moves(
-                residents.active, now_us, now_us - LATE_US if self._clock.is_calm_since(PATIENCE_S) else None
-            )
+            calm_us = host.now_us() if self._clock.is_calm_since(PATIENCE_S) else None
+            self._checks.next_moves(residents.active, calm_us, LATE_US)
         return await self.people.help(engine)
 
     async def _pause(self, seconds: float) -> None:
