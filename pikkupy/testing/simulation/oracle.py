@@ -78,7 +78,9 @@ class Oracle:
         self.seen: dict[str, dict[int, Known]] = {}  # what workflows got from awaits, by number
         self.retried: set[str] = set()
         self.accepted: set[str] = set()  # runs that took changed code
-        self.changed: set[str] = set()  # runs whose code was changed: a step may have other retries than it began with
+        self.changed: set[str] = (
+            set()
+        )  # runs whose code was changed: a step may have begun with other retries or durations
         self.forking: set[str] = set()  # runs that are made from others
         self.gone: set[str] = set()  # whose deletion was asked for
         self._disk = disk
@@ -130,7 +132,7 @@ class Oracle:
             asked = self._asked_at.get((run_id, position))
             # From a jump of the clock on it counts from when it was written, which is later.
             since_us = asked.what[0] if asked is not None and asked.what[1] == self._clock.jumps else 0
-            if run_id not in self.accepted and wake_at < since_us + node.us:
+            if run_id not in self.accepted | self.changed and wake_at < since_us + node.us:
                 raise Violation(
                     f"early: the sleep at {position} of run {run_id!r} is shorter than asked for (I7, I-21)"
                 )
