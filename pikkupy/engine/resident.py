@@ -45,7 +45,7 @@ class Others(Protocol):
         ...
 
     def call_off(self, number: int) -> None:
-        """A run that is not in memory is about to be cancelled: if it comes there, it stays until then."""
+        """A run that is not in memory is about to be cancelled: it does not come there before that."""
         ...
 
     def cancel_in_file(self, number: int, reason: str) -> None:

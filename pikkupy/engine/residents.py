@@ -291,7 +291,7 @@ class Residents:
             self.waker.rests(wakes_at)
 
     def call_off(self, number: int) -> None:
-        """A run that is not in memory is about to be cancelled: if it comes there, it stays until then."""
+        """A run that is not in memory is about to be cancelled: it does not come there before that."""
         self._called_off.add(number)
 
     def keep_late(self, row: AttemptRow) -> None:

@@ -15,10 +15,10 @@ from collections import Counter
 from pathlib import Path
 
 from pikkupy import PikkuError
-from tests.disk.contents import State, digest, tables_of
+from tests.disk.contents import State, digest
 from tests.disk.errors import untouched
 from tests.disk.life import in_child, lives
-from tests.disk.opening import NOW_US, Wrong, check_end, check_pages, open_journal, quiet_process, read_all
+from tests.disk.opening import Wrong, check_end, tables_in
 from tests.disk.parallel import Result, in_forks
 from tests.disk.recording import memory
 from tests.disk.records import OPERATIONS, Operation, Record, Rows, read_log
@@ -57,14 +57,7 @@ def _killed(nth: int, folder: Path, result: Result) -> None:
 
 async def check_killed(db: Path, records: list[Record], result: Result) -> None:
     """The file is what was committed last, or what was about to be, and all runs come to their ends. Raises `Wrong`."""
-    quiet_process()
-    journal = await open_journal(str(db), durability="process", now_us=NOW_US)
-    try:
-        await check_pages(journal)
-        await read_all(journal)
-        tables = await journal._writer.run(tables_of)
-    finally:
-        await journal.close(clean=False)
+    tables = await tables_in(db)
     states = [record for record in records if isinstance(record, Rows)]
     last = max((place for place, state in enumerate(states) if state.committed), default=-1)
     legal = {state.digest for state in states[max(last, 0) :]} | ({""} if last < 0 else set())

@@ -17,7 +17,7 @@ from pikkupy.engine.host import Outside
 from pikkupy.store import Journal, connection
 from pikkupy.store.connection import Connection
 from pikkupy.testing import VirtualClock
-from tests.disk.contents import JOURNAL, Key, State, tables_of
+from tests.disk.contents import JOURNAL, Key, Rows, State, tables_of
 from tests.disk.contents import Journal as JournalRow
 from tests.disk.records import Begun, Record, Told
 from tests.disk.workload import RESULTS, Caller, World, finish, pikku
@@ -94,6 +94,19 @@ async def read_all(journal: Journal) -> None:
         await journal.attempts(number)
         await journal.chunks(number, after=-1)
         await journal.recorded(number)
+
+
+async def tables_in(db: Path) -> Rows:
+    """All rows of a file that a life has left: opened, checked and read to the end by the product's own code. Raises
+    `Wrong`."""
+    quiet_process()
+    journal = await open_journal(str(db), durability="process", now_us=NOW_US)
+    try:
+        await check_pages(journal)
+        await read_all(journal)
+        return await journal._writer.run(tables_of)
+    finally:
+        await journal.close(clean=False)
 
 
 async def check_end(db: Path, state: State) -> None:
