@@ -2,7 +2,7 @@
 
 This is the event loop's side. It keeps the queue, takes batches from its head, and tells each change what became of it,
 in the order of submission, from plain callbacks of the loop. Changes leave the queue only when that is known, so that a
-batch which has to be tried again simply is still there.
+batch which has to be tried again simply is still there. While the loop tells of one batch, the thread writes the next.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ import msgspec
 
 from pikkupy.errors import JournalError
 from pikkupy.log import logger
-from pikkupy.store.plan import MAX_ROWS
 from pikkupy.store.writer import Failpoint, Written
 
-# Logical changes per transaction: enough to make a sync cheap; so few that waits are short and that the runs which one
-# commit wakes stay in the cache of the processor (with 2,000 runs in flight 15 % more steps a second than 1,000). A
-# multiple of the largest statement's rows, so that a full batch takes few statements.
-MAX_CHANGES = 2 * MAX_ROWS
+# Logical changes per transaction: enough to make a sync cheap; so few that waits are short, that the runs which one
+# commit wakes stay in the cache of the processor (with 2,000 runs in flight 15 % more steps a second than 1,000), and
+# that their rows, rarely more than two for each, are one statement.
+MAX_CHANGES = 512
 FIRST_PAUSE_S = 0.05  # before the first new try after a full disk or a foreign lock; doubles from try to try
 MAX_PAUSE_S = 5.0
 
@@ -62,6 +61,7 @@ class Committer:
         self._on_release = on_release
         self._reach = failpoint
         self._queue: deque[Logical] = deque()
+        self._untold: Sequence[JournalError | None] = ()  # outcomes of the head of the queue: it is written
         self._hop: asyncio.Task[Written] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._pause_s = 0.0
@@ -120,24 +120,39 @@ class Committer:
 
     async def _take(self) -> Written:
         """Write what is pending. The batch is taken when the task runs: what this turn of the loop brings is in it."""
-        return await self._write([logical.ops for logical in islice(self._queue, MAX_CHANGES)])
+        first = len(self._untold)
+        return await self._write([logical.ops for logical in islice(self._queue, first, first + MAX_CHANGES)])
 
     def _written(self, hop: asyncio.Task[Written]) -> None:
         written = _result(hop)
+        self._hop = None
+        self._tell_untold()
         if self._refusal is None:
-            self._release(written.outcomes)
+            self._untold = written.outcomes
+            if written.failure is None and written.pause is None:
+                self._go_on()
+                if len(self._queue) > len(self._untold):  # the thread need not wait until these are told
+                    self._begin()
+                    self._loop.call_soon(self._tell_untold)
+                    return
+            self._tell_untold()
             if written.failure is not None:
                 self.fail(written.failure)
             elif written.pause is not None:
                 self._pause(written.pause)
-            else:
-                self._go_on()
-        self._hop = None
         self._begin()
         self._wake_idlers()
 
+    def _tell_untold(self) -> None:
+        """Release what was written last, if that has not been done."""
+        outcomes, self._untold = self._untold, ()
+        if outcomes and self._refusal is None:
+            self._release(outcomes)
+            self._begin()
+            self._wake_idlers()
+
     def _release(self, outcomes: Sequence[JournalError | None]) -> None:
-        if self._reach is not None and outcomes:
+        if self._reach is not None:
             try:
                 self._reach("before_release")
             except Exception as error:  # noqa: BLE001 - a test's

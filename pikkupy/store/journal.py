@@ -44,6 +44,7 @@ from pikkupy.store.writer import Failpoint, Writer, Written
 
 MEMORY = ":memory:"
 
+Write = Callable[[sqlite3.Connection, Sequence[Sequence[Any]]], Written]
 Connect = Callable[[Callable[[], sqlite3.Connection]], Awaitable[Connection]]
 T = TypeVar("T")
 
@@ -63,6 +64,7 @@ class Journal:
         self,
         path: str,
         owned: Owned,
+        write: Write,
         writer: Connection,
         reading: Connection,
         lock: Lock | None,
@@ -82,7 +84,7 @@ class Journal:
         self._lock = lock
         self._sealer = None if codec is None else Sealer(codec)
         self._opener = Opener(codec)
-        self._write_in_thread = Writer(path, owned.epoch, failpoint).write
+        self._write_in_thread = write
         self._committer = Committer(self._write, self._loop, self._tell_failure, self._tell_release, failpoint)
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
@@ -364,12 +366,12 @@ async def _open(
         try:
             writer = await connect(partial(_prepare, path, real, durability, now_us, image))
             undo.push_async_callback(writer.close)
-            owned = await writer.run(lambda db: take_over(db, now_us))
+            owned, write = await writer.run(partial(_own, path, now_us, failpoint))
             reading = writer if real is None else await connect(partial(connect_reader, real))
         except sqlite3.Error as error:
             raise JournalError(f"{path} cannot be opened: {error}") from error
         undo.pop_all()
-    return Journal(path, owned, writer, reading, lock, failpoint, codec)
+    return Journal(path, owned, write, writer, reading, lock, failpoint, codec)
 
 
 def _prepare(
@@ -386,6 +388,13 @@ def _prepare(
         db.close()
         raise
     return db
+
+
+def _own(path: str, now_us: int, failpoint: Failpoint | None, db: sqlite3.Connection) -> tuple[Owned, Write]:
+    owned = take_over(db, now_us)
+    writer = Writer(path, owned.epoch, failpoint)
+    writer.prepare(db)
+    return owned, writer.write
 
 
 async def _give_up(opening: asyncio.Future[Journal]) -> None:

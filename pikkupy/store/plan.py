@@ -1,12 +1,12 @@
-"""From changes to statements: few of them, each with many rows, in an order that means the same as one by one.
+"""From changes to one statement: a row for each, in their order, with the number of its kind.
 
 A thread that runs a statement has to win the interpreter back after it, which beside a busy event loop can take the
-5 ms of a switch interval: a transaction of a thousand changes should be a handful of calls.
+5 ms of a switch interval: a transaction of a thousand changes should be one call. `writing.sql` tells what it does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from itertools import chain
 from typing import Any
@@ -35,26 +35,25 @@ from pikkupy.core.model import (
     StepsSetAside,
     TimerRow,
 )
-from pikkupy.errors import JournalError
-from pikkupy.store.queries import many
+from pikkupy.store.queries import insert
 from pikkupy.store.rows import (
     attempt_columns,
     chunk_columns,
     link_columns,
     move_columns,
-    run_columns,
+    new_run_columns,
     signal_columns,
     step_columns,
     timer_columns,
 )
 
-# Rows of the largest statement. Statements have a power of two of rows, so that nine prepared ones serve every number:
-# preparing one takes as long as running it. 256 rows of 15 columns are far below SQLite's 32,766 parameters.
-MAX_ROWS = 256
+# Rows of the largest statement. Statements have a power of two of rows, so that eleven prepared ones serve every
+# number: preparing one takes as long as running it. Its 18,432 parameters are far below SQLite's 32,766.
+MAX_ROWS = 1024
 
 
 class Kind(IntEnum):
-    """What is written, in the order in which a group of changes writes it: runs before the steps that refer to them."""
+    """What a change is, as the triggers of `writing.sql` know it."""
 
     RUN = 0
     STEP = 1
@@ -77,51 +76,6 @@ class Kind(IntEnum):
     SWEEP = 18
 
 
-# By what each kind is written, one statement after another.
-QUERIES = {
-    Kind.RUN: ("insert_runs",),
-    Kind.STEP: ("write_steps",),
-    Kind.ATTEMPT: ("insert_attempts",),
-    Kind.TIMER: ("insert_timers",),
-    Kind.SIGNAL: ("insert_signals",),
-    Kind.TAKEN: ("take_signals",),
-    Kind.CHANGE: ("insert_changes",),
-    Kind.CHUNK: ("insert_chunks",),
-    Kind.MOVE: ("move_runs",),
-    Kind.WAKE: ("wake_runs",),
-    Kind.PROGRESS: ("tell_runs",),
-    Kind.CANCEL: ("cancel_steps",),
-    Kind.REOPEN: ("reopen_steps",),
-    Kind.ASIDE: ("name_attempts", "drop_steps", "drop_timers"),
-    Kind.KEPT: ("set_aside_steps",),
-    Kind.BACK: ("take_set_aside",),
-    Kind.LINK: ("link_children",),
-    Kind.DELETE: ("begin_deletion", "delete_runs"),
-    Kind.SWEEP: (
-        "sweep_steps",
-        "sweep_attempts",
-        "sweep_timers",
-        "sweep_signals",
-        "sweep_chunks",
-        "sweep_changes",
-        "sweep_set_aside",
-        "sweep_deleted",
-    ),
-}
-# What it means if one of these changes fewer rows than it was given; of the others that may happen.
-_REFUSED = {
-    "write_steps": "a step that is final already never changes",
-    "take_signals": "the signal was taken by another step",
-    "move_runs": "the run does not have the status that the move begins with",
-    "reopen_steps": "the step has neither failed nor been cancelled",
-    "take_set_aside": "the step is not set aside",
-    "link_children": "the child run is not there",
-    "begin_deletion": "the run is not there, or it, its parent or a run that descends from it has not ended",
-}
-# Rare, and of the same run nothing is written together with one of these.
-_ALONE = frozenset({Kind.REOPEN, Kind.ASIDE, Kind.BACK, Kind.LINK, Kind.DELETE, Kind.SWEEP})
-
-
 class Op(msgspec.Struct, frozen=True, gc=False):
     """One change, ready to be written."""
 
@@ -130,17 +84,14 @@ class Op(msgspec.Struct, frozen=True, gc=False):
     error: str | None = None  # why it cannot be written at all
 
 
-class Statement(msgspec.Struct, frozen=True):
-    """One call of SQLite."""
+Statement = tuple[str, list[Any]]  # SQL and its parameters
 
-    sql: str
-    parameters: list[Any]
-    rows: int
-    refused: str | None  # what it means if fewer rows changed; None: it may happen
-
+_COLUMNS = 16
+_FILL = [(None,) * (_COLUMNS - count) for count in range(_COLUMNS + 1)]
+_NOTHING = (None,) * (2 + _COLUMNS)  # a row that does nothing
 
 _ENCODERS: dict[type, tuple[Kind, Callable[[Any], tuple[Any, ...]]]] = {
-    RunRow: (Kind.RUN, run_columns),
+    RunRow: (Kind.RUN, new_run_columns),
     StepRow: (Kind.STEP, step_columns),
     AttemptRow: (Kind.ATTEMPT, attempt_columns),
     TimerRow: (Kind.TIMER, timer_columns),
@@ -163,71 +114,25 @@ _ENCODERS: dict[type, tuple[Kind, Callable[[Any], tuple[Any, ...]]]] = {
 
 
 def op_of(change: Change) -> Op:
-    """The change in columns. One that cannot be encoded (a lone surrogate) is refused when its turn comes."""
+    """The change in columns. One that cannot be written (it has a lone surrogate) is refused when its turn comes."""
     kind, columns = _ENCODERS[type(change)]
     try:
         return Op(kind, columns(change))
-    except (UnicodeError, OverflowError) as error:
-        return Op(kind, (0,), error=f"{type(change).__name__} cannot be encoded: {error}")
+    except (ValueError, OverflowError) as error:
+        return Op(kind, (0,), error=f"{type(change).__name__} cannot be written: {error}")
 
 
-def statements(ops: Iterable[Op]) -> Iterator[Statement]:
-    """The statements that do the same as the changes one by one, or are refused together if one of those is."""
-    group = _Group()
-    runs, parameters = group.runs, group.parameters
-    for op in ops:
-        if op.error is not None:
-            raise JournalError(op.error)
-        kind, columns = op.kind, op.columns
-        run = columns[0]
-        if run in runs and not group.takes(kind, run):
-            yield from group.statements()
-            group = _Group()
-            runs, parameters = group.runs, group.parameters
-        runs.add(run)
-        parameters[kind].append(columns)
-        if kind >= Kind.MOVE:
-            group.last[kind].add(run)
-    yield from group.statements()
+def statements(ops: Sequence[Op], epoch: int) -> Iterator[Statement]:
+    """What makes the changes, as the owner of that epoch: one statement for `MAX_ROWS` of them, or for less."""
+    for first in range(0, len(ops), MAX_ROWS):
+        part = ops[first : first + MAX_ROWS]
+        values = list(chain.from_iterable(map(_row, part)))
+        values[1] = epoch
+        count = 1 << (len(part) - 1).bit_length()
+        values += _NOTHING * (count - len(part))
+        yield insert(count), values
 
 
-class _Group:
-    """Changes that can be written kind by kind."""
-
-    __slots__ = ("last", "parameters", "runs")
-
-    def __init__(self) -> None:
-        self.parameters: list[list[tuple[Any, ...]]] = [[] for _ in Kind]  # rows, by kind
-        self.runs: set[int] = set()
-        moved, alone = set[int](), set[int]()
-        self.last: dict[Kind, set[int]] = dict.fromkeys(_ALONE, alone)  # runs, too
-        self.last |= {Kind.MOVE: moved, Kind.WAKE: moved, Kind.PROGRESS: moved, Kind.CANCEL: set(), Kind.KEPT: set()}
-
-    def takes(self, kind: Kind, run: int) -> bool:
-        """False if writing a change of a run that the group has already together with it could silently do something
-        else than writing it afterwards."""
-        last = self.last
-        if kind is Kind.RUN or kind in _ALONE or run in last[Kind.DELETE]:
-            return False
-        if kind in (Kind.MOVE, Kind.WAKE, Kind.PROGRESS):
-            return run not in last[Kind.MOVE]  # of two moves of one run, one UPDATE would take any
-        if kind is Kind.STEP or kind is Kind.CANCEL:
-            return run not in last[Kind.CANCEL]
-        return True
-
-    def statements(self) -> Iterator[Statement]:
-        for kind, rows in zip(Kind, self.parameters, strict=True):
-            if not rows:
-                continue
-            start = 0
-            for count in powers_of_two(len(rows)):
-                values = list(chain.from_iterable(rows[start : start + count]))
-                for query in QUERIES[kind]:
-                    yield Statement(many(query, count), values, count, _REFUSED.get(query))
-                start += count
-
-
-def powers_of_two(rows: int) -> Sequence[int]:
-    """`rows` as a sum of powers of two, none above `MAX_ROWS`, the largest first."""
-    whole, rest = divmod(rows, MAX_ROWS)
-    return [MAX_ROWS] * whole + [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
+def _row(op: Op) -> tuple[Any, ...]:
+    columns = op.columns
+    return (op.kind._value_, None, *columns, *_FILL[len(columns)])

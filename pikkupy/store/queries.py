@@ -1,4 +1,4 @@
-"""The statements of queries.sql by name."""
+"""The statements of queries.sql and writing.sql by name."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def _statements(text: str) -> dict[str, str]:
 
 
 QUERIES = _statements(script("queries.sql"))
+WRITING = _statements(script("writing.sql"))
 
 
 @cache
-def many(name: str, count: int) -> str:
-    """The statement with `count` rows after VALUES."""
-    return _ROW.sub(lambda row: ", ".join([row.group()] * count), QUERIES[name])
+def insert(rows: int) -> str:
+    """The statement that writes so many changes."""
+    return _ROW.sub(lambda row: ", ".join([row.group()] * rows), WRITING["insert"])

@@ -15,7 +15,7 @@ from zlib import crc32
 import msgspec
 
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import AttemptRow, ChunkRow, ErrorInfo, RunMove, RunRow, SignalRow, StepRow, TimerRow
+from pikkupy.core.model import AttemptRow, ChunkRow, ErrorInfo, RunMove, RunRow, RunStatus, SignalRow, StepRow, TimerRow
 from pikkupy.errors import JournalError
 from pikkupy.payloads import Cipher
 
@@ -37,6 +37,7 @@ _started_with = _fields_of_run(
     "tags"
 )
 _moved = _fields_of_run("number status output error reason parked updated_at ended_at")
+_AS_IT_BEGINS = (RunStatus.RUNNING, None, None, None, None, None, None)
 
 
 class SealedError(ErrorInfo, frozen=True, omit_defaults=True, gc=False):
@@ -74,8 +75,22 @@ def run_columns(row: RunRow) -> Columns:
     return (*columns, *_run_checksums(columns))
 
 
+def new_run_columns(row: RunRow) -> Columns:
+    """The columns of a run that begins: all that it can have by then, with the two checksums.
+
+    Raises `ValueError` for one that has come further: it is started first, and then moved.
+    """
+    begun = (row.status, row.output, row.error, row.reason, row.ended_at, row.parked, row.progress)
+    if begun != _AS_IT_BEGINS or row.updated_at != row.created_at:
+        raise ValueError(f"run {row.run_id!r} is not as a run begins")
+    ids = (row.number, row.run_id, row.workflow, row.input, row.created_at, row.starts_at)
+    rest = (row.parent, row.parent_position, row.parent_attempt, row.alone_since, row.forked_from, row.tags)
+    moved = (row.number, "running", None, None, None, None, row.created_at, None)
+    return (*ids, row.wakes_at, *rest, crc32(_pack(ids + rest)), crc32(_pack(moved)))
+
+
 def link_columns(row: RunRow) -> Columns:
-    """What `link_children` wants: number, position, attempt, time, checksum."""
+    """What `link` wants: number, position, attempt, time, checksum."""
     start_checksum, _ = run_columns(row)[RUN_FIELDS:]
     return (row.number, row.parent_position, row.parent_attempt, row.alone_since, start_checksum)
 
@@ -136,7 +151,7 @@ def chunk_columns(row: ChunkRow) -> Columns:
 
 
 def move_columns(move: RunMove) -> Columns:
-    """What `move_runs` wants: number, before, status, output, error, reason, parked, time, end, checksum, waking."""
+    """What `move` wants: number, before, status, output, error, reason, parked, time, end, checksum, waking."""
     ended_at = move.at if move.status in FINAL_RUNS else None
     parked = None if move.parked is None else move.parked._value_
     changed = (move.status._value_, move.output, _error_text(move.error), move.reason, parked, move.at, ended_at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -9,8 +10,8 @@ from itertools import chain
 import msgspec
 
 from pikkupy.errors import JournalError
-from pikkupy.store.plan import Op, Statement, statements
-from pikkupy.store.queries import QUERIES
+from pikkupy.store.plan import Kind, Op, Statement, statements
+from pikkupy.store.queries import WRITING
 
 Failpoint = Callable[[str], None]
 
@@ -27,6 +28,7 @@ _STOP = frozenset(
         sqlite3.SQLITE_PROTOCOL,
     }
 )
+_TAKEN_OVER = "another engine has taken the journal over"  # what the trigger `owner` says
 # These pass: space comes back, the other writer ends.
 _PAUSE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
@@ -43,18 +45,29 @@ class Stop(Exception):
     """Nothing may be written any more, whatever SQLite says."""
 
 
+_KIND = re.compile(r"{(\w+)}")
+
+
 class Writer:
-    """Writes batches into one journal as the owner of one epoch."""
+    """Writes batches into one journal as the owner of one epoch, through a connection that it has prepared."""
 
     def __init__(self, path: str, epoch: int, failpoint: Failpoint | None) -> None:
         self._path = path
         self._epoch = epoch
         self._reach = failpoint
 
+    def prepare(self, db: sqlite3.Connection) -> None:
+        """Make the view and the triggers of `writing.sql`, in the connection alone, if it has none."""
+        if db.execute(WRITING["is_prepared"]).fetchall() == [(1,)]:
+            return
+        for text in WRITING.values():
+            if text.startswith("CREATE"):
+                db.execute(_KIND.sub(lambda word: str(Kind[word[1].upper()].value), text))
+
     def write(self, db: sqlite3.Connection, batch: Sequence[Sequence[Op]]) -> Written:
         """Write the logical changes together or, if that is refused, one by one, so that only the bad one fails."""
         try:
-            self._transact(db, list(statements(chain.from_iterable(batch))))
+            self._transact(db, list(chain.from_iterable(batch)))
         except Exception as error:  # noqa: BLE001 - judged
             halted = self._halted(error)
             if halted is not None:
@@ -71,7 +84,19 @@ class Writer:
             outcomes.extend(written.outcomes)
         return Written(outcomes)
 
-    def _transact(self, db: sqlite3.Connection, planned: Sequence[Statement]) -> None:
+    def _transact(self, db: sqlite3.Connection, ops: list[Op]) -> None:
+        for op in ops:
+            if op.error is not None:
+                raise JournalError(op.error)
+        planned = list(statements(ops, self._epoch))
+        if len(planned) > 1 or self._reach is not None:
+            self._write_between(db, planned)
+            return
+        for sql, parameters in planned:  # one statement is a transaction by itself
+            db.execute(sql, parameters)
+
+    def _write_between(self, db: sqlite3.Connection, planned: Sequence[Statement]) -> None:
+        """The same with BEGIN and COMMIT, for many statements, or if somebody wants to know of the places between."""
         reach = self._reach
         if reach is not None:
             reach("before_begin")
@@ -79,9 +104,8 @@ class Writer:
         try:
             if reach is not None:
                 reach("after_begin")
-            self._check_epoch(db)
-            for statement in planned:
-                _execute(db, statement)
+            for sql, parameters in planned:
+                db.execute(sql, parameters)
             if reach is not None:
                 reach("before_commit")
             db.execute("COMMIT")
@@ -91,17 +115,12 @@ class Writer:
         if reach is not None:
             reach("after_commit")
 
-    def _check_epoch(self, db: sqlite3.Connection) -> None:
-        row = db.execute(QUERIES["epoch"]).fetchall()
-        if row != [(self._epoch,)]:
-            raise Stop("another engine has taken the journal over")
-
     def _halted(self, error: Exception) -> Written | None:
         """What is to be said of the batch if the error is not the fault of a change."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _PAUSE:
             return Written([], pause=f"{self._path}: {error}")
-        if code in _STOP or isinstance(error, Stop | MemoryError):
+        if code in _STOP or isinstance(error, Stop | MemoryError) or str(error) == _TAKEN_OVER:
             failure = JournalError(
                 f"{self._path}: the journal has stopped, because a write failed: {error or type(error).__name__}; "
                 "nothing of it is reported; open it again to see what is on the disk"
@@ -114,12 +133,6 @@ class Writer:
         refusal = JournalError(f"{self._path}: a change was refused: {error}")
         refusal.__cause__ = error
         return refusal
-
-
-def _execute(db: sqlite3.Connection, statement: Statement) -> None:
-    changed = db.execute(statement.sql, statement.parameters).rowcount
-    if statement.refused is not None and changed != statement.rows:
-        raise JournalError(statement.refused)
 
 
 def _roll_back(db: sqlite3.Connection) -> None:

@@ -28,7 +28,7 @@ from pikkupy.core.model import NO_WAKING, Change, DeletedSwept, RunDeleted, RunR
 from pikkupy.engine import pruning
 from pikkupy.engine.views import moment
 from pikkupy.testing import VirtualClock
-from tests.store.samples import BOOM, NOW, a_chunk, a_run, a_step, open_journal, raw
+from tests.store.samples import BOOM, NOW, a_chunk, a_run, a_step, as_it_went, open_journal, raw
 
 HOUR_US = 3_600_000_000
 FINAL = ("completed", "failed", "cancelled")
@@ -154,7 +154,7 @@ async def test_a_bad_argument_prunes_nothing(arguments: Any, error: type[Excepti
 async def write(db: Path, rows: list[Change]) -> None:
     """Make a file that holds these."""
     journal = await open_journal(str(db))
-    await journal.commit(rows)
+    await journal.commit([change for row in rows for change in (as_it_went(row) if isinstance(row, RunRow) else [row])])
     await journal.close()
 
 

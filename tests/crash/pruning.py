@@ -12,7 +12,7 @@ from pikkupy.engine import pruning
 from pikkupy.engine.views import moment
 from pikkupy.store import Journal
 from pikkupy.testing import VirtualClock
-from tests.store.samples import NOW, a_run, an_attempt
+from tests.store.samples import NOW, a_run, an_attempt, as_it_went
 
 STEPS = 7  # of every run
 CHILDREN = 2  # of every fifth run
@@ -53,7 +53,11 @@ def run(number: int, **changes: object) -> list[Change]:
     )
     tags = f'{{"number":"{number}"}}'
     row = a_run(number, status=RunStatus.CANCELLED, ended_at=NOW + number, tags=tags, **changes)
-    return [row, *steps, *(an_attempt(number, position, seq=2 * position + 1) for position in range(STEPS))]
+    return [
+        *as_it_went(row),
+        *steps,
+        *(an_attempt(number, position, seq=2 * position + 1) for position in range(STEPS)),
+    ]
 
 
 def later() -> VirtualClock:

@@ -64,8 +64,10 @@ async def test_05_waiters_that_are_cancelled_leave_nothing_behind(db: Path) -> N
         given_up = asyncio.create_task(_wait(workflow))
         await workflow.do("beside", lambda: None)
         given_up.cancel()
+        await workflow.do("after that", is_given_up.set)
         return await workflow.wait_for_signal("go", str)
 
+    is_given_up = asyncio.Event()
     async with pikku.open(db, clock=VirtualClock()) as engine:
         run = await engine.start(flow, run_id="r")
         for _ in range(500):
@@ -75,6 +77,7 @@ async def test_05_waiters_that_are_cancelled_leave_nothing_behind(db: Path) -> N
             await asyncio.gather(waiting, return_exceptions=True)
         assert engine._parts is not None
         assert not engine._parts.residents._waiting
+        await is_given_up.wait()  # a signal that came earlier would be for the wait that is given up
         await run.signal("go", "on")
         assert await run.result() == "on"
 

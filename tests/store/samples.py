@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from msgspec import structs
+
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
 from pikkupy.core.model import (
     AttemptRow,
@@ -40,6 +42,16 @@ def empty_journal() -> Iterator[sqlite3.Connection]:
     db.close()
 
 
+def put_run(db: sqlite3.Connection, columns: Sequence[object]) -> None:
+    """Put a run into its table as it is, whatever it is."""
+    db.execute(f"INSERT INTO pikkupy_runs VALUES ({', '.join('?' * len(columns))})", columns)
+
+
+def put_step(db: sqlite3.Connection, columns: Sequence[object]) -> None:
+    """Put a step into its table as it is, whatever it is."""
+    db.execute(f"INSERT INTO pikkupy_steps VALUES ({', '.join('?' * len(columns))})", columns)
+
+
 def a_run(number: int = 1, **changes: Any) -> RunRow:
     """A run that has just begun, or has the given fields."""
     fields: dict[str, Any] = {
@@ -56,6 +68,18 @@ def a_run(number: int = 1, **changes: Any) -> RunRow:
     if fields["status"] in FINAL_RUNS:
         fields.setdefault("ended_at", NOW)
     return RunRow(**fields)
+
+
+def as_it_went(row: RunRow) -> list[Change]:
+    """How a run got where it is: it began, and if it has not stayed so, it moved."""
+    begun = {"status": RunStatus.RUNNING, "updated_at": row.created_at}
+    nothing_yet = dict.fromkeys(("output", "error", "reason", "ended_at", "parked"))
+    changes: list[Change] = [structs.replace(row, **begun, **nothing_yet)]
+    if row.status is not RunStatus.RUNNING:
+        ends = {name: getattr(row, name) for name in ("number", "status", "output", "error", "reason", "parked")}
+        at = row.updated_at if row.ended_at is None else row.ended_at
+        changes.append(RunMove(before=RunStatus.RUNNING, wakes_at=row.wakes_at, at=at, **ends))
+    return changes
 
 
 def a_step(run: int = 1, position: int = 0, status: StepStatus = StepStatus.SUCCEEDED, **changes: Any) -> StepRow:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from pikkupy.core.model import Change, RunFilter, RunStatus, StepsCancelled, StepStatus
 from pikkupy.errors import JournalError
 from pikkupy.store import Journal, committer
-from pikkupy.store.committer import MAX_CHANGES
+from pikkupy.store.committer import MAX_CHANGES, Committer, Logical
+from pikkupy.store.writer import Written
 from tests.store.samples import (
     a_move,
     a_run,
@@ -84,6 +86,42 @@ async def test_a_transaction_is_limited(path: str, faults: Faults) -> None:
 
     assert outcomes == [None] * (2 * MAX_CHANGES + 1)
     assert faults.passed["after_commit"] == 3
+
+
+async def test_the_next_transaction_is_written_while_the_loop_tells_of_the_last(path: str) -> None:
+    """What waits for outcomes has work to do, which the database thread need not wait for."""
+    committed, told = threading.Semaphore(0), list[bool]()
+    journal = await open_journal(path, lambda place: committed.release() if place == "after_commit" else None)
+
+    def first(error: Exception | None) -> None:
+        told.append(committed.acquire(timeout=5) and committed.acquire(timeout=5))  # this commit, and the next
+
+    journal.submit([a_run(1)], first)
+    outcomes = await outcomes_of(journal, [[a_run(n)] for n in range(2, MAX_CHANGES + 2)])
+    await journal.close()
+
+    assert told == [True]
+    assert outcomes == [None] * MAX_CHANGES
+
+
+async def test_what_was_written_is_not_told_after_a_fail_stop() -> None:
+    """Nothing is told twice, and nothing as written once the journal has stopped."""
+    told: list[tuple[int, str]] = []
+    batches: list[int] = []
+
+    async def write(batch: Sequence[Sequence[object]]) -> Written:
+        batches.append(len(batch))
+        if len(batches) == 2:
+            journal.fail(JournalError("stopped"))
+        return Written([None] * len(batch))
+
+    journal = Committer(write, asyncio.get_running_loop(), lambda failure: None, lambda: None, None)
+    for n in range(2 * MAX_CHANGES):
+        journal.submit(Logical((), lambda error, n=n: told.append((n, str(error)))))  # type: ignore[misc]
+    await journal.idle()
+
+    assert batches == [MAX_CHANGES, MAX_CHANGES]
+    assert told == [(n, "stopped") for n in range(2 * MAX_CHANGES)]
 
 
 async def test_nothing_is_told_before_its_commit(path: str, faults: Faults) -> None:

@@ -245,10 +245,10 @@ async def test_a_deleted_run_leaves_nothing_behind(journal: Journal, path: str) 
 
 async def test_a_family_is_deleted_however_deep_it_is(journal: Journal, path: str) -> None:
     """SQLite's own cascades end at a thousand levels."""
-    family: list[Change] = [a_run(1, status=RunStatus.CANCELLED)]
+    family: list[Change] = [a_run(1), a_run(3_001)]
     for n in range(2, 3_001):
-        family.append(a_run(n, status=RunStatus.CANCELLED, parent=n - 1, parent_position=0, parent_attempt=1))
-    await journal.commit([*family, a_run(3_001, status=RunStatus.CANCELLED)])
+        family.append(a_run(n, parent=n - 1, parent_position=0, parent_attempt=1))
+    await journal.commit([*family, *(a_move(n, RunStatus.CANCELLED) for n in range(1, 3_002))])
     await journal.commit([RunDeleted(number=1)])
 
     assert raw(path, "SELECT number FROM pikkupy_runs") == [(3_001,)]
@@ -258,7 +258,7 @@ async def test_a_number_is_never_used_twice(path: str) -> None:
     """The number of a deleted run, though it was the highest, is not given again."""
     journal = await open_journal(path)
     assert journal.next_number == 1
-    await journal.commit([a_run(n, status=RunStatus.CANCELLED) for n in (1, 2, 3)])
+    await journal.commit([change for n in (1, 2, 3) for change in (a_run(n), a_move(n, RunStatus.CANCELLED))])
     await journal.commit([RunDeleted(number=3)])
     await journal.close()
 

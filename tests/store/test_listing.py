@@ -15,9 +15,9 @@ import pytest
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import ErrorInfo, RunFilter, RunRow, RunStatus
 from pikkupy.store import listing, reader
-from pikkupy.store.queries import QUERIES, many
+from pikkupy.store.queries import QUERIES
 from pikkupy.store.rows import run_columns
-from tests.store.samples import NOW, a_run, empty_journal
+from tests.store.samples import NOW, a_run, empty_journal, put_run
 
 FILTERS: dict[str, Any] = {
     "workflow": "w1",
@@ -44,7 +44,7 @@ def db() -> Iterator[sqlite3.Connection]:
 
 def _insert(db: sqlite3.Connection, rows: list[RunRow]) -> None:
     for row in rows:
-        db.execute(QUERIES["insert_runs"], run_columns(row))
+        put_run(db, run_columns(row))
 
 
 def _random_run(rng: random.Random, number: int) -> RunRow:
@@ -176,10 +176,7 @@ def test_the_shortest_way_is_taken(db: sqlite3.Connection) -> None:
         )
         for number in range(1, 3 * listing.FEW)
     ]
-    for start in range(0, len(rows), 128):
-        part = rows[start : start + 128]
-        values = list(itertools.chain.from_iterable(map(run_columns, part)))
-        db.execute(many("insert_runs", len(part)), values)
+    _insert(db, rows)
 
     def way(**which: Any) -> str:
         asked = RunFilter(**which)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 
@@ -26,7 +27,8 @@ from pikkupy.core.model import (
     StepsSetAside,
     StepStatus,
 )
-from pikkupy.store.plan import MAX_ROWS, Op, op_of, powers_of_two, statements
+from pikkupy.store.plan import MAX_ROWS, Op, op_of, statements
+from pikkupy.store.rows import new_run_columns, run_columns
 from pikkupy.store.writer import Writer, Written
 from tests.store.samples import NOW, a_chunk, a_move, a_run, a_step, a_timer, an_attempt, empty_journal
 
@@ -77,8 +79,9 @@ def test_a_batch_means_the_same_as_its_changes_one_by_one(seed: int) -> None:
     batch = [[op_of(_random_change(rng)) for _ in range(rng.randint(1, 3))] for _ in range(rng.randint(1, 8))]
     writer = Writer("test", 0, None)
     with empty_journal() as together, empty_journal() as apart:
-        for number in (1, 2):
-            for db in (together, apart):
+        for db in (together, apart):
+            writer.prepare(db)
+            for number in (1, 2):
                 writer.write(db, [[op_of(a_run(number)), op_of(a_step(number, 0, StepStatus.RUNNING))]])
 
         outcomes = writer.write(together, batch).outcomes
@@ -114,21 +117,48 @@ def test_the_last_of_many_changes_of_one_run_counts(seed: int) -> None:
         assert row == (wakes_at, progress, status.value)
 
 
-def test_many_changes_become_few_statements() -> None:
-    """Two thousand steps and their runs' ends are a dozen calls, not thousands."""
+class _Counted:
+    """A connection that counts what it is asked for."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.in_transaction = False
+        self.calls = 0
+        self._execute = db.execute
+
+    def execute(self, *statement: Any) -> sqlite3.Cursor:
+        self.calls += 1
+        return self._execute(*statement)
+
+
+def _count(changes: Sequence[Change]) -> int:
+    with empty_journal() as db:
+        writer, counted = Writer("test", 0, None), _Counted(db)
+        writer.prepare(db)
+        batch = [[op_of(change)] for change in changes]
+        assert writer.write(cast(sqlite3.Connection, counted), batch).outcomes == [None] * len(changes)
+        return counted.calls
+
+
+def test_a_transaction_of_many_changes_is_one_statement() -> None:
+    """So that the thread has to win the interpreter back once; beyond a thousand rows it takes a few."""
     changes: list[Change] = []
-    for number in range(1, 1001):
-        changes += [a_step(number, 0), a_step(number, 1), a_move(number)]
+    for number in range(1, 301):
+        changes += [a_run(number), a_step(number, 0), a_move(number)]
 
-    assert len(list(statements(map(op_of, changes)))) < 20
+    assert _count(changes) == 1
+    assert _count([a_run(number) for number in range(1, 2 * MAX_ROWS + 2)]) == 5  # with BEGIN and COMMIT
 
 
-def test_numbers_are_sums_of_powers_of_two() -> None:
-    """So that few prepared statements serve every number of rows."""
-    assert list(powers_of_two(1)) == [1]
-    assert list(powers_of_two(13)) == [8, 4, 1]
-    assert list(powers_of_two(2 * MAX_ROWS + 3)) == [MAX_ROWS, MAX_ROWS, 2, 1]
-    assert all(sum(powers_of_two(n)) == n for n in range(1, 3000))
+@pytest.mark.parametrize("count", [1, 2, 3, 5, MAX_ROWS - 1, MAX_ROWS, MAX_ROWS + 1])
+def test_statements_have_a_power_of_two_of_rows(count: int) -> None:
+    """So that few prepared ones serve every number: what is missing does nothing."""
+    ops = [op_of(a_run(number)) for number in range(1, count + 1)]
+    for sql, values in statements(ops, 7):
+        rows = sql.count("(?")
+        assert rows.bit_count() == 1
+        assert len(values) == rows * 18
+        assert values[1] == 7  # the epoch, once
+        assert set(values[19::18]) <= {None}
 
 
 def test_two_moves_of_one_run_are_both_made() -> None:
@@ -151,16 +181,36 @@ def test_a_step_after_the_cancel_of_its_run_is_refused_within_one_batch() -> Non
         assert db.execute("SELECT status FROM pikkupy_steps").fetchone() == ("cancelled",)
 
 
-def test_the_logical_change_of_a_cancel_is_one_group() -> None:
-    """Its steps and its move can be written kind by kind."""
-    changes: list[Change] = [StepsCancelled(run=1, at=5), a_move(status=RunStatus.CANCELLED)]
+def test_a_run_is_written_as_it_begins() -> None:
+    """One that has come further is refused: how it got there would be lost."""
+    with empty_journal() as db:
+        written = _write(db, [[a_run(1, status=RunStatus.SUSPENDED)], [a_run(2, progress="1")], [a_run(3)]])
 
-    assert len(list(statements(map(op_of, changes)))) == 2
+        assert [outcome is None for outcome in written.outcomes] == [False, False, True]
+        assert "run 'run-1' is not as a run begins" in str(written.outcomes[0])
+
+
+def test_what_begins_has_the_checksums_of_its_row() -> None:
+    """They are computed apart, because it is quicker."""
+    run = a_run(7, parent=3, parent_position=1, parent_attempt=2, forked_from="x", tags='{"a":"1"}', wakes_at=9)
+
+    assert new_run_columns(run)[-2:] == run_columns(run)[-2:]
+
+
+def test_a_parent_has_to_be_there_before_its_child() -> None:
+    """In one transaction, too."""
+    child = a_run(2, parent=1, parent_position=0, parent_attempt=1)
+    with empty_journal() as db:
+        written = _write(db, [[child], [a_run(1)], [child]])
+
+        assert [outcome is None for outcome in written.outcomes] == [False, True, True]
 
 
 def _write(db: sqlite3.Connection, changes: Sequence[Sequence[Change]]) -> Written:
     batch: list[list[Op]] = [[op_of(change) for change in logical] for logical in changes]
-    return Writer("test", 0, None).write(db, batch)
+    writer = Writer("test", 0, None)
+    writer.prepare(db)
+    return writer.write(db, batch)
 
 
 def test_a_move_records_when_and_how() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,11 +24,10 @@ from pikkupy.core.model import (
     TimerRow,
 )
 from pikkupy.store.migrations import APPLICATION_ID, migrate
-from pikkupy.store.plan import MAX_ROWS
-from pikkupy.store.plan import QUERIES as WRITING
-from pikkupy.store.queries import QUERIES, many, script
+from pikkupy.store.plan import MAX_ROWS, Kind
+from pikkupy.store.queries import QUERIES, WRITING, insert, script
 from pikkupy.store.rows import run_columns, step_columns
-from tests.store.samples import a_run, a_step, empty_journal, raw
+from tests.store.samples import a_run, a_step, empty_journal, put_run, put_step, raw
 
 RECORDS: dict[str, type[msgspec.Struct]] = {
     "pikkupy_runs": RunRow,
@@ -78,8 +78,8 @@ def test_statuses_in_the_checks_are_those_of_the_model() -> None:
 def test_final_statuses_in_the_queries_are_those_of_the_machine() -> None:
     """What guards final steps, and what counts as unfinished, follows the tables of the state machine."""
     finals = {status.value for status in FINAL_STEPS}
-    for name in ("write_steps", "cancel_steps"):
-        [words] = re.findall(r"NOT IN \(([^)]*)\)", QUERIES[name])
+    for name in ("step", "cancel"):
+        [words] = re.findall(r"NOT IN \(([^)]*)\)", WRITING[name])
         assert set(re.findall(r"\w+", words)) == finals
     unfinished = {status.value for status in set(RunStatus) - FINAL_RUNS}
     for text in (QUERIES["awake_runs"], script("schema.sql").split("pikkupy_runs_awake ON")[1]):
@@ -101,17 +101,17 @@ def test_columns_are_the_fields_of_the_records(db: sqlite3.Connection) -> None:
 def test_an_illegal_run_cannot_be_written(db: sqlite3.Connection, status: RunStatus, column: str) -> None:
     """Output exactly when completed, error exactly when failed, end exactly when final, a reason only with a cause."""
     legal = _legal_run(status)
-    db.execute(QUERIES["insert_runs"], legal)
+    put_run(db, legal)
     db.execute("DELETE FROM pikkupy_runs")
     place = RunRow.__struct_fields__.index(column)
     wrong = list(legal)
     wrong[place] = None if legal[place] is not None else (5 if column == "ended_at" else '"x"')
 
     if column == "reason" and status in {RunStatus.CANCELLED, RunStatus.SUSPENDED}:
-        db.execute(QUERIES["insert_runs"], wrong)  # the reason may be missing
+        put_run(db, wrong)  # the reason may be missing
         return
     with pytest.raises(sqlite3.IntegrityError):
-        db.execute(QUERIES["insert_runs"], wrong)
+        put_run(db, wrong)
 
 
 def _legal_run(status: RunStatus) -> list[object]:
@@ -156,15 +156,20 @@ def test_an_illegal_step_cannot_be_written(
     db: sqlite3.Connection, status: StepStatus, wrong: dict[str, object]
 ) -> None:
     """The CHECKs refuse each, though the same row without the fault is accepted."""
-    db.execute(QUERIES["insert_runs"], run_columns(a_run()))
+    put_run(db, run_columns(a_run()))
     columns = list(step_columns(a_step(status=status)))
-    db.execute(QUERIES["write_steps"], columns)
+    put_step(db, columns)
     db.execute("DELETE FROM pikkupy_steps")
     for name, value in wrong.items():
         columns[StepRow.__struct_fields__.index(name)] = value
 
     with pytest.raises(sqlite3.IntegrityError):
-        db.execute(QUERIES["write_steps"], columns)
+        put_step(db, columns)
+
+
+def _body(text: str) -> list[str]:
+    """The statements of a trigger."""
+    return re.sub(r".*?\bBEGIN\b|\bEND;$", "", text, flags=re.DOTALL).split(";")[:-1] if "BEGIN" in text else []
 
 
 BY_KEY = [
@@ -180,25 +185,6 @@ BY_KEY = [
     "next_chunks",
     "last_change",
     "recent_change",
-    "write_steps",
-    "move_runs",
-    "wake_runs",
-    "cancel_steps",
-    "reopen_steps",
-    "take_signals",
-    "delete_runs",
-    "sweep_steps",
-    "sweep_attempts",
-    "sweep_timers",
-    "sweep_signals",
-    "sweep_chunks",
-    "sweep_changes",
-    "sweep_set_aside",
-    "sweep_deleted",
-    "set_aside_steps",
-    "drop_steps",
-    "drop_timers",
-    "take_set_aside",
 ]
 
 
@@ -215,23 +201,41 @@ def test_a_statement_finds_its_rows_by_an_index(db: sqlite3.Connection, name: st
     """No walk through a table and no sorting, except of the few rows that some group. Lists: test_listing.py."""
     names = set(re.findall(r":(\w+)", QUERIES[name]))
     parameters = dict.fromkeys(names, 1) if names else [None] * QUERIES[name].count("?")
-    plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {QUERIES[name]}", parameters)]
+    plan = _plan(db, QUERIES[name], parameters)
 
+    assert _walks(plan) == []
+    if name not in {"last_change", "last_places", "families"}:
+        assert not [line for line in plan if "TEMP B-TREE" in line]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [(name, number) for name in WRITING for number, _ in enumerate(_body(WRITING[name]))]
+)
+def test_a_trigger_finds_its_rows_by_an_index(db: sqlite3.Connection, name: str, number: int) -> None:
+    """The same for each statement of each change that is written."""
+    statement = re.sub(r"new\.(\w+)", r":\1", _body(WRITING[name])[number]).replace("raise(ABORT,", "max(1,")
+    plan = _plan(db, statement, {"epoch": 1} | {f"c{column}": 1 for column in range(1, 17)})
+
+    assert _walks(plan) == []
+    assert not [line for line in plan if "TEMP B-TREE" in line]
+
+
+def _plan(db: sqlite3.Connection, statement: str, parameters: Any) -> list[str]:
+    return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+
+
+def _walks(plan: Sequence[str]) -> list[str]:
     walks = [line for line in plan if line.startswith("SCAN") and "USING INDEX pikkupy_runs_awake" not in line]
-    given = ("move", "cancel", "waking", "taken", "again", "aside", "wanted", "most")
-    found = ("family", "gone")
-    allowed = (
+    few = (
         "SCAN json_each",
         "SCAN CONSTANT ROW",
         "SCAN 1 CONSTANT",
         "SCAN (subquery",
+        "SCAN pikkupy_journal",  # one row
         "SCAN pikkupy_deleted",  # two hundred of it
-        *(f"SCAN {name}" for name in (*given, *found)),
+        *(f"SCAN {name}" for name in ("wanted", "family", "gone")),
     )
-    walks = [line for line in walks if not line.startswith(allowed)]
-    assert walks == []
-    if name not in {"last_change", "last_places", "families"}:
-        assert not [line for line in plan if "TEMP B-TREE" in line]
+    return [line for line in walks if not line.startswith(few)]
 
 
 def test_counting_reads_an_index_alone(db: sqlite3.Connection) -> None:
@@ -272,9 +276,14 @@ def test_runs_for_the_memory_are_found_without_walking_others(db: sqlite3.Connec
 
 def test_the_largest_statement_stays_under_the_limit_of_parameters() -> None:
     """SQLite allows 32,766."""
-    names = {name for queries in WRITING.values() for name in queries}
-    for name in sorted(names):
-        assert many(name, MAX_ROWS).count("?") == MAX_ROWS * QUERIES[name].count("?") <= 32_766
+    assert insert(MAX_ROWS).count("?") == MAX_ROWS * insert(1).count("?") <= 32_766
+
+
+def test_every_kind_of_change_has_its_trigger() -> None:
+    """And every trigger but that of the owner a kind."""
+    kinds = {name for name, text in WRITING.items() if f"new.kind = {{{name}}}" in text}
+
+    assert kinds == {kind.name.lower() for kind in Kind} == WRITING.keys() - {"view", "is_prepared", "insert", "owner"}
 
 
 def test_every_name_begins_with_the_prefix(db: sqlite3.Connection) -> None:
@@ -294,8 +303,8 @@ def test_the_file_is_marked_as_a_journal(db: sqlite3.Connection) -> None:
 def test_the_views_have_readable_columns(db: sqlite3.Connection) -> None:
     """Run ids, ISO times, and errors taken apart."""
     db.execute("PRAGMA trusted_schema = 0")
-    db.execute(QUERIES["insert_runs"], run_columns(a_run()))
-    db.execute(QUERIES["write_steps"], step_columns(a_step(status=StepStatus.FAILED)))
+    put_run(db, run_columns(a_run()))
+    put_step(db, step_columns(a_step(status=StepStatus.FAILED)))
     db.row_factory = sqlite3.Row
 
     run = dict(db.execute("SELECT * FROM pikku_runs").fetchone())

@@ -75,7 +75,7 @@ def of_batch(batch: Iterable[Sequence[Op]], place: str, residents: Residents | N
 def _of_op(op: Op) -> Iterator[str]:
     columns = op.columns
     if op.kind is Kind.RUN:
-        yield "child" if columns[14] is not None else "go on" if columns[18] is not None else "start"
+        yield "child" if columns[7] is not None else "go on" if columns[11] is not None else "start"
     elif op.kind is Kind.MOVE:
         yield "gate" if columns[2] == "suspended" and columns[6] is None else _ENDS[columns[2]]
     elif op.kind is Kind.STEP:
