@@ -103,10 +103,9 @@ class Residents:
             self.events.started(begun.recorded.run)
         self._add(begun.execution, begun.recorded).carry_out(begun.commands)
 
-    @property
-    def full(self) -> bool:
-        """True if a new run that only waits should do so in the file."""
-        return len(self.active) >= self._limit
+    def is_full(self, coming: int) -> bool:
+        """True if a new run that only waits should do so in the file; `coming`: others on their way into memory."""
+        return len(self.active) + coming >= self._limit
 
     @property
     def crowded(self) -> bool:

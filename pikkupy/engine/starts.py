@@ -124,7 +124,7 @@ class Starts:
             tags=terms.tags,
         )
         pending = self._pending[run_id] = _Pending(self, row, workflow, variables)
-        if row.wakes_at is None and self._residents.full:
+        if row.wakes_at is None and self._residents.is_full(len(self._pending)):
             if not self._begin_soon:
                 self._host.loop.call_soon(self._begin_all)
             self._begin_soon.append(pending)
