@@ -1,9 +1,10 @@
 """Many runs that sleep in one file: how fast they start, what they cost, how fast the file opens, how late they wake.
 
-    python benchmarks/sleepers.py [--runs 100000] [--wake-rate 1000] [--wake-for 5] [--repeat 1] [--json]
+    python benchmarks/sleepers.py [--runs 100000] [--wake-rate 1000] [--wake-for 5] [--callers 4] [--repeat 1] [--json]
 
-`--runs` runs that sleep for a month are started in batches. Beside them, `--wake-rate` runs a second become due for
-`--wake-for` seconds, and each tells how late its next step began. Then another process opens the file. Linux only.
+`--runs` runs that sleep for a month are started by `--callers` tasks, each of which starts 500 at once. Beside them,
+`--wake-rate` runs a second become due for `--wake-for` seconds, and each tells how late its next step began. Then
+another process opens the file. Linux only.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from _common import Progress, new_file, parser_for, percentile, report, rss_mb, 
 
 from pikkupy import Engine, Pikku, RunHandle, Workflow
 
-BATCH = 500  # runs that are started at once
+BATCH = 500  # runs that a caller starts at once
 MONTH_S = 30 * 86_400
 
 pikku = Pikku()
@@ -54,13 +55,25 @@ async def sleeper(workflow: Workflow, wake_at: float) -> None:
 
 
 async def start(
-    engine: Engine, count: int, wake_at: Callable[[int], float], progress: Progress
-) -> AsyncIterator[list[RunHandle[None]]]:
-    """Start that many runs, in batches, each to wake at the time that its number has."""
-    for first in range(0, count, BATCH):
-        progress.tell(f"{first:,} of {count:,} runs started")
-        numbers = range(first, min(first + BATCH, count))
-        yield await asyncio.gather(*(engine.start(sleeper, wake_at(number)) for number in numbers))
+    engine: Engine,
+    count: int,
+    wake_at: Callable[[int], float],
+    callers: int,
+    progress: Progress,
+    started: list[RunHandle[None]] | None = None,
+) -> None:
+    """Start that many runs, each to wake at the time that its number has; their handles go into `started`."""
+    batches = iter(range(0, count, BATCH))
+
+    async def call() -> None:
+        for first in batches:
+            progress.tell(f"{first:,} of {count:,} runs started")
+            numbers = range(first, min(first + BATCH, count))
+            handles = await asyncio.gather(*(engine.start(sleeper, wake_at(number)) for number in numbers))
+            if started is not None:
+                started.extend(handles)
+
+    await asyncio.gather(*(call() for _ in range(callers)))
 
 
 async def measure(path: Path, options: argparse.Namespace, progress: Progress) -> Line:
@@ -70,8 +83,7 @@ async def measure(path: Path, options: argparse.Namespace, progress: Progress) -
         before_mb = rss_mb()
         begun = time.perf_counter()
         next_month = time.time() + MONTH_S
-        async for _ in start(engine, options.runs, lambda _: next_month, progress):
-            pass  # nobody waits for them
+        await start(engine, options.runs, lambda _: next_month, options.callers, progress)
         started_s = time.perf_counter() - begun
         progress.tell(f"{options.runs:,} runs asleep")
         await asyncio.sleep(options.settle)
@@ -79,7 +91,8 @@ async def measure(path: Path, options: argparse.Namespace, progress: Progress) -
         waking = options.wake_rate * options.wake_for
         first_due = time.time() + options.lead
         due = partial(_due, first_due, options.wake_rate)
-        handles = [handle async for batch in start(engine, waking, due, progress) for handle in batch]
+        handles: list[RunHandle[None]] = []
+        await start(engine, waking, due, options.callers, progress, handles)
         if time.time() > first_due:
             raise SystemExit(f"starting {waking:,} runs took longer than --lead {options.lead:g} s")
         progress.tell(f"{waking:,} runs wake")
@@ -131,6 +144,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100_000, help="runs that sleep for a month (100000)")
     parser.add_argument("--wake-rate", type=int, default=1_000, help="runs that become due in a second (1000)")
     parser.add_argument("--wake-for", type=int, default=5, help="seconds in which runs become due (5)")
+    parser.add_argument("--callers", type=int, default=4, help="tasks that start runs (4)")
     parser.add_argument("--lead", type=float, default=10.0, help="seconds from their start until the first is due (10)")
     parser.add_argument("--settle", type=float, default=5.0, help="seconds before the memory is looked at (5)")
     parser.add_argument("--repeat", type=int, default=1, help="measurements, each on a new file (1)")
@@ -144,7 +158,13 @@ def main() -> None:
         for _ in range(options.repeat):
             with new_file() as path:
                 lines.append(asyncio.run(measure(path, options, progress)))
-    about = {**surroundings(), "durability": "full", "wake_rate": options.wake_rate, "wake_for_s": options.wake_for}
+    about = {
+        **surroundings(),
+        "durability": "full",
+        "callers": options.callers,
+        "wake_rate": options.wake_rate,
+        "wake_for_s": options.wake_for,
+    }
     report(about, lines, as_json=options.json)
 
 
