@@ -41,7 +41,7 @@ BENCHMARKS: dict[str, tuple[list[str], set[str], list[str | None], set[str]]] = 
     ),
     "sleepers": (
         ["--runs", "20", "--wake-rate", "20", "--wake-for", "1", "--lead", "1", "--settle", "0"],
-        {"durability", "wake_rate", "wake_for_s"},
+        {"durability", "callers", "wake_rate", "wake_for_s"},
         [None],
         {
             *("runs", "starts_per_s", "rss_mb", "bytes_per_run", "file_mb", "open_s", "open_rss_mb"),

@@ -17,7 +17,8 @@ def test_each_defect_still_has_its_place(defect: Defect) -> None:
 
     assert text.count(defect.before) == 1
     assert defect.before != defect.after
-    compile(text.replace(defect.before, defect.after), defect.file, "exec")
+    if defect.file.endswith(".py"):
+        compile(text.replace(defect.before, defect.after), defect.file, "exec")
 
 
 def test_there_are_enough_of_them() -> None:

@@ -248,7 +248,7 @@ async def test_14_a_cancelled_call_leaves_no_transaction_open(settings: dict[str
             acknowledged |= {told} if isinstance(told, str) else set()
         async with asyncio.timeout(20):
             assert await start(300) == "r300"
-        with closing(sqlite3.connect(db, timeout=0, isolation_level=None)) as other:
+        with closing(sqlite3.connect(db, timeout=5, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             other.execute("ROLLBACK")
             there = {run for (run,) in other.execute("SELECT run_id FROM pikku_runs")}
