@@ -1,4 +1,4 @@
-"""Leaving an engine does not wait for what may never come."""
+"""Leaving an engine, in order or because of the disk, keeps nobody waiting for what may never come."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from pikkupy import JournalError, Pikku, Workflow
+from pikkupy.core.model import Recorded
 from pikkupy.store import connection
+from pikkupy.testing import VirtualClock
+from tests.contract.waiting import IN_THE_FILE
 
 
 async def test_leaving_does_not_wait_for_ever_for_another_program(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +39,32 @@ async def test_leaving_does_not_wait_for_ever_for_another_program(db: Path, monk
         runs = (await engine.list_runs()).runs
 
     assert [run.id for run in runs] == ["kept"]
+
+
+async def test_a_call_that_was_reading_when_the_journal_failed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run does not come into memory any more, where nothing would tell of its end."""
+    pikku, clock = Pikku(), VirtualClock()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.wait_for_signal("go")
+
+    async with pikku.open(":memory:", clock=clock, **IN_THE_FILE) as engine:
+        await engine.start(flow, run_id="r")
+        await clock.advance(0)
+        journal = engine._use().host.journal
+        read = journal.recorded
+
+        async def the_disk_is_gone(number: int) -> Recorded | None:
+            found = await read(number)
+            journal.fail(JournalError("the disk is gone"))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            return found
+
+        monkeypatch.setattr(journal, "recorded", the_disk_is_gone)
+        async with asyncio.timeout(10):
+            calls = (engine.signal("r", "go", 1), engine.cancel("r", "enough"), engine.signal("r", "go", 2))
+            told = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [str(error) for error in told] == ["the disk is gone"] * 3

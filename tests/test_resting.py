@@ -8,13 +8,16 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pikkupy import Engine, PayloadError, Pikku, Services, Workflow
+from pikkupy.core.model import RunWakes
 from pikkupy.engine import residents
+from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.host import in_callback
 from pikkupy.engine.waker import CHUNK
 from pikkupy.testing import VirtualClock
@@ -174,6 +177,42 @@ async def test_a_run_can_be_cancelled_in_the_moment_in_which_it_leaves_memory(mo
             ("long", "cancelled"),
         ]
         assert await run.status() == "cancelled"
+
+
+async def test_a_run_stays_in_memory_if_its_child_times_out_while_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I1: else the end of the child could bring it in before the time-out is on disk, and both had one place."""
+    pikku, clock = Pikku(), VirtualClock()
+    left: list[bool] = []  # whether anything was on its way to the disk when it has left memory
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.do("part", "child", timeout="1h", retries=1, retry_delay="1d")
+
+    pikku.workflow(name="child")(child)
+    rests = residents.Residents.rests
+
+    def time_is_up(run: ActiveRun, wakes_at: int) -> None:
+        run.resting = wakes_at
+        run.host.write([RunWakes(number=run.run.number, wakes_at=wakes_at)], partial(before_it_leaves, run, wakes_at))
+
+    def before_it_leaves(run: ActiveRun, wakes_at: int) -> None:
+        if any(step.child is not None for step in run.steps.values()):
+            clock._now_us = wakes_at
+            run.host.timers.fire_due()
+        run._rests()
+
+    def noted(home: residents.Residents, run: ActiveRun, wakes_at: int) -> None:
+        left.append(run.host.journal.busy)
+        rests(home, run, wakes_at)
+
+    monkeypatch.setattr(ActiveRun, "rest", time_is_up)
+    monkeypatch.setattr(residents.Residents, "rests", noted)
+    async with pikku.open(":memory:", clock=clock, **IN_THE_FILE) as engine:
+        await engine.start(flow, run_id="r")
+        await clock.advance(0)
+
+        assert left == [False]  # it leaves when it waits for the time of the second attempt
+        assert "r" not in engine._use().residents.active
 
 
 async def test_many_runs_that_are_due_at_one_moment_do_not_fill_the_memory_before_it() -> None:

@@ -412,7 +412,7 @@ class ActiveRun:
     def _begin(self, step: LiveStep, attempt: int) -> None:
         """Begin an attempt; of an `at_most_once` step after its start is on disk."""
         step.timer = None
-        self.stay()
+        self._stay()
         if step.call.kind is StepKind.WORKFLOW:
             child_steps.begin(self, step, attempt)
         elif not step.call.policy.at_most_once:
@@ -518,7 +518,6 @@ class ActiveRun:
 
     def land(self, row: StepRow, also: Sequence[Change] = (), then: Sequence[Done] = ()) -> None:
         """Write an outcome, and what belongs to it; the run sees it, and `then` is told, when both are on disk."""
-        self.stay()
         self._landing[row.position] = row
         landing = _Landing(self, row)
         self.host.journal.submit((*also, row), partial(tell_all, [*then, landing]) if then else landing)
@@ -555,7 +554,7 @@ class ActiveRun:
         position = step.call.position
         if self.steps.pop(position, None) is None:
             return
-        self.stay()
+        self._stay()
         self.gates.pop(position, None)
         signals.leave(self, step)
         row = self._landing[position] = step.cancelled_row(self.host.now_us())
@@ -584,7 +583,10 @@ class ActiveRun:
                 self.home.keep_late(step.attempt_row(outcome, 0, self.host.now_us()))
                 return
             row = step.attempt_row(outcome, self.next_seq(), self.host.now_us())
-            self.host.journal.submit([row], _nothing_more)  # refused if the run was deleted meanwhile, which is fine
+            self.host.journal.submit([row], self._evidence_is_kept)
+
+    def _evidence_is_kept(self, _: Exception | None) -> None:
+        self.may_rest()  # refused if the run was deleted meanwhile, which is fine
 
     def live_rows(self) -> list[StepRow]:
         """The steps whose end is not on disk, as they stand in memory."""
@@ -617,7 +619,8 @@ class ActiveRun:
         return self.host.dispatching and not self.ending and self.steps.get(step.call.position) is step
 
     def next_seq(self) -> int:
-        """The next place in its history."""
+        """The next place in its history. Who takes one keeps the run in memory: in the file it is not known yet."""
+        self._stay()
         self._seq += 1
         return self._seq
 
@@ -665,7 +668,7 @@ class ActiveRun:
         if self.resting is not None and not self.ending:
             self.home.rests(self, self.resting)
 
-    def stay(self) -> None:
+    def _stay(self) -> None:
         """Something has come up: the run does not wait in the file."""
         if self.resting is not None:
             self.resting = None
@@ -683,7 +686,6 @@ class ActiveRun:
             timers.arm(armed, now_us)
 
     def _fire(self, armed: Armed) -> None:
-        self.stay()
         self._firing += 1
         row = TimerRow(
             run=self.run.number,
@@ -816,7 +818,3 @@ class _Landing(msgspec.Struct, frozen=True, gc=False):
     def __call__(self, error: Exception | None) -> None:
         if error is None or self.run.host.is_written(error):
             self.run.deliver(self.row)
-
-
-def _nothing_more(error: Exception | None) -> None:
-    """What follows a write whose refusal changes nothing."""

@@ -109,7 +109,6 @@ def ended(run: Resident, position: int, end: RunRow | RunMove) -> None:
     if step.timer is not None:
         step.timer.cancel()
         step.timer = None
-    run.stay()
     child_type = run.host.result_type_of(child.workflow)
     run.attempt_ended(step, outcome_of_child(run.host.values, step.call, child_type, child.run_id, end))
 

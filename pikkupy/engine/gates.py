@@ -31,7 +31,6 @@ def resume(run: Resident, done: Done) -> bool:
     """Open every gate that is shut; False if none is. `done` is told when that is on disk."""
     if not run.gates or run.ending:
         return False
-    run.stay()
     gates, run.gates = list(run.gates.values()), {}
     for step in gates:
         del run.steps[step.call.position]

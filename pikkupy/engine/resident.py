@@ -137,10 +137,6 @@ class Resident(Protocol):
         """As `begin_end`; the child runs in memory that are to end with it are left to the caller."""
         ...
 
-    def stay(self) -> None:
-        """Something has come up: it does not wait in the file."""
-        ...
-
     def may_rest(self) -> None:
         """Perhaps it only waits now, and need not do so in memory."""
         ...

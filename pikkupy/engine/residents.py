@@ -308,6 +308,8 @@ class Residents:
             else:
                 return  # it was deleted
             await self._host.journal.commit([structs.replace(row, seq=seq)])
+            if active is not None:
+                active.may_rest()
 
     def cancel_in_file(self, number: int, reason: str) -> None:
         """Cancel a run that is not in memory, and its children."""
@@ -446,6 +448,8 @@ class Residents:
 
     def _adopt(self, recorded: Recorded, *, clean: bool, changes: list[Change]) -> None:
         """Bring a run into memory as it is recorded once `changes` are written."""
+        if self._host.journal.failure is not None:
+            return  # it was read before; those who wait for it hear of the failure when they go on
         run = recorded.run
         if run.wakes_at is not None:
             changes.append(RunWakes(number=run.number, wakes_at=None))

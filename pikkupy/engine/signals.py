@@ -65,7 +65,6 @@ def send(run: Resident, name: str, text: str, done: Done) -> None:
     row = SignalRow(run=run.run.number, seq=run.next_seq(), name=name, payload=text, sent_at=now_us)
     done = partial(_is_on_disk, run, row, done)
     if step is None:
-        run.stay()
         run.inbox.keep(row)
         run.host.journal.submit([row], done)
     else:

@@ -122,6 +122,20 @@ DEFECTS = (
         "self._tell(self._queue.pop(), self.failure or outcome)",
         "store",
     ),
+    Defect(
+        "take a place while the run leaves memory",
+        "engine/active.py",
+        "        self._stay()\n        self._seq += 1",
+        "        self._seq += 1",
+        "test_resting.py",
+    ),
+    Defect(
+        "come into memory after a failure",
+        "engine/residents.py",
+        "        if self._host.journal.failure is not None:\n            return  # it was read before",
+        "        if not self._host.journal:\n            return  # it was read before",
+        "test_leaving.py",
+    ),
     # Steps and attempts
     Defect(
         "one retry too few",

@@ -230,6 +230,8 @@ class History:
         back, self._back = self._back, 0
         if self._disk.die(back):
             self._checks.went_back()
+        loop._ready.clear()  # type: ignore[attr-defined]
+        loop._scheduled.clear()  # type: ignore[attr-defined]
         if engine._parts is not None:
             engine._parts.host.dispatching = False
             loop.call_soon(engine._parts.residents.leave, EngineClosed("crashed"))
@@ -267,6 +269,8 @@ class History:
         self.note(place)
         if self.people.violation is not None:
             raise Crash
+        if place == "before_begin":
+            self.oracle.writes(self._disk.batch)
         if not self._faults or self._faults[-1].place != place:
             return None
         self._passed += 1

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.services import StepContext
+from pikkupy.store.plan import Kind, Op
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
 from pikkupy.testing.simulation.programs import Do, Leaf, Sleep
@@ -83,6 +85,7 @@ class Oracle:
         )  # runs whose code was changed: a step may have begun with other retries or durations
         self.forking: set[str] = set()  # runs that are made from others
         self.gone: set[str] = set()  # whose deletion was asked for
+        self.prunes = 0  # calls of `prune` under way
         self._disk = disk
         self._clock = clock
         self._now_us = clock.now_us
@@ -259,6 +262,16 @@ class Oracle:
     def deletes(self, run_id: str) -> None:
         """`delete_run` or `prune` may take the run away, and all below it."""
         self.gone.add(run_id)
+
+    def writes(self, batch: Iterable[Sequence[Op]]) -> None:
+        """A batch is about to be written.
+
+        What `prune` deletes may have ended after it was asked for: long ago, by a clock that was set back meanwhile.
+        """
+        deleted = [op.columns[0] for op in chain.from_iterable(batch) if op.kind is Kind.DELETE] if self.prunes else ()
+        for number in deleted:
+            for (run_id,) in self._disk.query("SELECT run_id FROM pikkupy_runs WHERE number = ?", number):
+                self.deletes(run_id)
 
     def has_deleted(self, run_id: str) -> None:
         """`delete_run` has returned."""

@@ -176,9 +176,11 @@ class People:
             await engine.delete_run(run_id)
             self._oracle.has_deleted(run_id)
         else:
-            for (found,) in self._query(_ENDED):
-                self._oracle.deletes(found)
-            await engine.prune(older_than=LONGEST_US / 1_000, keep=act.deep)
+            self._oracle.prunes += 1
+            try:
+                await engine.prune(older_than=LONGEST_US / 1_000, keep=act.deep)
+            finally:
+                self._oracle.prunes -= 1
 
     async def clear_up(self, engine: Engine) -> None:
         """Delete a run that has ended, or all."""
