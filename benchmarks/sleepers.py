@@ -1,8 +1,8 @@
 """Many runs that sleep in one file: how fast they start, what they cost, how fast the file opens, how late they wake.
 
-    python benchmarks/sleepers.py [--runs 100000] [--wake-rate 1000] [--wake-for 5] [--callers 4] [--repeat 1] [--json]
+    python benchmarks/sleepers.py [--runs 100000] [--wake-rate 1000] [--wake-for 5] [--callers 2] [--repeat 1] [--json]
 
-`--runs` runs that sleep for a month are started by `--callers` tasks, each of which starts 500 at once. Beside them,
+`--runs` runs that sleep for a month are started by `--callers` tasks, each of which starts 512 at once. Beside them,
 `--wake-rate` runs a second become due for `--wake-for` seconds, and each tells how late its next step began. Then
 another process opens the file. Linux only.
 """
@@ -25,7 +25,7 @@ from _common import Progress, new_file, parser_for, percentile, report, rss_mb, 
 
 from pikkupy import Engine, Pikku, RunHandle, Workflow
 
-BATCH = 500  # runs that a caller starts at once
+BATCH = 512  # runs that a caller starts at once: as many as the engine writes in one transaction
 MONTH_S = 30 * 86_400
 
 pikku = Pikku()
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100_000, help="runs that sleep for a month (100000)")
     parser.add_argument("--wake-rate", type=int, default=1_000, help="runs that become due in a second (1000)")
     parser.add_argument("--wake-for", type=int, default=5, help="seconds in which runs become due (5)")
-    parser.add_argument("--callers", type=int, default=4, help="tasks that start runs (4)")
+    parser.add_argument("--callers", type=int, default=2, help="tasks that start runs (2)")
     parser.add_argument("--lead", type=float, default=10.0, help="seconds from their start until the first is due (10)")
     parser.add_argument("--settle", type=float, default=5.0, help="seconds before the memory is looked at (5)")
     parser.add_argument("--repeat", type=int, default=1, help="measurements, each on a new file (1)")
