@@ -65,24 +65,23 @@ class Writer:
                 db.execute(_KIND.sub(lambda word: str(Kind[word[1].upper()].value), text))
 
     def write(self, db: sqlite3.Connection, batch: Sequence[Sequence[Op]]) -> Written:
-        """Write the logical changes together or, if that is refused, one by one, so that only the bad one fails."""
+        """Write the logical changes together or, if that is refused, in halves, so that only the bad one fails."""
         try:
             self._transact(db, list(chain.from_iterable(batch)))
         except Exception as error:  # noqa: BLE001 - judged
             halted = self._halted(error)
             if halted is not None:
                 return halted
-            return self._one_by_one(db, batch) if len(batch) > 1 else Written([self._refusal(error)])
+            return self._in_halves(db, batch) if len(batch) > 1 else Written([self._refusal(error)])
         return Written([None] * len(batch))
 
-    def _one_by_one(self, db: sqlite3.Connection, batch: Sequence[Sequence[Op]]) -> Written:
-        outcomes: list[JournalError | None] = []
-        for ops in batch:
-            written = self.write(db, [ops])
-            if not written.outcomes:
-                return Written(outcomes, written.pause, written.failure)
-            outcomes.extend(written.outcomes)
-        return Written(outcomes)
+    def _in_halves(self, db: sqlite3.Connection, batch: Sequence[Sequence[Op]]) -> Written:
+        middle = len(batch) // 2
+        first = self.write(db, batch[:middle])
+        if len(first.outcomes) < middle:
+            return first
+        rest = self.write(db, batch[middle:])
+        return Written([*first.outcomes, *rest.outcomes], rest.pause, rest.failure)
 
     def _transact(self, db: sqlite3.Connection, ops: list[Op]) -> None:
         for op in ops:

@@ -80,7 +80,7 @@ DEFECTS = (
     Defect(
         "one bad change fails its neighbours",
         "store/writer.py",
-        "return self._one_by_one(db, batch) if len(batch) > 1 else Written([self._refusal(error)])",
+        "return self._in_halves(db, batch) if len(batch) > 1 else Written([self._refusal(error)])",
         "return Written([self._refusal(error)] * len(batch))",
         "store",
     ),

@@ -149,6 +149,19 @@ def test_a_transaction_of_many_changes_is_one_statement() -> None:
     assert _count([a_run(number) for number in range(1, 2 * MAX_ROWS + 2)]) == 5  # with BEGIN and COMMIT
 
 
+def test_a_bad_change_among_many_is_found_in_halves() -> None:
+    """Its neighbours are not written one by one, each with a sync of its own."""
+    batch = [[op_of(a_run(number))] for number in range(1, 513)]
+    batch[300] = batch[299]
+    with empty_journal() as db:
+        writer, counted = Writer("test", 0, None), _Counted(db)
+        writer.prepare(db)
+        outcomes = writer.write(cast(sqlite3.Connection, counted), batch).outcomes
+
+    assert [number for number, outcome in enumerate(outcomes) if outcome is not None] == [300]
+    assert counted.calls <= 2 * 9 + 1
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5, MAX_ROWS - 1, MAX_ROWS, MAX_ROWS + 1])
 def test_statements_have_a_power_of_two_of_rows(count: int) -> None:
     """So that few prepared ones serve every number: what is missing does nothing."""
