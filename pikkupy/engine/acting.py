@@ -122,7 +122,12 @@ async def retry(parts: Parts, run_id: str) -> None:
             attempts = await host.journal.attempt_rows(number)
             children = await host.journal.children(number)
             runs.append(recorded.run)
-            changes += again.retry(recorded, attempts, children, host.now_us(), alone=number == numbers[0])
+            returning = [child.number for child in again.returning_children(recorded, children)]
+            for child in returning:
+                await held.enter_async_context(residents.holds.alone(child))
+            back = [child for child in await host.journal.run_rows(returning) if child.alone_since is not None]
+            alone = number == numbers[0]
+            changes += again.retry(recorded, attempts, children, back, host.now_us(), alone=alone)
             numbers += [child.number for child in again.retried_children(recorded, children)]
         try:
             await host.journal.commit(changes)

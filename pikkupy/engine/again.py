@@ -47,16 +47,35 @@ def retried_children(recorded: Recorded, children: Sequence[ChildRow]) -> list[C
     ]
 
 
+def returning_children(recorded: Recorded, children: Sequence[ChildRow]) -> list[ChildRow]:
+    """Those that may have been retried by themselves since their failure was that of the run, and have not failed again
+    (`alone_since` tells): the run waits for them instead of starting others beside them."""
+    failed = {step.position: step.attempts for step in _failed_steps(recorded)}
+    going_on = (RunStatus.RUNNING, RunStatus.SUSPENDED, RunStatus.COMPLETED)
+    return [child for child in children if child.status in going_on and failed.get(child.position) == child.attempt]
+
+
 def retry(
-    recorded: Recorded, attempts: Sequence[AttemptRow], children: Sequence[ChildRow], now_us: int, *, alone: bool
+    recorded: Recorded,
+    attempts: Sequence[AttemptRow],
+    children: Sequence[ChildRow],
+    returning: Sequence[RunRow],
+    now_us: int,
+    *,
+    alone: bool,
 ) -> Iterator[Change]:
     """What takes a failed run back to where it can go on; `alone`: it is retried for itself, not along with its parent.
 
     The failed steps whose errors left the workflow go on, and so do those that its end had cancelled; what is recorded
-    of the others stands. A child run that is retried along is the next attempt of its step.
+    of the others stands. A child run that is retried along is the next attempt of its step, and so is one of
+    `returning`, which was retried by itself before.
     """
     run = recorded.run
     retried = {child.position for child in retried_children(recorded, children)}
+    for child in returning:
+        assert child.parent_position is not None and child.parent_attempt is not None
+        retried.add(child.parent_position)
+        yield ChildLinked(row=structs.replace(child, alone_since=None, parent_attempt=child.parent_attempt + 1))
     for step in _failed_steps(recorded):
         if step.attempts == 1:
             yield only_attempt(step)

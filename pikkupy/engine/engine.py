@@ -436,8 +436,8 @@ class Engine:
 
         Recorded successes stand. If no failed step was the cause, the body is replayed to where it failed. A failed
         child run that was the cause is retried, too, as the next attempt of its step. A child run that is retried by
-        itself goes on whatever becomes of its parent, which does not wait for it any more. Raises `RunNotFound`,
-        `RunStateError` for a run that has not failed.
+        itself goes on whatever becomes of its parent, which does not wait for it any more; if that is retried later, it
+        waits for it again, or has its result. Raises `RunNotFound`, `RunStateError` for a run that has not failed.
         """
         await self._done(acting.retry(self._use(), run_id))
 

@@ -228,6 +228,49 @@ async def test_a_failed_child_is_retried_with_its_parent(settings: dict[str, Any
         assert len((await engine.list_runs()).runs) == 2
 
 
+@pytest.mark.parametrize("settings", BOTH, ids=["in memory", "in the file"])
+@pytest.mark.parametrize("when", ["it runs", "it has completed", "it has failed again"])
+async def test_a_parent_takes_back_the_child_that_was_retried_by_itself(settings: dict[str, Any], when: str) -> None:
+    """No second child is started beside it."""
+    pikku, clock, did = Pikku(), VirtualClock(), list[str]()
+
+    @pikku.workflow
+    async def child(workflow: Workflow) -> str:
+        await workflow.do("charge", charge)
+        await workflow.sleep("nap", "1h")
+        if len(did) == 2 and when == "it has failed again":
+            raise ValueError("again")
+        return "paid"
+
+    def charge() -> None:
+        did.append("charge")
+        if len(did) == 1:
+            raise ValueError("no money")
+
+    @pikku.workflow
+    async def parent(workflow: Workflow) -> str:
+        return await workflow.do("part", child)
+
+    async with pikku.open(":memory:", clock=clock, **settings) as engine:
+        run = await engine.start(parent, run_id="q")
+        with pytest.raises(RunFailed):
+            await run.result()
+        await engine.retry("q/part")
+        await clock.advance("1h" if when != "it runs" else 0)
+        if when == "it has failed again":
+            did.append("more money")
+        await engine.retry("q")
+        await clock.advance("1h")
+        await clock.advance("1h")
+
+        assert await run.result(timeout=0) == "paid"
+        assert [one.id for one in (await engine.list_runs()).runs] == ["q/part", "q"]
+        assert did.count("charge") == 2
+        assert [(step.name, step.status, step.attempts) for step in await engine.steps("q")] == [
+            ("part", "succeeded", 2)
+        ]
+
+
 async def test_only_failed_runs_are_retried() -> None:
     """C130: RunStateError naming both, RunNotFound."""
     app = App()
