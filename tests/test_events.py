@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +245,40 @@ async def test_progress_is_shown_and_outlives_the_process(db: Path) -> None:
         await clock.advance("1h")
         await (await engine.handle("r")).result(timeout="1s")
         assert (await engine.get_run("r")).progress == 1.0
+
+
+async def test_progress_that_a_kill_or_a_fork_has_lost_is_told_again(db: Path) -> None:
+    """The code says it again on its way, and the last of it is kept."""
+    pikku, clock = Pikku(), VirtualClock()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        workflow.progress("begun")
+        await workflow.do("a", lambda: None)
+        workflow.progress(0.5)
+        await workflow.sleep("nap", "1h")
+
+    async with pikku.open(db, clock=clock) as engine:
+        await engine.start(flow, run_id="r")
+        await clock.advance(0)
+    with closing(sqlite3.connect(db, isolation_level=None)) as file:
+        file.execute("UPDATE pikkupy_runs SET progress = NULL")
+    async with pikku.open(db, clock=clock) as engine:
+        await clock.advance(0)
+        await engine.fork("r", at="nap", new_run_id="f")
+        await clock.advance(0)
+
+        assert [run.progress for run in (await engine.list_runs()).runs] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("after", [-1, 1 << 63])
+async def test_a_place_that_no_event_can_have_is_refused(after: int) -> None:
+    async with Pikku().open(":memory:") as engine:
+        for read in (engine.events, partial(engine.run_events, "r")):
+            with pytest.raises(ValueError, match="use the seq of the last event seen"):
+                read(after=after)
+        with pytest.raises(ValueError, match="use the offset of the last chunk seen"):
+            engine.stream("r", after=-2 if after < 0 else after)
 
 
 async def test_the_progress_of_a_step_is_an_event() -> None:

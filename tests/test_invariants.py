@@ -314,7 +314,7 @@ async def test_i12_a_batch_that_fails_to_commit_releases_nothing(db: Path) -> No
 
 
 async def test_i13_memory_does_not_grow_with_the_number_of_finished_runs() -> None:
-    """I13: objects of pikkupy that are alive after 100 runs and after 500. (Waiting runs still stay in memory.)"""
+    """I13: objects of pikkupy, tasks and open files after 100 runs and after 500."""
     pikku = Pikku()
 
     @pikku.workflow
@@ -327,14 +327,16 @@ async def test_i13_memory_does_not_grow_with_the_number_of_finished_runs() -> No
         return Counter(type(item).__name__ for item in gc.get_objects() if type(item).__module__.startswith("pikkupy"))
 
     async with pikku.open(":memory:", show_running_after=0) as engine:
-        counts = []
+        counts, held = [], []
         for runs in (100, 400):
             await asyncio.gather(*(engine.run(flow) for _ in range(runs)))
             await asyncio.sleep(0.01)
             counts.append(alive())
+            held.append((len(asyncio.all_tasks()), len(list(Path("/proc/self").glob("fd/*")))))  # files: on Linux
 
     timers = [count.pop("Timer", 0) for count in counts]
     assert not counts[1] - counts[0]  # fewer is fine: what an earlier test left behind may end meanwhile
+    assert held[0] == held[1]
     assert max(timers) <= 66  # cancelled ones go when they are the most, or 64
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,34 @@ def test_what_a_crash_cut_off_is_found_in_one_pass() -> None:
 
     assert [call.position for call in in_flight(Commands(calls, stopped), {}, NOW)] == [5, 6, 7, 8, 9]
     assert stopped.searches == 0
+
+
+async def test_ten_thousand_steps_at_once(db: Path) -> None:
+    """In one `gather`, live and on replay."""
+    pikku, bodies = Pikku(), list[int]()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> int:
+        numbers = await asyncio.gather(*(workflow.do("step", partial(step, number)) for number in range(10_000)))
+        await workflow.wait_for_signal("go")
+        return sum(numbers)
+
+    def step(number: int) -> int:
+        bodies.append(number)
+        return number
+
+    clock = VirtualClock()
+    async with pikku.open(db, clock=clock) as engine:
+        run = await engine.start(flow, run_id="r")
+        while len(bodies) < 10_000:
+            await asyncio.sleep(0)
+        await clock.advance(0)
+    async with pikku.open(db, clock=clock) as engine:
+        await engine.signal("r", "go")
+        run = await engine.handle("r")
+
+        assert await run.result() == sum(range(10_000))
+    assert bodies == list(range(10_000))
 
 
 @pytest.mark.parametrize("how", ["outcome", "cancelled", "timer", "retry"])

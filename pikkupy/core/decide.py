@@ -25,11 +25,11 @@ def mismatch(recorded: StepRow | None, asked: StepCall) -> str | None:
     )
 
 
-def not_asked_for(history: History, reached: int, waits_for: str | None) -> str | None:
+def not_asked_for(history: History, reached: int, instead: str, *, waits: bool) -> str | None:
     """Why code that made only `reached` durable calls does not fit `history`, in words; None if it does.
 
-    `waits_for` is what it waits for instead; None if it has ended. Code that waits may ask for more later, but the
-    record has it before.
+    `instead` says what it waits for, or how it has ended. Code that waits may ask for more later, but the record has it
+    before.
     """
     missing = [row for position, row in sorted(history.steps.items()) if position >= reached]
     if not missing:
@@ -37,9 +37,8 @@ def not_asked_for(history: History, reached: int, waits_for: str | None) -> str 
     row = missing[0]
     more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
     recorded = f"step {row.position}: recorded {describe_step(row.name, row.kind, row.target)}"
-    if waits_for is None:
-        return f"{recorded}, which the code no longer asks for{more}"
-    return f"{recorded}, which the code has not asked for at this place{more}; it waits for {waits_for}"
+    asked = "has not asked for at this place" if waits else "no longer asks for"
+    return f"{recorded}, which the code {asked}{more}; it {instead}"
 
 
 class Settle(msgspec.Struct, frozen=True):

@@ -68,6 +68,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     steps: tuple[str, ...] = ()  # of a failed run: the failed steps whose errors left the workflow
 
 
+MAX_INTEGER = (1 << 63) - 1  # that the file can hold
 NO_WAKING = 1 << 62
 """`RunRow.wakes_at` of a run that waits in the file for something from outside."""
 

@@ -45,7 +45,9 @@ async def tell(
         if recorded is None:
             raise not_found(run_id)
         if recorded.run.status in FINAL_RUNS or active is not None:
-            raise RunStateError(f"run {run_id!r} is {recorded.run.status}: it takes no signals any more")
+            raise RunStateError(
+                f"run {run_id!r} is {recorded.run.status}: it takes no signals and no decisions any more"
+            )
         await host.journal.commit([keep(recorded)])
 
 

@@ -222,6 +222,8 @@ class Engine:
         *,
         run_id: str | None = None,
         tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
     ) -> Out: ...
     @overload
     async def run(
@@ -231,21 +233,37 @@ class Engine:
         *,
         run_id: str | None = None,
         tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
     ) -> Out: ...
     @overload
     async def run(
-        self, workflow: str, data: Any = None, *, run_id: str | None = None, tags: Mapping[str, str] | None = None
+        self,
+        workflow: str,
+        data: Any = None,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
     ) -> Any: ...
     async def run(
-        self, workflow: Any, data: Any = None, *, run_id: str | None = None, tags: Mapping[str, str] | None = None
+        self,
+        workflow: Any,
+        data: Any = None,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
     ) -> Any:
         """`start` and wait for the result. Raises as `start` and `RunHandle.result` do."""
         if run_id is not None:
-            return await self._result(await self._started(workflow, data, run_id, tags), None)
+            return await self._result(await self._started(workflow, data, run_id, tags, at, delay), None)
         # Nobody else can know the id: its end is all that there is to wait for.
         host, residents, starts = self._use()
         found = self._registry.find_workflow(workflow)
-        terms = terms_of(host.now_us(), tags, None, None)
+        terms = terms_of(host.now_us(), tags, at, delay)
         new_id = starts.begin(found, encoded_input(host, found, data), copy_context(), terms)
         end = residents.wait_for(new_id)
         try:

@@ -25,6 +25,7 @@ from msgspec import structs
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import (
     CODE_ACCEPTED,
+    MAX_INTEGER,
     AttemptRow,
     AttemptStatus,
     ErrorInfo,
@@ -66,8 +67,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that has happened to a run."""
 
     seq: int
-    """Rises from event to event. Of `RunHandle.events` it is the run's own and outlives the process; of
-    `Engine.events` it counts in one life of the engine."""
+    """Never falls from event to event; those that a reader would get again together have the same. Of
+    `RunHandle.events` it is the run's own and outlives the process; of `Engine.events` it counts in one life of the
+    engine. Neither is of use to the other."""
     kind: EventKind
     run_id: str
     workflow: str
@@ -507,5 +509,5 @@ def _check_after(after: object) -> None:
         return
     if not isinstance(after, int) or isinstance(after, bool):
         raise BadType(f"after={after!r}: use the seq of the last event seen, not {type(after).__name__}")
-    if after < 0:
+    if not 0 <= after <= MAX_INTEGER:
         raise BadValue(f"after={after!r}: use the seq of the last event seen")

@@ -76,9 +76,10 @@ def decide(run: Resident, name: str, decision: object, decided_by: str | None, d
     """Make a decision that the run waits for. Raises as `send` does."""
     step = run.inbox.first(name)
     if step is None or not step.call.approval:
+        asked = [repr(step.call.body) for step in run.steps.values() if step.call.approval]
         raise RunStateError(
-            f"run {run.run.run_id!r} does not wait for a decision {name!r}: it was made before, has expired, or "
-            "was not asked for yet"
+            f"run {run.run.run_id!r} does not wait for a decision {name!r}: it was made before, has expired, or was "
+            f"not asked for yet; just now it waits for {', '.join(asked) or 'no decision'}"
         )
     what = f"decision {name!r} for run {run.run.run_id!r}"
     text = decision_text(run.host.values, decision, decided_by, step.call.result_type, what=what)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import ChunkRow, RunRow
+from pikkupy.core.model import MAX_INTEGER, ChunkRow, RunRow
 from pikkupy.engine.host import Host
 from pikkupy.engine.parts import Parts
 from pikkupy.engine.residents import Residents
@@ -32,7 +32,7 @@ class Stream(AsyncIterator[Chunk]):
     ) -> None:
         if not isinstance(after, int) or isinstance(after, bool):
             raise BadType(f"after={after!r}: use the offset of the last chunk seen, not {type(after).__name__}")
-        if after < -1:
+        if not -1 <= after <= MAX_INTEGER:
             raise BadValue(f"after={after!r}: use the offset of the last chunk seen, or -1 for all")
         self._use = use
         self._run_id = check_name(run_id, "run_id")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import os.path
+import re
 import sys
 from collections.abc import Iterator
 from contextvars import Context
 from threading import get_ident
 from typing import Any, NoReturn
 
+import msgspec
 from msgspec import structs
 
 from pikkupy.core.commands import Armed, Cancelled, Commands, Completed, End, Failed, Parked, StepCall
@@ -23,11 +25,14 @@ from pikkupy.core.ports import Values
 from pikkupy.errors import PayloadError, PikkuError, SignalTimeout, StepFailed, WorkflowMisuse, dotted_name
 from pikkupy.execution.approvals import approval_of
 from pikkupy.failures import describe, storable
+from pikkupy.moments import moment
 from pikkupy.progress import Progress
 from pikkupy.registry import WorkflowFunction
 from pikkupy.run_loop import CURE, Intruded, RunFuture, Unwind, new_run_loop
 
 _TAKEN_OUT = Parked("taken out of memory")
+_PLACE = re.compile(r'^  File "(.+)", line (\d+)', re.MULTILINE)  # in a traceback
+MAX_QUOTED = 500  # characters of an error that a reason quotes
 _NONE: list[int] = []  # the usual list of stopped steps, shared and never changed
 _HERE = os.path.dirname(__file__)  # noqa: PTH120 - compared with code file names, which are strings
 
@@ -177,9 +182,8 @@ class Execution:
         return True
 
     def tell(self, progress: Progress) -> None:
-        """Say how far the run is; what a replay says was said before."""
-        if not self.replaying:
-            self.told = progress
+        """Say how far the run is. What a replay says last was said before, but may not be on record."""
+        self.told = progress
 
     def place(self, call: StepCall) -> StepFuture:
         """Give the call its place in the run. If the record has another step there, the run is parked."""
@@ -231,7 +235,7 @@ class Execution:
             return
         self.loop.now_us = max(self.loop.now_us, row.ended_at or 0)  # it never goes back
         if row.position >= self.reached:
-            missing = not_asked_for(self._history, self.reached, self._waits_for())
+            missing = not_asked_for(self._history, self.reached, f"waits for {self._waits_for()}", waits=True)
             self._park(missing or f"step {row.position} was not asked for", self.reached)
             return
         future = self.open.pop(row.position, None)
@@ -257,8 +261,8 @@ class Execution:
         due_us = self.loop.timer_due(row.number)
         if due_us != row.due_at:
             self._park(
-                f"asyncio timer {row.number}: recorded as due at {row.due_at}, the code "
-                + ("sets no such timer" if due_us is None else f"sets it for {due_us} (epoch µs)"),
+                f"asyncio timer {row.number}: recorded as due at {moment(row.due_at).isoformat()}, the code "
+                + ("sets no such timer" if due_us is None else f"sets it for {moment(due_us).isoformat()}"),
                 self.reached,
             )
             return
@@ -284,7 +288,11 @@ class Execution:
             self._seq = event.seq or 0
             self._turn()
         self.replaying = False
-        missing = not_asked_for(history, self.reached, self._waits_for() if self._end is None else None)
+        if self.told is not None and msgspec.json.encode(self.told).decode() == self.run.progress:
+            self.told = None
+        waits = self._end is None
+        instead = f"waits for {self._waits_for()}" if self._end is None else _ended_by(self._end)
+        missing = not_asked_for(history, self.reached, instead, waits=waits)
         if missing is not None and not isinstance(self._end, Parked):
             self._end = None
             self._park(missing, self.reached)
@@ -398,6 +406,19 @@ def _failed_steps(error: BaseException) -> Iterator[str]:
     elif isinstance(error, BaseExceptionGroup):
         for part in error.exceptions:
             yield from _failed_steps(part)
+
+
+def _ended_by(end: End) -> str:
+    """How code has ended before its time, in words, and where."""
+    match end:
+        case Failed(error=error):
+            places = _PLACE.findall(error.traceback)
+            where = " at {}:{}".format(*places[-1]) if places else ""
+            return f"raised {error.type}{where}: {error.message[:MAX_QUOTED]}"
+        case Cancelled(reason=reason):
+            return f"cancelled the run: {reason[:MAX_QUOTED]}"
+        case _:
+            return "returned"
 
 
 def _place_of_call() -> str:

@@ -35,11 +35,11 @@ _NO_POLICY = policy_of({})
 _BAD_CALLS = (BadValue, BadType, DurationError, FunctionNotFound, WorkflowMisuse)
 
 
-def _check_result_type(result_type: Any) -> None:
+def _check_type(name: str, annotation: Any) -> None:
     try:
-        check_annotation(result_type)
+        check_annotation(annotation)
     except TypeError as error:
-        raise BadType(f"result_type={result_type!r} cannot be used: {error}") from None
+        raise BadType(f"{name}={annotation!r} cannot be used: {error}") from None
 
 
 class Workflow:
@@ -85,6 +85,10 @@ class Workflow:
         self, step_name: str, target: Callable[[], Any], *, result_type: type[Out], **options: Unpack[StepOptions]
     ) -> Future[Out]: ...
     @overload
+    def do(  # for `int | None`, `Literal[...]` and what else is no `type`
+        self, step_name: str, target: Any, data: Any = ..., *, result_type: Any, **options: Unpack[StepOptions]
+    ) -> Future[Any]: ...
+    @overload
     def do(
         self, step_name: str, target: Function[None, Out, Any], data: None = None, **options: Unpack[StepOptions]
     ) -> Future[Out]: ...
@@ -127,7 +131,7 @@ class Workflow:
             name = check_step_name(step_name)
             policy = policy_of(cast(StepOptions, options)) if options else _NO_POLICY
             if result_type is not None:
-                _check_result_type(result_type)
+                _check_type("result_type", result_type)
             if isinstance(target, str):
                 found = self._registry.find(check_name(target, "target name"))
                 if found is None:
@@ -172,6 +176,8 @@ class Workflow:
     def wait_for_signal(self, name: str, *, timeout: Duration | None = None) -> Future[Any]: ...
     @overload
     def wait_for_signal(self, name: str, type: type[Out], *, timeout: Duration | None = None) -> Future[Out]: ...
+    @overload
+    def wait_for_signal(self, name: str, type: Any, *, timeout: Duration | None = None) -> Future[Any]: ...
     def wait_for_signal(self, name: str, type: Any = Any, *, timeout: Duration | None = None) -> Future[Any]:
         """The payload of the next signal of that name, converted to `type`.
 
@@ -192,6 +198,8 @@ class Workflow:
     def approval(
         self, name: str, type: type[Out], *, timeout: Duration | None = None
     ) -> Future[Decided[Out] | Expired]: ...
+    @overload
+    def approval(self, name: str, type: Any, *, timeout: Duration | None = None) -> Future[Decided[Any] | Expired]: ...
     def approval(
         self, name: str, type: Any = Any, *, timeout: Duration | None = None
     ) -> Future[Decided[Any] | Expired]:
@@ -415,7 +423,7 @@ class Workflow:
 
     def _signal_step(self, name: str, type: Any, timeout: Duration | None, *, approval: bool) -> Future[Any]:
         signal = check_step_name(name, "signal name")
-        _check_result_type(type)
+        _check_type("type", type)
         duration_us = None if timeout is None else named_microseconds("timeout", timeout)
         execution = self._execution
         if approval:

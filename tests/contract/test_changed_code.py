@@ -261,13 +261,23 @@ def waits() -> dict[str, tuple[Any, str]]:
     async def ends(workflow: Workflow) -> None:
         return
 
+    async def breaks(workflow: Workflow) -> None:
+        raise ValueError("bug in the new code")
+
+    async def gives_up(workflow: Workflow) -> None:
+        workflow.cancel("new rule")
+
+    no_longer = "which the code no longer asks for (and 2 more)"
+    line = f"{__file__}:{breaks.__code__.co_firstlineno + 1}"
     b, all_three = "step 1: recorded 'b' (inline)", "step 0: recorded 'a' (inline)"
     return {
         "one after the other": (one_after_the_other, f"{b}, {asked} (and 1 more); it waits for 'a' (inline)"),
         "waits for two": (waits_for_two, "step 1: recorded 'b' (inline), asked for 'nap' (sleep) at "),
         "waits for a timer": (waits_for_a_timer, f"{all_three}, {asked} (and 2 more); it waits for an asyncio timer"),
         "waits for nothing": (waits_for_nothing, f"{all_three}, {asked} (and 2 more); it waits for nothing that"),
-        "ends": (ends, f"{all_three}, which the code no longer asks for (and 2 more)"),
+        "ends": (ends, f"{all_three}, {no_longer}; it returned"),
+        "breaks": (breaks, f"{all_three}, {no_longer}; it raised ValueError at {line}: bug in the new code"),
+        "gives up": (gives_up, f"{all_three}, {no_longer}; it cancelled the run: new rule"),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 from uuid import UUID
 
 import msgspec
@@ -132,6 +132,10 @@ class Refund(msgspec.Struct):
 async def refund(workflow: Workflow, data: NewUser) -> int:
     assert_type(await workflow.wait_for_signal("paid", Refund), Refund)
     assert_type(await workflow.wait_for_signal("paid", timeout="1h"), Any)
+    maybe: int | None = await workflow.wait_for_signal("perhaps", int | None)
+    word = await workflow.approval("word", Literal["yes", "no"])
+    number: int | None = await workflow.do("maybe", "lookup", 1, result_type=int | None)
+    assert word is not None and maybe == number
     answer = await workflow.approval("refund", Refund, timeout="1d")
     assert_type(answer, Decided[Refund] | Expired)
     assert_type(await workflow.suspend("look"), None)
