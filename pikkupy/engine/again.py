@@ -41,18 +41,20 @@ MOST_NAMES = 10  # that an error lists
 
 def retried_children(recorded: Recorded, children: Sequence[ChildRow]) -> list[ChildRow]:
     """The failed children whose failure is that of the run: they are retried with it."""
-    failed = {step.position: step.attempts for step in _failed_steps(recorded)}
-    return [
-        child for child in children if child.status is RunStatus.FAILED and failed.get(child.position) == child.attempt
-    ]
+    return [child for child in _causes(recorded, children) if child.status is RunStatus.FAILED]
 
 
 def returning_children(recorded: Recorded, children: Sequence[ChildRow]) -> list[ChildRow]:
     """Those that may have been retried by themselves since their failure was that of the run, and have not failed again
     (`alone_since` tells): the run waits for them instead of starting others beside them."""
-    failed = {step.position: step.attempts for step in _failed_steps(recorded)}
     going_on = (RunStatus.RUNNING, RunStatus.SUSPENDED, RunStatus.COMPLETED)
-    return [child for child in children if child.status in going_on and failed.get(child.position) == child.attempt]
+    return [child for child in _causes(recorded, children) if child.status in going_on]
+
+
+def _causes(recorded: Recorded, children: Sequence[ChildRow]) -> Iterator[ChildRow]:
+    """The children that were the last attempts of the run's failed steps."""
+    failed = {step.position: step.attempts for step in _failed_steps(recorded)}
+    return (child for child in children if failed.get(child.position) == child.attempt)
 
 
 def retry(

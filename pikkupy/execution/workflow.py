@@ -86,7 +86,13 @@ class Workflow:
     ) -> Future[Out]: ...
     @overload
     def do(  # for `int | None`, `Literal[...]` and what else is no `type`
-        self, step_name: str, target: Any, data: Any = ..., *, result_type: Any, **options: Unpack[StepOptions]
+        self,
+        step_name: str,
+        target: Function[Any, Any, Any] | WorkflowFunction[Any, Any] | str | Callable[[], Any],
+        data: Any = ...,
+        *,
+        result_type: Any,
+        **options: Unpack[StepOptions],
     ) -> Future[Any]: ...
     @overload
     def do(

@@ -19,7 +19,7 @@ Durability = Literal["full", "process"]
 
 BUSY_TIMEOUT_S = 5.0  # how long SQLite itself waits for a foreign lock before the committer pauses
 WAL_LIMIT = 67_108_864  # bytes to which the WAL is cut after a checkpoint: a burst need not stay on the disk
-CACHED_STATEMENTS = 256  # nine sizes of each statement that writes, and all that read
+CACHED_STATEMENTS = 256  # eleven sizes of the statement that writes, and all that read
 OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
 
 _SAFE = {"foreign_keys": 1, "trusted_schema": 0, "cell_size_check": 1}

@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Any, TypeVar
 
 from pikkupy.core.model import (
+    MAX_INTEGER,
     NO_WAKING,
     AttemptRow,
     ChildRow,
@@ -28,7 +29,7 @@ from pikkupy.store import listing
 from pikkupy.store.queries import QUERIES
 from pikkupy.store.rows import attempt_of, chunk_of, run_of, signal_of, step_of, step_without_output, timer_of
 
-NEWEST = 2**63 - 1  # no run has this number
+NEWEST = MAX_INTEGER  # no run has this number
 PAGE = 256  # chunks of a stream that are read at once
 PAGE_BYTES = 1_000_000  # of their values, after which a page ends early
 _PARENT = RunRow.__struct_fields__.index("parent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -325,6 +326,20 @@ async def test_thirty_two_tags_are_allowed() -> None:
 
 
 # Later starts
+
+
+async def test_run_takes_the_same_times_as_start() -> None:
+    """C118: and waits for the end, with an id of its own or without."""
+    clock = VirtualClock()
+    async with application().open(":memory:", clock=clock) as engine:
+        later = asyncio.gather(
+            engine.run("echo", 1, delay="1h"), engine.run("echo", 2, run_id="at", at=clock.now() + timedelta(hours=1))
+        )
+        await clock.advance("59min")
+        assert not later.done()
+        await clock.advance("1min")
+
+        assert await later == [1, 2]
 
 
 async def test_a_later_start_waits_on_disk(db: Path) -> None:
