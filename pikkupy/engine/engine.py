@@ -31,6 +31,7 @@ from pikkupy.engine.events import EngineEvents, Event, Past, RunEvents
 from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.host import Host, Outside, in_callback, open_host
 from pikkupy.engine.listing import check_limit, filter_of, number_of
+from pikkupy.engine.missing import see_to_missing
 from pikkupy.engine.parts import Parts, encoded_input
 from pikkupy.engine.pruning import Pruning, Sweep, check_deletable
 from pikkupy.engine.residents import Residents
@@ -111,6 +112,7 @@ class Engine:
         self._parts = Parts(host, residents, Starts(host, residents))
         try:
             recovered = await residents.recover(clean=host.journal.clean)
+            await see_to_missing(host, residents)
             await host.journal.commit([])  # what recovery has written is on disk: statuses are as they will be seen
             residents.waker.open()
         except BaseException:

@@ -146,7 +146,10 @@ class Residents:
         return count
 
     async def bring(self, numbers: Sequence[int]) -> None:
-        """Bring those of the runs into memory, together, that are not there, have not ended and are not parked."""
+        """Bring those of the runs into memory, together, that are not there and that a time or an open may wake.
+
+        One whose workflow is gone is suspended instead, and goes on waiting in the file.
+        """
         await self._bring(numbers, self._is_waiting, clean=True)
         damaged = self._host.journal.damaged.keys() & set(numbers)
         if damaged:  # they wait for ever: nothing else looks for them again and again
@@ -174,7 +177,11 @@ class Residents:
 
     @staticmethod
     def _is_waiting(recorded: Recorded) -> bool:
-        return recorded.run.status not in FINAL_RUNS and recorded.run.parked is None
+        run = recorded.run
+        # Of those that are parked the ones without their workflow wait in the file, too.
+        return run.status not in FINAL_RUNS and (
+            run.parked is None or (run.parked is ParkedFor.CODE and run.wakes_at is not None)
+        )
 
     async def load(self, number: int) -> ActiveRun | None:
         """Bring a run that the caller holds into memory; None if it has ended, is parked or has not begun.
@@ -219,7 +226,7 @@ class Residents:
 
     def ask_for(self, run_id: str, answer: Callable[[RunRow | None], object]) -> None:
         """Call `answer` with the run of that id, as it is in the file, from a plain callback."""
-        self._run_errand(self._ask_for(run_id, answer))
+        self.run_errand(self._ask_for(run_id, answer))
 
     async def _ask_for(self, run_id: str, answer: Callable[[RunRow | None], object]) -> None:
         row = await self._host.journal.run(run_id)
@@ -295,7 +302,7 @@ class Residents:
 
     def keep_late(self, row: AttemptRow) -> None:
         """Write what came too late for a run that is not in memory, or there again, at its next place."""
-        self._run_errand(self._keep_late(row))
+        self.run_errand(self._keep_late(row))
 
     async def _keep_late(self, row: AttemptRow) -> None:
         async with self.holds.alone(row.run):
@@ -313,7 +320,7 @@ class Residents:
 
     def cancel_in_file(self, number: int, reason: str) -> None:
         """Cancel a run that is not in memory, and its children."""
-        self._run_errand(self.cancel_by_number(number, reason))
+        self.run_errand(self.cancel_by_number(number, reason))
 
     async def cancel_by_number(self, number: int, reason: str) -> RunMove | None:
         """Cancel a run and then its children, wherever they are; the move, or None if it has ended before."""
@@ -368,7 +375,7 @@ class Residents:
         move = await asyncio.shield(over)  # its end is on disk
         return move if cancelled else None
 
-    def _run_errand(self, errand: Coroutine[Any, Any, object]) -> None:
+    def run_errand(self, errand: Coroutine[Any, Any, object]) -> None:
         """Something that need not be waited for; it is over before the engine is left."""
         task = self._host.loop.create_task(self._errand(errand))
         self._errands.add(task)
@@ -451,25 +458,23 @@ class Residents:
         if self._host.journal.failure is not None:
             return  # it was read before; those who wait for it hear of the failure when they go on
         run = recorded.run
-        if run.wakes_at is not None:
-            changes.append(RunWakes(number=run.number, wakes_at=None))
-            recorded = structs.replace(recorded, run=structs.replace(run, wakes_at=None))
-        called_off = run.number in self._called_off  # whoever has let it go will cancel it, where it is
-        if called_off or _is_left(recorded):
-            if changes:
-                self._host.write(changes)
-            if recorded.parent is not None and not called_off:
-                self.cancel_in_file(run.number, _why_not_awaited(recorded.parent))
+        awake = [] if run.wakes_at is None else [RunWakes(number=run.number, wakes_at=None)]
+        if run.number in self._called_off or _is_left(recorded):
+            self._leave_out(recorded, [*awake, *changes])
             return
         try:
             workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(run.workflow)
         except WorkflowNotFound as error:
-            self._park(run, _missing(error), changes)
+            if run.wakes_at is not None and self._is_far(run.wakes_at):
+                self._park(run, _missing(error), changes, run.wakes_at)
+            else:
+                self._park(run, _missing(error), [*awake, *changes])
             return
         if self._starts_later(recorded):
-            self._host.write(changes)
-            self._host.timers.call_at(run.starts_at, partial(self._begin_delayed, run.number))
+            self._wait_for_start(run, changes)
             return
+        changes = [*awake, *changes]
+        recorded = structs.replace(recorded, run=structs.replace(run, wakes_at=None)) if awake else recorded
         # A copy for each: what one body sets is no other's.
         execution, commands = self._begin(workflow, recorded, self._variables.copy())
         if isinstance(commands.end, Parked):
@@ -488,11 +493,39 @@ class Residents:
         active.since_s = self._host.loop.time()
         active.adopt(commands, cut_off=not clean and run.parked is None)
 
+    def _leave_out(self, recorded: Recorded, changes: Sequence[Change]) -> None:
+        """Nobody waits for the run any more. Whoever has let it go will cancel it or did not come to it."""
+        if changes:
+            self._host.write(changes)
+        number = recorded.run.number
+        if recorded.parent is not None and number not in self._called_off:
+            self.cancel_in_file(number, _why_not_awaited(recorded.parent))
+
     def _starts_later(self, recorded: Recorded) -> bool:
         return _is_new(recorded) and recorded.run.starts_at > self._host.now_us()
 
+    def _wait_for_start(self, run: RunRow, changes: list[Change]) -> None:
+        """In the file, or if that is soon by a timer."""
+        starts_at, now_us = run.starts_at, self._host.now_us()
+        wakes_at = starts_at if self._is_far(starts_at) else None
+        move = None
+        if run.parked is not None:  # until now its workflow was gone
+            status = advance(RUN, run.status, RunEvent.RESUME)
+            move = RunMove(number=run.number, before=run.status, status=status, at=now_us, wakes_at=wakes_at)
+        elif run.wakes_at != wakes_at:
+            changes.append(RunWakes(number=run.number, wakes_at=wakes_at))
+        self._host.write(changes if move is None else [*changes, move], partial(self._waits_for_start, run, move))
+        if wakes_at is None:
+            self._host.timers.call_at(starts_at, partial(self._begin_delayed, run.number))
+
+    def _waits_for_start(self, run: RunRow, move: RunMove | None) -> None:
+        if move is not None and self.events.listening:
+            self.events.moved(run, EventKind.RESUMED, move.at)
+        if self._is_far(run.starts_at):
+            self.waker.rests(run.starts_at)
+
     def _begin_delayed(self, number: int) -> None:
-        self._run_errand(self.bring([number]))  # if the clock was set back meanwhile, it waits again
+        self.run_errand(self.bring([number]))  # if the clock was set back meanwhile, it waits again
 
     async def _load_alone(self, number: int) -> None:
         async with self.holds.alone(number):
@@ -538,7 +571,7 @@ class Residents:
             ends = self._ends.setdefault(run.parent, [])
             ends.append((run.parent_position, move))
             if len(ends) == 1:
-                self._run_errand(self._bring_and_tell(run.parent))
+                self.run_errand(self._bring_and_tell(run.parent))
 
     def relink(self, changes: Sequence[Change]) -> None:
         """It is on disk that child runs belong to other steps: those in memory know it, too."""
@@ -568,12 +601,16 @@ class Residents:
         for position, move in ends:
             self._tell_parent(number, position, move)
 
-    def _park(self, run: RunRow, end: Parked, changes: list[Change]) -> None:
-        """Suspend a run that does not fit the present code; nothing of it has been executed."""
+    def _park(self, run: RunRow, end: Parked, changes: Sequence[Change], wakes_at: int | None = None) -> None:
+        """Suspend a run that does not fit the present code; nothing of it has been executed.
+
+        `wakes_at`: it waits in the file until then, and goes on doing so.
+        """
         end = self._host.redacted_end(end)
         if run.parked is not end.parked or run.reason != end.reason:
             self._host.log.warning("run_suspended", run_id=run.run_id, workflow=run.workflow, reason=end.reason)
             move = move_of(run, run.status, end, self._host.now_us())
+            move = move if wakes_at is None else structs.replace(move, wakes_at=wakes_at)
             self._host.write([*changes, move], partial(self._is_parked, run, move))
         elif changes:
             self._host.write(changes)

@@ -224,6 +224,23 @@ class Journal:
         """The next unfinished runs that do not wait in the file, of those with a number above `after`, by number."""
         return await self._read(lambda db: reader.awake(db, after, limit))
 
+    async def workflows(self) -> list[str]:
+        """The names of all workflows that there are runs of."""
+        return await self._read(reader.workflows)
+
+    async def waiting_of(
+        self, workflow: str, status: RunStatus, *, after: int, limit: int
+    ) -> tuple[list[int], int | None]:
+        """Those of the next `limit` runs of one workflow in one status that wait in the file and are not parked.
+
+        And the number of the last one that was looked at; None: there are no more.
+        """
+        return await self._read(lambda db: reader.waiting_of(db, workflow, status, after, limit))
+
+    async def suspended_in_file(self, workflow: str, *, after: int, limit: int) -> list[int]:
+        """The next runs of one workflow that were suspended because it was gone, and wait in the file, by number."""
+        return await self._read(lambda db: reader.suspended_in_file(db, workflow, after, limit))
+
     async def recorded_runs(self, numbers: Sequence[int]) -> list[Recorded]:
         """Everything that is needed to bring these runs into memory, by number.
 

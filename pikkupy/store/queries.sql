@@ -172,6 +172,26 @@ WHERE wakes_at <= :until ORDER BY wakes_at, number LIMIT :limit;
 -- When the first of the runs that wait in the file has to be in memory.
 SELECT min(wakes_at) FROM pikkupy_runs INDEXED BY pikkupy_runs_waking WHERE wakes_at IS NOT NULL;
 
+-- name: workflows
+-- The names of all workflows that there are runs of, one step in the index for each.
+WITH RECURSIVE found (name) AS (
+    SELECT min(workflow) FROM pikkupy_runs INDEXED BY pikkupy_runs_by_workflow
+    UNION ALL
+    SELECT (SELECT min(workflow) FROM pikkupy_runs INDEXED BY pikkupy_runs_by_workflow WHERE workflow > found.name)
+    FROM found WHERE found.name IS NOT NULL
+)
+SELECT name FROM found WHERE name IS NOT NULL;
+
+-- name: of_workflow
+-- A chunk of the runs of one workflow in one status: number, 1 if it waits in the file and the engine has not suspended it.
+SELECT number, wakes_at IS NOT NULL AND parked IS NULL FROM pikkupy_runs INDEXED BY pikkupy_runs_by_workflow
+WHERE workflow = :workflow AND status = :status AND number > :after ORDER BY number LIMIT :limit;
+
+-- name: suspended_in_file
+-- The numbers of a chunk of the runs of one workflow that were suspended because it was gone, and wait in the file.
+SELECT number FROM pikkupy_runs INDEXED BY pikkupy_runs_suspended_in_file
+WHERE wakes_at IS NOT NULL AND parked = 'code' AND workflow = :workflow AND number > :after ORDER BY number LIMIT :limit;
+
 -- name: run_ids
 -- The ids of the runs of a JSON list of numbers.
 SELECT number, run_id FROM pikkupy_runs WHERE number IN (SELECT value FROM json_each(:numbers));

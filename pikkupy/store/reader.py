@@ -139,6 +139,29 @@ def awake(db: sqlite3.Connection, after: int, limit: int) -> list[int]:
     return [number for (number,) in db.execute(QUERIES["awake_runs"], {"after": after, "limit": limit})]
 
 
+def workflows(db: sqlite3.Connection) -> list[str]:
+    """The names of all workflows that there are runs of."""
+    return [name for (name,) in db.execute(QUERIES["workflows"])]
+
+
+def waiting_of(
+    db: sqlite3.Connection, workflow: str, status: RunStatus, after: int, limit: int
+) -> tuple[list[int], int | None]:
+    """Those of the next `limit` runs of one workflow in one status that wait in the file and are not parked.
+
+    And the number of the last one that was looked at; None: there are no more.
+    """
+    wanted = {"workflow": workflow, "status": status, "after": after, "limit": limit}
+    rows = db.execute(QUERIES["of_workflow"], wanted).fetchall()
+    return [number for number, waits in rows if waits], rows[-1][0] if len(rows) == limit else None
+
+
+def suspended_in_file(db: sqlite3.Connection, workflow: str, after: int, limit: int) -> list[int]:
+    """The numbers of the next runs of one workflow that were suspended because it was gone, and wait in the file."""
+    wanted = {"workflow": workflow, "after": after, "limit": limit}
+    return [number for (number,) in db.execute(QUERIES["suspended_in_file"], wanted)]
+
+
 def recorded_runs(
     db: sqlite3.Connection, numbers: Sequence[int], opened: Callable[[Recorded], Recorded]
 ) -> tuple[list[Recorded], dict[int, JournalError]]:

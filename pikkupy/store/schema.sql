@@ -68,6 +68,8 @@ CREATE INDEX pikkupy_runs_ended ON pikkupy_runs (ended_at) WHERE ended_at IS NOT
 CREATE INDEX pikkupy_runs_awake ON pikkupy_runs (number) WHERE wakes_at IS NULL AND status IN ('running', 'suspended');
 -- Serves `due_runs` and `next_waking`: what has to come into memory. Holds runs alone that wait in the file.
 CREATE INDEX pikkupy_runs_waking ON pikkupy_runs (wakes_at) WHERE wakes_at IS NOT NULL;
+-- Serves `suspended_in_file`: what goes on at an open that has its workflow again. Mostly empty.
+CREATE INDEX pikkupy_runs_suspended_in_file ON pikkupy_runs (workflow, number) WHERE wakes_at IS NOT NULL AND parked = 'code';
 -- Serves `children` and the deletion of a run with its children.
 CREATE INDEX pikkupy_runs_children ON pikkupy_runs (parent, parent_position, parent_attempt) WHERE parent IS NOT NULL;
 

@@ -130,6 +130,20 @@ DEFECTS = (
         "test_resting.py",
     ),
     Defect(
+        "a workflow that is gone is noticed when its runs wake",
+        "engine/missing.py",
+        "    await _see_to(host, residents, places, AT_ONCE)\n    if places:\n",
+        "    if not places:\n",
+        "contract/test_missing.py",
+    ),
+    Defect(
+        "who has its workflow again waits for its time",
+        "engine/missing.py",
+        "return [_Place(workflow, None)]",
+        "return []",
+        "contract/test_missing.py",
+    ),
+    Defect(
         "come into memory after a failure",
         "engine/residents.py",
         "        if self._host.journal.failure is not None:\n            return  # it was read before",

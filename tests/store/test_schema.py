@@ -233,7 +233,7 @@ def _walks(plan: Sequence[str]) -> list[str]:
         "SCAN (subquery",
         "SCAN pikkupy_journal",  # one row
         "SCAN pikkupy_deleted",  # two hundred of it
-        *(f"SCAN {name}" for name in ("wanted", "family", "gone")),
+        *(f"SCAN {name}" for name in ("wanted", "family", "gone", "found")),
     )
     return [line for line in walks if not line.startswith(few)]
 
@@ -268,8 +268,10 @@ def test_runs_for_the_memory_are_found_without_walking_others(db: sqlite3.Connec
         ("awake_runs", "pikkupy_runs_awake (number>?"),
         ("due_runs", "pikkupy_runs_waking (wakes_at<?"),
         ("next_waking", "pikkupy_runs_waking"),
+        ("of_workflow", "pikkupy_runs_by_workflow (workflow=? AND status=? AND number>?)"),
+        ("suspended_in_file", "pikkupy_runs_suspended_in_file (workflow=? AND number>?)"),
     ):
-        parameters = {"after": 1, "until": 9, "limit": 5}
+        parameters = {"after": 1, "until": 9, "limit": 5, "workflow": "flow", "status": "running"}
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {QUERIES[name]}", parameters)]
         assert any(f"INDEX {index}" in line for line in plan), plan
 

@@ -156,7 +156,7 @@ class History:
         try:
             await engine.__aenter__()
             self._opening = False
-            self._checks.opened()
+            self._checks.opened(whole=not self.code.missing)
             self._checks.look()
             await self._work(engine)
             await self._heal(engine)
