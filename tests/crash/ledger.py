@@ -1,10 +1,15 @@
-"""What has happened outside of the database: lines of a file. Each is one write, so that SIGKILL leaves whole lines."""
+"""What has happened outside of the database: lines of a file.
+
+Each is one write, made before anything follows from it. SIGKILL can cut that off where a page of the file ends: what is
+left then is no line, and nothing has followed from it.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +56,7 @@ class Ledger(Services):
         )
 
     def _write(self, line: Line) -> None:
-        os.write(self._file, msgspec.json.encode(line) + b"\n")
+        os.write(self._file, b"\n" + msgspec.json.encode(line) + b"\n")  # a line that was cut off before it ends there
 
 
 def of_this_process() -> Ledger:
@@ -60,10 +65,12 @@ def of_this_process() -> Ledger:
 
 
 def read_ledger(path: Path) -> list[Line]:
-    """Every line so far, oldest first."""
-    if not path.exists():
-        return []
-    return [msgspec.json.decode(line, type=Line) for line in path.read_bytes().splitlines()]
+    """Every whole line so far, oldest first."""
+    lines = []
+    for text in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(msgspec.DecodeError):  # no beginning of a line is JSON
+            lines.append(msgspec.json.decode(text, type=Line))
+    return lines
 
 
 def effect(ledger: Ledger, body: Callable[[StepContext], Any]) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.crash.ledger import Line, read_ledger
+from tests.crash.ledger import Ledger, Line, read_ledger
 from tests.crash.lives import Case
 from tests.crash.oracle import Moment, check_end, check_left, check_life
 
@@ -67,6 +67,18 @@ def line(what: str, run: str, step: str, attempt: int = 1, *, of: str = "", valu
 
 def step(run: str, name: str) -> str:
     return f"name = '{name}' AND run = (SELECT number FROM pikkupy_runs WHERE run_id = '{run}')"
+
+
+def test_a_line_that_a_kill_cut_off_is_none_and_the_next_one_stands(tmp_path: Path) -> None:
+    """A kill ends a write where a page of the file does."""
+    path = tmp_path / "ledger"
+    Ledger(path, 1).add("told", "r", "start", "a long value")
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole + whole[:length])
+        Ledger(path, 2).add("told", "r", "cancel")
+        assert [one.step for one in read_ledger(path) if one.step != "start"] == ["cancel"]
+        assert len(read_ledger(path)) == 2 + (length == len(whole) - 1)  # all but the end of the line
 
 
 SPOILT: list[tuple[str, Spoil]] = [
