@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from pikkupy.errors import BadType, BadValue
 
 MAX_NAME = 256  # characters; long enough for a sentence with an e-mail address, short enough for a table and an index
+MAX_LISTED = 10  # names in an error
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _ORDINAL = re.compile(r"#[0-9]+\Z")
@@ -45,6 +47,12 @@ def check_step_name(name: object, what: str = "step name") -> str:
 def _short(value: object) -> str:
     shown = repr(value)
     return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def some(names: Iterable[str]) -> str:
+    """The names as an error lists them: the first ten."""
+    listed = list(names)
+    return ", ".join(map(repr, listed[:MAX_LISTED])) + (", …" if len(listed) > MAX_LISTED else "") or "none"
 
 
 def without_ordinal(name: str) -> str:

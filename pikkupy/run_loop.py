@@ -26,6 +26,8 @@ TURN_LIMIT = 1_000_000  # callbacks in one turn; a body that spins on `sleep(0)`
 SPREAD = 0x9E37_79B9_7F4A_7C15  # 2**64 / golden ratio: multiples of it are far apart (Knuth, TAOCP 3, 6.4)
 UNWIND_LIMIT = 1_000  # awaits that code may swallow while it is torn down before it is left alone
 
+_NOT_OF_THE_USER = ("asyncio", __name__)  # beginnings of names of modules
+
 Intruded = Callable[[int, str], None]
 """Called, from whatever thread, with a run's number and what code outside of its workflow function did to it."""
 
@@ -148,11 +150,12 @@ class ReadyHandle(msgspec.Struct, eq=False):
 class RunTimer(asyncio.TimerHandle):
     """A timer that a run has set, under its number."""
 
-    __slots__ = ("delay_us", "due_us", "number")
+    __slots__ = ("delay_us", "due_us", "number", "place")
 
     number: int
     due_us: int  # epoch
     delay_us: int  # from the run's time when it was set
+    place: tuple[str, int]  # file and line of the code that has set it
 
 
 class _Timers:
@@ -247,6 +250,11 @@ class RunLoop(asyncio.AbstractEventLoop):
         timers = self._timers
         return None if timers is None or number >= len(timers.dues) else timers.dues[number]
 
+    def timer_place(self, number: int) -> str | None:
+        """`file:line` of the code that has set a timer, if it may still fire."""
+        timer = None if self._timers is None else self._timers.set.get(number)
+        return None if timer is None else "{}:{}".format(*timer.place)
+
     def take_timers(self) -> tuple[Sequence[RunTimer], Sequence[int]]:
         """The timers set since the last call that may still fire, and the numbers of those cancelled since."""
         timers = self._timers
@@ -338,6 +346,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         timer.number = len(timers.dues)
         timer.due_us = max(self._origin_us + round(when * 1e6), self.now_us)
         timer.delay_us = timer.due_us - self.now_us
+        timer.place = _place_of_call()
         timers.dues.append(timer.due_us)
         timers.set[timer.number] = timer
         timers.armed.append(timer)
@@ -435,6 +444,14 @@ def new_run_loop(number: int, now_us: int, intruded: Intruded) -> RunLoop:
 def _is_suspended(coro: Coroutine[Any, Any, Any]) -> bool:
     frame = getattr(coro, "cr_frame", None)
     return frame is not None
+
+
+def _place_of_call() -> tuple[str, int]:
+    """File and line of the nearest caller outside of asyncio and this module."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_NOT_OF_THE_USER):
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
 
 
 def _called_by_as_completed() -> bool:

@@ -19,8 +19,11 @@ from pikkupy.engine.events import EventKind
 from pikkupy.engine.host import Host, in_callback
 from pikkupy.engine.parts import Parts, encoded_input, not_found
 from pikkupy.errors import JournalError, PayloadError, RunConflict, RunStateError
+from pikkupy.names import some
 from pikkupy.registry import WorkflowFunction
 from pikkupy.store import Done, resolve
+
+MOST_RELATIVES = 100  # that an error looks at
 
 
 async def tell(
@@ -62,7 +65,10 @@ async def resume(parts: Parts, run_id: str, *, accept: bool) -> None:
         if found is None:
             raise not_found(run_id)
         if found.status is not RunStatus.SUSPENDED:
-            raise RunStateError(f"run {run_id!r} is {found.status}, not suspended: there is nothing to resume")
+            raise RunStateError(
+                f"run {run_id!r} is {found.status}, not suspended: there is nothing to resume"
+                + await _suspended_below(host, number)
+            )
         if recorded is not None and recorded.run.parked is None:
             active = await residents.load(number)  # to its gates; it is parked if it does not fit its code
         if active is not None:
@@ -72,6 +78,18 @@ async def resume(parts: Parts, run_id: str, *, accept: bool) -> None:
                 recorded = await _accepted(parts, recorded)
             await in_callback(host.loop, partial(residents.resume, recorded))
             await host.journal.commit([])  # the new status is on disk
+
+
+async def _suspended_below(host: Host, number: int) -> str:
+    """What the caller may have meant: the suspended runs that the run waits for, however deep; a part of very many."""
+    family, suspended = [number], list[str]()
+    for member in family:  # grows as it goes
+        for child in await host.journal.children(member):
+            if child.status is RunStatus.SUSPENDED:
+                suspended.append(child.run_id)
+            elif child.status is RunStatus.RUNNING and len(family) < MOST_RELATIVES:
+                family.append(child.number)
+    return f". Suspended below it: {some(suspended)}" if suspended else ""
 
 
 async def _accepted(parts: Parts, recorded: Recorded) -> Recorded:

@@ -33,10 +33,8 @@ from pikkupy.engine.inbox import decision_in
 from pikkupy.engine.live import only_attempt
 from pikkupy.errors import BadValue
 from pikkupy.execution import Decided, Expired
-from pikkupy.names import without_ordinal
+from pikkupy.names import some, without_ordinal
 from pikkupy.registry import Registry, WorkflowFunction
-
-MOST_NAMES = 10  # that an error lists
 
 
 def retried_children(recorded: Recorded, children: Sequence[ChildRow]) -> list[ChildRow]:
@@ -159,7 +157,7 @@ def fork(
     positions = {step.name: step.position for step in recorded.steps}
     if at not in positions:
         raise BadValue(
-            f"fork of run {recorded.run.run_id!r}: at={at!r} is no step of it; its steps are {_some(positions)}"
+            f"fork of run {recorded.run.run_id!r}: at={at!r} is no step of it; its steps are {some(positions)}"
         )
     place = positions[at]
     shared = [step for step in recorded.steps if step.position < place and step.seq is not None]
@@ -167,16 +165,17 @@ def fork(
     if unknown:
         raise BadValue(
             f"fork of run {recorded.run.run_id!r}: overrides={min(unknown)!r} is no step with an outcome before "
-            f"{at!r}; those are {_some([step.name for step in shared])}"
+            f"{at!r}; those are {some([step.name for step in shared])}"
         )
     later = [step.seq for step in recorded.steps if step.position >= place and step.seq is not None]
     cut = min(later, default=recorded.last_seq + 1)
     number, kept = run.number, {step.position for step in shared}
     changes: list[Change] = [run]
+    what = f"fork of run {recorded.run.run_id!r}: override of step"
     for step in shared:
         copied = structs.replace(step, run=number, cut_offs=0)
         if step.name in overrides:
-            copied = _overridden(copied, overrides[step.name], values, registry, approvals)
+            copied = _overridden(copied, overrides[step.name], values, registry, approvals, what)
         changes.append(copied)
     changes += [structs.replace(row, run=number) for row in attempts if row.position in kept and row.name is None]
     # What fired later may be another timer in the new run.
@@ -227,24 +226,27 @@ def forked(recorded: Recorded, run: RunRow, changes: Sequence[Change]) -> Record
     return Recorded(run=run, steps=steps, timers=timers, changes=recorded.changes)
 
 
-def _overridden(step: StepRow, value: Any, values: Values, registry: Registry, approvals: Set[str]) -> StepRow:
+def _overridden(
+    step: StepRow, value: Any, values: Values, registry: Registry, approvals: Set[str], what: str
+) -> StepRow:
     declared = None if step.target is None else registry.find(step.target)
     annotation = Any if declared is None else declared.result_type
     if step.kind in (StepKind.SLEEP, StepKind.SUSPEND):
-        raise BadValue(f"overrides: step {step.name!r} is a {step.kind}, which has no value")
+        raise BadValue(f"{what} {step.name!r}: it is a {step.kind}, which has no value")
     if step.kind is StepKind.SIGNAL:
-        value = _signal_value(step, value, without_ordinal(step.name) in approvals)
-    output = values.encode(value, annotation, what="override of step", name=step.name)
+        approval = without_ordinal(step.name) in approvals
+        if isinstance(value, Decided | Expired) and not approval:
+            raise BadValue(f"{what} {step.name!r}: it is no approval by the present code; give the payload itself")
+        value = _recorded_decision(value) if approval else value
+    output = values.encode(value, annotation, what=what, name=step.name)
     return structs.replace(step, status=StepStatus.SUCCEEDED, output=output, error=None)
 
 
-def _signal_value(step: StepRow, value: Any, approval: bool) -> Any:
-    """What is recorded for it: of a decision the pair of it and who has decided, None if it has expired."""
-    if isinstance(value, Decided | Expired):
-        if not approval:
-            raise BadValue(f"overrides: step {step.name!r} is no approval by the present code; give the payload itself")
-        return None if isinstance(value, Expired) else (value.decision, value.decided_by)
-    return decision_in(value) if approval else value
+def _recorded_decision(value: Any) -> tuple[Any, str | None] | None:
+    """What is recorded for it: the pair of it and who has decided, None if it has expired."""
+    if isinstance(value, Expired):
+        return None
+    return (value.decision, value.decided_by) if isinstance(value, Decided) else decision_in(value)
 
 
 def forked_row(
@@ -263,8 +265,3 @@ def forked_row(
         forked_from=source.run_id,
         tags=source.tags,
     )
-
-
-def _some(names: Any) -> str:
-    listed = list(names)
-    return ", ".join(map(repr, listed[:MOST_NAMES])) + (", …" if len(listed) > MOST_NAMES else "") or "none"

@@ -71,6 +71,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """When its first attempt began; until then, and of sleeps, when the run reached it."""
     ended_at: datetime | None
     output: Any
+    """Of an approval the pair of the decision and who has made it, or `None` if it has expired."""
     error: ErrorInfo | None
     """Of the last failed attempt; `None` after a success."""
     wake_at: datetime | None
@@ -78,7 +79,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     step_id: str
     invocation_id: str
     child_run_id: str | None
-    """The run that its newest attempt is, if it is a child run."""
+    """The run that its newest attempt is, if it is a child run; not of a step that a fork shares with its source."""
     progress: Progress | None = None
     """What its attempt has told last, while it runs: a fraction from 0 to 1, or a text."""
 

@@ -260,9 +260,11 @@ class Execution:
         self.loop.now_us = max(self.loop.now_us, row.fired_at)
         due_us = self.loop.timer_due(row.number)
         if due_us != row.due_at:
+            place = self.loop.timer_place(row.number)
+            sets = "sets no such timer" if due_us is None else f"sets it for {moment(due_us).isoformat()}"
             self._park(
-                f"asyncio timer {row.number}: recorded as due at {moment(row.due_at).isoformat()}, the code "
-                + ("sets no such timer" if due_us is None else f"sets it for {moment(due_us).isoformat()}"),
+                f"asyncio timer {row.number}: recorded as due at {moment(row.due_at).isoformat()}, the code {sets}"
+                + (f" at {place}" if place else ""),
                 self.reached,
             )
             return

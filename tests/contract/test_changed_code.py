@@ -643,3 +643,39 @@ async def test_attempts_from_before_a_step_was_set_aside_count(settings: dict[st
         assert (await stand(engine))[0] == "completed"
         history = numbers(await engine.history("r"))
         assert [one for one in history if one[0] == "flaky"] == [("flaky", 1, "failed"), ("flaky", 2, "succeeded")]
+
+
+@each_way
+async def test_a_fired_timer_that_the_code_sets_for_another_time_is_shown_with_its_place(
+    settings: dict[str, Any], db: Path
+) -> None:
+    """C111: both times, and the line of the code that sets it; or that it sets none."""
+    app = still(db, settings)
+
+    async def body(workflow: Workflow) -> None:
+        await asyncio.sleep(3600)
+        await workflow.sleep("nap", "30d")
+
+    async def longer(workflow: Workflow) -> None:
+        async with asyncio.timeout(7200):
+            await workflow.sleep("nap", "30d")
+
+    async def none(workflow: Workflow) -> None:
+        await workflow.sleep("nap", "30d")
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance("2h")
+    later = app.clock.now().isoformat()
+    hour = (app.clock.now() - timedelta(hours=1)).isoformat()
+    said = f"ReplayMismatch: asyncio timer 0: recorded as due at {hour}, the code sets"
+    line = f"{__file__}:{longer.__code__.co_firstlineno + 1}"
+    async with app.open(longer) as engine:
+        await app.clock.advance("30d")
+        assert await stand(engine) == (
+            "suspended",
+            f"{said} it for {later} at {line}",
+        )
+    async with app.open(none) as engine:
+        await app.clock.advance(0)
+        assert await stand(engine) == ("suspended", f"{said} no such timer")

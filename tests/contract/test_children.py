@@ -18,6 +18,7 @@ from pikkupy import (
     RunCancelled,
     RunConflict,
     RunFailed,
+    RunStateError,
     StepFailed,
     Workflow,
     current_step,
@@ -168,6 +169,31 @@ async def test_a_suspended_child_is_no_success(settings: dict[str, Any]) -> None
         assert await statuses(engine) == {"p": "running", "p/part": "suspended"}
         await engine.resume("p/part")
         assert await handle.result(timeout="10s") == "seen"
+
+
+@each_way
+async def test_who_resumes_a_run_that_waits_for_a_suspended_one_is_told_which(settings: dict[str, Any]) -> None:
+    """However deep it is."""
+
+    async def child(workflow: Workflow, level: int) -> None:
+        if level:
+            await workflow.do("below", "child", level - 1)
+        else:
+            await workflow.suspend("look at it")
+
+    async def parent(workflow: Workflow) -> None:
+        await workflow.do("part", "child", 2)
+
+    clock = VirtualClock()
+    async with family(parent, child).open(":memory:", clock=clock, **settings) as engine:
+        await engine.start("parent", run_id="p")
+        await clock.advance(0)
+        with pytest.raises(RunStateError, match=r"'p' is running.*Suspended below it: 'p/part/below/below'$"):
+            await engine.resume("p")
+        await engine.resume("p/part/below/below")
+        await clock.advance(0)
+        with pytest.raises(RunStateError, match=r"'p' is completed.*nothing to resume$"):
+            await engine.resume("p")
 
 
 @each_way
