@@ -133,6 +133,8 @@ class Case:
             os.setpgid(0, 0)
             os.dup2(os.open(self.folder / ERRORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
             status = self._live(failpoints.install(plan.failpoint, plan.nth))
+        except KeyboardInterrupt:  # before it was in its loop
+            status = LEFT
         except BaseException:
             traceback.print_exc()
         finally:
