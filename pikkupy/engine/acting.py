@@ -147,7 +147,9 @@ async def retry(parts: Parts, run_id: str) -> None:
                 await held.enter_async_context(residents.holds.alone(child))
             back = [child for child in await host.journal.run_rows(returning) if child.alone_since is not None]
             alone = number == numbers[0]
-            changes += again.retry(recorded, attempts, children, back, host.now_us(), alone=alone)
+            reopened = list(again.retry(recorded, attempts, children, back, host.now_us(), alone=alone))
+            changes += reopened
+            changes += await _without_consequences(parts, recorded, reopened)
             numbers += [child.number for child in again.retried_children(recorded, children)]
         try:
             await host.journal.commit(changes)
@@ -156,11 +158,33 @@ async def retry(parts: Parts, run_id: str) -> None:
                 await _check_unchanged(parts, run_id, numbers)
             raise
         host.log.info("run_retried", run_id=run_id, workflow=row.workflow)
+        residents.relink(changes)
         if residents.events.listening:
             for run in runs:
                 residents.events.moved(run, EventKind.RESUMED, host.now_us(), reason="retry")
         for number in reversed(numbers):
             await residents.load(number)
+
+
+async def _without_consequences(parts: Parts, recorded: Recorded, reopened: Sequence[Change]) -> list[Change]:
+    """What takes the steps that a failed run came to because of its failure out of its history, if it is `reopened`.
+
+    Nothing if it did not fit the present code before: then that is to be said.
+    """
+    host, residents, _ = parts
+    changes, now_us = list[Change](), host.now_us()
+    if await in_callback(host.loop, partial(residents.examine, recorded)) is not None:
+        return changes
+    left = aside.after(recorded, reopened)
+    while True:
+        parked = await in_callback(host.loop, partial(residents.examine, left))
+        if parked is None or parked.position is None:
+            return changes
+        children = aside.relinked(await _children(host, recorded.run.number), [*reopened, *changes])
+        cut = aside.set_aside(left, children, parked.position, parked.seq)
+        cut.append(aside.accepted(left, parked.position, now_us))
+        changes += cut
+        left = aside.after(left, cut)
 
 
 async def _check_unchanged(parts: Parts, run_id: str, numbers: Sequence[int]) -> None:

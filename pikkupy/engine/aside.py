@@ -9,12 +9,15 @@ from msgspec import structs
 from pikkupy.core.machine import STEP, StepEvent, advance
 from pikkupy.core.model import (
     CODE_ACCEPTED,
+    AttemptRow,
     Change,
     ChildLinked,
     Recorded,
     RunRow,
+    SetAsideTaken,
     SignalRow,
     StepKind,
+    StepReopened,
     StepRow,
     StepSetAside,
     StepsSetAside,
@@ -46,6 +49,12 @@ def set_aside(recorded: Recorded, children: Sequence[RunRow], position: int, seq
     return changes
 
 
+def relinked(children: Sequence[RunRow], changes: Sequence[Change]) -> list[RunRow]:
+    """The child runs as they are once `changes` are written."""
+    new = {change.row.number: change.row for change in changes if isinstance(change, ChildLinked)}
+    return [new.get(child.number, child) for child in children]
+
+
 def opened_gates(recorded: Recorded, now_us: int) -> list[StepRow]:
     """The gates at which the run is shut, opened; none if it is suspended for another reason."""
     if recorded.run.parked is not None:
@@ -65,6 +74,35 @@ def accepted(recorded: Recorded, position: int, now_us: int) -> SignalRow:
     seq = max([recorded.last_seq, *places]) + 1
     return SignalRow(
         run=recorded.run.number, seq=seq, name=CODE_ACCEPTED, payload=None, sent_at=now_us, position=position
+    )
+
+
+def after(recorded: Recorded, changes: Sequence[Change]) -> Recorded:
+    """The run as it is once `changes` are written, as far as its steps and timers go."""
+    steps = {row.position: row for row in recorded.steps}
+    kept = {row.position: row for row in recorded.set_aside}
+    timers, last_seq = recorded.timers, recorded.last_seq
+    for change in changes:
+        match change:
+            case StepReopened(row=row):
+                steps[row.position] = row
+            case StepSetAside(row=row):
+                kept[row.position] = row
+            case SetAsideTaken(position=position):
+                del kept[position]
+            case StepsSetAside(position=position, seq=seq):
+                steps = {place: row for place, row in steps.items() if place < position}
+                timers = tuple(timer for timer in timers if timer.seq < seq)
+            case AttemptRow(seq=seq) | SignalRow(seq=seq):
+                last_seq = max(last_seq, seq)
+            case _:
+                pass
+    return structs.replace(
+        recorded,
+        steps=tuple(steps.values()),
+        set_aside=tuple(kept.values()),
+        timers=timers,
+        last_seq=last_seq,
     )
 
 

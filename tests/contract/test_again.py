@@ -113,6 +113,100 @@ async def test_a_retried_run_goes_on_from_its_failed_step(settings: dict[str, An
         assert (step.attempts, step.error, step.status) == (5, None, "succeeded")
 
 
+def unlocking(app: App) -> Callable[[Workflow], Awaitable[Any]]:
+    async def body(workflow: Workflow) -> str:
+        try:
+            return str(await workflow.do("charge", app.step("charge")))
+        finally:
+            await workflow.do("unlock", app.step("unlock"))
+
+    return body
+
+
+def taking_back(app: App) -> Callable[[Workflow], Awaitable[Any]]:
+    async def body(workflow: Workflow) -> str:
+        await workflow.do("book", app.step("book"))
+        try:
+            return str(await workflow.do("charge", app.step("charge")))
+        except StepFailed:
+            await workflow.sleep("cool down", "1h")
+            await asyncio.sleep(60)
+            await workflow.do("cancel the booking", app.step("cancel the booking"))
+            raise
+
+    return body
+
+
+def reporting(app: App) -> Callable[[Workflow], Awaitable[Any]]:
+    async def body(workflow: Workflow) -> str:
+        branches = [workflow.do(name, app.step(name)) for name in ("slow", "charge", "fast")]
+        _, charged, _ = await asyncio.gather(*branches, return_exceptions=True)
+        await workflow.do("report", app.step("report"))
+        if isinstance(charged, BaseException):
+            raise charged
+        return charged
+
+    return body
+
+
+@each_way
+@pytest.mark.parametrize(
+    ("make", "before", "after"),
+    [
+        (unlocking, ["charge", "unlock"], ["charge"]),
+        (taking_back, ["book", "charge", "cancel the booking"], ["charge"]),
+        (reporting, ["slow", "charge", "fast", "report"], ["charge"]),
+    ],
+)
+async def test_what_a_run_did_because_of_its_failure_does_not_keep_it_from_a_retry(
+    make: Any, before: list[str], after: list[str], settings: dict[str, Any], db: Path
+) -> None:
+    """C65, C132: the failed step goes on; what followed from it leaves the history, and is not executed again where the
+    code asks for it again, also after the next failure, also over a restart."""
+    app = App(db, **settings)
+    body = make(app)
+    app.broken = {"charge"}
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        assert await ended(engine) == "failed"
+        assert app.effects == before
+        app.effects.clear()
+        await engine.retry("r")
+        assert await ended(engine) == "failed"
+        assert app.effects == after
+    app.broken.clear()
+    async with app.open(body) as engine:
+        app.effects.clear()
+        await engine.retry("r")
+        assert await ended(engine) == "completed"
+        assert (await engine.get_run("r")).output == "charge"
+        assert app.effects == after
+        told = numbers(await engine.history("r"))
+        assert [one for one in told if one[0] == "charge"] == [
+            ("charge", 1, "failed"),
+            ("charge", 2, "failed"),
+            ("charge", 3, "succeeded"),
+        ]
+        assert {name for name, _, _ in told} == set(before)
+
+
+async def test_a_retry_of_a_run_that_no_longer_fits_its_code_says_so(db: Path) -> None:
+    """What followed from the failure is left aside, changed code is not."""
+    app = App(db)
+    app.broken = {"charge"}
+    async with app.open(unlocking(app)) as engine:
+        await engine.start("flow", run_id="r")
+        assert await ended(engine) == "failed"
+
+    async def changed(workflow: Workflow) -> None:
+        await workflow.do("charge", app.step("charge"))
+
+    async with app.open(changed) as engine:
+        await engine.retry("r")
+        assert await ended(engine) == "suspended"
+        assert "'unlock'" in str((await engine.get_run("r")).reason)
+
+
 async def test_a_step_without_retries_keeps_its_failed_attempt(db: Path) -> None:
     """I6: attempt 1 failed, attempt 2 succeeded; also over a restart."""
     app = App(db)
