@@ -45,7 +45,7 @@ from pikkupy.engine.outlet import Outlet
 from pikkupy.engine.own_timers import OwnTimers
 from pikkupy.engine.resident import Others, Resident, tell_all
 from pikkupy.errors import PikkuError
-from pikkupy.execution import Execution
+from pikkupy.execution import Execution, without_target
 from pikkupy.log import Logger
 from pikkupy.progress import Progress
 from pikkupy.services import StepContext
@@ -413,7 +413,10 @@ class ActiveRun:
         """Begin an attempt; of an `at_most_once` step after its start is on disk."""
         step.timer = None
         self._stay()
-        if step.call.kind is StepKind.WORKFLOW:
+        if step.call.kind is StepKind.WORKFLOW and isinstance(step.call.body, str):
+            if self.is_live(step):
+                self._end(without_target(step.call, self.host.registry.not_found("workflow", step.call.body)))
+        elif step.call.kind is StepKind.WORKFLOW:
             child_steps.begin(self, step, attempt)
         elif not step.call.policy.at_most_once:
             self._work(step, attempt)

@@ -4,7 +4,16 @@ This room is where run loop, registry and codec meet. It does no I/O and knows n
 """
 
 from pikkupy.execution.approvals import Decided, Expired, decision_type, recorded_type
-from pikkupy.execution.execution import Execution, step_failed
+from pikkupy.execution.execution import Execution, step_failed, without_target
 from pikkupy.execution.workflow import Workflow
 
-__all__ = ["Decided", "Execution", "Expired", "Workflow", "decision_type", "recorded_type", "step_failed"]
+__all__ = [
+    "Decided",
+    "Execution",
+    "Expired",
+    "Workflow",
+    "decision_type",
+    "recorded_type",
+    "step_failed",
+    "without_target",
+]

@@ -203,10 +203,7 @@ class Execution:
     def park_without_target(self, call: StepCall, why: str) -> NoReturn:
         """The step is on record and under way, and what it has to run is gone, for the reason `why`: park the run."""
         self._compare(call)
-        self._park(
-            f"step {call.position}: recorded {call.described()} is under way, and {why}; the run goes on at the next "
-            "open that has it"
-        )
+        self._finish(without_target(call, why))
         raise Unwind
 
     def _compare(self, call: StepCall) -> None:
@@ -368,6 +365,16 @@ class Execution:
             "the workflow waits for something that no durable call, timer or signal can bring about; await I/O and "
             "threads inside a step: `await workflow.do(name, ...)`"
         )
+
+
+def without_target(call: StepCall, why: str) -> Parked:
+    """The suspension of a run whose step is under way and has to run something that is gone, for the reason `why`."""
+    return Parked(
+        storable(
+            f"ReplayMismatch: step {call.position}: recorded {call.described()} is under way, and {why}; the run goes "
+            "on at the next open that has it"
+        )
+    )
 
 
 def _error_of(call: StepCall, attempts: int, error: ErrorInfo) -> PikkuError:

@@ -321,7 +321,8 @@ class Workflow:
             result_type=Any if result_type is None else result_type,
             variables=copy_context(),
         )
-        if recorded.status not in FINAL_STEPS:
+        # Who waits for a child run does not need its workflow, but who begins one.
+        if recorded.status not in FINAL_STEPS and recorded.kind is not StepKind.WORKFLOW:
             execution.park_without_target(call, self._registry.not_found(noun, target))
         return execution.place(call)
 

@@ -189,24 +189,13 @@ async def test_no_gate_opens_where_nothing_can_be_accepted(settings: dict[str, A
 
 
 @each_way
-@pytest.mark.parametrize("kind", ["function", "workflow"])
-async def test_a_step_under_way_whose_target_is_gone_is_named(kind: str, settings: dict[str, Any], db: Path) -> None:
+async def test_a_step_under_way_whose_function_is_gone_is_named(settings: dict[str, Any], db: Path) -> None:
     """C114: with what is missing; nothing of it can be accepted, and the next open that has it goes on."""
     app = still(db, settings)
-    if kind == "workflow":
 
-        async def body(workflow: Workflow) -> str:
-            await workflow.do("first", app.step("first"))
-            return str(await workflow.do("ship", "part"))
-    else:
-
-        async def body(workflow: Workflow) -> str:
-            await workflow.do("first", app.step("first"))
-            return str(await workflow.do("ship", "part", retries=1, retry_delay="1h"))
-
-    async def part(workflow: Workflow) -> str:
-        await workflow.sleep("nap", "1h")
-        return "shipped"
+    async def body(workflow: Workflow) -> str:
+        await workflow.do("first", app.step("first"))
+        return str(await workflow.do("ship", "part", retries=1, retry_delay="1h"))
 
     async def broken_once(services: Services) -> str:
         app.effects.append("part")
@@ -217,9 +206,7 @@ async def test_a_step_under_way_whose_target_is_gone_is_named(kind: str, setting
     def release(*, whole: bool) -> AbstractAsyncContextManager[Engine]:
         pikku = Pikku()
         pikku.workflow(name="flow")(body)
-        if whole and kind == "workflow":
-            pikku.workflow(part)
-        elif whole:
+        if whole:
             pikku.function(name="part")(broken_once)
         return pikku.open(db, clock=app.clock, **settings)
 
@@ -228,7 +215,7 @@ async def test_a_step_under_way_whose_target_is_gone_is_named(kind: str, setting
         await app.clock.advance(0)
     async with release(whole=False) as engine:
         await engine.signal("r", "look")  # a run that waits in the file is compared with the code when it wakes
-        said = f"ReplayMismatch: step 1: recorded 'ship' ({kind} part) is under way, and no {kind} named 'part' is"
+        said = "ReplayMismatch: step 1: recorded 'ship' (function part) is under way, and no function named 'part' is"
         assert (await stand(engine))[1].startswith(said)
         await engine.resume("r", accept="new")
         assert (await stand(engine))[1].startswith(said)
@@ -236,6 +223,75 @@ async def test_a_step_under_way_whose_target_is_gone_is_named(kind: str, setting
     async with release(whole=True) as engine:
         await app.clock.advance("1h")
         assert (await engine.get_run("r")).output == "shipped"
+
+
+def of_a_family(app: App, db: Path, settings: dict[str, Any]) -> Callable[[bool], AbstractAsyncContextManager[Engine]]:
+    """Releases with the workflow of the child or without it; it sleeps for an hour and then fails or not."""
+
+    async def body(workflow: Workflow) -> list[str]:
+        async def remind() -> str:
+            await workflow.sleep("a while", "10m")
+            return str(await workflow.do("remind", app.step("remind")))
+
+        part = workflow.do("part", "part", retries=1, retry_delay="1h")
+        return list(await asyncio.gather(part, remind()))
+
+    async def part(workflow: Workflow) -> str:
+        await workflow.sleep("nap", "1h")
+        return str(await workflow.do("ship", app.step("ship")))
+
+    def release(whole: bool) -> AbstractAsyncContextManager[Engine]:
+        pikku = Pikku()
+        pikku.workflow(name="flow")(body)
+        if whole:
+            pikku.workflow(part)
+        return pikku.open(db, clock=app.clock, **settings)
+
+    return release
+
+
+@each_way
+async def test_a_parent_whose_child_is_suspended_because_its_workflow_is_gone_goes_on(
+    settings: dict[str, Any], db: Path
+) -> None:
+    """C113, C141: the child is suspended, the parent waits for it, and its other branches go on."""
+    app = still(db, settings)
+    release = of_a_family(app, db, settings)
+    async with release(True) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance(0)
+    async with release(False) as engine:
+        await app.clock.advance("2h")
+        assert await stand(engine) == ("running", "")
+        assert (await stand(engine, "r/part"))[1].startswith("WorkflowNotFound: no workflow named 'part'")
+        assert app.effects == ["remind"]
+    async with release(True) as engine:
+        await app.clock.advance(0)
+        assert (await engine.get_run("r")).output == ["ship", "remind"]
+
+
+@each_way
+async def test_a_parent_needs_the_workflow_of_a_child_only_to_begin_one(settings: dict[str, Any], db: Path) -> None:
+    """C114: not for the end of one that has begun; for another attempt it is suspended."""
+    app = still(db, settings)
+    release = of_a_family(app, db, settings)
+    async with release(True) as engine:
+        for run_id in ("r", "s"):
+            await engine.start("flow", run_id=run_id)
+        await app.clock.advance(0)
+    async with release(False) as engine:
+        await engine.cancel("r/part", "no")
+        await app.clock.advance("30m")
+        assert await stand(engine) == ("running", "")
+        await app.clock.advance("30m")
+        said = "ReplayMismatch: step 0: recorded 'part' (workflow part) is under way, and no workflow named 'part' is"
+        assert (await stand(engine))[1].startswith(said)
+        assert await stand(engine, "s") == ("running", "")
+        await engine.cancel("s/part", "no")
+    async with release(True) as engine:
+        await app.clock.advance("2h")
+        assert [(await stand(engine, run_id))[0] for run_id in ("r/part#2", "s/part#2")] == ["completed"] * 2
+        assert [(await engine.get_run(run_id)).output for run_id in "rs"] == [["ship", "remind"]] * 2
 
 
 # What the reason says
