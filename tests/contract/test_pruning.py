@@ -172,6 +172,17 @@ def unfinished(number: int, parent: int | None = None) -> RunRow:
     return ended(number, **waiting) if parent is None else child(number, parent, **waiting)
 
 
+def registered() -> Pikku:
+    """With the workflow of these runs: without it those that wait would be suspended."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def onboarding(workflow: Workflow) -> None:
+        await workflow.wait_for_signal("never")
+
+    return pikku
+
+
 def late(hours: int = 100) -> VirtualClock:
     """A clock by which all that was written has ended."""
     return VirtualClock(start=moment(NOW + hours * HOUR_US))
@@ -181,7 +192,7 @@ async def test_child_runs_go_with_their_parents(db: Path) -> None:
     """Uncounted, at whatever depth, and not before them, though they ended earlier; `keep` does not count them."""
     rows = [ended(1), child(2, 1), child(3, 2), unfinished(4), child(5, 4), ended(6), child(7, 6, tags='{"a":"1"}')]
     await write(db, [*rows, *(a_step(row.number) for row in rows)])
-    async with Pikku().open(db, clock=late()) as engine:
+    async with registered().open(db, clock=late()) as engine:
         assert await engine.prune(older_than="1h", keep=1) == 1
         assert await left(engine) == ["run-4", "run-5", "run-6", "run-7"]
         assert await engine.prune(older_than="1h") == 1
@@ -194,7 +205,7 @@ async def test_child_runs_go_with_their_parents(db: Path) -> None:
 async def test_a_run_above_an_unfinished_one_stays(db: Path) -> None:
     """Whole, with its finished children."""
     await write(db, [ended(1), child(2, 1), unfinished(3, 2), child(4, 1), ended(5)])
-    async with Pikku().open(db, clock=late()) as engine:
+    async with registered().open(db, clock=late()) as engine:
         assert await engine.prune(older_than=0) == 1
         assert await left(engine) == ["run-1", "run-2", "run-3", "run-4"]
 
@@ -204,7 +215,7 @@ async def test_a_run_that_goes_on_or_is_gone_meanwhile_is_skipped(db: Path, monk
     monkeypatch.setattr(pruning, "MAX_RUNS", 1)
     failed = {"status": RunStatus.FAILED, "error": BOOM}
     await write(db, [ended(1), ended(2, **failed), ended(3), ended(4), ended(5)])
-    async with Pikku().open(db, clock=late()) as engine:
+    async with registered().open(db, clock=late()) as engine:
         assert engine._parts is not None
         journal = engine._parts.host.journal
 
@@ -226,7 +237,7 @@ async def test_a_run_that_the_file_refuses_to_delete_is_logged_and_stays(
         str(db),
         "CREATE TRIGGER mine BEFORE DELETE ON pikkupy_runs WHEN old.number = 2 BEGIN SELECT raise(ABORT, 'mine'); END",
     )
-    async with Pikku().open(db, clock=late()) as engine:
+    async with registered().open(db, clock=late()) as engine:
         assert await engine.prune(older_than=0) == 2
         assert await left(engine) == ["run-2"]
         [line] = [line for line in caplog.messages if line.startswith("run_not_pruned")]
@@ -240,7 +251,7 @@ async def test_a_deep_family_goes(db: Path) -> None:
     """However deep: also more than the thousand levels of SQLite's own cascades; what ended later goes, too."""
     deep = [ended(1), *(child(n, n - 1) for n in range(2, 2_001))]
     await write(db, [*deep, *(a_step(row.number) for row in deep), ended(2_001)])
-    async with Pikku().open(db, clock=late(3_000)) as engine:
+    async with registered().open(db, clock=late(3_000)) as engine:
         assert await engine.prune(older_than=0) == 2
         assert await left(engine) == []
     assert raw(str(db), "SELECT * FROM pikkupy_steps") == []
@@ -283,7 +294,7 @@ async def test_transactions_are_small(db: Path, monkeypatch: pytest.MonkeyPatch)
     def count(table: str) -> int:
         return int(raw(str(db), f"SELECT count(*) FROM pikkupy_{table}")[0][0])
 
-    async with Pikku().open(db, clock=late(3_000)) as engine:
+    async with registered().open(db, clock=late(3_000)) as engine:
         assert engine._parts is not None
         journal = engine._parts.host.journal
         before = {table: count(table) for table in before}
@@ -345,7 +356,7 @@ async def test_more_than_a_chunk_of_ended_runs(db: Path, monkeypatch: pytest.Mon
         status = RunStatus.FAILED if number % 3 == 0 else RunStatus.CANCELLED
         rows.append(ended(number, status=status, error=BOOM if number % 3 == 0 else None, ended_at=NOW + number // 10))
     await write(db, rows)
-    async with Pikku().open(db, clock=late()) as engine:
+    async with registered().open(db, clock=late()) as engine:
         assert await engine.prune(older_than=0, statuses=["cancelled"], keep=3) == 67 - 3
         assert await engine.counts() == {"onboarding": {"failed": 33, "cancelled": 3}}
         assert await left(engine) == [f"run-{n}" for n in range(1, 101) if n % 3 == 0 or n in {97, 98, 100}]
@@ -414,7 +425,7 @@ async def test_a_pruning_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 async def test_a_parent_takes_its_children_with_it(db: Path) -> None:
     """C137: and their children."""
     await write(db, [ended(1), child(2, 1), child(3, 2), ended(4)])
-    async with Pikku().open(db) as engine:
+    async with registered().open(db) as engine:
         await engine.delete_run("run-1")
 
         assert await left(engine) == ["run-4"]
@@ -426,7 +437,7 @@ async def test_a_parent_takes_its_children_with_it(db: Path) -> None:
 async def test_a_child_of_an_unfinished_parent_cannot_be_deleted(db: Path) -> None:
     """C137: the error names both; the child of a finished one can be."""
     await write(db, [unfinished(1), child(2, 1), ended(3), child(4, 3)])
-    async with Pikku().open(db) as engine:
+    async with registered().open(db) as engine:
         with pytest.raises(RunStateError, match=r"'run-2' is cancelled, but its parent 'run-1' is running"):
             await engine.delete_run("run-2")
         await engine.delete_run("run-4")
@@ -437,7 +448,7 @@ async def test_a_child_of_an_unfinished_parent_cannot_be_deleted(db: Path) -> No
 async def test_a_run_above_an_unfinished_one_cannot_be_deleted(db: Path) -> None:
     """The error names both, at whatever depth."""
     await write(db, [ended(1), child(2, 1), unfinished(3, 2)])
-    async with Pikku().open(db) as engine:
+    async with registered().open(db) as engine:
         for run_id in ("run-1", "run-2"):
             with pytest.raises(RunStateError, match=rf"'{run_id}' is cancelled, but a child run .* 'run-3' is running"):
                 await engine.delete_run(run_id)
