@@ -58,7 +58,15 @@ async def resume(parts: Parts, run_id: str, *, accept: bool) -> None:
     """Open the gates of a run, or take it up again after a mend; `accept`: with the code as it is."""
     host, residents, _ = parts
     number = await parts.number(run_id)
+    # Who waits here for somebody else means the gates that are shut now, and not those that the run comes to meanwhile.
+    meant = await _shut_gates(parts, number) if residents.holds.is_held(number) else None
     async with residents.holds.alone(number):
+        if meant is not None and meant.isdisjoint(shut := await _shut_gates(parts, number)) and shut:
+            reason = (await parts.row(run_id)).reason
+            raise RunStateError(
+                f"run {run_id!r} was resumed by somebody else at the same time, and is suspended again: {reason}; "
+                "resume it again if that is meant, too"
+            )
         active = residents.resident(number)
         recorded = await host.journal.recorded(number) if active is None else None
         found = active if recorded is None else recorded.run
@@ -78,6 +86,15 @@ async def resume(parts: Parts, run_id: str, *, accept: bool) -> None:
                 recorded = await _accepted(parts, recorded)
             await in_callback(host.loop, partial(residents.resume, recorded))
             await host.journal.commit([])  # the new status is on disk
+
+
+async def _shut_gates(parts: Parts, number: int) -> frozenset[int]:
+    """Positions of the gates at which the run is shut."""
+    active = parts.residents.resident(number)
+    if active is not None:
+        return frozenset(active.gates)
+    recorded = await parts.host.journal.recorded(number)
+    return frozenset() if recorded is None else frozenset(gate.position for gate in aside.shut_gates(recorded))
 
 
 async def _suspended_below(host: Host, number: int) -> str:

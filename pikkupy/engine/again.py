@@ -201,7 +201,9 @@ def _signals_before(
         signal = taken.get(step.position)
         if signal is None or step.position < place or step.output is None or step.started_at is None:
             continue
-        if signal.seq < cut and signal.sent_at < step.started_at:  # else the step had waited for it
+        # A step that had waited for it has the place that follows; clocks stand still, and are set back.
+        waited = step.seq == signal.seq + 1 and signal.sent_at >= step.started_at
+        if signal.seq < cut and not waited:
             payload = _payload_of(step, step.output, values, approvals)
             if payload is not None:
                 yield structs.replace(signal, payload=payload, position=None)

@@ -55,16 +55,20 @@ def relinked(children: Sequence[RunRow], changes: Sequence[Change]) -> list[RunR
     return [new.get(child.number, child) for child in children]
 
 
+def shut_gates(recorded: Recorded) -> list[StepRow]:
+    """The gates that are recorded as shut."""
+    return [step for step in recorded.steps if step.kind is StepKind.SUSPEND and step.status is StepStatus.PENDING]
+
+
 def opened_gates(recorded: Recorded, now_us: int) -> list[StepRow]:
     """The gates at which the run is shut, opened; none if it is suspended for another reason."""
     if recorded.run.parked is not None:
         return []
-    gates = [step for step in recorded.steps if step.kind is StepKind.SUSPEND and step.status is StepStatus.PENDING]
     return [
         structs.replace(
             gate, status=advance(STEP, gate.status, StepEvent.SUCCEED), output="null", seq=seq, ended_at=now_us
         )
-        for seq, gate in enumerate(gates, recorded.last_seq + 1)
+        for seq, gate in enumerate(shut_gates(recorded), recorded.last_seq + 1)
     ]
 
 

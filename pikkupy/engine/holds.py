@@ -31,6 +31,10 @@ class Holds:
         finally:
             self.give_back(number)
 
+    def is_held(self, number: int) -> bool:
+        """True if somebody holds the run."""
+        return number in self._queues
+
     def take(self, number: int) -> bool:
         """Hold the run if nobody does; who has taken it gives it back."""
         if number in self._queues:

@@ -186,22 +186,26 @@ class Residents:
     async def load(self, number: int) -> ActiveRun | None:
         """Bring a run that the caller holds into memory; None if it has ended, is parked or has not begun.
 
-        If it is parked just now, because it does not fit its code, that is on disk when this returns.
+        If it is parked just now, because it does not fit its code, or goes on because its workflow is there again, that
+        is on disk when this returns.
         """
         active = self.resident(number)
         if active is not None:
             return active
         recorded = await self._host.journal.recorded(number)
-        if recorded is None or recorded.run.status in FINAL_RUNS or recorded.run.parked is not None:
-            return None
-        if self._starts_later(recorded):
+        if recorded is None or not self._is_waiting(recorded) or self._starts_later(recorded):
             return None  # it goes on waiting where it does
+        if recorded.run.parked is not None and not self._has_workflow(recorded.run):
+            return None
         adopt = partial(self._adopt, recorded, clean=True, changes=[])
         await in_callback(self._host.loop, adopt)
         active = self.resident(number)
-        if active is None:
-            await self._host.journal.commit([])
-        return active
+        if active is None or recorded.run.parked is not None:
+            await self._host.journal.commit([])  # that it is parked, or goes on
+        return self.resident(number)
+
+    def _has_workflow(self, run: RunRow) -> bool:
+        return isinstance(self._host.registry.find(run.workflow), WorkflowFunction)
 
     def resume(self, recorded: Recorded) -> None:
         """Take up again a run that was parked."""

@@ -586,6 +586,39 @@ async def test_a_fork_has_the_signals_that_came_before(settings: dict[str, Any])
 
 
 @each_way
+async def test_a_signal_that_came_before_a_fork_is_not_lost_while_the_clock_stands(settings: dict[str, Any]) -> None:
+    """Times do not tell whether the wait or the signal was first."""
+    app = App(**settings)
+    app.clock = VirtualClock()
+    sent = asyncio.Event()
+
+    async def slow() -> None:
+        app.effects.append("slow")
+        await sent.wait()
+
+    async def body(workflow: Workflow) -> list[int]:
+        await workflow.do("slow", slow)
+        return [await workflow.wait_for_signal("go"), await workflow.wait_for_signal("go")]
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        while not app.effects:
+            await asyncio.sleep(0)
+        await engine.signal("r", "go", 1)
+        sent.set()
+        await app.clock.advance(0)
+        await engine.signal("r", "go", 2)
+        await app.clock.advance(0)
+        assert (await engine.get_run("r")).output == [1, 2]
+        for at in ("go", "go#1"):
+            forked = await engine.fork("r", at=at)
+            await app.clock.advance(0)
+            await forked.signal("go", 3)
+            await app.clock.advance(0)
+            assert (await engine.get_run(forked.id)).output == [1, 3]
+
+
+@each_way
 @pytest.mark.parametrize("decided", [True, False])
 async def test_a_decision_that_came_before_a_fork_is_not_lost(settings: dict[str, Any], decided: bool) -> None:
     """One that did not fit is used up."""

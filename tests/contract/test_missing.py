@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pikkupy import Engine, Pikku, Workflow
+from pikkupy import Engine, PayloadError, Pikku, RunStateError, Workflow
+from pikkupy.engine import engine as engine_module
 from pikkupy.engine import missing
 from pikkupy.testing import VirtualClock
 
@@ -35,6 +36,8 @@ class Shop:
                 await workflow.sleep("nap", "10d")
             case "signal":
                 return str(await workflow.wait_for_signal("go"))
+            case "approval":
+                return str(await workflow.approval("ok", bool))
             case "gate":
                 await workflow.suspend("look at it")
         return "done"
@@ -103,6 +106,42 @@ async def test_what_comes_meanwhile_is_kept(db: Path) -> None:
     async with shop.open() as engine:
         await shop.clock.advance(0)
         assert [(await engine.get_run(run_id)).output for run_id in "st"] == ["kept", "done"]
+
+
+async def test_who_speaks_to_a_run_before_it_is_seen_to_brings_it_back(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many runs whose workflow is there again the last go on some time after `open`; a decision comes before."""
+    shop = Shop(db)
+    async with shop.open() as engine:
+        for run_id, data in (("a", "approval"), ("b", "approval"), ("s", "signal"), ("g", "gate"), ("c", "sleep")):
+            await engine.start("flow", data, run_id=run_id)
+        await shop.clock.advance(0)
+    async with shop.open(whole=False) as engine:
+        assert await engine.counts() == {"flow": {"suspended": 5}}
+        with pytest.raises(RunStateError, match="no workflow named 'flow'"):
+            await engine.approve("a", "ok", True)
+
+    async def see_to_nothing(*_: object) -> None:
+        """They are the last of very many."""
+
+    monkeypatch.setattr(engine_module, "see_to_missing", see_to_nothing)
+    async with shop.open() as engine:
+        assert await engine.counts() == {"flow": {"suspended": 5}}
+        with pytest.raises(PayloadError):
+            await engine.signal("b", "ok", "perhaps")
+        await engine.approve("a", "ok", True)
+        await engine.signal("s", "go", "went")
+        await engine.resume("g")
+        await engine.cancel("c", "no")
+        await shop.clock.advance(0)
+        assert [await stand(engine, run_id) for run_id in "asgc"] == [
+            ("completed", "None"),
+            ("completed", "None"),
+            ("suspended", "look at it"),
+            ("cancelled", "no"),
+        ]
+        assert await stand(engine, "b") == ("running", "None")
 
 
 async def test_runs_that_have_their_workflow_are_left_alone(db: Path) -> None:

@@ -267,6 +267,27 @@ async def test_each_suspend_is_a_gate_of_its_own(settings: dict[str, Any]) -> No
 
 
 @each_way
+async def test_of_two_resumes_at_once_the_second_does_not_open_the_next_gate(settings: dict[str, Any]) -> None:
+    """C42: nobody has seen it."""
+
+    async def body(workflow: Workflow) -> str:
+        for _ in range(3):
+            await workflow.suspend("check")
+        return "through"
+
+    async with opened(body, settings) as (engine, clock):
+        await clock.advance(0)
+        for _ in range(2):
+            told = await asyncio.gather(*(engine.resume("r") for _ in range(3)), return_exceptions=True)
+            assert [type(one) for one in told] == [type(None), RunStateError, RunStateError]
+            await clock.advance(0)
+            assert (await engine.get_run("r")).status == "suspended"
+        assert [status for *_, status in await steps_of(engine)] == ["succeeded", "succeeded", "pending"]
+        await engine.resume("r")
+        assert await result(engine) == "through"
+
+
+@each_way
 async def test_one_resume_opens_all_gates_that_are_shut(settings: dict[str, Any]) -> None:
     """C41: siblings go on meanwhile; the run is suspended as long as a gate is shut."""
 
