@@ -32,6 +32,11 @@ BENCHMARKS: dict[str, tuple[set[str], list[str], set[str]]] = {
             *("peak_mb", "file_bytes_per_step", "syncs_per_step"),
         },
     ),
+    "start_rate": (
+        {"repeat"},
+        ["runs that end at once", "runs that only sleep"],
+        {"question", "durability", "callers", "starts_per_s", *SPREAD, "p50_ms", "p99_ms"},
+    ),
     "sleepers": (
         {"durability", "callers", "wake_rate", "wake_for_s"},
         ["asleep for a month", "a second, all at once"],
