@@ -37,6 +37,15 @@ BENCHMARKS: dict[str, tuple[set[str], list[str], set[str]]] = {
         ["runs that end at once", "runs that only sleep"],
         {"question", "durability", "callers", "starts_per_s", *SPREAD, "p50_ms", "p99_ms"},
     ),
+    "rpc": (
+        {"repeat"},
+        [
+            *("inline", "function on the event loop", "function on a thread", "function in a worker process"),
+            *("run_in_executor and aiosqlite", "anyio.to_process and aiosqlite"),
+            *("worker process, first call", "worker process, next call after it was killed"),
+        ],
+        {"question", "durability", "calls", "p50_ms", *SPREAD, "p99_ms"},
+    ),
     "sleepers": (
         {"durability", "callers", "wake_rate", "wake_for_s"},
         ["asleep for a month", "a second, all at once"],
