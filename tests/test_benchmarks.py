@@ -46,6 +46,11 @@ BENCHMARKS: dict[str, tuple[set[str], list[str], set[str]]] = {
         ],
         {"question", "durability", "calls", "p50_ms", *SPREAD, "p99_ms"},
     ),
+    "signals": (
+        {"repeat"},
+        ["one at a time", "all at once"],
+        {"question", "runs_wait", "durability", "runs", "p50_ms", *SPREAD, "p99_ms"},
+    ),
     "sleepers": (
         {"durability", "callers", "wake_rate", "wake_for_s"},
         ["asleep for a month", "a second, all at once"],
