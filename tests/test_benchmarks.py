@@ -51,6 +51,11 @@ BENCHMARKS: dict[str, tuple[set[str], list[str], set[str]]] = {
         ["one at a time", "all at once"],
         {"question", "runs_wait", "durability", "runs", "p50_ms", *SPREAD, "p99_ms"},
     ),
+    "busy_loop": (
+        {"repeat", "durability", "connections", "runs_beside_requests"},
+        ["steps of a run", "bare aiosqlite", "requests, no engine", "requests, engine at full load"],
+        {"question", "turn_ms", "figure", "median", *SPREAD},
+    ),
     "sleepers": (
         {"durability", "callers", "wake_rate", "wake_for_s"},
         ["asleep for a month", "a second, all at once"],
