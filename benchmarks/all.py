@@ -24,6 +24,7 @@ QUICK = {
     "signals": "--runs 5 --at-once 10 --repeat 1",
     "busy_loop": "--turns 0.2 --seconds 0.1 --connections 2 --runs 2 --repeat 1",
     "sleepers": "--runs 20 --wake-rate 20 --wake-for 1 --lead 1 --settle 0 --naps 10",
+    "recovery": "--runs 10 --steps 2 --repeat 1",
     "replay": "--steps 5 50 --concurrent 20 --repeat 2",
     "memory": "--runs 50 --asleep 10 --parked 10 --samples 2 --settle 0",
 }

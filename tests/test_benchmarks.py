@@ -64,6 +64,11 @@ BENCHMARKS: dict[str, tuple[set[str], list[str], set[str]]] = {
             *("late_p50_ms", "late_p99_ms", "late_max_ms", "all_ended_s"),
         },
     ),
+    "recovery": (
+        {"repeat", "runs", "steps_per_run"},
+        ["pikkupy is imported", "`open` has returned", "all runs have ended"],
+        {"question", "durability", "runs_left", "steps_left", "seconds", *SPREAD},
+    ),
     "replay": (
         {"repeat", "open_without_history_ms", "memory_mb"},
         ["replayed", "at once, live", "at once, replayed"],
