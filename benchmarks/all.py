@@ -26,6 +26,7 @@ QUICK = {
     "sleepers": "--runs 20 --wake-rate 20 --wake-for 1 --lead 1 --settle 0 --naps 10",
     "recovery": "--runs 10 --steps 2 --repeat 1",
     "replay": "--steps 5 50 --concurrent 20 --repeat 2",
+    "growth": "--smallest 2 --largest 20 --repeat 1",
     "memory": "--runs 50 --asleep 10 --parked 10 --samples 2 --settle 0",
 }
 

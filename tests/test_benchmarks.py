@@ -74,6 +74,14 @@ BENCHMARKS: dict[str, tuple[set[str], list[str], set[str]]] = {
         ["replayed", "at once, live", "at once, replayed"],
         {"question", "steps", "seconds", *SPREAD, "us_per_step", "growth_per_tenfold"},
     ),
+    "growth": (
+        {"repeat", "durability"},
+        [
+            *("`open`, runs ended", "`list_runs`, runs ended", "`get_run`, runs ended", "a step, runs ended"),
+            *("`start`, runs asleep", "replay, steps"),
+        ],
+        {"question", "size", "ms", *SPREAD, "per_tenfold"},
+    ),
     "memory": (
         {
             *("mb_per_100_000_runs", "objects_per_100_000_runs", "within_limit"),
