@@ -126,7 +126,7 @@ def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--steps", type=int, default=2_000, help="steps of the run (2000)")
     parser.add_argument("--payload", type=int, nargs="+", default=[100, 1_000, 100_000], help="bytes of a value")
-    parser.add_argument("--most-mb", type=int, default=50, help="megabytes of values in one measurement (50)")
+    parser.add_argument("--most-mb", type=int, default=20, help="megabytes of values in one measurement (20)")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each figure (3)")
     options = parser.parse_args()
     settings = [
