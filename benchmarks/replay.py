@@ -10,13 +10,12 @@ ten times as long. `--concurrent` does the same with steps that are all asked fo
 from __future__ import annotations
 
 import asyncio
-import math
 import statistics
 import time
 from pathlib import Path
 
 import msgspec
-from _common import Progress, new_file, parser_for, report, rss_mb, surroundings
+from _common import Progress, new_file, parser_for, per_tenfold, report, rss_mb, surroundings
 
 from pikkupy import Pikku, Workflow
 
@@ -98,9 +97,7 @@ def line(question: str, steps: int, seconds: list[float], smaller: Line | None =
     """The median of one question, and its growth from the line before."""
     ordered = sorted(max(one, 1e-6) for one in seconds)
     median = statistics.median(ordered)
-    growth = None
-    if smaller is not None and smaller.steps != steps:
-        growth = 10 ** (math.log(median / smaller.seconds) / math.log(steps / smaller.steps))
+    growth = None if smaller is None else per_tenfold((smaller.steps, smaller.seconds), (steps, median))
     return Line(
         question=question,
         steps=steps,
@@ -108,7 +105,7 @@ def line(question: str, steps: int, seconds: list[float], smaller: Line | None =
         least=round(ordered[0], 6),
         greatest=round(ordered[-1], 6),
         us_per_step=round(1e6 * median / steps, 2),
-        growth_per_tenfold=None if growth is None else round(growth, 2),
+        growth_per_tenfold=growth,
     )
 
 

@@ -12,48 +12,93 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "benchmarks"
 
 ABOUT = {"machine", "python", "sqlite", "pikkupy", "aiosqlite", "msgspec", "pragmas", "write_and_sync_us"}
+SPREAD = {"least", "greatest"}
 
-# By file: options, what `about` says beside the surroundings, the questions and the fields of each line.
-BENCHMARKS: dict[str, tuple[list[str], set[str], list[str | None], set[str]]] = {
-    "steps_per_second": (
-        ["--steps", "5", "--runs", "2", "--repeat", "1"],
-        {"repeat", "peak_memory_mb"},
+# By file: what `about` says beside the surroundings, the questions in their order, and the fields of each line.
+BENCHMARKS: dict[str, tuple[set[str], list[str], set[str]]] = {
+    "sequential": (
+        {"repeat"},
+        ["pikkupy", "bare aiosqlite", "bare sqlite3"],
+        {"question", "durability", "payload_bytes", "steps", "steps_per_s", *SPREAD, "p50_ms", "p99_ms"},
+    ),
+    "throughput": (
+        {"repeat", "runs", "steps_per_run", "times_events_were_lost"},
+        ["pikkupy", "pikkupy, log to a file", "pikkupy, events are read", "bare sqlite3"],
+        {
+            *("question", "durability", "payload_bytes", "steps", "steps_per_s", *SPREAD, "p50_ms", "p99_ms"),
+            *("peak_mb", "file_bytes_per_step", "syncs_per_step"),
+        },
+    ),
+    "start_rate": (
+        {"repeat"},
+        ["runs that end at once", "runs that only sleep"],
+        {"question", "durability", "callers", "starts_per_s", *SPREAD, "p50_ms", "p99_ms"},
+    ),
+    "rpc": (
+        {"repeat"},
         [
-            name
-            for name in ("1 run of 5 steps", "2 runs of 5 steps", "bare sqlite3, 5 commits")
-            for _ in ("full", "process")
+            *("inline", "function on the event loop", "function on a thread", "function in a worker process"),
+            *("run_in_executor and aiosqlite", "anyio.to_process and aiosqlite"),
+            *("worker process, first call", "worker process, next call after it was killed"),
         ],
-        {"question", "durability", "steps", "steps_per_s", "least", "greatest", "p50_ms", "p99_ms"},
+        {"question", "durability", "calls", "p50_ms", *SPREAD, "p99_ms"},
     ),
-    "replay": (
-        ["--steps", "5", "50", "--concurrent", "20", "--repeat", "2"],
-        {"repeat", "open_without_history_ms", "memory_mb"},
-        ["replayed", "replayed", "at once, live", "at once, replayed"],
-        {"question", "steps", "seconds", "least", "greatest", "us_per_step", "growth_per_tenfold"},
+    "signals": (
+        {"repeat"},
+        ["one at a time", "all at once"],
+        {"question", "runs_wait", "durability", "runs", "p50_ms", *SPREAD, "p99_ms"},
     ),
-    "memory": (
-        ["--runs", "50", "--asleep", "10", "--samples", "2", "--settle", "0"],
-        {"mb_per_100_000_runs", "objects_per_100_000_runs", "within_limit", "bytes_per_sleeping_run"},
-        ["ended", "ended", "ended", "asleep"],
-        {"question", "runs", "rss_mb", "gc_objects", "tasks", "open_files", "runs_per_s"},
+    "busy_loop": (
+        {"repeat", "durability", "connections", "runs_beside_requests"},
+        ["steps of a run", "bare aiosqlite", "requests, no engine", "requests, engine at full load"],
+        {"question", "turn_ms", "figure", "median", *SPREAD},
     ),
     "sleepers": (
-        ["--runs", "20", "--wake-rate", "20", "--wake-for", "1", "--lead", "1", "--settle", "0"],
         {"durability", "callers", "wake_rate", "wake_for_s"},
-        [None],
+        ["asleep for a month", "a second, all at once"],
         {
-            *("runs", "starts_per_s", "rss_mb", "bytes_per_run", "file_mb", "open_s", "open_rss_mb"),
-            *("late_p50_ms", "late_p99_ms", "late_max_ms"),
+            *("question", "runs", "starts_per_s", "rss_mb", "bytes_per_run", "file_mb", "open_s", "open_rss_mb"),
+            *("late_p50_ms", "late_p99_ms", "late_max_ms", "all_ended_s"),
         },
+    ),
+    "recovery": (
+        {"repeat", "runs", "steps_per_run"},
+        ["pikkupy is imported", "`open` has returned", "all runs have ended"],
+        {"question", "durability", "runs_left", "steps_left", "seconds", *SPREAD},
+    ),
+    "replay": (
+        {"repeat", "open_without_history_ms", "memory_mb"},
+        ["replayed", "at once, live", "at once, replayed"],
+        {"question", "steps", "seconds", *SPREAD, "us_per_step", "growth_per_tenfold"},
+    ),
+    "growth": (
+        {"repeat", "durability"},
+        [
+            *("`open`, runs ended", "`list_runs`, runs ended", "`get_run`, runs ended", "a step, runs ended"),
+            *("`start`, runs asleep", "replay, steps"),
+        ],
+        {"question", "size", "ms", *SPREAD, "per_tenfold"},
+    ),
+    "memory": (
+        {
+            *("mb_per_100_000_runs", "objects_per_100_000_runs", "within_limit"),
+            *("bytes_per_sleeping_run", "bytes_per_parked_run"),
+        },
+        ["ended", "asleep", "parked, in memory"],
+        {"question", "runs", "rss_mb", "gc_objects", "tasks", "open_files", "runs_per_s"},
     ),
 }
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
-def run(name: str, options: list[str], folder: Path) -> str:
+
+def run(folder: Path, *options: str) -> str:
+    """What `benchmarks/all.py` prints."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(ROOT / "benchmarks" / f"{name}.py"), *options],
+        [sys.executable, "-W", "error", str(FOLDER / "all.py"), *options],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -66,32 +111,50 @@ def run(name: str, options: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_every_benchmark_is_run_here_and_named_in_the_readme() -> None:
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
+def test_every_benchmark_is_run_here_and_named_in_the_readme(page: str) -> None:
     """One that nobody runs would rot."""
-    files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"_common"}
+    files = {path.stem for path in FOLDER.glob("*.py")} - {"_common"}
 
-    assert files == set(BENCHMARKS)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert all(f"python benchmarks/{name}.py" in readme for name in files)
+    assert files == {*BENCHMARKS, "all"}
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert all(f"python benchmarks/{name}.py" in text for name in files)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@linux
 def test_a_benchmark_tells_what_it_has_found(name: str, tmp_path: Path) -> None:
-    """As one JSON document with its surroundings."""
-    options, about, questions, fields = BENCHMARKS[name]
-    document: dict[str, Any] = json.loads(run(name, [*options, "--json"], tmp_path))
+    """As one JSON document with its surroundings; `all.py` puts it under its name."""
+    about, questions, fields = BENCHMARKS[name]
+    found: dict[str, Any] = json.loads(run(tmp_path, "--quick", "--json", "--only", name))
 
+    assert set(found["about"]) == ABOUT
+    assert set(found["benchmarks"]) == {name}
+    document = found["benchmarks"][name]
     assert set(document["about"]) == ABOUT | about
-    assert [line.get("question") for line in document["lines"]] == questions
+    assert list(dict.fromkeys(line["question"] for line in document["lines"])) == questions
     assert all(set(line) == fields for line in document["lines"])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_without_json_it_prints_a_table(tmp_path: Path) -> None:
-    """With a heading over each column and a row for each line."""
-    options, _, questions, _ = BENCHMARKS["memory"]
-    heading, *rows = run("memory", options, tmp_path).split("\n\n")[1].splitlines()
+@linux
+def test_without_json_they_print_tables(tmp_path: Path) -> None:
+    """Each with a heading over each column and a row for each line, under the name of the benchmark."""
+    memory, replay = run(tmp_path, "--quick", "--only", "memory", "replay").split("== ")[1:]
+    heading, *rows = memory.split("\n\n")[1].splitlines()
 
     assert heading.split() == ["question", "runs", "rss", "mb", "gc", "objects", "tasks", "open", "files", "runs/s"]
-    assert len(rows) == len(questions)
+    assert len(rows) == 6
+    assert replay.startswith("replay\n")
+
+
+def test_all_are_run_when_none_is_named() -> None:
+    """The list of `all.py` is complete."""
+    listed = subprocess.run(
+        [sys.executable, str(FOLDER / "all.py"), "--help"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert f"{{{','.join(BENCHMARKS)}}}" in "".join(listed.split())
