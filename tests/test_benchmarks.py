@@ -48,6 +48,22 @@ BENCHMARKS: dict[str, tuple[list[str], set[str], list[str | None], set[str]]] = 
             *("late_p50_ms", "late_p99_ms", "late_max_ms"),
         },
     ),
+    "compare": (
+        [
+            *("--only", "sqlite3", "aiosqlite", "--sizes", "tiny", "--repeat", "1"),
+            *("--questions", "sequential", "sleepers", "recovery", "replay"),
+        ],
+        {"repeat", "limit_s", "peers"},
+        [
+            name
+            for name in ("sequential", "late_p50", "late_p99", "recovery", "replay")
+            for _ in ("pikkupy", "pikkupy-process", "sqlite3", "aiosqlite")
+        ],
+        {
+            *("question", "size", "system", "durability", "unit"),
+            *("median", "least", "greatest", "times_as_fast", "note"),
+        },
+    ),
 }
 
 
