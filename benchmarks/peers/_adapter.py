@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -80,11 +79,6 @@ def refuse(why: str) -> NoReturn:
     """End here: this size, or this variant, cannot be answered."""
     tell({"cannot": why})
     raise SystemExit(CANNOT)
-
-
-def versions(*packages: str) -> str:
-    """The packages with their versions."""
-    return ", ".join(f"{name} {version(name)}" for name in packages)
 
 
 def percentile(values: Iterable[float], percent: int) -> float:

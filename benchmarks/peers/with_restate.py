@@ -94,7 +94,7 @@ def started(task: Task, ports: Ports, *, register: bool = True) -> Iterator[list
     service = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("restate_service.py")), str(ports.service), str(task.folder)],
         stdout=subprocess.DEVNULL,
-        stderr=(task.folder / "service.log").open("ab"),
+        stderr=subprocess.DEVNULL,
     )
     server = subprocess.Popen(
         [str(next(Path(sys.prefix).glob(SERVER))), "--no-logo", "--base-dir", str(task.folder / "restate")],
