@@ -28,7 +28,10 @@ QUICK = {
     "replay": "--steps 5 50 --concurrent 20 --repeat 2",
     "growth": "--smallest 2 --largest 20 --repeat 1",
     "memory": "--runs 50 --asleep 10 --parked 10 --samples 2 --settle 0",
+    "compare": ("--only sqlite3 aiosqlite --sizes tiny --repeat 1 --questions sequential sleepers recovery replay"),
 }
+
+ALONE = [name for name in QUICK if name != "compare"]  # which installs the peers, 1.2 GB of them
 
 
 def run(name: str, *, quick: bool, as_json: bool) -> subprocess.CompletedProcess[bytes]:
@@ -42,7 +45,7 @@ def run(name: str, *, quick: bool, as_json: bool) -> subprocess.CompletedProcess
 def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that everything works")
-    parser.add_argument("--only", nargs="+", choices=QUICK, default=list(QUICK), help="these benchmarks (all)")
+    parser.add_argument("--only", nargs="+", choices=QUICK, default=ALONE, help="these benchmarks (all but compare)")
     options = parser.parse_args()
     documents: dict[str, msgspec.Raw] = {}
     failed: list[str] = []

@@ -90,6 +90,14 @@ BENCHMARKS: dict[str, tuple[set[str], list[str], set[str]]] = {
         ["ended", "asleep", "parked, in memory"],
         {"question", "runs", "rss_mb", "gc_objects", "tasks", "open_files", "runs_per_s"},
     ),
+    "compare": (
+        {"repeat", "limit_s", "peers"},
+        ["sequential", "late_p50", "late_p99", "recovery", "replay"],
+        {
+            *("question", "size", "system", "durability", "unit"),
+            *("median", *SPREAD, "times_as_fast", "note"),
+        },
+    ),
 }
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
