@@ -75,7 +75,12 @@ def send(run: Resident, name: str, text: str, done: Done) -> None:
 def decide(run: Resident, name: str, decision: object, decided_by: str | None, done: Done) -> None:
     """Make a decision that the run waits for. Raises as `send` does."""
     step = _first(run, name)
-    if step is None or not step.call.approval:
+    if step is not None and not step.call.approval:
+        raise RunStateError(
+            f"run {run.run.run_id!r} waits for a signal {name!r} first (`wait_for_signal`), which is no decision: "
+            "send it with `signal`"
+        )
+    if step is None:
         asked = [repr(step.call.body) for step in run.steps.values() if step.call.approval]
         raise RunStateError(
             f"run {run.run.run_id!r} does not wait for a decision {name!r}: it was made before, has expired, or was "

@@ -482,6 +482,20 @@ async def test_a_decision_before_it_is_asked_for(settings: dict[str, Any]) -> No
         assert await result(engine) == [3, None, True]
 
 
+async def test_a_plain_wait_of_the_same_name_comes_before_a_decision() -> None:
+    """Who decides is told so, and not that the run waits for that decision; then the signal, and the decision."""
+
+    async def body(workflow: Workflow) -> list[Any]:
+        return await asyncio.gather(workflow.wait_for_signal("go", int), workflow.approval("go", bool))
+
+    async with opened(body, {}) as (engine, _):
+        with pytest.raises(RunStateError, match=r"run 'r' waits for a signal 'go' first.*wait_for_signal"):
+            await engine.approve("r", "go", True)
+        await engine.signal("r", "go", 5)
+        await engine.approve("r", "go", True)
+        assert await result(engine) == [5, Decided(True)]
+
+
 async def test_who_has_decided_is_a_text() -> None:
     """TypeError in the call."""
     async with opened(approving, {}) as (engine, _):
