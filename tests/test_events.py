@@ -649,6 +649,29 @@ async def test_new_steps_in_places_that_were_reached_are_told(settings: dict[str
         assert [told(event) for event in rest] == [told(event) for event in whole[number + 1 :]]
 
 
+async def test_a_gate_that_is_reached_again_tells_the_reason_that_the_run_has() -> None:
+    """What was given to `suspend`; the name of its step has the ordinal."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.suspend("check")
+        await workflow.suspend("check")
+
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock) as engine:
+        every = engine.events()
+        await engine.start(flow, run_id="r")
+        await until(every, EventKind.SUSPENDED)
+        await engine.resume("r")
+        live = (await until(every, EventKind.SUSPENDED))[-1]
+        reader = engine.run_events("r")
+        await until(reader, EventKind.RESUMED)
+        later = (await until(reader, EventKind.SUSPENDED))[-1]
+        assert (await engine.get_run("r")).reason == "check"
+        assert (live.step_name, live.reason) == (later.step_name, later.reason) == ("check#1", "check")
+
+
 async def test_who_hears_that_a_run_is_parked_can_accept_its_code(db: Path) -> None:
     """It is told when it is on disk, as all that can be acted on; here it is parked when it wakes."""
     settings: dict[str, Any] = {"clock": VirtualClock(), **IN_THE_FILE}

@@ -40,6 +40,7 @@ from pikkupy.core.model import (
 from pikkupy.engine.live import only_attempt
 from pikkupy.errors import BadType, BadValue, EventsLost
 from pikkupy.moments import moment
+from pikkupy.names import without_ordinal
 from pikkupy.progress import Progress
 
 KEPT = 10_000  # events of an engine that a reader can go back to, once one has listened
@@ -458,7 +459,7 @@ def _reached(run: RunRow, row: StepRow) -> _Told:
     if row.kind is StepKind.SLEEP and row.wake_at is not None:
         kind, facts["wake_at"] = EventKind.SLEEPING, moment(row.wake_at)
     elif row.kind is StepKind.SUSPEND:
-        kind, facts["reason"] = EventKind.SUSPENDED, row.name
+        kind, facts["reason"] = EventKind.SUSPENDED, without_ordinal(row.name)  # as `Run.reason` has it
     return _told(run, kind, row.started_at or run.starts_at, **facts)
 
 
