@@ -742,18 +742,39 @@ async def test_progress_is_shown_while_the_step_runs(db: Path, tmp_path: Path) -
     assert [step.progress for step in after] == [None] * 5
 
 
-@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan"), float("inf"), 2, "x" * 1_001])
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan"), float("inf"), 2, 10**400, "x" * 1_001])
 async def test_a_progress_that_there_cannot_be_is_a_value_error(wrong: Any) -> None:
     """A fraction is from 0 to 1, a text has at most 1,000 characters."""
-    with pytest.raises(ValueError, match="progress"):
+    with pytest.raises(ValueError, match="progress") as raised:
         StepContext("r", "flow", "r/step", "step", 1).progress(wrong)
+    assert len(str(raised.value)) < 150
 
 
-@pytest.mark.parametrize("wrong", [None, True, b"x", [0.5]])
+@pytest.mark.parametrize("wrong", [None, True, b"x", [0.5] * 1_000])
 async def test_a_progress_of_another_type_is_a_type_error(wrong: Any) -> None:
     """A number or a text."""
-    with pytest.raises(TypeError, match="progress"):
+    with pytest.raises(TypeError, match="progress") as raised:
         StepContext("r", "flow", "r/step", "step", 1).progress(wrong)
+    assert len(str(raised.value)) < 200
+
+
+async def test_a_refused_progress_of_a_run_is_not_quoted_whole() -> None:
+    """Its beginning tells which one it is."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> str:
+        try:
+            workflow.progress("half of it " * 100)
+        except ValueError as refused:
+            return str(refused)
+        return ""
+
+    async with pikku.open(":memory:") as engine:
+        said = await engine.run(flow, run_id="r")
+    assert said.startswith("progress('half of it half")
+    assert said.endswith("...) of run 'r': progress(text): 1,100 characters are more than 1,000")
+    assert len(said) < 200
 
 
 async def test_the_hook_for_progress_hears_the_latest_once_a_turn(db: Path) -> None:
