@@ -27,6 +27,7 @@ from pikkupy import (
     RunNotFound,
     Services,
     StepContext,
+    StepFailed,
     StreamFull,
     Workflow,
     current_step,
@@ -320,6 +321,35 @@ async def test_what_an_abandoned_attempt_emits_changes_nothing(db: Path, caplog:
 
     assert [(chunk.attempt, chunk.value) for chunk in chunks] == [(1, "in time"), (2, "second")]
     assert caplog.text.count("emit_ignored") == 1
+
+
+@pytest.mark.parametrize("stopped_by", ["its time-out", "the workflow"])
+async def test_an_attempt_that_is_stopped_may_emit_while_it_winds_up(stopped_by: str) -> None:
+    """It is recorded, for the attempt has its outcome only when its body has ended."""
+    pikku = Pikku()
+
+    async def body() -> None:
+        here().emit("before")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            here().emit("winding up")
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        try:
+            async with asyncio.timeout(1 if stopped_by == "the workflow" else None):
+                await workflow.do("body", body, timeout="1s" if stopped_by == "its time-out" else None)
+        except (TimeoutError, StepFailed):
+            await workflow.sleep("rest", "1s")
+
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock) as engine:
+        handle = await engine.start(flow)
+        for _ in range(3):
+            await clock.advance("1s")
+        await handle.result(timeout=0)
+        assert [chunk.value async for chunk in handle.stream()] == ["before", "winding up"]
 
 
 async def test_what_is_emitted_after_the_cancel_of_the_run_changes_nothing(db: Path) -> None:
