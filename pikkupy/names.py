@@ -26,11 +26,11 @@ def check_name(name: object, what: str) -> str:
     Raises `BadType` naming the type, or `BadValue`.
     """
     if not isinstance(name, str):
-        raise BadType(f"{what} must be a str, not {type(name).__name__}: {_short(name)}")
+        raise BadType(f"{what} must be a str, not {type(name).__name__}: {short(name)}")
     if not 1 <= len(name) <= MAX_NAME:
-        raise BadValue(f"{what} must have 1 to {MAX_NAME} characters, not {len(name)}: {_short(name)}")
+        raise BadValue(f"{what} must have 1 to {MAX_NAME} characters, not {len(name)}: {short(name)}")
     if _CONTROL.search(name):
-        raise BadValue(f"{what} must not have control characters: {_short(name)}")
+        raise BadValue(f"{what} must not have control characters: {short(name)}")
     return name
 
 
@@ -40,11 +40,12 @@ def check_step_name(name: object, what: str = "step name") -> str:
         return name
     checked = check_name(name, what)
     if _ORDINAL.search(checked):
-        raise BadValue(f"{what} must not end in '#' and digits, which number repeated steps: {_short(checked)}")
+        raise BadValue(f"{what} must not end in '#' and digits, which number repeated steps: {short(checked)}")
     return checked
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """The value as an error quotes it: its beginning."""
     shown = repr(value)
     return shown if len(shown) <= 80 else shown[:77] + "..."
 

@@ -26,7 +26,11 @@ TURN_LIMIT = 1_000_000  # callbacks in one turn; a body that spins on `sleep(0)`
 SPREAD = 0x9E37_79B9_7F4A_7C15  # 2**64 / golden ratio: multiples of it are far apart (Knuth, TAOCP 3, 6.4)
 UNWIND_LIMIT = 1_000  # awaits that code may swallow while it is torn down before it is left alone
 
-_NOT_OF_THE_USER = ("asyncio", __name__)  # beginnings of names of modules
+_NOT_OF_THE_USER = ("asyncio", "contextlib", "pikkupy.execution", __name__)  # modules, with what is in them
+
+# Of a coroutine, a generator and an asynchronous generator.
+_FRAMES = ("cr_frame", "gi_frame", "ag_frame")
+_AWAITED = ("cr_await", "gi_yieldfrom", "ag_await")
 
 Intruded = Callable[[int, str], None]
 """Called, from whatever thread, with a run's number and what code outside of its workflow function did to it."""
@@ -255,6 +259,17 @@ class RunLoop(asyncio.AbstractEventLoop):
         timer = None if self._timers is None else self._timers.set.get(number)
         return None if timer is None else "{}:{}".format(*timer.place)
 
+    def main_place(self) -> str | None:
+        """`file:line` of the code of the main task that waits, as deep as it is the user's own."""
+        place: str | None = None
+        waits: Any = None if self._main is None else self._main._body
+        while waits is not None:
+            frame = _first_of(waits, _FRAMES)
+            if frame is not None and not _is_ours(frame.f_globals.get("__name__", "")):
+                place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            waits = _first_of(waits, _AWAITED)
+        return place
+
     def take_timers(self) -> tuple[Sequence[RunTimer], Sequence[int]]:
         """The timers set since the last call that may still fire, and the numbers of those cancelled since."""
         timers = self._timers
@@ -446,10 +461,18 @@ def _is_suspended(coro: Coroutine[Any, Any, Any]) -> bool:
     return frame is not None
 
 
+def _first_of(waits: object, names: Sequence[str]) -> Any:
+    return next((part for name in names if (part := getattr(waits, name, None)) is not None), None)
+
+
+def _is_ours(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in _NOT_OF_THE_USER)
+
+
 def _place_of_call() -> tuple[str, int]:
     """File and line of the nearest caller outside of asyncio and this module."""
     frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_NOT_OF_THE_USER):
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno
 

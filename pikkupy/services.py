@@ -70,10 +70,11 @@ class StepContext(msgspec.Struct, frozen=True, dict=True):
     def emit(self, value: object) -> None:
         """Append `value` to the run's stream, which `Engine.stream` reads; from any thread.
 
-        It does not wait for the disk, but is there before the outcome of the attempt is. Once the attempt has ended, or
-        was given up, it does nothing. Raises `PayloadError` if the value cannot be kept. More than `Config.max_stream`
-        bytes must not wait for the disk: then threads and worker processes wait here, and on the event loop, where
-        nothing can wait here, `StreamFull` is raised.
+        It does not wait for the disk, but is there before the outcome of the attempt is. Once the attempt has its
+        outcome, or the run has ended, it does nothing; an async attempt that is stopped may emit while it winds up.
+        Raises `PayloadError` if the value cannot be kept. More than `Config.max_stream` bytes must not wait for the
+        disk: then threads and worker processes wait here, and on the event loop, where nothing can wait here,
+        `StreamFull` is raised.
         """
         outlet = outlet_of(self)
         if outlet is not None:

@@ -447,6 +447,46 @@ async def test_a_run_that_begins_later_tells_it_then(settings: dict[str, Any]) -
         assert told(await anext(every)) == ("sleeping", "nap")
 
 
+@each_way
+@pytest.mark.parametrize("early", ["signal", "suspended"])
+async def test_who_goes_on_after_what_came_before_a_delayed_run_began_is_told_that_it_begins(
+    early: str, settings: dict[str, Any], db: Path
+) -> None:
+    """Once, and who goes on after that is not told it again, live or later."""
+    clock = VirtualClock()
+    async with life().open(db, clock=clock, **settings) as engine:
+        await engine.start("flow", run_id="r", delay="1h")
+        if early == "signal":
+            await engine.signal("r", "go")
+    async with (Pikku() if early == "suspended" else life()).open(db, clock=clock, **settings) as engine:
+        first = await anext(engine.run_events("r"))
+        assert first.kind == early
+    async with life().open(db, clock=clock, **settings) as engine:
+        live = asyncio.ensure_future(all_of(engine.run_events("r", after=first.seq)))
+        await asyncio.sleep(0.02)
+        await clock.advance("1h")
+        await clock.advance("1h")
+        await clock.advance("1d")
+        await engine.signal("r", "go")
+        await clock.advance(0)
+        await engine.resume("r")
+        heard = [event for event in await asyncio.wait_for(live, 5) if told(event) != ("resumed",)]
+        whole = await all_of(engine.run_events("r"))
+        seen = [first, *heard]
+        rests = [await all_of(engine.run_events("r", after=event.seq)) for event in seen[:-1]]
+        unmarked = seen[-2].seq & ~events_module.BEGUN  # as numbers were before the beginning had its bit
+        old = await all_of(engine.run_events("r", after=unmarked))
+
+    assert [told(event) for event in old] == [told(event) for event in rests[-1]]
+    began = ("run_started",)
+    assert told(heard[0]) == began
+    assert [event.seq for event in seen] == sorted(event.seq for event in seen)
+    assert [told(event) for event in whole[:2]].index(began) == (1 if early == "signal" else 0)
+    for number, rest in enumerate(rests):
+        assert sorted(without_progress(rest)) == sorted(without_progress(seen[number + 1 :]))
+        assert [told(event) for event in rest].count(began) == (1 if number == 0 else 0)
+
+
 async def test_a_retry_of_a_run_is_an_event() -> None:
     """More events follow `run_ended`; a reader of the run goes on after it."""
     pikku, broken = Pikku(), [True]
@@ -607,6 +647,29 @@ async def test_new_steps_in_places_that_were_reached_are_told(settings: dict[str
     assert [told(event) for event in whole].count(("step_started", "new")) == 1
     for number, rest in enumerate(restarted):
         assert [told(event) for event in rest] == [told(event) for event in whole[number + 1 :]]
+
+
+async def test_a_gate_that_is_reached_again_tells_the_reason_that_the_run_has() -> None:
+    """What was given to `suspend`; the name of its step has the ordinal."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.suspend("check")
+        await workflow.suspend("check")
+
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock) as engine:
+        every = engine.events()
+        await engine.start(flow, run_id="r")
+        await until(every, EventKind.SUSPENDED)
+        await engine.resume("r")
+        live = (await until(every, EventKind.SUSPENDED))[-1]
+        reader = engine.run_events("r")
+        await until(reader, EventKind.RESUMED)
+        later = (await until(reader, EventKind.SUSPENDED))[-1]
+        assert (await engine.get_run("r")).reason == "check"
+        assert (live.step_name, live.reason) == (later.step_name, later.reason) == ("check#1", "check")
 
 
 async def test_who_hears_that_a_run_is_parked_can_accept_its_code(db: Path) -> None:

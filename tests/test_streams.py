@@ -27,6 +27,7 @@ from pikkupy import (
     RunNotFound,
     Services,
     StepContext,
+    StepFailed,
     StreamFull,
     Workflow,
     current_step,
@@ -320,6 +321,35 @@ async def test_what_an_abandoned_attempt_emits_changes_nothing(db: Path, caplog:
 
     assert [(chunk.attempt, chunk.value) for chunk in chunks] == [(1, "in time"), (2, "second")]
     assert caplog.text.count("emit_ignored") == 1
+
+
+@pytest.mark.parametrize("stopped_by", ["its time-out", "the workflow"])
+async def test_an_attempt_that_is_stopped_may_emit_while_it_winds_up(stopped_by: str) -> None:
+    """It is recorded, for the attempt has its outcome only when its body has ended."""
+    pikku = Pikku()
+
+    async def body() -> None:
+        here().emit("before")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            here().emit("winding up")
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        try:
+            async with asyncio.timeout(1 if stopped_by == "the workflow" else None):
+                await workflow.do("body", body, timeout="1s" if stopped_by == "its time-out" else None)
+        except (TimeoutError, StepFailed):
+            await workflow.sleep("rest", "1s")
+
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock) as engine:
+        handle = await engine.start(flow)
+        for _ in range(3):
+            await clock.advance("1s")
+        await handle.result(timeout=0)
+        assert [chunk.value async for chunk in handle.stream()] == ["before", "winding up"]
 
 
 async def test_what_is_emitted_after_the_cancel_of_the_run_changes_nothing(db: Path) -> None:
@@ -742,18 +772,39 @@ async def test_progress_is_shown_while_the_step_runs(db: Path, tmp_path: Path) -
     assert [step.progress for step in after] == [None] * 5
 
 
-@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan"), float("inf"), 2, "x" * 1_001])
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan"), float("inf"), 2, 10**400, "x" * 1_001])
 async def test_a_progress_that_there_cannot_be_is_a_value_error(wrong: Any) -> None:
     """A fraction is from 0 to 1, a text has at most 1,000 characters."""
-    with pytest.raises(ValueError, match="progress"):
+    with pytest.raises(ValueError, match="progress") as raised:
         StepContext("r", "flow", "r/step", "step", 1).progress(wrong)
+    assert len(str(raised.value)) < 150
 
 
-@pytest.mark.parametrize("wrong", [None, True, b"x", [0.5]])
+@pytest.mark.parametrize("wrong", [None, True, b"x", [0.5] * 1_000])
 async def test_a_progress_of_another_type_is_a_type_error(wrong: Any) -> None:
     """A number or a text."""
-    with pytest.raises(TypeError, match="progress"):
+    with pytest.raises(TypeError, match="progress") as raised:
         StepContext("r", "flow", "r/step", "step", 1).progress(wrong)
+    assert len(str(raised.value)) < 200
+
+
+async def test_a_refused_progress_of_a_run_is_not_quoted_whole() -> None:
+    """Its beginning tells which one it is."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> str:
+        try:
+            workflow.progress("half of it " * 100)
+        except ValueError as refused:
+            return str(refused)
+        return ""
+
+    async with pikku.open(":memory:") as engine:
+        said = await engine.run(flow, run_id="r")
+    assert said.startswith("progress('half of it half")
+    assert said.endswith("...) of run 'r': progress(text): 1,100 characters are more than 1,000")
+    assert len(said) < 200
 
 
 async def test_the_hook_for_progress_hears_the_latest_once_a_turn(db: Path) -> None:

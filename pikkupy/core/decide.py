@@ -28,8 +28,8 @@ def mismatch(recorded: StepRow | None, asked: StepCall) -> str | None:
 def not_asked_for(history: History, reached: int, instead: str, *, waits: bool) -> str | None:
     """Why code that made only `reached` durable calls does not fit `history`, in words; None if it does.
 
-    `instead` says what it waits for, or how it has ended. Code that waits may ask for more later, but the record has it
-    before.
+    `instead` says what it waits for and where, or how it has ended. Code that waits may ask for more later, but the
+    record has it before.
     """
     missing = [row for position, row in sorted(history.steps.items()) if position >= reached]
     if not missing:

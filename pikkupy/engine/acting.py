@@ -220,6 +220,8 @@ async def fork(
     workflow: WorkflowFunction[Any, Any] = host.registry.find_workflow(source.workflow)
     text = None if data is None else encoded_input(host, workflow, data)
     new_id = host.ids.uuid7(host.now_us()) if new_run_id is None else new_run_id
+    active = residents.resident(source.number)  # is looked at before the file: what it has then is in the one or other
+    under_way = {} if active is None else {step.name: step.position for step in active.live_rows()}
     recorded = await host.journal.recorded(source.number)
     if recorded is None:
         raise not_found(run_id)
@@ -231,7 +233,9 @@ async def fork(
     approvals = set[str]()
     if overrides or signals:
         approvals = await in_callback(host.loop, partial(residents.approvals_of, recorded))
-    changes = again.fork(recorded, attempts, signals, at, overrides, row, host.values, host.registry, approvals)
+    changes = again.fork(
+        recorded, attempts, signals, at, overrides, row, host.values, host.registry, approvals, under_way
+    )
     if overrides:
         unfit = await in_callback(host.loop, partial(residents.examine, again.forked(recorded, row, changes)))
         if unfit is not None and unfit.position is None:

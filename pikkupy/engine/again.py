@@ -148,13 +148,15 @@ def fork(
     values: Values,
     registry: Registry,
     approvals: Set[str],
+    under_way: Mapping[str, int],
 ) -> list[Change]:
     """What makes `run`, a new row, begin with the history that the recorded run has before its step `at`.
 
-    `approvals` are the names of the decisions that it has asked for; of use for overrides and signals. Raises
-    `BadValue` for names of steps that there are not, and `PayloadError` for an override that cannot be kept.
+    `approvals` are the names of the decisions that it has asked for; of use for overrides and signals. `under_way` are
+    positions by name of steps that may have no row yet. Raises `BadValue` for names of steps that there are not, and
+    `PayloadError` for an override that cannot be kept.
     """
-    positions = {step.name: step.position for step in recorded.steps}
+    positions = {**under_way, **{step.name: step.position for step in recorded.steps}}
     if at not in positions:
         raise BadValue(
             f"fork of run {recorded.run.run_id!r}: at={at!r} is no step of it; its steps are {some(positions)}"

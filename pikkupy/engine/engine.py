@@ -542,7 +542,7 @@ class Engine:
             if row.status in FINAL_RUNS:
                 return self._outcome(host, run_id, row.workflow, row)
             if limit_us is not None:
-                timer = _time_out(host, end, run_id, limit_us)
+                timer = _time_out(host, residents, end, row, limit_us)
             return self._outcome(host, run_id, row.workflow, await end)
         finally:
             residents.wait_no_more(run_id, end)
@@ -602,14 +602,27 @@ def _not_open() -> EngineClosed:
     return EngineClosed("the engine is not open: use `async with pikku.open(...) as engine:`")
 
 
-def _time_out(host: Host, end: asyncio.Future[RunMove], run_id: str, limit_us: int) -> Timer | None:
-    """Let `end` raise `TimeoutError` after `limit_us`."""
-    error = TimeoutError(f"run {run_id!r} has not ended within {limit_us / 1e6:g} s; it goes on")
-    if limit_us == 0:
-        raise error
+def _time_out(
+    host: Host, residents: Residents, end: asyncio.Future[RunMove], row: RunRow, limit_us: int
+) -> Timer | None:
+    """Let `end` raise a `TimeoutError` after `limit_us` that says how the run stands then; `row`: how it does now."""
+
+    def error(found: RunRow | None) -> TimeoutError:
+        how = residents.active.get(row.run_id) or found or row
+        stands = "it goes on" if how.status is RunStatus.RUNNING else f"it is {how.status}"
+        why = f": {how.reason}" if how.status is RunStatus.SUSPENDED and how.reason else ""
+        return TimeoutError(f"run {row.run_id!r} has not ended within {limit_us / 1e6:g} s; {stands}{why}")
+
+    def tell(found: RunRow | None) -> None:
+        if not end.done():
+            end.set_exception(error(found))
 
     def expire() -> None:
-        if not end.done():
-            end.set_exception(error)
+        if row.run_id in residents.active:
+            tell(None)
+        else:  # it may have been suspended meanwhile
+            residents.ask_for(row.run_id, tell)
 
+    if limit_us == 0:
+        raise error(row)
     return host.timers.call_at(host.now_us() + limit_us, expire)

@@ -3,7 +3,8 @@
 A run's events are numbered by what is recorded of it: how many places of its history are taken, and how many steps it
 has reached. Each event raises one of the two, so a number says exactly what a reader has seen, in this life and in the
 next; nothing is written for it. Changed code that is accepted takes a place, and from there on steps count anew from
-the first that was set aside. Only a suspension by the engine, progress and the end raise neither, and are told again
+the first that was set aside. Before a delayed run begins signals can come, and the engine can suspend it: a bit of its
+numbers says that it has begun. Only a suspension by the engine, progress and the end change nothing, and are told again
 to a reader that goes on there.
 """
 
@@ -39,12 +40,14 @@ from pikkupy.core.model import (
 from pikkupy.engine.live import only_attempt
 from pikkupy.errors import BadType, BadValue, EventsLost
 from pikkupy.moments import moment
+from pikkupy.names import without_ordinal
 from pikkupy.progress import Progress
 
 KEPT = 10_000  # events of an engine that a reader can go back to, once one has listened
 TURN = 200  # events of the past that a reader makes in one turn of the loop
 BEHIND = 10_000  # events that a reader may be behind before they are read anew, or lost
-REACHED = 32  # bits of a number that count steps
+REACHED = 32  # bits of a number that count steps, but for the first
+BEGUN = 1 << REACHED - 1  # that first one: a delayed run has begun
 EPOCH = 40  # bits of a number of an engine's event that count within one life
 
 
@@ -97,6 +100,7 @@ class _Told(msgspec.Struct, frozen=True, gc=False):
     place: int = 0  # in the run's history, from 1
     position: int = -1  # of a step that was reached, from 0
     near: int = LAST  # position of the step that it is about
+    delayed: bool = False  # it is the beginning of a delayed run
 
 
 class Hub:
@@ -279,8 +283,10 @@ class RunEvents(_Reader, AsyncIterator[Event]):
         self._look = look  # at the run up to now, from places and steps on
         self._past: Iterator[_Told] = iter(())  # made as it is read
         self._made = 0
-        self._began = after is not None
-        self._place, self._reached = divmod(after or 0, 1 << REACHED)
+        self._goes_on = after is not None
+        self._place, steps = divmod(after or 0, 1 << REACHED)
+        self._begun, self._reached = steps & BEGUN, steps & ~BEGUN
+        self._began = steps > 0  # surely; if the run was not delayed, whoever goes on has seen it begin
         self._number: int | None = None
         self._over = False
 
@@ -333,16 +339,17 @@ class RunEvents(_Reader, AsyncIterator[Event]):
                 return None
             self._reached = told.position + 1
         elif event.kind is EventKind.RUN_STARTED:
-            if self._began:
+            if self._began or (self._goes_on and not told.delayed):
                 return None
             self._began = True
+            self._begun = BEGUN if told.delayed else 0
         elif event.kind is EventKind.RUN_ENDED:
             self._over = True
             self.behind.clear()
             self._past = iter(())
             if self._number is not None:
                 self._hub.remove_of_run(self, self._number)
-        return structs.replace(event, seq=(self._place << REACHED) + self._reached)
+        return structs.replace(event, seq=(self._place << REACHED) + self._begun + self._reached)
 
 
 class _FailedAttempt(msgspec.Struct, frozen=True, gc=False):
@@ -355,12 +362,16 @@ class _FailedAttempt(msgspec.Struct, frozen=True, gc=False):
 def _events_of(past: Past) -> Iterator[_Told]:
     """The events of a run as far as they are recorded, in the order of their times, each counter in its own order."""
     run = past.run
-    if past.begun:
-        yield _started(run)
     placed = _placed(past)
     placed.sort(key=attrgetter("seq"))
     waiting = deque(placed)
     told = _of_place(run, waiting.popleft()) if waiting else None
+    if past.begun:
+        started = _started(run)
+        while started.delayed and told is not None and _came_early(told, started):
+            yield told
+            told = _of_place(run, waiting.popleft()) if waiting else None
+        yield started
     cuts = [row for row in placed if isinstance(row, SignalRow) and row.name == CODE_ACCEPTED]
     for row in past.steps:
         reached = _reached(run, row)
@@ -415,6 +426,13 @@ def _waking_after(failed: AttemptRow, step: StepRow | None) -> int | None:
     return step.wake_at if is_latest or step.attempts == failed.attempt + 1 else None
 
 
+def _came_early(told: _Told, started: _Told) -> bool:
+    """Whether it is a signal that was sent before the run began."""
+    if told.event is None or started.event is None:
+        return False
+    return told.event.kind is EventKind.SIGNAL and told.event.at < started.event.at
+
+
 def _was_before(told: _Told, reached: _Told) -> bool:
     """Whether it happened before a step was reached. Of one moment what is recorded of earlier steps is the cause."""
     if told.event is None or reached.event is None:
@@ -431,7 +449,8 @@ def _told(
 
 
 def _started(run: RunRow) -> _Told:
-    return _told(run, EventKind.RUN_STARTED, max(run.starts_at, run.created_at))  # a fork is younger than its start
+    told = _told(run, EventKind.RUN_STARTED, max(run.starts_at, run.created_at))  # a fork is younger than its start
+    return structs.replace(told, delayed=run.starts_at > run.created_at)
 
 
 def _reached(run: RunRow, row: StepRow) -> _Told:
@@ -440,7 +459,7 @@ def _reached(run: RunRow, row: StepRow) -> _Told:
     if row.kind is StepKind.SLEEP and row.wake_at is not None:
         kind, facts["wake_at"] = EventKind.SLEEPING, moment(row.wake_at)
     elif row.kind is StepKind.SUSPEND:
-        kind, facts["reason"] = EventKind.SUSPENDED, row.name
+        kind, facts["reason"] = EventKind.SUSPENDED, without_ordinal(row.name)  # as `Run.reason` has it
     return _told(run, kind, row.started_at or run.starts_at, **facts)
 
 

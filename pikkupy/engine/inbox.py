@@ -28,10 +28,10 @@ class Inbox:
         """No step waits for it: keep it for one that will."""
         self._kept.setdefault(row.name, deque()).append(row)
 
-    def take(self, name: str) -> SignalRow | None:
-        """The oldest signal of that name, which is the caller's now."""
+    def take(self, name: str, before: int | None) -> SignalRow | None:
+        """The oldest signal of that name, which is the caller's now; None if it was not sent `before` that time."""
         kept = self._kept.get(name)
-        return kept.popleft() if kept else None
+        return kept.popleft() if kept and (before is None or kept[0].sent_at < before) else None
 
     def wait(self, step: LiveStep) -> None:
         """The step waits for a signal, or for a decision."""

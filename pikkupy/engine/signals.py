@@ -22,7 +22,7 @@ from pikkupy.store import Done
 def wait(run: Resident, step: LiveStep) -> None:
     """Give the step the oldest signal of its name that nobody has taken, or let it wait for one."""
     call = step.call
-    while (kept := run.inbox.take(call.body)) is not None:
+    while (kept := run.inbox.take(call.body, step.wake_at)) is not None:
         outcome = _outcome_of(run, call, kept.payload or "null")
         taken = SignalTaken(run=kept.run, seq=kept.seq, position=call.position)
         if isinstance(outcome, Succeeded) or not call.approval:
@@ -52,7 +52,7 @@ def send(run: Resident, name: str, text: str, done: Done) -> None:
 
     Raises `PayloadError` for a decision that does not fit, and `RunStateError` for one that comes too late.
     """
-    step = run.inbox.first(name)
+    step = _first(run, name)
     if step is None and name in run.approvals:
         raise RunStateError(
             f"run {run.run.run_id!r} does not wait for a decision {name!r}: it was made before, or has expired"
@@ -74,8 +74,13 @@ def send(run: Resident, name: str, text: str, done: Done) -> None:
 
 def decide(run: Resident, name: str, decision: object, decided_by: str | None, done: Done) -> None:
     """Make a decision that the run waits for. Raises as `send` does."""
-    step = run.inbox.first(name)
-    if step is None or not step.call.approval:
+    step = _first(run, name)
+    if step is not None and not step.call.approval:
+        raise RunStateError(
+            f"run {run.run.run_id!r} waits for a signal {name!r} first (`wait_for_signal`), which is no decision: "
+            "send it with `signal`"
+        )
+    if step is None:
         asked = [repr(step.call.body) for step in run.steps.values() if step.call.approval]
         raise RunStateError(
             f"run {run.run.run_id!r} does not wait for a decision {name!r}: it was made before, has expired, or was "
@@ -86,6 +91,19 @@ def decide(run: Resident, name: str, decision: object, decided_by: str | None, d
     now_us, position = run.host.now_us(), step.call.position
     row = SignalRow(run=run.run.number, seq=run.next_seq(), name=name, payload=None, sent_at=now_us, position=position)
     _take(run, step, Succeeded(text), row, partial(_is_on_disk, run, row, done))
+
+
+def _first(run: Resident, name: str) -> LiveStep | None:
+    """The step that has waited longest for that name, and in time: those that are overdue time out first.
+
+    Their timers may not have been called yet, after the loop was blocked or while the run was in the file.
+    """
+    now_us = run.host.now_us()
+    while (step := run.inbox.first(name)) is not None and step.wake_at is not None and step.wake_at <= now_us:
+        if step.timer is not None:
+            step.timer.cancel()
+        _timed_out(run, step)
+    return step
 
 
 def _take(

@@ -345,11 +345,14 @@ class Execution:
         return commands
 
     def _waits_for(self) -> str:
-        """What the run waits for, in words."""
+        """What the run waits for, in words, and where its body stands."""
         if self.open:
-            first = self.open[min(self.open)].call.described()
-            return f"{first} and {len(self.open) - 1} more" if len(self.open) > 1 else first
-        return "an asyncio timer" if self.loop.waits_for_timer else "nothing that a step can bring about"
+            what = self.open[min(self.open)].call.described()
+            what += f" and {len(self.open) - 1} more" if len(self.open) > 1 else ""
+        else:
+            what = "an asyncio timer" if self.loop.waits_for_timer else "nothing that a step can bring about"
+        place = self.loop.main_place()
+        return f"{what} at {place}" if place else what
 
     def _misuse(self, what: str) -> str:
         run = f"run {self.run.run_id!r}"

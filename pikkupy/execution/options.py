@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict
 
@@ -27,7 +28,8 @@ class StepOptions(TypedDict, total=False):
     jitter: float
     """Each wait is lengthened by a random part of up to this fraction of it, 0.0 to 1.0; default 0.0."""
     retry_if: Callable[[BaseException], object]
-    """Called with the error of a failed attempt that has retries left; a false answer ends the retries."""
+    """A plain function, called with the error of a failed attempt that has retries left; a false answer ends the
+    retries."""
     timeout: Duration | None
     """Limit of one attempt, counted from the start of its body; default none. An inline callable that does not await
     cannot be stopped: its attempt fails when it returns."""
@@ -83,7 +85,15 @@ def _jitter(jitter: object) -> float:
 def _callable(retry_if: Any) -> Callable[[BaseException], object] | None:
     if retry_if is not None and not callable(retry_if):
         raise BadType(f"retry_if={retry_if!r}: use a function that takes the exception")
+    if _is_async(retry_if) or _is_async(type(retry_if).__call__):
+        raise BadType(
+            f"retry_if={retry_if!r}: it is async, and what it returns would always count as true; use a `def`"
+        )
     return retry_if  # type: ignore[no-any-return]
+
+
+def _is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _check_description(description: object) -> None:

@@ -23,7 +23,7 @@ from pikkupy.execution.options import StepOptions, policy_of
 from pikkupy.failures import describe
 from pikkupy.log import Logger
 from pikkupy.moments import checked_us, moment
-from pikkupy.names import check_name, check_step_name
+from pikkupy.names import check_name, check_step_name, short
 from pikkupy.progress import Progress, check_progress
 from pikkupy.registry import Function, Registry, WorkflowFunction, inline_result_type
 from pikkupy.run_loop import Unwind
@@ -302,7 +302,7 @@ class Workflow:
 
     def _placed(self, call: str, step_name: object, error: Exception) -> Exception:
         """The error of a bad call, with the step and the run that it was made in."""
-        return type(error)(f"{call}({step_name!r}) of run {self.run_id!r}: {error}")
+        return type(error)(f"{call}({short(step_name)}) of run {self.run_id!r}: {error}")
 
     def _unregistered_step(self, name: str, target: str, policy: Policy, result_type: Any) -> Future[Any]:
         """A step whose function is gone: a replay that has its outcome does not need it."""

@@ -470,6 +470,30 @@ async def test_a_fork_of_concurrent_steps_executes_only_what_is_not_shared() -> 
         assert app.effects == ["fast", "last"]
 
 
+async def test_a_fork_from_a_step_that_has_just_begun() -> None:
+    """`engine.steps` shows it, so it can be named, before it has a row in the file."""
+    app = App()
+    begun = asyncio.Event()
+
+    async def hold() -> str:
+        app.effects.append("held")
+        begun.set()
+        await asyncio.sleep(60 if len(app.effects) == 2 else 0)
+        return "held"
+
+    async def body(workflow: Workflow) -> list[Any]:
+        return [await workflow.do("first", app.step("first")), await workflow.do("hold", hold)]
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+        await begun.wait()
+        assert [(step.name, step.status) for step in await engine.steps("r")][1] == ("hold", "running")
+        forked = await engine.fork("r", at="hold")
+        assert await forked.result(timeout="900d") == ["first", "held"]
+        assert app.effects == ["first", "held", "held"]
+        await engine.cancel("r", "enough")
+
+
 async def test_a_fork_that_cannot_be_is_refused() -> None:
     """Before anything is written: names the step, what there is, and the id."""
     app = App()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -315,6 +315,29 @@ def waits() -> dict[str, tuple[Any, str]]:
     async def waits_for_nothing(workflow: Workflow) -> None:
         await asyncio.Event().wait()
 
+    async def waits_deep_inside(workflow: Workflow) -> None:
+        async def inner() -> None:
+            async with asyncio.timeout(None):
+                await asyncio.gather(workflow.do("a", lambda: 1))
+
+        @asynccontextmanager
+        async def around() -> AsyncIterator[None]:
+            await inner()
+            yield
+
+        async with around():
+            pass
+
+    class Later:
+        def __init__(self, workflow: Workflow) -> None:
+            self.workflow = workflow
+
+        def __await__(self) -> Generator[Any, None, None]:
+            yield from self.workflow.do("a", lambda: 1).__await__()
+
+    async def waits_for_an_object(workflow: Workflow) -> None:
+        await Later(workflow)
+
     async def ends(workflow: Workflow) -> None:
         return
 
@@ -325,15 +348,36 @@ def waits() -> dict[str, tuple[Any, str]]:
         workflow.cancel("new rule")
 
     no_longer = "which the code no longer asks for (and 2 more)"
-    line = f"{__file__}:{breaks.__code__.co_firstlineno + 1}"
+
+    def line(code: Any, after: int = 1) -> str:
+        return f"{__file__}:{code.__code__.co_firstlineno + after}"
+
     b, all_three = "step 1: recorded 'b' (inline)", "step 0: recorded 'a' (inline)"
     return {
-        "one after the other": (one_after_the_other, f"{b}, {asked} (and 1 more); it waits for 'a' (inline)"),
+        "one after the other": (
+            one_after_the_other,
+            f"{b}, {asked} (and 1 more); it waits for 'a' (inline) at {line(one_after_the_other)}",
+        ),
         "waits for two": (waits_for_two, "step 1: recorded 'b' (inline), asked for 'nap' (sleep) at "),
-        "waits for a timer": (waits_for_a_timer, f"{all_three}, {asked} (and 2 more); it waits for an asyncio timer"),
-        "waits for nothing": (waits_for_nothing, f"{all_three}, {asked} (and 2 more); it waits for nothing that"),
+        "waits for a timer": (
+            waits_for_a_timer,
+            f"{all_three}, {asked} (and 2 more); it waits for an asyncio timer at {line(waits_for_a_timer)}",
+        ),
+        "waits for nothing": (
+            waits_for_nothing,
+            f"{all_three}, {asked} (and 2 more); it waits for nothing that a step can bring about at "
+            + line(waits_for_nothing),
+        ),
+        "waits deep inside": (
+            waits_deep_inside,
+            f"{b}, {asked} (and 1 more); it waits for 'a' (inline) at {line(waits_deep_inside, 10)}",
+        ),
+        "waits for an object": (
+            waits_for_an_object,
+            f"{b}, {asked} (and 1 more); it waits for 'a' (inline) at {line(Later.__await__)}",
+        ),
         "ends": (ends, f"{all_three}, {no_longer}; it returned"),
-        "breaks": (breaks, f"{all_three}, {no_longer}; it raised ValueError at {line}: bug in the new code"),
+        "breaks": (breaks, f"{all_three}, {no_longer}; it raised ValueError at {line(breaks)}: bug in the new code"),
         "gives up": (gives_up, f"{all_three}, {no_longer}; it cancelled the run: new rule"),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,29 @@ async def test_retry_if_gets_the_exception_that_was_raised() -> None:
 
     assert seen[0] is error
     assert isinstance(seen[2], TimeoutError)
+
+
+class AsyncPredicate:
+    async def __call__(self, error: BaseException) -> bool:
+        return False
+
+
+async def never(error: BaseException) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("retry_if", [never, partial(never), AsyncPredicate(), AsyncPredicate().__call__])
+async def test_an_async_retry_if_is_refused_in_the_call(retry_if: Any) -> None:
+    """Nobody would await its answer, so it would always count as true."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        with pytest.raises(TypeError, match=r"retry_if=.*it is async"):
+            workflow.do("step", lambda: 1 / 0, retries=1, retry_if=retry_if)
+
+    async with pikku.open(":memory:") as engine:
+        await engine.run(flow)
 
 
 @pytest.mark.parametrize("raised", [SystemExit, asyncio.CancelledError, KeyboardInterrupt])

@@ -26,6 +26,7 @@ from pikkupy import (
     Workflow,
 )
 from pikkupy.testing import VirtualClock
+from tests.contract.waiting import BOTH
 
 
 class Order(msgspec.Struct):
@@ -449,6 +450,35 @@ async def test_a_look_at_the_result_does_not_wait() -> None:
             await asyncio.wait_for(handle.result(timeout=0), 5)
         await engine.run("echo", 3, run_id="r")
         assert await (await engine.handle("r")).result(timeout=0) == 3
+
+
+@pytest.mark.parametrize("settings", BOTH, ids=["in memory", "in the file"])
+@pytest.mark.parametrize("timeout", [0, "1h"])
+async def test_who_waits_in_vain_is_told_how_the_run_stands(timeout: Any, settings: dict[str, Any]) -> None:
+    """C133: it goes on, or is suspended, with its reason; as it is then, and not when the wait began."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow, data: str) -> None:
+        await workflow.sleep("nap", data)
+        await workflow.suspend("check the books")
+
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock, **settings) as engine:
+        running, shut = [await engine.start(flow, nap, run_id=nap) for nap in ("1d", "1min")]
+        if not timeout:
+            await clock.advance("1min")
+        waits = [asyncio.ensure_future(run.result(timeout=timeout)) for run in (running, shut)]
+        await clock.advance("1min")
+        while not all(wait.done() for wait in waits):
+            await clock.advance("1h")  # the time of a wait counts from its look at the file
+        told = [str(error) for error in await asyncio.gather(*waits, return_exceptions=True)]
+
+    limit = "3600 s" if timeout else "0 s"
+    assert told == [
+        f"run '1d' has not ended within {limit}; it goes on",
+        f"run '1min' has not ended within {limit}; it is suspended: check the books",
+    ]
 
 
 async def test_every_call_on_a_closed_engine_says_so() -> None:

@@ -429,6 +429,64 @@ async def test_a_late_decision_is_refused(settings: dict[str, Any]) -> None:
 
 
 @each_way
+@pytest.mark.parametrize("by", ["approve", "signal"])
+async def test_a_decision_after_the_time_is_late_though_the_loop_was_blocked(by: str, settings: dict[str, Any]) -> None:
+    """The deadline has passed, and its timer was not called yet: the time-out comes first, in memory as in the file."""
+    async with opened(approving, settings) as (engine, clock):
+        clock._now_us += 86_400_000_000
+        late = engine.approve("r", "refund", Payment(6)) if by == "approve" else engine.signal("r", "refund", 6)
+        with pytest.raises(RunStateError, match="has expired"):
+            await late
+        assert await result(engine) == ["expired", False]
+
+
+@each_way
+async def test_a_signal_after_the_time_is_for_the_next_though_the_loop_was_blocked(settings: dict[str, Any]) -> None:
+    """The wait that is overdue times out; the next one in the queue takes it, or the next one of that name."""
+
+    async def body(workflow: Workflow) -> list[object]:
+        async def wait(timeout: str | None) -> object:
+            try:
+                return await workflow.wait_for_signal("go", int, timeout=timeout)
+            except SignalTimeout:
+                return "late"
+
+        both = await asyncio.gather(wait("1h"), wait("3h"))
+        return [*both, await wait("1h"), await wait(None)]
+
+    async with opened(body, settings) as (engine, clock):
+        clock._now_us += 2 * 3_600_000_000
+        await engine.signal("r", "go", 1)
+        await clock.advance(0)
+        clock._now_us += 2 * 3_600_000_000
+        await engine.signal("r", "go", 2)
+        assert await result(engine) == ["late", 1, "late", 2]
+
+
+async def test_a_signal_for_a_run_without_its_workflow_counts_by_when_it_was_sent(db: Path) -> None:
+    """What came in time is taken, though the deadline is over when the run goes on; what came later is not."""
+
+    async def body(workflow: Workflow) -> object:
+        try:
+            return await workflow.wait_for_signal("go", int, timeout="1h")
+        except SignalTimeout:
+            return "late", await workflow.wait_for_signal("go", int)
+
+    for number, (after, expected) in enumerate([("59min", 7), ("1h", ("late", 7))]):
+        path, clock = db.with_name(f"{number}.db"), VirtualClock()
+        async with opened(body, {}, path, clock):
+            pass
+        async with Pikku().open(path, clock=clock) as engine:
+            await clock.advance(after)
+            await engine.signal("r", "go", 7)
+        await clock.advance("1d")
+        pikku = Pikku()
+        pikku.workflow(name="flow")(body)
+        async with pikku.open(path, clock=clock) as engine:
+            assert await result(engine) == expected
+
+
+@each_way
 async def test_a_decision_before_it_is_asked_for(settings: dict[str, Any]) -> None:
     """`approve` is refused, for there is no type to check it by; a signal is kept, and counts only if it fits."""
 
@@ -443,6 +501,20 @@ async def test_a_decision_before_it_is_asked_for(settings: dict[str, Any]) -> No
         await engine.signal("r", "refund", {"amount": 3})
         await clock.advance("1h")
         assert await result(engine) == [3, None, True]
+
+
+async def test_a_plain_wait_of_the_same_name_comes_before_a_decision() -> None:
+    """Who decides is told so, and not that the run waits for that decision; then the signal, and the decision."""
+
+    async def body(workflow: Workflow) -> list[Any]:
+        return await asyncio.gather(workflow.wait_for_signal("go", int), workflow.approval("go", bool))
+
+    async with opened(body, {}) as (engine, _):
+        with pytest.raises(RunStateError, match=r"run 'r' waits for a signal 'go' first.*wait_for_signal"):
+            await engine.approve("r", "go", True)
+        await engine.signal("r", "go", 5)
+        await engine.approve("r", "go", True)
+        assert await result(engine) == [5, Decided(True)]
 
 
 async def test_who_has_decided_is_a_text() -> None:

@@ -319,8 +319,8 @@ DEFECTS = (
     Defect(
         "the last signal first",
         "engine/inbox.py",
-        "return kept.popleft() if kept else None",
-        "return kept.pop() if kept else None",
+        "return kept.popleft() if kept and",
+        "return kept.pop() if kept and",
         "contract/test_signals.py",
     ),
     Defect(
