@@ -47,7 +47,8 @@ class StepKind(StrEnum):
 class ParkedFor(StrEnum):
     """Why the engine itself has suspended a run; a run that its own `suspend` holds has none."""
 
-    CODE = "code"  # the code does not fit the record, or is missing: each open tries again
+    CODE = "code"  # the code does not fit the record, or a step's function is missing: each open tries again
+    WORKFLOW = "workflow"  # its workflow is missing: it goes on at an open that has it
     CRASHES = "crashes"  # an attempt of it was cut off too often: only `resume` tries again
 
 

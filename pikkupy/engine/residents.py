@@ -178,10 +178,7 @@ class Residents:
     @staticmethod
     def _is_waiting(recorded: Recorded) -> bool:
         run = recorded.run
-        # Of those that are parked the ones without their workflow wait in the file, too.
-        return run.status not in FINAL_RUNS and (
-            run.parked is None or (run.parked is ParkedFor.CODE and run.wakes_at is not None)
-        )
+        return run.status not in FINAL_RUNS and run.parked in (None, ParkedFor.WORKFLOW)
 
     async def load(self, number: int) -> ActiveRun | None:
         """Bring a run that the caller holds into memory; None if it has ended, is parked or has not begun.
@@ -636,7 +633,7 @@ def _is_left(recorded: Recorded) -> bool:
 
 
 def _missing(error: WorkflowNotFound) -> Parked:
-    return Parked(f"WorkflowNotFound: {error}; the run goes on at the next open that has it")
+    return Parked(f"WorkflowNotFound: {error}; the run goes on at the next open that has it", ParkedFor.WORKFLOW)
 
 
 def _run_logger(execution: Execution) -> Logger:

@@ -190,7 +190,7 @@ WHERE workflow = :workflow AND status = :status AND number > :after ORDER BY num
 -- name: suspended_in_file
 -- The numbers of a chunk of the runs of one workflow that were suspended because it was gone, and wait in the file.
 SELECT number FROM pikkupy_runs INDEXED BY pikkupy_runs_suspended_in_file
-WHERE wakes_at IS NOT NULL AND parked = 'code' AND workflow = :workflow AND number > :after ORDER BY number LIMIT :limit;
+WHERE wakes_at IS NOT NULL AND parked = 'workflow' AND workflow = :workflow AND number > :after ORDER BY number LIMIT :limit;
 
 -- name: run_ids
 -- The ids of the runs of a JSON list of numbers.

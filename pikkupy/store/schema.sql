@@ -33,7 +33,7 @@ CREATE TABLE pikkupy_runs (
     ended_at INTEGER,                                      -- µs
     starts_at INTEGER NOT NULL,                            -- µs, when its body begins
     wakes_at INTEGER,                                      -- µs, when it has to be in memory; NULL: it has work, or has ended
-    parked TEXT,                                           -- why the engine itself has suspended it: code, crashes
+    parked TEXT,                                           -- why the engine itself has suspended it: code, workflow, crashes
     parent INTEGER REFERENCES pikkupy_runs (number),       -- the run whose step it is; they are deleted together
     parent_position INTEGER,                               -- of that step; negative once it was set aside
     parent_attempt INTEGER,                                -- of that step
@@ -52,7 +52,7 @@ CREATE TABLE pikkupy_runs (
         WHEN 'cancelled' THEN output IS NULL AND error IS NULL AND ended_at IS NOT NULL
         ELSE FALSE
     END),
-    CONSTRAINT parked_run CHECK (parked IS NULL OR (parked IN ('code', 'crashes') AND status = 'suspended')),
+    CONSTRAINT parked_run CHECK (parked IS NULL OR (parked IN ('code', 'workflow', 'crashes') AND status = 'suspended')),
     CONSTRAINT ended_run_wakes_no_more CHECK (wakes_at IS NULL OR ended_at IS NULL),
     CONSTRAINT child_of_a_step CHECK ((parent IS NULL) = (parent_position IS NULL) AND (parent IS NULL) = (parent_attempt IS NULL))
 ) STRICT;
@@ -69,7 +69,7 @@ CREATE INDEX pikkupy_runs_awake ON pikkupy_runs (number) WHERE wakes_at IS NULL 
 -- Serves `due_runs` and `next_waking`: what has to come into memory. Holds runs alone that wait in the file.
 CREATE INDEX pikkupy_runs_waking ON pikkupy_runs (wakes_at) WHERE wakes_at IS NOT NULL;
 -- Serves `suspended_in_file`: what goes on at an open that has its workflow again. Mostly empty.
-CREATE INDEX pikkupy_runs_suspended_in_file ON pikkupy_runs (workflow, number) WHERE wakes_at IS NOT NULL AND parked = 'code';
+CREATE INDEX pikkupy_runs_suspended_in_file ON pikkupy_runs (workflow, number) WHERE wakes_at IS NOT NULL AND parked = 'workflow';
 -- Serves `children` and the deletion of a run with its children.
 CREATE INDEX pikkupy_runs_children ON pikkupy_runs (parent, parent_position, parent_attempt) WHERE parent IS NOT NULL;
 

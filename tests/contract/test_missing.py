@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,37 @@ async def test_many_do_not_hold_up_open_and_none_is_forgotten(db: Path, monkeypa
         await shop.clock.advance("10d")
         assert await engine.counts() == {"flow": {"completed": 1_200}}
     assert sorted(shop.did) == sorted(ids)
+
+
+async def test_the_end_of_a_child_brings_back_a_parent_that_is_not_yet_seen_to(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I9: its end finds the parent suspended in the file, and its workflow there again."""
+    clock = VirtualClock()
+
+    async def parent(workflow: Workflow) -> str:
+        return str(await workflow.do("part", "child"))
+
+    async def child(workflow: Workflow) -> str:
+        await workflow.sleep("nap", "10d")
+        return "done"
+
+    def release(*, whole: bool) -> AbstractAsyncContextManager[Engine]:
+        pikku = Pikku()
+        pikku.workflow(child)
+        if whole:
+            pikku.workflow(parent)
+        return pikku.open(db, clock=clock, **IN_FILE)
+
+    async def see_to_nothing(*_: object) -> None:
+        """It is the last of very many."""
+
+    async with release(whole=True) as engine:
+        await engine.start("parent", run_id="r")
+        await clock.advance(0)
+    async with release(whole=False) as engine:
+        assert (await stand(engine))[0] == "suspended"
+    monkeypatch.setattr(engine_module, "see_to_missing", see_to_nothing)
+    async with release(whole=True) as engine:
+        await clock.advance("10d")
+        assert (await engine.get_run("r")).output == "done"
