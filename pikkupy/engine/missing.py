@@ -12,6 +12,7 @@ from pikkupy.core.model import RunStatus
 from pikkupy.engine.host import Host
 from pikkupy.engine.residents import Residents
 from pikkupy.engine.waker import CHUNK
+from pikkupy.failures import storable
 from pikkupy.registry import WorkflowFunction
 
 AT_ONCE = 1_000  # runs that are seen to before `open` returns; the others follow while the engine works
@@ -35,6 +36,8 @@ async def see_to_missing(host: Host, residents: Residents) -> None:
 
 
 def _places(host: Host, workflow: str) -> list[_Place]:
+    if storable(workflow) != workflow:
+        return []  # no text, so the row is damaged
     if isinstance(host.registry.find(workflow), WorkflowFunction):
         return [_Place(workflow, None)]
     return [_Place(workflow, RunStatus.RUNNING), _Place(workflow, RunStatus.SUSPENDED)]
