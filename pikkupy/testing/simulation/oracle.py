@@ -110,7 +110,9 @@ class Oracle:
 
     def asks(self, run_id: str, position: int | None, node: Leaf) -> None:
         """A workflow asks for a step: a sleep counts from the first time."""
-        if isinstance(node, Sleep) and position is not None and not self._is_known(run_id, position):
+        if not isinstance(node, Sleep) or position is None or (run_id, position) in self._asked_at:
+            return  # it was asked for before; it may be a look at what the run would do, before that is on disk
+        if not self._is_known(run_id, position):
             self._asked_at[run_id, position] = Known(self._disk.commits, (self._now_us(), self._clock.jumps))
 
     def saw(self, cursor: Cursor, position: int | None, node: Leaf, what: str, *, remembers: bool) -> None:
@@ -304,7 +306,9 @@ class Oracle:
         self.finals = {run_id: known for run_id, known in self.finals.items() if known.commits <= commits}
         self._begun = {key: known for key, known in self._begun.items() if known.commits <= commits}
         self._failed_at = {key: known for key, known in self._failed_at.items() if known.commits <= commits}
-        self._asked_at = {key: known for key, known in self._asked_at.items() if known.commits <= commits}
+        self._asked_at = {
+            key: known for key, known in self._asked_at.items() if known.commits <= commits and self._is_known(*key)
+        }
 
     def check_forked(self, source: str, fork: str, position: int, overrides: dict[str, Any]) -> None:
         """What a fork shares with the run that it was made from is the same, but for the overrides."""
