@@ -11,6 +11,7 @@ an engine, which starts the process too.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -135,6 +136,8 @@ async def with_executor(setting: Setting, path: Path) -> None:
 
 async def with_anyio(setting: Setting, path: Path) -> None:
     """`anyio.to_process` and a commit."""
+    # Its processes are killed when the loop ends; asyncio of CPython 3.12 warns that it did not see how.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     await by_hands(setting, path, lambda number: anyio.to_process.run_sync(by_hand, number))
 
 
