@@ -9,5 +9,5 @@ transaction, `committer` decides when, `reader` answers questions.
 from __future__ import annotations
 
 from pikkupy.store.committer import Done as Done
-from pikkupy.store.committer import resolve as resolve
+from pikkupy.store.connection import resolve as resolve
 from pikkupy.store.journal import Journal as Journal

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from pikkupy.errors import JournalError
 from pikkupy.log import logger
+from pikkupy.store.connection import Told
 from pikkupy.store.writer import Failpoint, Written
 
 # Logical changes per transaction: enough to make a sync cheap; so few that waits are short, that the runs which one
@@ -27,7 +28,6 @@ FIRST_PAUSE_S = 0.05  # before the first new try after a full disk or a foreign 
 MAX_PAUSE_S = 5.0
 
 Done = Callable[[Exception | None], None]
-T = TypeVar("T")
 
 _log = logger()
 
@@ -47,7 +47,7 @@ class Committer:
 
     def __init__(
         self,
-        write: Callable[[Sequence[Sequence[Any]]], Awaitable[Written]],
+        write: Callable[[Sequence[Sequence[Any]], Told[Written]], object],
         loop: asyncio.AbstractEventLoop,
         on_failure: Callable[[JournalError], None],
         on_release: Callable[[], None],
@@ -62,7 +62,7 @@ class Committer:
         self._reach = failpoint
         self._queue: deque[Logical] = deque()
         self._untold: Sequence[JournalError | None] = ()  # outcomes of the head of the queue: it is written
-        self._hop: asyncio.Task[Written] | None = None
+        self._writing = False
         self._retry: asyncio.TimerHandle | None = None
         self._pause_s = 0.0
         self._last_try = False
@@ -72,14 +72,14 @@ class Committer:
     @property
     def busy(self) -> bool:
         """True while anything is queued or being written."""
-        return bool(self._queue) or self._hop is not None
+        return bool(self._queue) or self._writing
 
     def submit(self, logical: Logical) -> None:
         """Queue a logical change; `done` gets None after its commit, or the error."""
         self._queue.append(logical)
         if self._refusal is not None:
             self._loop.call_soon(self._refuse_all)
-        elif self._hop is None:
+        elif not self._writing:
             self._begin()
 
     async def idle(self) -> None:
@@ -114,18 +114,26 @@ class Committer:
     # The cycle: begin, written, released, begin
 
     def _begin(self) -> None:
-        if self._queue and self._hop is None and self._retry is None and self._refusal is None:
-            self._hop = self._loop.create_task(self._take())
-            self._hop.add_done_callback(self._written)
+        if self._queue and not self._writing and self._retry is None and self._refusal is None:
+            self._writing = True
+            self._loop.call_soon(self._take)
 
-    async def _take(self) -> Written:
-        """Write what is pending. The batch is taken when the task runs: what this turn of the loop brings is in it."""
+    def _take(self) -> None:
+        """Write what is pending. It is taken a moment after the first is there: what this turn of the loop brings is in
+        it."""
         first = len(self._untold)
-        return await self._write([logical.ops for logical in islice(self._queue, first, first + MAX_CHANGES)])
+        batch = [logical.ops for logical in islice(self._queue, first, first + MAX_CHANGES)]
+        try:
+            self._write(batch, self._written)
+        except Exception as error:  # noqa: BLE001 - as if the hop had broken
+            self._written(None, error)
 
-    def _written(self, hop: asyncio.Task[Written]) -> None:
-        written = _result(hop)
-        self._hop = None
+    def _written(self, written: Written | None, error: BaseException | None) -> None:
+        if written is None:
+            failure = JournalError(f"the journal has stopped: {error!r}")
+            failure.__cause__ = error
+            written = Written([], failure=failure)
+        self._writing = False
         self._tell_untold()
         if self._refusal is None:
             self._untold = written.outcomes
@@ -218,25 +226,3 @@ class Committer:
             for idler in idlers:
                 if not idler.done():
                     idler.set_result(None)
-
-
-def _result(hop: asyncio.Task[Written]) -> Written:
-    """What the hop says; a hop that was cut off or broke leaves the outcome unknown."""
-    if hop.cancelled():
-        return Written([], failure=JournalError("the journal has stopped: a write was cut off by the end of the loop"))
-    error = hop.exception()
-    if error is None:
-        return hop.result()
-    failure = JournalError(f"the journal has stopped: {error!r}")
-    failure.__cause__ = error
-    return Written([], failure=failure)
-
-
-def resolve(waiter: asyncio.Future[T], result: T, error: Exception | None) -> None:
-    """As `Done` for one who waits: the future has its result, or the error; not if its waiter was cancelled."""
-    if waiter.done():
-        return
-    if error is None:
-        waiter.set_result(result)
-    else:
-        waiter.set_exception(error)

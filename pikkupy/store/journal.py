@@ -26,14 +26,16 @@ from pikkupy.errors import JournalError
 from pikkupy.log import logger
 from pikkupy.payloads import PayloadCodec
 from pikkupy.store import reader
-from pikkupy.store.committer import Committer, Done, Logical, resolve
+from pikkupy.store.committer import Committer, Done, Logical
 from pikkupy.store.connection import (
     Connection,
     Durability,
+    Told,
     check_library,
     connect_memory,
     connect_reader,
     connect_writer,
+    resolve,
 )
 from pikkupy.store.files import Found, inspect, real_path
 from pikkupy.store.migrations import FORMAT, migrate
@@ -338,12 +340,13 @@ class Journal:
 
     # Inside
 
-    async def _write(self, batch: Sequence[Sequence[Any]]) -> Written:
+    def _write(self, batch: Sequence[Sequence[Any]], done: Told[Written]) -> None:
         """`batch` has `Op`s, or changes if they have to be encoded."""
         sealer = self._sealer
         if sealer is None:
-            return await self._writer.run(lambda db: self._write_in_thread(db, batch))
-        return await self._writer.run(lambda db: self._write_in_thread(db, sealer.ops(db, batch)))
+            self._writer.send(lambda db: self._write_in_thread(db, batch), done)
+        else:
+            self._writer.send(lambda db: self._write_in_thread(db, sealer.ops(db, batch)), done)
 
     async def _show(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await self._read(lambda db: self._opener.lenient(db, work(db)))

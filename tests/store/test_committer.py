@@ -16,6 +16,7 @@ from pikkupy.core.model import Change, RunFilter, RunStatus, StepsCancelled, Ste
 from pikkupy.errors import JournalError
 from pikkupy.store import Journal, committer
 from pikkupy.store.committer import MAX_CHANGES, Committer, Logical
+from pikkupy.store.connection import Told
 from pikkupy.store.writer import Written
 from tests.store.samples import (
     a_move,
@@ -109,11 +110,11 @@ async def test_what_was_written_is_not_told_after_a_fail_stop() -> None:
     told: list[tuple[int, str]] = []
     batches: list[int] = []
 
-    async def write(batch: Sequence[Sequence[object]]) -> Written:
+    def write(batch: Sequence[Sequence[object]], done: Told[Written]) -> None:
         batches.append(len(batch))
         if len(batches) == 2:
             journal.fail(JournalError("stopped"))
-        return Written([None] * len(batch))
+        asyncio.get_running_loop().call_soon(done, Written([None] * len(batch)), None)
 
     journal = Committer(write, asyncio.get_running_loop(), lambda failure: None, lambda: None, None)
     for n in range(2 * MAX_CHANGES):
@@ -380,7 +381,14 @@ async def test_pauses_double_up_to_a_limit(path: str, faults: Faults, monkeypatc
     loop = asyncio.get_running_loop()
     pauses: list[float] = []
     real = loop.call_later
-    monkeypatch.setattr(loop, "call_later", lambda delay, *args: (pauses.append(delay), real(0, *args))[1])
+
+    def call_later(delay: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
+        if isinstance(getattr(callback, "__self__", None), Committer):
+            pauses.append(delay)
+            return real(0, callback, *args)
+        return real(delay, callback, *args)
+
+    monkeypatch.setattr(loop, "call_later", call_later)
     faults.fail("before_begin", sqlite3.SQLITE_FULL, times=9)
     await journal.commit([a_run()])
     faults.fail("before_begin", sqlite3.SQLITE_FULL, times=1)
@@ -470,7 +478,7 @@ async def test_a_former_owner_cannot_write(journal: Journal, path: str) -> None:
 
 async def test_an_error_of_its_own_making_stops_the_journal(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the hop itself breaks, the outcome is unknown."""
-    monkeypatch.setattr(journal._writer, "run", None)
+    monkeypatch.setattr(journal._writer, "send", None)
 
     with pytest.raises(JournalError, match="stopped"):
         await journal.commit([a_run()])

@@ -10,11 +10,11 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pikkupy.store import Journal
-from pikkupy.store.connection import Connection, connect_memory
+from pikkupy.store.connection import Connection, Told, connect_memory, resolve
 from pikkupy.store.migrations import migrate
 from pikkupy.store.plan import Op
 from pikkupy.store.writer import Written
@@ -148,27 +148,28 @@ class _Inline:
         self._free_at_s = 0.0
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.send(work, partial(resolve, future))
+        return await future
+
+    def send(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimulatedLoop)
-        done: asyncio.Future[T] = loop.create_future()
         self._free_at_s = max(loop.time(), self._free_at_s) + loop.lasts(MEAN_HOP_S)
         loop.call_at(self._free_at_s, self._do, work, done)
-        return await done
 
-    def _do(self, work: Callable[[sqlite3.Connection], T], done: asyncio.Future[T]) -> None:
+    def _do(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
         if self.dead:
             return  # the process is gone
+        result, failure = None, None
         try:
             result = work(self._db)
         except Crash:
             raise
         except Exception as error:  # noqa: BLE001 - it is the caller's
-            if not done.done():
-                done.set_exception(error)
-        else:
-            if not done.done():
-                done.set_result(result)
+            failure = error
         self.left_open = self.left_open or self._db.in_transaction
+        done(result, failure)
 
     async def close(self) -> None:
         if not self.dead:
