@@ -215,6 +215,37 @@ async def test_a_run_stays_in_memory_if_its_child_times_out_while_it_leaves(monk
         assert "r" not in engine._use().residents.active
 
 
+async def test_a_parent_that_was_read_before_its_child_had_ended_does_not_rest_until_it_is_told(db: Path) -> None:
+    """I9: the end is on disk, and what it wakes is not to be taken back: after a crash nobody would look for it."""
+    pikku, clock = Pikku(), VirtualClock()
+
+    @pikku.workflow
+    async def child(workflow: Workflow) -> str:
+        return str(await workflow.wait_for_signal("go"))
+
+    @pikku.workflow
+    async def parent(workflow: Workflow) -> str:
+        return await workflow.do("part", child)
+
+    async with pikku.open(db, clock=clock, **IN_THE_FILE) as engine:
+        await engine.start(parent, run_id="r")
+        await clock.advance(0)
+        assert engine._parts is not None
+        host, home, _ = engine._parts
+        number = (await engine._parts.row("r")).number
+        async with home.holds.alone(number):
+            earlier = await host.journal.recorded(number)
+            assert earlier is not None
+            await engine.signal("r/part", "go", "went")
+            assert await (await engine.handle("r/part")).result() == "went"
+            await in_callback(host.loop, partial(home._adopt, earlier, clean=True, changes=[]))
+            for _ in range(5):
+                await host.journal.commit([])
+                assert (await engine._parts.row("r")).wakes_at is None
+        await clock.advance(0)
+        assert (await engine.get_run("r")).output == "went"
+
+
 async def test_many_runs_that_are_due_at_one_moment_do_not_fill_the_memory_before_it() -> None:
     """Those that there is room for come a little earlier, the others once they are due, and none is late."""
     pikku, clock, woken = Pikku(), VirtualClock(), list[Any]()

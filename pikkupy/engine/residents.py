@@ -285,6 +285,8 @@ class Residents:
         """True if a run that only waits until then should leave memory."""
         if run.run.number in self._called_off:  # a start-up after a crash would not look for it there
             return False
+        if run.run.number in self._ends:  # it is about to be told of them, and nobody would look for it after a crash
+            return False
         return len(self.active) > self._limit and self._is_far(wakes_at) and self._host.dispatching
 
     def _is_far(self, wakes_at: int) -> bool:
@@ -593,14 +595,18 @@ class Residents:
             row = await self._host.journal.run_by_number(number)
             if row is not None and row.status not in FINAL_RUNS:
                 await self.bring([number])
-        finally:
-            ends = self._ends.pop(number)
+        except JournalError:
+            del self._ends[number]  # the file decides
+            raise
         # If somebody else has brought it, what was read then may be older than these ends.
-        await in_callback(self._host.loop, partial(self._tell_ends, number, ends))
+        await in_callback(self._host.loop, partial(self._tell_ends, number))
 
-    def _tell_ends(self, number: int, ends: Sequence[tuple[int, RunMove]]) -> None:
-        for position, move in ends:
+    def _tell_ends(self, number: int) -> None:
+        for position, move in self._ends.pop(number):
             self._tell_parent(number, position, move)
+        parent = self.resident(number)
+        if parent is not None:
+            parent.may_rest()
 
     def _park(self, run: RunRow, end: Parked, changes: Sequence[Change], wakes_at: int | None = None) -> None:
         """Suspend a run that does not fit the present code; nothing of it has been executed.
