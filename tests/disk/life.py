@@ -30,7 +30,7 @@ from pikkupy.config import Config
 from pikkupy.engine import Engine
 from pikkupy.engine.host import Outside
 from pikkupy.store import Journal, committer, connection, owner
-from pikkupy.store.connection import Connection
+from pikkupy.store.connection import Connection, Told
 from pikkupy.testing import VirtualClock
 from tests.disk.contents import digest_of
 from tests.disk.records import Log, Mark, Operation, Record, Rows
@@ -70,37 +70,28 @@ class Steady(Connection):
 
     committed: Callable[[sqlite3.Connection], None] | None = None
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """The result of `work`, called once in the thread while nothing happens in the loop."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-        begins, ended = threading.Event(), threading.Event()
-        outcome: list[Any] = []
+    def send(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
+        """Call `work` once in the thread while nothing happens in the loop."""
+        begins = threading.Event()
 
-        def act(db: sqlite3.Connection) -> None:
+        def act(db: sqlite3.Connection) -> T:
             begins.wait()
-            try:
-                before = db.total_changes
-                outcome[:] = [work(db), None]
-                if self.committed is not None and db.total_changes != before:
-                    self.committed(db)
-            except BaseException as error:
-                outcome[:] = [None, error]
-            finally:
-                ended.set()
+            before = db.total_changes
+            result = work(db)
+            if self.committed is not None and db.total_changes != before:
+                self.committed(db)
+            return result
+
+        super().send(act, done)
+        back = self._flying[-1].back
 
         def hold() -> None:
             begins.set()
-            ended.wait()
-            result, error = outcome
-            if not done.done():
-                done.set_result(result) if error is None else done.set_exception(error)
+            with back:
+                pass
+            self._land()
 
-        sent = asyncio.ensure_future(super().run(act))  # which sends it in its first step, before the loop is held
-        loop.call_soon(hold)
-        result = await done
-        await sent
-        return result
+        self._loop.call_soon(hold)
 
 
 class Life:

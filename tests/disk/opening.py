@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
@@ -42,6 +43,17 @@ class Inline:
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """The result of `work`."""
         return work(self._db)
+
+    def send(
+        self, work: Callable[[sqlite3.Connection], T], done: Callable[[T | None, Exception | None], object]
+    ) -> None:
+        """Do it now, and tell of it in the next turn of the loop."""
+        result, failure = None, None
+        try:
+            result = work(self._db)
+        except Exception as error:
+            failure = error
+        asyncio.get_running_loop().call_soon(done, result, failure)
 
     async def close(self) -> None:
         """Close the connection."""
