@@ -361,7 +361,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         timer.number = len(timers.dues)
         timer.due_us = max(self._origin_us + round(when * 1e6), self.now_us)
         timer.delay_us = timer.due_us - self.now_us
-        timer.place = _place_of_call()
+        timer.place = place_of_call()
         timers.dues.append(timer.due_us)
         timers.set[timer.number] = timer
         timers.armed.append(timer)
@@ -469,9 +469,9 @@ def _is_ours(module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in _NOT_OF_THE_USER)
 
 
-def _place_of_call() -> tuple[str, int]:
-    """File and line of the nearest caller outside of asyncio and this module."""
-    frame = sys._getframe(2)
+def place_of_call() -> tuple[str, int]:
+    """File and line of the nearest caller that is no code of asyncio or of the rooms that workflows call."""
+    frame = sys._getframe(1)
     while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno

@@ -454,10 +454,12 @@ class Engine:
     async def retry(self, run_id: str) -> None:
         """Let a failed run go on from its failed step: the one whose error left the workflow, with `retries` anew.
 
-        Recorded successes stand. If no failed step was the cause, the body is replayed to where it failed. A failed
-        child run that was the cause is retried, too, as the next attempt of its step. A child run that is retried by
-        itself goes on whatever becomes of its parent, which does not wait for it any more; if that is retried later, it
-        waits for it again, or has its result. Raises `RunNotFound`, `RunStateError` for a run that has not failed.
+        Recorded successes stand. What the run came to because of the failure is kept in `history`, and has the outcome
+        that it had where the code asks for it again. If no failed step was the cause, the body is replayed to where it
+        failed. A failed child run that was the cause is retried, too, as the next attempt of its step. A child run that
+        is retried by itself goes on whatever becomes of its parent, which does not wait for it any more; if that is
+        retried later, it waits for it again, or has its result. Raises `RunNotFound`, `RunStateError` for a run that
+        has not failed.
         """
         await self._done(acting.retry(self._use(), run_id))
 

@@ -6,9 +6,7 @@ Live and replay take one path: `begin`, then `deliver` for each outcome in recor
 from __future__ import annotations
 
 import asyncio
-import os.path
 import re
-import sys
 from collections.abc import Iterator
 from contextvars import Context
 from threading import get_ident
@@ -28,13 +26,12 @@ from pikkupy.failures import describe, storable
 from pikkupy.moments import moment
 from pikkupy.progress import Progress
 from pikkupy.registry import WorkflowFunction
-from pikkupy.run_loop import CURE, Intruded, RunFuture, Unwind, new_run_loop
+from pikkupy.run_loop import CURE, Intruded, RunFuture, Unwind, new_run_loop, place_of_call
 
 _TAKEN_OUT = Parked("taken out of memory")
 _PLACE = re.compile(r'^  File "(.+)", line (\d+)', re.MULTILINE)  # in a traceback
 MAX_QUOTED = 500  # characters of an error that a reason quotes
 _NONE: list[int] = []  # the usual list of stopped steps, shared and never changed
-_HERE = os.path.dirname(__file__)  # noqa: PTH120 - compared with code file names, which are strings
 
 
 class StepFuture(RunFuture[Any]):
@@ -209,7 +206,7 @@ class Execution:
     def _compare(self, call: StepCall) -> None:
         different = mismatch(self._history.steps.get(call.position), call)
         if different is not None:
-            self._park(f"{different} at {_place_of_call()}", call.position)
+            self._park("{} at {}:{}".format(different, *place_of_call()), call.position)
             raise Unwind
 
     def stop_step(self, position: int) -> None:
@@ -431,11 +428,3 @@ def _ended_by(end: End) -> str:
             return f"cancelled the run: {reason[:MAX_QUOTED]}"
         case _:
             return "returned"
-
-
-def _place_of_call() -> str:
-    """`file:line` of the nearest caller outside this room."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
