@@ -149,8 +149,16 @@ async def test_a_run_that_waits_leaves_memory(body: Any, act: Act) -> None:
         assert (await engine.get_run("r")).status in ("running", "suspended")
 
 
-async def test_a_run_can_be_cancelled_in_the_moment_in_which_it_leaves_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """I5, I8: who has found it in memory cancels it in the file."""
+async def _until_all_is_written(engine: Engine) -> None:
+    """As long as a run takes at most to leave memory, if it does."""
+    for _ in range(20):
+        while engine._use().host.journal.busy:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+async def test_a_run_stays_in_memory_while_somebody_cancels_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5, I8: who has found it in memory cancels it there."""
     pikku, clock, done = Pikku(), VirtualClock(), asyncio.Event()
 
     @pikku.workflow
@@ -158,17 +166,16 @@ async def test_a_run_can_be_cancelled_in_the_moment_in_which_it_leaves_memory(mo
         await workflow.do("step", done.wait)
         await workflow.sleep("long", "1d")
 
-    async def when_it_has_left(loop: asyncio.AbstractEventLoop, act: Callable[[], Any]) -> Any:
+    async def when_it_would_leave(loop: asyncio.AbstractEventLoop, act: Callable[[], Any]) -> Any:
         done.set()
-        assert engine._parts is not None
-        while engine._parts.residents.active:
-            await asyncio.sleep(0)
+        await _until_all_is_written(engine)
+        assert "r" in engine._use().residents.active
         return await in_callback(loop, act)
 
     async with pikku.open(":memory:", clock=clock, **IN_THE_FILE) as engine:
         run = await engine.start(flow, run_id="r")
         with monkeypatch.context() as patch:
-            patch.setattr(residents, "in_callback", when_it_has_left)
+            patch.setattr(residents, "in_callback", when_it_would_leave)
             async with asyncio.timeout(10):
                 await run.cancel("enough")
 
@@ -177,6 +184,47 @@ async def test_a_run_can_be_cancelled_in_the_moment_in_which_it_leaves_memory(mo
             ("long", "cancelled"),
         ]
         assert await run.status() == "cancelled"
+
+
+async def _signal(engine: Engine) -> None:
+    await engine.signal("r", "go", 7)
+
+
+async def _approve(engine: Engine) -> None:
+    await engine.approve("r", "go", 7)
+
+
+async def _resume(engine: Engine) -> None:
+    await engine.resume("r")
+
+
+@pytest.mark.parametrize(
+    ("body", "act"),
+    [(plain, _signal), (approving, _approve), (gate_beside_a_sleep, _resume)],
+    ids=lambda one: one.__name__,
+)
+async def test_a_run_that_was_brought_in_to_be_told_something_stays_until_it_was(
+    monkeypatch: pytest.MonkeyPatch, body: Any, act: Callable[[Engine], Awaitable[None]]
+) -> None:
+    """I8, I13: however quickly it would leave memory again, and it leaves it afterwards."""
+    pikku = Pikku()
+    pikku.workflow(name="flow")(body)
+
+    async def and_then_it_would_leave(loop: asyncio.AbstractEventLoop, act: Callable[[], Any]) -> Any:
+        result = await in_callback(loop, act)
+        await _until_all_is_written(engine)
+        return result
+
+    async with pikku.open(":memory:", clock=VirtualClock(), **IN_THE_FILE) as engine:
+        await engine.start("flow", run_id="r")
+        await _until_all_is_written(engine)
+        assert not engine._use().residents.active
+        monkeypatch.setattr(residents, "in_callback", and_then_it_would_leave)
+        await act(engine)
+        await _until_all_is_written(engine)
+
+        assert (await engine.steps("r"))[0].status == "succeeded"
+        assert not engine._use().residents.active
 
 
 async def test_a_run_stays_in_memory_if_its_child_times_out_while_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -399,10 +399,9 @@ class ActiveRun:
         )
 
     def _rests_or_waits(self, step: LiveStep) -> None:
+        self._rests()
         if self.resting is None:  # something came up before it was on disk
             self._await_waking(step)
-        else:
-            self._rests()
 
     def _await_waking(self, step: LiveStep) -> None:
         if self.is_live(step) and step.wake_at is not None:
@@ -668,7 +667,11 @@ class ActiveRun:
         self.host.write([RunWakes(number=self.run.number, wakes_at=wakes_at)], self._rests)
 
     def _rests(self) -> None:
-        if self.resting is not None and not self.ending:
+        if self.resting is None or self.ending:
+            return
+        if self.home.holds.is_held(self.run.number):  # by somebody who may have found it here
+            self._stay()
+        else:
             self.home.rests(self, self.resting)
 
     def _stay(self) -> None:

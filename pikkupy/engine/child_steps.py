@@ -32,10 +32,8 @@ def _submit(run: Resident, step: LiveStep, run_id: str) -> None:
 
 
 def _is_on_disk(run: Resident, step: LiveStep, child: RunRow, error: Exception | None) -> None:
-    try:
-        _start(run, step, child, error)
-    finally:
-        run.home.holds.give_back(child.number)
+    run.home.holds.give_back(child.number)  # nobody else comes before this callback is over
+    _start(run, step, child, error)
 
 
 def _start(run: Resident, step: LiveStep, child: RunRow, error: Exception | None) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 
 class Holds:
-    """Locks by the numbers of runs; those that nobody holds take no room."""
+    """Locks by the numbers of runs; those that nobody holds take no room.
 
-    def __init__(self) -> None:
+    `freed` is called with each run that nobody holds any more.
+    """
+
+    def __init__(self, freed: Callable[[int], object]) -> None:
+        self._freed = freed
         self._queues: dict[int, deque[asyncio.Future[None]]] = {}  # of each run that is held: who waits for it
 
     @asynccontextmanager
@@ -55,3 +59,4 @@ class Holds:
                 turn.set_result(None)
                 return
         del self._queues[number]
+        self._freed(number)

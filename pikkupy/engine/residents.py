@@ -64,7 +64,7 @@ class Residents:
 
     def __init__(self, host: Host) -> None:
         self.active: dict[str, ActiveRun] = {}
-        self.holds = Holds()
+        self.holds = Holds(self._is_free)
         self.waker = Waker(host, self)
         self._by_number: dict[int, ActiveRun] = {}
         self.outlet = Outlet(host, self.active)
@@ -287,7 +287,14 @@ class Residents:
             return False
         if run.run.number in self._ends:  # it is about to be told of them, and nobody would look for it after a crash
             return False
+        if self.holds.is_held(run.run.number):  # who has brought it to tell it something finds it there
+            return False
         return len(self.active) > self._limit and self._is_far(wakes_at) and self._host.dispatching
+
+    def _is_free(self, number: int) -> None:
+        run = self.resident(number)
+        if run is not None:
+            self.may_rest(run)
 
     def _is_far(self, wakes_at: int) -> bool:
         return wakes_at > self._host.now_us() + self._horizon_us
