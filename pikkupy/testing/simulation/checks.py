@@ -20,8 +20,10 @@ _AWAKE = (
     "SELECT run_id FROM pikkupy_runs WHERE ended_at IS NULL AND wakes_at IS NULL AND parked IS NULL "
     "AND (starts_at <= created_at OR starts_at <= ?)"
 )
-_WITHOUT_WORKFLOW = "SELECT run_id, status FROM pikkupy_runs WHERE workflow = 'program' AND status = 'running'"
-_NOT_BACK = "SELECT run_id, status FROM pikkupy_runs WHERE reason LIKE 'WorkflowNotFound%' AND ended_at IS NULL"
+_WITHOUT_WORKFLOW = "SELECT number, run_id, status FROM pikkupy_runs WHERE workflow = 'program' AND status = 'running'"
+_NOT_BACK = """
+SELECT number, run_id, status FROM pikkupy_runs WHERE reason LIKE 'WorkflowNotFound%' AND ended_at IS NULL
+"""
 _SLEEPS = """
 SELECT run, position, name, wake_at FROM pikkupy_steps WHERE kind = 'sleep' AND wake_at IS NOT NULL
 AND run NOT IN (SELECT run FROM pikkupy_signals WHERE name = '')
@@ -120,11 +122,15 @@ class Checks:
                     f"{kept.get(run_id, 0)} are on disk (I5, I-39)"
                 )
 
-    def opened(self, *, whole: bool) -> None:
-        """A life begins: every owner has an epoch of its own, and who has lost or got its workflow is known."""
-        for run_id, status in self._query(_NOT_BACK if whole else _WITHOUT_WORKFLOW):
-            known = "known" if whole else "unknown"
-            raise Violation(f"missing: run {run_id!r} is {status} at open, and its workflow is {known} (I9, C113)")
+    def opened(self, is_coming: Callable[[int], bool], *, whole: bool) -> None:
+        """A life begins: every owner has an epoch of its own, and who has lost or got its workflow is known.
+
+        `is_coming` says of a run that it is in memory or on its way there, as one whose child has ended meanwhile.
+        """
+        for number, run_id, status in self._query(_NOT_BACK if whole else _WITHOUT_WORKFLOW):
+            if not is_coming(number):
+                known = "known" if whole else "unknown"
+                raise Violation(f"missing: run {run_id!r} is {status} at open, and its workflow is {known} (I9, C113)")
         [(epoch,)] = self._query("SELECT epoch FROM pikkupy_journal")
         if epoch <= self._epoch:
             raise Violation(f"epoch: {epoch} follows {self._epoch} (I11)")

@@ -156,7 +156,11 @@ class History:
         try:
             await engine.__aenter__()
             self._opening = False
-            self._checks.opened(whole=not self.code.missing)
+            residents = engine._use().residents
+            self._checks.opened(
+                lambda number: residents.resident(number) is not None or residents.holds.is_held(number),
+                whole=not self.code.missing,
+            )
             self._checks.look()
             await self._work(engine)
             await self._heal(engine)
