@@ -230,7 +230,7 @@ async def fork(
     if await host.journal.run_by_number(source.number) is None:
         raise not_found(run_id)  # deleted meanwhile: what was read may not be all
     row = again.forked_row(source, new_id, host.next_number(), text, workflow, host.now_us())
-    approvals = set[str]()
+    approvals = frozenset[str]()
     if overrides or signals:
         approvals = await in_callback(host.loop, partial(residents.approvals_of, recorded))
     changes = again.fork(

@@ -24,6 +24,7 @@ from pikkupy.core.model import (
     Recorded,
     RunMove,
     RunProgress,
+    RunRow,
     RunStatus,
     RunWakes,
     SetAsideTaken,
@@ -52,6 +53,7 @@ from pikkupy.services import StepContext
 from pikkupy.store import Done
 
 MOST_NAMES = 20  # steps that one line of the log names
+NO_POSITIONS: frozenset[int] = frozenset()
 
 
 class Home(Others, Protocol):
@@ -121,7 +123,8 @@ class ActiveRun:
         self.ending = False
         self._over: asyncio.Future[RunMove] | None = None
         self._execution = execution
-        self._rows = {row.position: row for row in recorded.steps if row.seq is None}
+        # Of a run that has just begun nothing is recorded: it is spared four loops over nothing.
+        self._rows = {row.position: row for row in recorded.steps if row.seq is None} if recorded.steps else {}
         self._seq = recorded.last_seq
         self._held = False  # what it asks for waits for a write
         self._firing = 0  # timers of its own loop that have fired, on their way to the disk
@@ -130,9 +133,13 @@ class ActiveRun:
         self.gates: dict[int, LiveStep] = {}  # that are shut, by position
         self.reason = recorded.run.reason
         self.parked = recorded.run.parked
-        self.children = {row.parent_position: row for row in recorded.children}  # as recorded; the last attempt counts
-        self._set_aside = {(row.name, row.kind, row.target): row for row in recorded.set_aside}
-        self._taken_over: set[int] = set()  # positions of steps that it reaches there for the first time
+        self.children: dict[int | None, RunRow] = {}  # as recorded; the last attempt counts
+        if recorded.children:
+            self.children = {row.parent_position: row for row in recorded.children}
+        self._set_aside: dict[tuple[str, StepKind, str | None], StepRow] = {}
+        if recorded.set_aside:
+            self._set_aside = {(row.name, row.kind, row.target): row for row in recorded.set_aside}
+        self._taken_over = NO_POSITIONS  # positions of steps that it reaches there for the first time
         self.inbox = Inbox(recorded.signals)
         self.resting: int | None = None  # until when it will wait in the file, once that is on disk
         self.since_s = -math.inf  # time of the host loop when it came back into memory
@@ -148,7 +155,7 @@ class ActiveRun:
         return self._over
 
     @property
-    def approvals(self) -> set[str]:
+    def approvals(self) -> frozenset[str]:
         """Names of the decisions that the run has asked for, those that were made too."""
         return self._execution.approvals
 
@@ -337,7 +344,7 @@ class ActiveRun:
             row = self._set_aside.get(key)
             if row is not None and row.seq is None and call.position not in self._rows:
                 del self._set_aside[key]
-                self._taken_over.add(call.position)
+                self._taken_over |= {call.position}
                 self._rows[call.position] = again = structs.replace(row, position=call.position)
                 self.host.write([again, *self._taken(row, call.position)])
 

@@ -20,7 +20,7 @@ class Inbox:
 
     def __init__(self, kept: Iterable[SignalRow] = ()) -> None:
         self._kept: dict[str, deque[SignalRow]] = {}
-        self._waiting: dict[str, deque[LiveStep]] = {}
+        self._waiting: dict[str, list[LiveStep]] = {}  # few: an empty deque has the size of 64
         for row in kept:
             self.keep(row)
 
@@ -35,7 +35,7 @@ class Inbox:
 
     def wait(self, step: LiveStep) -> None:
         """The step waits for a signal, or for a decision."""
-        self._waiting.setdefault(step.call.body, deque()).append(step)
+        self._waiting.setdefault(step.call.body, []).append(step)
 
     def first(self, name: str) -> LiveStep | None:
         """The step that has waited longest for that name."""

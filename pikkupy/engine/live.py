@@ -203,5 +203,7 @@ def step_id(run_id: str, step_name: str) -> str:
 
 def latest(recorded: Recorded) -> int:
     """The latest time that is recorded of the run's steps and timers, in µs, or 0."""
+    if not (recorded.steps or recorded.timers):
+        return 0
     times = [max(row.started_at or 0, row.ended_at or 0) for row in recorded.steps]
-    return max([*times, *(timer.fired_at for timer in recorded.timers)], default=0)
+    return max(*times, *(timer.fired_at for timer in recorded.timers), 0)

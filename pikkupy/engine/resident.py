@@ -73,7 +73,7 @@ class Resident(Protocol):
     @property
     def run(self) -> RunRow: ...
     @property
-    def approvals(self) -> set[str]:
+    def approvals(self) -> frozenset[str]:
         """Names of the decisions that the run has asked for, those that were made too."""
         ...
 

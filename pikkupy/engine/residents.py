@@ -243,7 +243,7 @@ class Residents:
         execution.tear_down()
         return commands.end if isinstance(commands.end, Parked) else None
 
-    def approvals_of(self, recorded: Recorded) -> set[str]:
+    def approvals_of(self, recorded: Recorded) -> frozenset[str]:
         """Names of the decisions that the run has asked for, by the present code. Nothing is carried out."""
         workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(recorded.run.workflow)
         execution, _ = self._begin(workflow, recorded, self._variables.copy())

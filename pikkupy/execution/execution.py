@@ -32,6 +32,7 @@ _TAKEN_OUT = Parked("taken out of memory")
 _PLACE = re.compile(r'^  File "(.+)", line (\d+)', re.MULTILINE)  # in a traceback
 MAX_QUOTED = 500  # characters of an error that a reason quotes
 _NONE: list[int] = []  # the usual list of stopped steps, shared and never changed
+_NO_NAMES: frozenset[str] = frozenset()  # one for all runs: each `frozenset()` is an object of its own
 
 
 class StepFuture(RunFuture[Any]):
@@ -87,7 +88,7 @@ class Execution:
         self.values = values
         self._history = History(recorded.steps, recorded.timers) if self.replaying else NO_HISTORY
         self.told: Progress | None = None  # how far the run says that it is; taken by the engine
-        self.approvals: set[str] = set()  # names of those that the run has asked for, decided ones too
+        self.approvals = _NO_NAMES  # names of those that the run has asked for, decided ones too
         self.reached = 0  # durable calls so far: the position of the next one
         self._ordinals: dict[str, int] = {}
         self._calls: list[StepCall] = []
@@ -97,7 +98,7 @@ class Execution:
         self._events_left = 0  # to be told in this replay
         self._set_aside = recorded.set_aside
         self._changed = recorded.changes  # changes of the code that the run has passed
-        self._unchanged: frozenset[str] = frozenset()  # that it was past before they were made
+        self._unchanged = _NO_NAMES  # that it was past before they were made
         self._passed: list[str] = []  # that it has passed since the engine asked last
 
     # What the engine calls

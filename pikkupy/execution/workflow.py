@@ -434,7 +434,7 @@ class Workflow:
         duration_us = None if timeout is None else named_microseconds("timeout", timeout)
         execution = self._execution
         if approval:
-            execution.approvals.add(signal)
+            execution.approvals |= {signal}
         return execution.place(
             StepCall(
                 position=execution.reached,

@@ -166,15 +166,17 @@ class Committer:
             except Exception as error:  # noqa: BLE001 - a test's
                 self.fail(JournalError(f"the journal has stopped before a release: {error}"))
                 return
+        take = self._queue.popleft
         for outcome in outcomes:
-            self._tell(self._queue.popleft(), self.failure or outcome)
+            logical = take()
+            try:
+                logical.done(self.failure or outcome)
+            except Exception as error:  # noqa: BLE001 - the changes behind it must still be told
+                self._complain(error)
         self._on_release()
 
-    def _tell(self, logical: Logical, outcome: JournalError | None) -> None:
-        try:
-            logical.done(outcome)
-        except Exception as error:  # noqa: BLE001 - the changes behind it must still be told
-            self._loop.call_exception_handler({"message": "a journal callback failed", "exception": error})
+    def _complain(self, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": "a journal callback failed", "exception": error})
 
     # Pauses and ends
 
@@ -217,7 +219,11 @@ class Committer:
 
     def _refuse_all(self) -> None:
         while self._queue:
-            self._tell(self._queue.popleft(), self._refusal)
+            logical = self._queue.popleft()
+            try:
+                logical.done(self._refusal)
+            except Exception as error:  # noqa: BLE001 - as in `_release`
+                self._complain(error)
         self._wake_idlers()
 
     def _wake_idlers(self) -> None:

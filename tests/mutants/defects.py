@@ -118,8 +118,8 @@ DEFECTS = (
     Defect(
         "tell of a journal's end in any order",
         "store/committer.py",
-        "self._tell(self._queue.popleft(), self.failure or outcome)",
-        "self._tell(self._queue.pop(), self.failure or outcome)",
+        "take = self._queue.popleft",
+        "take = self._queue.pop",
         "store",
     ),
     Defect(
