@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -42,6 +42,7 @@ from pikkupy.store.migrations import FORMAT, migrate
 from pikkupy.store.owner import Lock, Owned, leave, take_over
 from pikkupy.store.plan import op_of
 from pikkupy.store.sealing import Opener, Sealer
+from pikkupy.store.together import Answers, Together
 from pikkupy.store.writer import Failpoint, Writer, Written
 
 MEMORY = ":memory:"
@@ -87,6 +88,8 @@ class Journal:
         self._sealer = None if codec is None else Sealer(codec)
         self._opener = Opener(codec)
         self._write_in_thread = write
+        self._runs = Together(self._find_runs)
+        self._recorded = Together(self._find_recorded)
         self._committer = Committer(self._write, self._loop, self._tell_failure, self._tell_release, failpoint)
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
@@ -168,7 +171,7 @@ class Journal:
 
     async def run(self, run_id: str) -> RunRow | None:
         """The run of that id. As every read, it raises `JournalError` naming what is damaged."""
-        return await self._show(lambda db: reader.run(db, run_id))
+        return await self._runs.get(run_id)
 
     async def runs(self, which: RunFilter, *, limit: int, before: int | None = None) -> list[RunRow]:
         """At most `limit` of the runs that fit, with a number below `before`, newest first."""
@@ -220,7 +223,7 @@ class Journal:
 
     async def recorded(self, number: int) -> Recorded | None:
         """Everything that a replay of one run needs."""
-        return await self._read(lambda db: self._opener.strict(db, reader.recorded(db, number)))
+        return await self._recorded.get(number)
 
     async def awake(self, *, after: int = 0, limit: int = 500) -> list[int]:
         """The next unfinished runs that do not wait in the file, of those with a number above `after`, by number."""
@@ -348,16 +351,34 @@ class Journal:
         else:
             self._writer.send(lambda db: self._write_in_thread(db, sealer.ops(db, batch)), done)
 
+    def _find_runs(self, run_ids: Sequence[str], told: Told[Answers[str, RunRow]]) -> None:
+        self._send(lambda db: reader.runs_by_id(db, run_ids, partial(self._opener.lenient, db)), told)
+
+    def _find_recorded(self, numbers: Sequence[int], told: Told[Answers[int, Recorded]]) -> None:
+        def read(db: sqlite3.Connection) -> Mapping[int, Recorded | JournalError]:
+            intact, damaged = reader.recorded_runs(db, numbers, partial(self._opener.strict, db))
+            return {**damaged, **{one.run.number: one for one in intact}}
+
+        self._send(read, told)
+
     async def _show(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await self._read(lambda db: self._opener.lenient(db, work(db)))
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        found: asyncio.Future[T] = self._loop.create_future()
+        self._send(work, partial(resolve, found))
+        return await found
+
+    def _send(self, work: Callable[[sqlite3.Connection], T], told: Told[T]) -> None:
         if self._closed:
             raise JournalError(f"{self._path}: the journal is closed")
-        try:
-            return await self._reader.run(work)
-        except sqlite3.Error as error:
-            raise JournalError(f"{self._path}: the journal cannot be read: {error}") from error
+        self._reader.send(work, partial(self._told, told))
+
+    def _told(self, told: Told[T], result: T | None, error: BaseException | None) -> None:
+        if isinstance(error, sqlite3.Error):
+            failure = JournalError(f"{self._path}: the journal cannot be read: {error}")
+            failure.__cause__, error = error, failure
+        told(result, error)
 
     def _tell_failure(self, failure: JournalError) -> None:
         if self.on_failure is not None:

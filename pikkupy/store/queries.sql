@@ -5,13 +5,13 @@
 -- 1 if something of deleted runs may be left.
 SELECT EXISTS (SELECT 1 FROM pikkupy_deleted);
 
--- name: run_by_id
--- One run.
+-- name: runs_by_id
+-- The runs of a JSON list of ids.
 SELECT
     number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
     starts_at, wakes_at, parked, parent, parent_position, parent_attempt, alone_since, forked_from, tags,
     progress, start_checksum, move_checksum
-FROM pikkupy_runs WHERE run_id = ?;
+FROM pikkupy_runs WHERE run_id IN (SELECT value FROM json_each(:run_ids));
 
 -- name: run_by_number
 -- One run.

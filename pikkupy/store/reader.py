@@ -37,10 +37,17 @@ _PARENT = RunRow.__struct_fields__.index("parent")
 T = TypeVar("T")
 
 
-def run(db: sqlite3.Connection, run_id: str) -> RunRow | None:
-    """The run of that id."""
-    found = db.execute(QUERIES["run_by_id"], (run_id,)).fetchall()
-    return run_of(found[0]) if found else None
+def runs_by_id(
+    db: sqlite3.Connection, run_ids: Sequence[str], opened: Callable[[RunRow], RunRow]
+) -> dict[str, RunRow | JournalError]:
+    """The runs of these ids that are there, or what is wrong with them, by id. `opened`: as in `recorded_runs`."""
+    runs: dict[str, RunRow | JournalError] = {}
+    for row in db.execute(QUERIES["runs_by_id"], {"run_ids": json.dumps(run_ids)}).fetchall():
+        try:
+            runs[row[1]] = opened(run_of(row))
+        except JournalError as error:
+            runs[row[1]] = error
+    return runs
 
 
 def runs(db: sqlite3.Connection, which: RunFilter, limit: int, before: int | None) -> list[RunRow]:
@@ -124,14 +131,6 @@ def attempts(db: sqlite3.Connection, number: int) -> tuple[list[StepRow], list[S
         [step_of(row) for row in aside_rows],
         [attempt_of(row) for row in attempt_rows],
     )
-
-
-def recorded(db: sqlite3.Connection, number: int) -> Recorded | None:
-    """Everything that is needed to bring one run into memory, as of one moment."""
-    with _moment(db):
-        found = db.execute(QUERIES["run_by_number"], (number,)).fetchall()
-        details = _Details(db, [number]) if found else None
-    return None if details is None else details.of(run_of(found[0]))
 
 
 def awake(db: sqlite3.Connection, after: int, limit: int) -> list[int]:

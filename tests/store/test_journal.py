@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,18 @@ async def test_what_is_not_there_is_none_or_empty(journal: Journal) -> None:
     assert await journal.attempts(7) == ([], [], [])
     assert await journal.awake() == []
     assert await journal.last_change([7]) == {}
+
+
+async def test_what_is_asked_for_at_once_is_found_by_its_own_key(journal: Journal) -> None:
+    """They are read together, by queries for many."""
+    await journal.commit([a_run(n) for n in range(1, 251)])
+    wanted = ["run-1\0", "", *(f"run-{n}" for n in range(1, 260))]
+
+    found = dict(zip(wanted, await asyncio.gather(*map(journal.run, wanted)), strict=True))
+    recorded = await asyncio.gather(*map(journal.recorded, range(1, 260)))
+
+    assert found == {**dict.fromkeys(wanted), **{f"run-{n}": a_run(n) for n in range(1, 251)}}
+    assert [one and one.run.number for one in recorded] == [*range(1, 251), *[None] * 9]
 
 
 async def test_a_journal_in_memory_does_the_same(tmp_path: object) -> None:
