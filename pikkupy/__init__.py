@@ -34,6 +34,7 @@ from pikkupy.execution import Decided, Expired, Workflow
 from pikkupy.payloads import Encoded, PayloadCodec, PayloadContext
 from pikkupy.pikku import Pikku
 from pikkupy.services import Services, StepContext, current_step
+from pikkupy.tuning import tune_process
 
 __version__ = "0.1.0"
 
@@ -84,4 +85,5 @@ __all__ = [
     "WorkflowMisuse",
     "WorkflowNotFound",
     "current_step",
+    "tune_process",
 ]

@@ -17,6 +17,7 @@ FLOORS: dict[str, int] = {
     "names": 1,
     "payloads": 1,
     "log": 1,
+    "tuning": 1,
     "config": 2,
     "progress": 2,
     "core": 2,

@@ -52,6 +52,7 @@ PUBLIC = [
     "WorkflowMisuse",
     "WorkflowNotFound",
     "current_step",
+    "tune_process",
 ]
 
 
