@@ -37,8 +37,11 @@ from pikkupy.core.model import (
 )
 from pikkupy.store.queries import insert
 from pikkupy.store.rows import (
+    aside_columns,
+    aside_key_of,
     attempt_columns,
     chunk_columns,
+    key_of,
     link_columns,
     move_columns,
     new_run_columns,
@@ -48,7 +51,7 @@ from pikkupy.store.rows import (
 )
 
 # Rows of the largest statement. Statements have a power of two of rows, so that eleven prepared ones serve every
-# number: preparing one takes as long as running it. Its 18,432 parameters are far below SQLite's 32,766.
+# number: preparing one takes as long as running it. Its 17,408 parameters are far below SQLite's 32,766.
 MAX_ROWS = 1024
 
 
@@ -80,13 +83,13 @@ class Op(msgspec.Struct, frozen=True, gc=False):
     """One change, ready to be written."""
 
     kind: Kind
-    columns: tuple[Any, ...]  # the first is the number of the run, whatever the kind; 0: of none
+    columns: tuple[Any, ...]  # in the order of its trigger
     error: str | None = None  # why it cannot be written at all
 
 
 Statement = tuple[str, list[Any]]  # SQL and its parameters
 
-_COLUMNS = 16
+_COLUMNS = 15
 _FILL = [(None,) * (_COLUMNS - count) for count in range(_COLUMNS + 1)]
 _NOTHING = (None,) * (2 + _COLUMNS)  # a row that does nothing
 
@@ -96,7 +99,7 @@ _ENCODERS: dict[type, tuple[Kind, Callable[[Any], tuple[Any, ...]]]] = {
     AttemptRow: (Kind.ATTEMPT, attempt_columns),
     TimerRow: (Kind.TIMER, timer_columns),
     SignalRow: (Kind.SIGNAL, signal_columns),
-    SignalTaken: (Kind.TAKEN, lambda change: (change.run, change.seq, change.position)),
+    SignalTaken: (Kind.TAKEN, lambda change: (key_of(change.run, change.seq), change.position)),
     ChunkRow: (Kind.CHUNK, chunk_columns),
     CodeChange: (Kind.CHANGE, lambda change: (change.run, change.change_id)),
     RunMove: (Kind.MOVE, move_columns),
@@ -105,8 +108,8 @@ _ENCODERS: dict[type, tuple[Kind, Callable[[Any], tuple[Any, ...]]]] = {
     StepsCancelled: (Kind.CANCEL, lambda change: (change.run, change.at)),
     StepReopened: (Kind.REOPEN, lambda change: step_columns(change.row)),
     StepsSetAside: (Kind.ASIDE, lambda change: (change.run, change.position, change.seq)),
-    StepSetAside: (Kind.KEPT, lambda change: step_columns(change.row)),
-    SetAsideTaken: (Kind.BACK, lambda change: (change.run, change.position)),
+    StepSetAside: (Kind.KEPT, lambda change: aside_columns(change.row)),
+    SetAsideTaken: (Kind.BACK, lambda change: (aside_key_of(change.run, change.position),)),
     ChildLinked: (Kind.LINK, lambda change: link_columns(change.row)),
     RunDeleted: (Kind.DELETE, lambda change: (change.number,)),
     DeletedSwept: (Kind.SWEEP, lambda change: (0, change.rows)),

@@ -1,5 +1,9 @@
 -- Every statement that reads the journal, and those of its owner, under their names. Columns are in the order of the
 -- records in core/model.py, with the checksums last. Runs are written by `writing.sql`.
+--
+-- What belongs to a run has keys from `run << 26` to below `run + 1 << 26` (`schema.sql`; `+` binds closer than `<<`). Of a
+-- JSON list of runs a CROSS JOIN reads run by run, in the order of the list, and of each its rows in the order of their
+-- keys: an ORDER BY would sort them once more.
 
 -- name: has_deleted
 -- 1 if something of deleted runs may be left.
@@ -144,18 +148,21 @@ LIMIT 1;
 SELECT
     run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at, started_at,
     checksum
-FROM pikkupy_steps WHERE run = (SELECT number FROM pikkupy_runs WHERE number = ?) ORDER BY position;
+FROM pikkupy_steps
+WHERE key >= (SELECT number << 26 FROM pikkupy_runs WHERE number = :run) AND key < :run + 1 << 26 ORDER BY key;
 
 -- name: steps_after
 -- The steps of one run, in order, without their outputs; left out are those of which a reader of events has seen all.
 SELECT
     run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, NULL, error, status, ended_at, started_at
-FROM pikkupy_steps WHERE run = :run AND (position >= :reached OR seq > :place OR seq IS NULL) ORDER BY position;
+FROM pikkupy_steps
+WHERE key >= :run << 26 AND key < :run + 1 << 26 AND (position >= :reached OR seq > :place OR seq IS NULL) ORDER BY key;
 
 -- name: attempts
 -- The finished attempts of one run, oldest first.
 SELECT run, position, attempt, seq, status, error, started_at, ended_at, name, checksum
-FROM pikkupy_attempts WHERE run = (SELECT number FROM pikkupy_runs WHERE number = ?) ORDER BY seq;
+FROM pikkupy_attempts
+WHERE key >= (SELECT number << 26 FROM pikkupy_runs WHERE number = :run) AND key < :run + 1 << 26 ORDER BY key;
 
 -- name: awake_runs
 -- The numbers of a chunk of the unfinished runs that do not wait in the file. The index is named: by itself the planner
@@ -211,32 +218,43 @@ FROM pikkupy_runs WHERE number IN (
 SELECT
     run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
     started_at, checksum
-FROM pikkupy_steps WHERE run IN (SELECT value FROM json_each(:numbers)) ORDER BY run, position;
+FROM json_each(:numbers) AS wanted
+CROSS JOIN pikkupy_steps AS step ON step.key >= wanted.value << 26 AND step.key < wanted.value + 1 << 26;
 
 -- name: timers_of_runs
 -- The fired timers of a JSON list of runs, in order.
 SELECT run, number, due_at, seq, fired_at, checksum
-FROM pikkupy_timers WHERE run IN (SELECT value FROM json_each(:numbers)) ORDER BY run, number;
+FROM json_each(:numbers) AS wanted
+CROSS JOIN pikkupy_timers AS timer ON timer.key >= wanted.value << 26 AND timer.key < wanted.value + 1 << 26;
 
 -- name: last_places
--- Per run of a JSON list: the highest place in its history that an attempt, a signal or an outcome set aside takes.
-SELECT run, max(seq) FROM (
-    SELECT run, seq FROM pikkupy_attempts WHERE run IN (SELECT value FROM json_each(:numbers))
-    UNION ALL
-    SELECT run, seq FROM pikkupy_signals WHERE run IN (SELECT value FROM json_each(:numbers))
-    UNION ALL
-    SELECT run, seq FROM pikkupy_set_aside
-    WHERE run IN (SELECT value FROM json_each(:numbers)) AND seq IS NOT NULL
-) GROUP BY run;
+-- Per run of a JSON list: the highest place in its history that an attempt, a signal or an outcome set aside takes, or 0.
+SELECT wanted.value, max(
+    coalesce((
+        SELECT seq FROM pikkupy_attempts AS attempt
+        WHERE attempt.key >= wanted.value << 26 AND attempt.key < wanted.value + 1 << 26 ORDER BY attempt.key DESC LIMIT 1
+    ), 0),
+    coalesce((
+        SELECT seq FROM pikkupy_signals AS signal
+        WHERE signal.key >= wanted.value << 26 AND signal.key < wanted.value + 1 << 26 ORDER BY signal.key DESC LIMIT 1
+    ), 0),
+    coalesce((
+        SELECT max(seq) FROM pikkupy_set_aside AS aside
+        WHERE aside.key >= wanted.value << 26 AND aside.key < wanted.value + 1 << 26
+    ), 0)
+) FROM json_each(:numbers) AS wanted;
 
 -- name: signals
 -- All signals that were sent to one run, in the order of their arrival, without what they carried.
-SELECT run, seq, name, sent_at, position FROM pikkupy_signals WHERE run = (SELECT number FROM pikkupy_runs WHERE number = ?) ORDER BY seq;
+SELECT run, seq, name, sent_at, position FROM pikkupy_signals
+WHERE key >= (SELECT number << 26 FROM pikkupy_runs WHERE number = :run) AND key < :run + 1 << 26 ORDER BY key;
 
 -- name: kept_signals
 -- The signals of a JSON list of runs that no step has taken, in the order of their arrival.
 SELECT run, seq, name, payload, sent_at, position, checksum
-FROM pikkupy_signals WHERE run IN (SELECT value FROM json_each(:numbers)) AND position IS NULL ORDER BY run, seq;
+FROM json_each(:numbers) AS wanted
+CROSS JOIN pikkupy_signals AS signal ON signal.key >= wanted.value << 26 AND signal.key < wanted.value + 1 << 26
+WHERE position IS NULL;
 
 -- name: chunks
 -- The chunks of one run after an offset, in order, each with whether it still counts: no later attempt, and no later
@@ -248,16 +266,18 @@ SELECT run, "offset", since, position, name, attempt, value, at, checksum,
             AND later.since > chunk.since
     ) AND NOT EXISTS (
         SELECT 1 FROM pikkupy_steps AS step
-        WHERE step.run = chunk.run AND step.position = chunk.position AND step.name = chunk.name
-            AND step.attempts > chunk.attempt
+        WHERE step.key = chunk.run << 26 | chunk.position AND step.name = chunk.name AND step.attempts > chunk.attempt
     ) AS counts
 FROM pikkupy_chunks AS chunk
-WHERE run = (SELECT number FROM pikkupy_runs WHERE number = :run) AND "offset" > :after ORDER BY "offset";
+WHERE key > (SELECT number << 26 FROM pikkupy_runs WHERE number = :run) + min(:after, 0x3FFFFFF) AND key < :run + 1 << 26
+ORDER BY key;
 
 -- name: next_chunks
 -- The offset of the next chunk of each run of a JSON list.
-SELECT wanted.value, (SELECT max("offset") + 1 FROM pikkupy_chunks WHERE run = wanted.value)
-FROM json_each(:numbers) AS wanted;
+SELECT wanted.value, (
+    SELECT "offset" + 1 FROM pikkupy_chunks AS chunk
+    WHERE chunk.key >= wanted.value << 26 AND chunk.key < wanted.value + 1 << 26 ORDER BY chunk.key DESC LIMIT 1
+) FROM json_each(:numbers) AS wanted;
 
 -- name: changes_of_runs
 -- The changes of the code that a JSON list of runs has passed.
@@ -266,11 +286,11 @@ SELECT run, change_id FROM pikkupy_changes WHERE run IN (SELECT value FROM json_
 -- name: set_aside_of_runs
 -- The steps of a JSON list of runs that were set aside.
 SELECT
-    run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
-    started_at, checksum
-FROM pikkupy_set_aside WHERE run IN (
-    SELECT number FROM json_each(:numbers) AS wanted CROSS JOIN pikkupy_runs ON number = wanted.value
-) ORDER BY run, position;
+    run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, aside.output, aside.error,
+    aside.status, aside.ended_at, started_at, checksum
+FROM json_each(:numbers) AS wanted
+CROSS JOIN pikkupy_runs ON number = wanted.value
+CROSS JOIN pikkupy_set_aside AS aside ON aside.key >= number << 26 AND aside.key < number + 1 << 26;
 
 -- name: awaited_children
 -- The children of a JSON list of runs whose step has no outcome, or was set aside.
@@ -281,7 +301,7 @@ SELECT
     child.move_checksum
 FROM json_each(:numbers) AS wanted
 CROSS JOIN pikkupy_runs AS child ON child.parent = wanted.value
-LEFT JOIN pikkupy_steps AS step ON step.run = child.parent AND step.position = child.parent_position
+LEFT JOIN pikkupy_steps AS step ON step.key = child.parent << 26 | child.parent_position
 WHERE child.parent_position < 0 OR step.status NOT IN ('succeeded', 'failed', 'cancelled');
 
 -- name: awaited_runs
@@ -290,8 +310,9 @@ SELECT child.number
 FROM json_each(:numbers) AS wanted
 CROSS JOIN pikkupy_runs AS child ON child.number = wanted.value
 CROSS JOIN pikkupy_runs AS mother ON mother.number = child.parent
-LEFT JOIN pikkupy_steps AS step ON step.run = child.parent AND step.position = child.parent_position
-LEFT JOIN pikkupy_set_aside AS aside ON aside.run = child.parent AND aside.position = child.parent_position
+LEFT JOIN pikkupy_steps AS step ON step.key = child.parent << 26 | child.parent_position
+LEFT JOIN pikkupy_set_aside AS aside
+    ON aside.key = (child.parent + 1 << 26) + child.parent_position AND child.parent_position < 0
 WHERE mother.status IN ('running', 'suspended')
     AND (coalesce(step.status, aside.status), coalesce(step.attempts, aside.attempts)) = ('running', child.parent_attempt);
 
@@ -304,11 +325,14 @@ FROM pikkupy_runs INDEXED BY pikkupy_runs_children WHERE parent = ? ORDER BY par
 -- Per run of a JSON list of numbers: the latest recorded time of its steps, attempts and timers.
 SELECT run, max(at) AS latest FROM (
     SELECT run, max(coalesce(started_at, 0), coalesce(ended_at, 0)) AS at
-    FROM pikkupy_steps WHERE run IN (SELECT value FROM json_each(:numbers))
+    FROM json_each(:numbers) AS wanted
+    CROSS JOIN pikkupy_steps AS step ON step.key >= wanted.value << 26 AND step.key < wanted.value + 1 << 26
     UNION ALL
-    SELECT run, ended_at FROM pikkupy_attempts WHERE run IN (SELECT value FROM json_each(:numbers))
+    SELECT run, ended_at FROM json_each(:numbers) AS wanted
+    CROSS JOIN pikkupy_attempts AS attempt ON attempt.key >= wanted.value << 26 AND attempt.key < wanted.value + 1 << 26
     UNION ALL
-    SELECT run, fired_at FROM pikkupy_timers WHERE run IN (SELECT value FROM json_each(:numbers))
+    SELECT run, fired_at FROM json_each(:numbers) AS wanted
+    CROSS JOIN pikkupy_timers AS timer ON timer.key >= wanted.value << 26 AND timer.key < wanted.value + 1 << 26
 ) GROUP BY run HAVING latest > 0;
 
 -- name: recent_change
@@ -316,11 +340,16 @@ SELECT run, max(at) AS latest FROM (
 -- the last by its place in the history.
 SELECT wanted.value, max(
     coalesce((SELECT max(max(coalesce(started_at, 0), coalesce(ended_at, 0))) FROM (
-        SELECT started_at, ended_at FROM pikkupy_steps WHERE run = wanted.value ORDER BY position DESC LIMIT 100
+        SELECT started_at, ended_at FROM pikkupy_steps AS step
+        WHERE step.key >= wanted.value << 26 AND step.key < wanted.value + 1 << 26 ORDER BY step.key DESC LIMIT 100
     )), 0),
-    coalesce((SELECT ended_at FROM pikkupy_attempts WHERE run = wanted.value ORDER BY seq DESC LIMIT 1), 0),
+    coalesce((
+        SELECT ended_at FROM pikkupy_attempts AS attempt
+        WHERE attempt.key >= wanted.value << 26 AND attempt.key < wanted.value + 1 << 26 ORDER BY attempt.key DESC LIMIT 1
+    ), 0),
     coalesce((SELECT max(fired_at) FROM (
-        SELECT fired_at FROM pikkupy_timers WHERE run = wanted.value ORDER BY number DESC LIMIT 100
+        SELECT fired_at FROM pikkupy_timers AS timer
+        WHERE timer.key >= wanted.value << 26 AND timer.key < wanted.value + 1 << 26 ORDER BY timer.key DESC LIMIT 100
     )), 0)
 ) FROM json_each(:numbers) AS wanted;
 

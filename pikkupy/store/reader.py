@@ -105,7 +105,7 @@ def unfinished_relative(db: sqlite3.Connection, number: int) -> tuple[str, RunSt
 
 def steps(db: sqlite3.Connection, number: int) -> list[StepRow]:
     """The steps of one run, by position."""
-    return [step_of(row) for row in db.execute(QUERIES["steps"], (number,)).fetchall()]
+    return [step_of(row) for row in db.execute(QUERIES["steps"], {"run": number}).fetchall()]
 
 
 def steps_after(db: sqlite3.Connection, number: int, place: int, reached: int) -> list[StepRow]:
@@ -117,15 +117,15 @@ def steps_after(db: sqlite3.Connection, number: int, place: int, reached: int) -
 
 def attempt_rows(db: sqlite3.Connection, number: int) -> list[AttemptRow]:
     """The finished attempts of one run that have a row, by seq."""
-    return [attempt_of(row) for row in db.execute(QUERIES["attempts"], (number,)).fetchall()]
+    return [attempt_of(row) for row in db.execute(QUERIES["attempts"], {"run": number}).fetchall()]
 
 
 def attempts(db: sqlite3.Connection, number: int) -> tuple[list[StepRow], list[StepRow], list[AttemptRow]]:
     """The steps of one run, by position, those that were set aside, and finished attempts, by seq, as of one moment."""
     with _moment(db):
-        step_rows = db.execute(QUERIES["steps"], (number,)).fetchall()
+        step_rows = db.execute(QUERIES["steps"], {"run": number}).fetchall()
         aside_rows = db.execute(QUERIES["set_aside_of_runs"], {"numbers": json.dumps([number])}).fetchall()
-        attempt_rows = db.execute(QUERIES["attempts"], (number,)).fetchall()
+        attempt_rows = db.execute(QUERIES["attempts"], {"run": number}).fetchall()
     return (
         [step_of(row) for row in step_rows],
         [step_of(row) for row in aside_rows],
@@ -237,7 +237,7 @@ def chunks(db: sqlite3.Connection, number: int, after: int) -> list[tuple[ChunkR
 
 def signals(db: sqlite3.Connection, number: int) -> list[SignalRow]:
     """All signals that were sent to one run, in the order of their arrival, without what they carried."""
-    rows = db.execute(QUERIES["signals"], (number,)).fetchall()
+    rows = db.execute(QUERIES["signals"], {"run": number}).fetchall()
     return [
         SignalRow(run=run, seq=seq, name=name, payload=None, sent_at=sent_at, position=position)
         for run, seq, name, sent_at, position in rows

@@ -15,7 +15,20 @@ from zlib import crc32
 import msgspec
 
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import AttemptRow, ChunkRow, ErrorInfo, RunMove, RunRow, RunStatus, SignalRow, StepRow, TimerRow
+from pikkupy.core.model import (
+    MAX_OWN,
+    MAX_RUN,
+    OWN_BITS,
+    AttemptRow,
+    ChunkRow,
+    ErrorInfo,
+    RunMove,
+    RunRow,
+    RunStatus,
+    SignalRow,
+    StepRow,
+    TimerRow,
+)
 from pikkupy.errors import JournalError
 from pikkupy.payloads import Cipher
 
@@ -38,6 +51,21 @@ _started_with = _fields_of_run(
 )
 _moved = _fields_of_run("number status output error reason parked updated_at ended_at")
 _AS_IT_BEGINS = (RunStatus.RUNNING, None, None, None, None, None, None)
+
+
+def key_of(run: int, number: int) -> int:
+    """The key of what has that number, from 0, among its like of one run: of a step its position.
+
+    Raises `OverflowError` for numbers that have no key.
+    """
+    if 0 <= number <= MAX_OWN and 0 <= run <= MAX_RUN:
+        return run << OWN_BITS | number
+    raise OverflowError(f"number {number:,} of run number {run:,}: a run has numbers up to {MAX_OWN:,}")
+
+
+def aside_key_of(run: int, position: int) -> int:
+    """The key of a step that was set aside: its position is negative. Raises as `key_of` does."""
+    return key_of(run, MAX_OWN + 1 + position)
 
 
 class SealedError(ErrorInfo, frozen=True, omit_defaults=True, gc=False):
@@ -78,8 +106,11 @@ def run_columns(row: RunRow) -> Columns:
 def new_run_columns(row: RunRow) -> Columns:
     """The columns of a run that begins: all that it can have by then, with the two checksums.
 
-    Raises `ValueError` for one that has come further: it is started first, and then moved.
+    Raises `ValueError` for one that has come further: it is started first, and then moved. Raises `OverflowError` when
+    the file has had as many runs as it can number.
     """
+    if row.number > MAX_RUN:
+        raise OverflowError(f"run numbers end at {MAX_RUN:,}; go on in a new file")
     begun = (row.status, row.output, row.error, row.reason, row.ended_at, row.parked, row.progress)
     if begun != _AS_IT_BEGINS or row.updated_at != row.created_at:
         raise ValueError(f"run {row.run_id!r} is not as a run begins")
@@ -97,7 +128,18 @@ def link_columns(row: RunRow) -> Columns:
 
 def step_columns(row: StepRow) -> Columns:
     """The columns of a step, with its checksum."""
-    columns = (
+    columns = _step_columns(row)
+    return (key_of(row.run, row.position), *columns[2:], _step_checksum(columns))
+
+
+def aside_columns(row: StepRow) -> Columns:
+    """The columns of a step that is set aside, with its checksum."""
+    columns = _step_columns(row)
+    return (aside_key_of(row.run, row.position), *columns[2:], _step_checksum(columns))
+
+
+def _step_columns(row: StepRow) -> Columns:
+    return (
         row.run,
         row.position,
         row.name,
@@ -114,7 +156,6 @@ def step_columns(row: StepRow) -> Columns:
         row.ended_at,
         row.started_at,
     )
-    return (*columns, _step_checksum(columns))
 
 
 def attempt_columns(row: AttemptRow) -> Columns:
@@ -129,25 +170,26 @@ def attempt_columns(row: AttemptRow) -> Columns:
         row.started_at,
         row.ended_at,
     )
-    return (*columns, row.name, _checksum(columns))
+    _, position, attempt, seq, *rest = columns
+    return (key_of(row.run, seq), position, attempt, *rest, row.name, _checksum(columns))
 
 
 def timer_columns(row: TimerRow) -> Columns:
     """The columns of a fired timer, with its checksum."""
     columns = (row.run, row.number, row.due_at, row.seq, row.fired_at)
-    return (*columns, _checksum(columns))
+    return (key_of(row.run, row.number), *columns[2:], _checksum(columns))
 
 
 def signal_columns(row: SignalRow) -> Columns:
     """The columns of a signal, with its checksum."""
     columns = (row.run, row.seq, row.name, row.payload, row.sent_at)
-    return (*columns, row.position, _checksum(columns))
+    return (key_of(row.run, row.seq), *columns[2:], row.position, _checksum(columns))
 
 
 def chunk_columns(row: ChunkRow) -> Columns:
     """The columns of a chunk, with its checksum."""
     columns = (row.run, row.offset, row.since, row.position, row.name, row.attempt, row.value, row.at)
-    return (*columns, _checksum(columns))
+    return (key_of(row.run, row.offset), *columns[2:], _checksum(columns))
 
 
 def move_columns(move: RunMove) -> Columns:

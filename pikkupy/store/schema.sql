@@ -4,6 +4,10 @@
 -- `pikku_runs` and `pikku_steps` are for its joins, and keep their columns from release to release.
 -- Times are INTEGER: microseconds since 1970-01-01 UTC. Values are text of the codec, errors are JSON.
 -- A `checksum` is a CRC-32 that pikkupy computes over the row and compares when it reads it.
+-- A `key` is a run's number << 26 | a number within the run: the rows of a run stand together, in order, and are found by a
+-- range of the key, with no index beside it. These tables have rowids because a row of a table without them that is larger
+-- than a quarter of a page takes a page of its own for the rest. The two numbers are columns as well that take no room; a
+-- condition on these alone looks at every row of the table.
 
 -- One row: what is true of the file as a whole.
 CREATE TABLE pikkupy_journal (
@@ -20,7 +24,7 @@ CREATE TABLE pikkupy_journal (
 
 -- One row per run.
 CREATE TABLE pikkupy_runs (
-    number INTEGER PRIMARY KEY CHECK (number > 0),         -- 1, 2, 3 … in the order of the starts
+    number INTEGER PRIMARY KEY CHECK (number > 0 AND number < 0x1FFFFFFFFF),  -- 1, 2, 3 … in the order of the starts; see `key`
     run_id TEXT NOT NULL UNIQUE,                           -- as the caller knows it
     workflow TEXT NOT NULL,                                -- registered name
     status TEXT NOT NULL,
@@ -82,8 +86,9 @@ CREATE TABLE pikkupy_deleted (
 
 -- One row per step that a run has reached. The key serves all reads of steps: by run, in order.
 CREATE TABLE pikkupy_steps (
-    run INTEGER NOT NULL,
-    position INTEGER NOT NULL CHECK (position >= 0),       -- 0, 1, 2 … in the order in which the run reached its steps
+    key INTEGER PRIMARY KEY,                               -- run << 26 | position
+    run INTEGER AS (key >> 26) VIRTUAL,                    -- number of the run
+    position INTEGER AS (key & 0x3FFFFFF) VIRTUAL,         -- 0, 1, 2 … in the order in which the run reached its steps
     name TEXT NOT NULL,                                    -- with its ordinal: name, name#1
     kind TEXT NOT NULL,                                    -- what it does
     target TEXT,                                           -- name of the function or workflow
@@ -98,7 +103,6 @@ CREATE TABLE pikkupy_steps (
     ended_at INTEGER,                                      -- µs
     started_at INTEGER,                                    -- µs, when it was reached; of one that runs, when its first attempt began
     checksum INTEGER NOT NULL,                             -- over all but started_at; over status and ended_at once there is a seq
-    PRIMARY KEY (run, position),
     -- As CASE, which ends where it fits, both cost a tenth of what lists of words and a CHECK per column do.
     CONSTRAINT kind_of_step CHECK (CASE kind
         WHEN 'inline' THEN TRUE
@@ -118,60 +122,60 @@ CREATE TABLE pikkupy_steps (
         WHEN 'cancelled' THEN seq IS NULL AND output IS NULL AND ended_at IS NOT NULL
         ELSE FALSE
     END)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 -- One row per finished attempt; a step that ended with its first attempt has none. The key serves `attempts`.
 CREATE TABLE pikkupy_attempts (
-    run INTEGER NOT NULL,
+    key INTEGER PRIMARY KEY,                               -- run << 26 | seq
+    run INTEGER AS (key >> 26) VIRTUAL,                    -- number of the run
     position INTEGER NOT NULL CHECK (position >= 0),       -- of the step
     attempt INTEGER NOT NULL CHECK (attempt > 0),          -- 1, 2, 3 …
-    seq INTEGER NOT NULL CHECK (seq > 0),                  -- place in the run's history
+    seq INTEGER AS (key & 0x3FFFFFF) VIRTUAL CHECK (seq > 0),  -- place in the run's history
     status TEXT NOT NULL CHECK (status IN ('succeeded', 'failed')),
     error TEXT CHECK ((error IS NOT NULL) = (status = 'failed')),  -- JSON
     started_at INTEGER NOT NULL,                           -- µs
     ended_at INTEGER NOT NULL,                             -- µs
     name TEXT,                                             -- of the step, once it was set aside
-    checksum INTEGER NOT NULL,                             -- over all but name
-    PRIMARY KEY (run, seq)
-) STRICT, WITHOUT ROWID;
+    checksum INTEGER NOT NULL                              -- over all but name
+) STRICT;
 
 -- One row per fired timer of a run's own event loop. The key serves `timers_of_runs`.
 CREATE TABLE pikkupy_timers (
-    run INTEGER NOT NULL,
-    number INTEGER NOT NULL CHECK (number >= 0),           -- 0, 1, 2 … in the order in which the run set them
+    key INTEGER PRIMARY KEY,                               -- run << 26 | number
+    run INTEGER AS (key >> 26) VIRTUAL,                    -- number of the run
+    number INTEGER AS (key & 0x3FFFFFF) VIRTUAL,           -- 0, 1, 2 … in the order in which the run set them
     due_at INTEGER NOT NULL,                               -- µs, as the run's loop computed it
     seq INTEGER NOT NULL CHECK (seq > 0),                  -- place in the run's history
     fired_at INTEGER NOT NULL,                             -- µs
-    checksum INTEGER NOT NULL,
-    PRIMARY KEY (run, number)
-) STRICT, WITHOUT ROWID;
+    checksum INTEGER NOT NULL
+) STRICT;
 
 -- One row per signal that was sent to a run. The key serves `kept_signals`.
 CREATE TABLE pikkupy_signals (
-    run INTEGER NOT NULL,
-    seq INTEGER NOT NULL CHECK (seq > 0),                  -- place in the run's history
+    key INTEGER PRIMARY KEY,                               -- run << 26 | seq
+    run INTEGER AS (key >> 26) VIRTUAL,                    -- number of the run
+    seq INTEGER AS (key & 0x3FFFFFF) VIRTUAL CHECK (seq > 0),  -- place in the run's history
     name TEXT NOT NULL,
     payload TEXT,                                          -- encoded value; NULL once a step has taken it
     sent_at INTEGER NOT NULL,                              -- µs
     position INTEGER,                                      -- of the step that has taken it
     checksum INTEGER NOT NULL,                             -- over all but position; of use until it is taken
-    PRIMARY KEY (run, seq),
     CHECK ((payload IS NULL) = (position IS NOT NULL))
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 -- One row per value that a step has emitted. The key serves `chunks` and `next_chunks`.
 CREATE TABLE pikkupy_chunks (
-    run INTEGER NOT NULL,
-    "offset" INTEGER NOT NULL CHECK ("offset" >= 0),       -- 0, 1, 2 … in the order of arrival
+    key INTEGER PRIMARY KEY,                               -- run << 26 | offset
+    run INTEGER AS (key >> 26) VIRTUAL,                    -- number of the run
+    "offset" INTEGER AS (key & 0x3FFFFFF) VIRTUAL,         -- 0, 1, 2 … in the order of arrival
     since INTEGER NOT NULL CHECK (since BETWEEN 0 AND "offset"),  -- offset of the first chunk of the same execution of the attempt
     position INTEGER NOT NULL CHECK (position >= 0),       -- of the step
     name TEXT NOT NULL,                                    -- of the step
     attempt INTEGER NOT NULL CHECK (attempt > 0),          -- 1, 2, 3 …
     value TEXT NOT NULL,                                   -- encoded value
     at INTEGER NOT NULL,                                   -- µs
-    checksum INTEGER NOT NULL,
-    PRIMARY KEY (run, "offset")
-) STRICT, WITHOUT ROWID;
+    checksum INTEGER NOT NULL
+) STRICT;
 
 -- Serves `chunks`: whether a later execution of the step has emitted. Holds the first chunk of each execution alone.
 CREATE INDEX pikkupy_chunks_by_execution ON pikkupy_chunks (run, name, since) WHERE since = "offset";
@@ -186,8 +190,9 @@ CREATE TABLE pikkupy_changes (
 -- Steps that changed code, once accepted, has not asked for again: evidence of outcomes, and what such a step gets if it is
 -- asked for later. The key serves `set_aside_of_runs`.
 CREATE TABLE pikkupy_set_aside (
-    run INTEGER NOT NULL,
-    position INTEGER NOT NULL CHECK (position < 0),        -- of no meaning but to child runs; all else as in pikkupy_steps
+    key INTEGER PRIMARY KEY,                               -- (run + 1 << 26) + position
+    run INTEGER AS (key >> 26) VIRTUAL,                    -- number of the run
+    position INTEGER AS ((key & 0x3FFFFFF) - 0x4000000) VIRTUAL,  -- negative; of no meaning but to child runs; else as in steps
     name TEXT NOT NULL,
     kind TEXT NOT NULL,
     target TEXT,
@@ -201,9 +206,8 @@ CREATE TABLE pikkupy_set_aside (
     status TEXT NOT NULL,
     ended_at INTEGER,
     started_at INTEGER,
-    checksum INTEGER NOT NULL,
-    PRIMARY KEY (run, position)
-) STRICT, WITHOUT ROWID;
+    checksum INTEGER NOT NULL
+) STRICT;
 
 -- The tags of runs, to find runs by. Nobody writes here: the two triggers keep it to what the rows of the runs say, so that
 -- no way of making or deleting a run can forget it. It refers to no table, because the check of a foreign key would want
@@ -239,31 +243,31 @@ END;
 
 -- Nothing is written for a run that is not there. Foreign keys would not let the row of a run go before its other rows.
 CREATE TRIGGER pikkupy_run_of_a_step BEFORE INSERT ON pikkupy_steps
-WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.run)
+WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.key >> 26)
 BEGIN
     SELECT raise(ABORT, 'the run is not there');
 END;
 
 CREATE TRIGGER pikkupy_run_of_an_attempt BEFORE INSERT ON pikkupy_attempts
-WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.run)
+WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.key >> 26)
 BEGIN
     SELECT raise(ABORT, 'the run is not there');
 END;
 
 CREATE TRIGGER pikkupy_run_of_a_timer BEFORE INSERT ON pikkupy_timers
-WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.run)
+WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.key >> 26)
 BEGIN
     SELECT raise(ABORT, 'the run is not there');
 END;
 
 CREATE TRIGGER pikkupy_run_of_a_signal BEFORE INSERT ON pikkupy_signals
-WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.run)
+WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.key >> 26)
 BEGIN
     SELECT raise(ABORT, 'the run is not there');
 END;
 
 CREATE TRIGGER pikkupy_run_of_a_chunk BEFORE INSERT ON pikkupy_chunks
-WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.run)
+WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.key >> 26)
 BEGIN
     SELECT raise(ABORT, 'the run is not there');
 END;
@@ -275,7 +279,7 @@ BEGIN
 END;
 
 CREATE TRIGGER pikkupy_run_of_a_step_aside BEFORE INSERT ON pikkupy_set_aside
-WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.run)
+WHEN NOT EXISTS (SELECT 1 FROM pikkupy_runs WHERE number = new.key >> 26)
 BEGIN
     SELECT raise(ABORT, 'the run is not there');
 END;
@@ -312,5 +316,7 @@ SELECT
     strftime('%Y-%m-%dT%H:%M:%fZ', steps.wake_at / 1e6, 'unixepoch') AS wake_at,
     strftime('%Y-%m-%dT%H:%M:%fZ', steps.started_at / 1e6, 'unixepoch') AS started_at,
     strftime('%Y-%m-%dT%H:%M:%fZ', steps.ended_at / 1e6, 'unixepoch') AS ended_at
-FROM pikkupy_steps AS steps
-JOIN pikkupy_runs AS runs ON runs.number = steps.run;
+FROM pikkupy_runs AS runs
+JOIN pikkupy_steps AS steps
+    ON steps.key >= runs.number << 26 AND steps.key < runs.number + 1 << 26  -- to find those of some runs
+    AND runs.number = steps.key >> 26;                                       -- to find the runs of some

@@ -2,11 +2,12 @@
 -- belong to the connection of the owner and are in no file. However many changes there are, of whatever kinds, they are
 -- then one INSERT, which is a transaction by itself: made whole, in their order, or not at all.
 --
--- A word in braces is the number of a kind (`plan.Kind`); c1 … c16 are its columns. A row without a kind does nothing.
+-- A word in braces is the number of a kind (`plan.Kind`); c1 … c15 are its columns. What has a
+-- key in its table comes with that, in the place of the run and the number within it. A row without a kind does nothing.
 
 -- name: view
-CREATE TEMP VIEW pikkupy_writing (kind, epoch, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16) AS
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+CREATE TEMP VIEW pikkupy_writing (kind, epoch, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15) AS
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
 
 -- name: is_prepared
 -- 1 if the connection has the view.
@@ -14,7 +15,7 @@ SELECT count(*) FROM sqlite_temp_master WHERE name = 'pikkupy_writing';
 
 -- name: insert
 -- One row after VALUES for each change; the epoch is in the first alone.
-INSERT INTO pikkupy_writing VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO pikkupy_writing VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: owner
 -- Only the newest owner may write. The words are known to `writer.py`.
@@ -45,13 +46,13 @@ END;
 CREATE TEMP TRIGGER pikkupy_write_step INSTEAD OF INSERT ON pikkupy_writing WHEN new.kind = {step}
 BEGIN
     INSERT INTO pikkupy_steps (
-        run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
-        started_at, checksum
+        key, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at, started_at,
+        checksum
     ) VALUES (
         new.c1, new.c2, new.c3, new.c4, new.c5, new.c6, new.c7, new.c8, new.c9, new.c10, new.c11, new.c12, new.c13, new.c14,
-        new.c15, new.c16
+        new.c15
     )
-    ON CONFLICT (run, position) DO UPDATE SET
+    ON CONFLICT (key) DO UPDATE SET
         name = excluded.name,
         kind = excluded.kind,
         target = excluded.target,
@@ -74,32 +75,31 @@ END;
 -- A finished attempt.
 CREATE TEMP TRIGGER pikkupy_write_attempt INSTEAD OF INSERT ON pikkupy_writing WHEN new.kind = {attempt}
 BEGIN
-    INSERT INTO pikkupy_attempts (run, position, attempt, seq, status, error, started_at, ended_at, name, checksum)
-    VALUES (new.c1, new.c2, new.c3, new.c4, new.c5, new.c6, new.c7, new.c8, new.c9, new.c10);
+    INSERT INTO pikkupy_attempts (key, position, attempt, status, error, started_at, ended_at, name, checksum)
+    VALUES (new.c1, new.c2, new.c3, new.c4, new.c5, new.c6, new.c7, new.c8, new.c9);
 END;
 
 -- name: timer
 -- A fired timer of a run's own event loop.
 CREATE TEMP TRIGGER pikkupy_write_timer INSTEAD OF INSERT ON pikkupy_writing WHEN new.kind = {timer}
 BEGIN
-    INSERT INTO pikkupy_timers (run, number, due_at, seq, fired_at, checksum)
-    VALUES (new.c1, new.c2, new.c3, new.c4, new.c5, new.c6);
+    INSERT INTO pikkupy_timers (key, due_at, seq, fired_at, checksum)
+    VALUES (new.c1, new.c2, new.c3, new.c4, new.c5);
 END;
 
 -- name: signal
 -- A signal that was sent.
 CREATE TEMP TRIGGER pikkupy_write_signal INSTEAD OF INSERT ON pikkupy_writing WHEN new.kind = {signal}
 BEGIN
-    INSERT INTO pikkupy_signals (run, seq, name, payload, sent_at, position, checksum)
-    VALUES (new.c1, new.c2, new.c3, new.c4, new.c5, new.c6, new.c7);
+    INSERT INTO pikkupy_signals (key, name, payload, sent_at, position, checksum)
+    VALUES (new.c1, new.c2, new.c3, new.c4, new.c5, new.c6);
 END;
 
 -- name: taken
--- A signal that a step has taken: run, seq, position. The payload is the step's output now.
+-- A signal that a step has taken: its key, position. The payload is the step's output now.
 CREATE TEMP TRIGGER pikkupy_write_taken INSTEAD OF INSERT ON pikkupy_writing WHEN new.kind = {taken}
 BEGIN
-    UPDATE pikkupy_signals SET payload = NULL, position = new.c3
-    WHERE run = new.c1 AND seq = new.c2 AND position IS NULL;
+    UPDATE pikkupy_signals SET payload = NULL, position = new.c2 WHERE key = new.c1 AND position IS NULL;
     SELECT raise(ABORT, 'the signal was taken by another step') WHERE changes() = 0;
 END;
 
@@ -114,8 +114,8 @@ END;
 -- A value that a step has emitted.
 CREATE TEMP TRIGGER pikkupy_write_chunk INSTEAD OF INSERT ON pikkupy_writing WHEN new.kind = {chunk}
 BEGIN
-    INSERT INTO pikkupy_chunks (run, "offset", since, position, name, attempt, value, at, checksum)
-    VALUES (new.c1, new.c2, new.c3, new.c4, new.c5, new.c6, new.c7, new.c8, new.c9);
+    INSERT INTO pikkupy_chunks (key, since, position, name, attempt, value, at, checksum)
+    VALUES (new.c1, new.c2, new.c3, new.c4, new.c5, new.c6, new.c7, new.c8);
 END;
 
 -- name: move
@@ -159,7 +159,7 @@ END;
 CREATE TEMP TRIGGER pikkupy_write_cancel INSTEAD OF INSERT ON pikkupy_writing WHEN new.kind = {cancel}
 BEGIN
     UPDATE pikkupy_steps SET status = 'cancelled', ended_at = new.c2
-    WHERE run = new.c1 AND status NOT IN ('succeeded', 'failed', 'cancelled');
+    WHERE key >= new.c1 << 26 AND key < new.c1 + 1 << 26 AND status NOT IN ('succeeded', 'failed', 'cancelled');
 END;
 
 -- name: reopen
@@ -167,17 +167,17 @@ END;
 CREATE TEMP TRIGGER pikkupy_write_reopen INSTEAD OF INSERT ON pikkupy_writing WHEN new.kind = {reopen}
 BEGIN
     UPDATE pikkupy_steps SET
-        attempts = new.c6,
-        cut_offs = new.c7,
-        forgiven = new.c8,
-        wake_at = new.c9,
-        seq = new.c10,
-        output = new.c11,
-        error = new.c12,
-        status = new.c13,
-        ended_at = new.c14,
-        checksum = new.c16
-    WHERE run = new.c1 AND position = new.c2 AND status IN ('failed', 'cancelled');
+        attempts = new.c5,
+        cut_offs = new.c6,
+        forgiven = new.c7,
+        wake_at = new.c8,
+        seq = new.c9,
+        output = new.c10,
+        error = new.c11,
+        status = new.c12,
+        ended_at = new.c13,
+        checksum = new.c15
+    WHERE key = new.c1 AND status IN ('failed', 'cancelled');
     SELECT raise(ABORT, 'the step has neither failed nor been cancelled') WHERE changes() = 0;
 END;
 
@@ -187,32 +187,33 @@ END;
 CREATE TEMP TRIGGER pikkupy_write_aside INSTEAD OF INSERT ON pikkupy_writing WHEN new.kind = {aside}
 BEGIN
     UPDATE pikkupy_attempts SET
-        name = (SELECT steps.name FROM pikkupy_steps AS steps WHERE steps.run = new.c1 AND steps.position = pikkupy_attempts.position)
-    WHERE run = new.c1 AND name IS NULL AND position IN (
-        SELECT steps.position FROM pikkupy_steps AS steps WHERE steps.run = new.c1 AND steps.position >= new.c2
+        name = (SELECT steps.name FROM pikkupy_steps AS steps WHERE steps.key = new.c1 << 26 | pikkupy_attempts.position)
+    WHERE key >= new.c1 << 26 AND key < new.c1 + 1 << 26 AND name IS NULL AND position IN (
+        SELECT steps.position FROM pikkupy_steps AS steps
+        WHERE steps.key >= (new.c1 << 26) + new.c2 AND steps.key < new.c1 + 1 << 26
     );
-    DELETE FROM pikkupy_steps WHERE run = new.c1 AND position >= new.c2;
-    DELETE FROM pikkupy_timers WHERE run = new.c1 AND seq >= new.c3;
+    DELETE FROM pikkupy_steps WHERE key >= (new.c1 << 26) + new.c2 AND key < new.c1 + 1 << 26;
+    DELETE FROM pikkupy_timers WHERE key >= new.c1 << 26 AND key < new.c1 + 1 << 26 AND seq >= new.c3;
 END;
 
 -- name: kept
--- A step that is no longer part of the history: all columns of a step, its position negative.
+-- A step that is no longer part of the history: all columns of a step, its key among those set aside.
 CREATE TEMP TRIGGER pikkupy_write_kept INSTEAD OF INSERT ON pikkupy_writing WHEN new.kind = {kept}
 BEGIN
     INSERT INTO pikkupy_set_aside (
-        run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
-        started_at, checksum
+        key, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at, started_at,
+        checksum
     ) VALUES (
         new.c1, new.c2, new.c3, new.c4, new.c5, new.c6, new.c7, new.c8, new.c9, new.c10, new.c11, new.c12, new.c13, new.c14,
-        new.c15, new.c16
+        new.c15
     );
 END;
 
 -- name: back
--- A step that is part of the history again: run, negative position.
+-- A step that is part of the history again: its key among those set aside.
 CREATE TEMP TRIGGER pikkupy_write_back INSTEAD OF INSERT ON pikkupy_writing WHEN new.kind = {back}
 BEGIN
-    DELETE FROM pikkupy_set_aside WHERE run = new.c1 AND position = new.c2;
+    DELETE FROM pikkupy_set_aside WHERE key = new.c1;
     SELECT raise(ABORT, 'the step is not set aside') WHERE changes() = 0;
 END;
 
@@ -271,34 +272,34 @@ END;
 -- Some rows of deleted runs, of each table at most as many: 0, how many. Then the deleted runs of which nothing is left.
 CREATE TEMP TRIGGER pikkupy_write_sweep INSTEAD OF INSERT ON pikkupy_writing WHEN new.kind = {sweep}
 BEGIN
-    DELETE FROM pikkupy_steps WHERE (run, position) IN (
-        SELECT owned.run, owned.position
+    DELETE FROM pikkupy_steps WHERE key IN (
+        SELECT owned.key
         FROM (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200) AS gone
-        CROSS JOIN pikkupy_steps AS owned ON owned.run = gone.number
+        CROSS JOIN pikkupy_steps AS owned ON owned.key >= gone.number << 26 AND owned.key < gone.number + 1 << 26
         LIMIT new.c2
     );
-    DELETE FROM pikkupy_attempts WHERE (run, seq) IN (
-        SELECT owned.run, owned.seq
+    DELETE FROM pikkupy_attempts WHERE key IN (
+        SELECT owned.key
         FROM (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200) AS gone
-        CROSS JOIN pikkupy_attempts AS owned ON owned.run = gone.number
+        CROSS JOIN pikkupy_attempts AS owned ON owned.key >= gone.number << 26 AND owned.key < gone.number + 1 << 26
         LIMIT new.c2
     );
-    DELETE FROM pikkupy_timers WHERE (run, number) IN (
-        SELECT owned.run, owned.number
+    DELETE FROM pikkupy_timers WHERE key IN (
+        SELECT owned.key
         FROM (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200) AS gone
-        CROSS JOIN pikkupy_timers AS owned ON owned.run = gone.number
+        CROSS JOIN pikkupy_timers AS owned ON owned.key >= gone.number << 26 AND owned.key < gone.number + 1 << 26
         LIMIT new.c2
     );
-    DELETE FROM pikkupy_signals WHERE (run, seq) IN (
-        SELECT owned.run, owned.seq
+    DELETE FROM pikkupy_signals WHERE key IN (
+        SELECT owned.key
         FROM (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200) AS gone
-        CROSS JOIN pikkupy_signals AS owned ON owned.run = gone.number
+        CROSS JOIN pikkupy_signals AS owned ON owned.key >= gone.number << 26 AND owned.key < gone.number + 1 << 26
         LIMIT new.c2
     );
-    DELETE FROM pikkupy_chunks WHERE (run, "offset") IN (
-        SELECT owned.run, owned."offset"
+    DELETE FROM pikkupy_chunks WHERE key IN (
+        SELECT owned.key
         FROM (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200) AS gone
-        CROSS JOIN pikkupy_chunks AS owned ON owned.run = gone.number
+        CROSS JOIN pikkupy_chunks AS owned ON owned.key >= gone.number << 26 AND owned.key < gone.number + 1 << 26
         LIMIT new.c2
     );
     DELETE FROM pikkupy_changes WHERE (run, change_id) IN (
@@ -307,19 +308,37 @@ BEGIN
         CROSS JOIN pikkupy_changes AS owned ON owned.run = gone.number
         LIMIT new.c2
     );
-    DELETE FROM pikkupy_set_aside WHERE (run, position) IN (
-        SELECT owned.run, owned.position
+    DELETE FROM pikkupy_set_aside WHERE key IN (
+        SELECT owned.key
         FROM (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200) AS gone
-        CROSS JOIN pikkupy_set_aside AS owned ON owned.run = gone.number
+        CROSS JOIN pikkupy_set_aside AS owned ON owned.key >= gone.number << 26 AND owned.key < gone.number + 1 << 26
         LIMIT new.c2
     );
     DELETE FROM pikkupy_deleted
     WHERE number IN (SELECT number FROM pikkupy_deleted ORDER BY number LIMIT 200)
-        AND NOT EXISTS (SELECT 1 FROM pikkupy_steps AS owned WHERE owned.run = pikkupy_deleted.number)
-        AND NOT EXISTS (SELECT 1 FROM pikkupy_attempts AS owned WHERE owned.run = pikkupy_deleted.number)
-        AND NOT EXISTS (SELECT 1 FROM pikkupy_timers AS owned WHERE owned.run = pikkupy_deleted.number)
-        AND NOT EXISTS (SELECT 1 FROM pikkupy_signals AS owned WHERE owned.run = pikkupy_deleted.number)
-        AND NOT EXISTS (SELECT 1 FROM pikkupy_chunks AS owned WHERE owned.run = pikkupy_deleted.number)
+        AND NOT EXISTS (
+            SELECT 1 FROM pikkupy_steps AS owned
+            WHERE owned.key >= pikkupy_deleted.number << 26 AND owned.key < pikkupy_deleted.number + 1 << 26
+        )
+        AND NOT EXISTS (
+            SELECT 1 FROM pikkupy_attempts AS owned
+            WHERE owned.key >= pikkupy_deleted.number << 26 AND owned.key < pikkupy_deleted.number + 1 << 26
+        )
+        AND NOT EXISTS (
+            SELECT 1 FROM pikkupy_timers AS owned
+            WHERE owned.key >= pikkupy_deleted.number << 26 AND owned.key < pikkupy_deleted.number + 1 << 26
+        )
+        AND NOT EXISTS (
+            SELECT 1 FROM pikkupy_signals AS owned
+            WHERE owned.key >= pikkupy_deleted.number << 26 AND owned.key < pikkupy_deleted.number + 1 << 26
+        )
+        AND NOT EXISTS (
+            SELECT 1 FROM pikkupy_chunks AS owned
+            WHERE owned.key >= pikkupy_deleted.number << 26 AND owned.key < pikkupy_deleted.number + 1 << 26
+        )
         AND NOT EXISTS (SELECT 1 FROM pikkupy_changes AS owned WHERE owned.run = pikkupy_deleted.number)
-        AND NOT EXISTS (SELECT 1 FROM pikkupy_set_aside AS owned WHERE owned.run = pikkupy_deleted.number);
+        AND NOT EXISTS (
+            SELECT 1 FROM pikkupy_set_aside AS owned
+            WHERE owned.key >= pikkupy_deleted.number << 26 AND owned.key < pikkupy_deleted.number + 1 << 26
+        );
 END;

@@ -101,12 +101,12 @@ class State:
     @cached_property
     def steps(self) -> dict[tuple[str, str], str]:
         """Status by run and name."""
-        return {(self._ids[row[0]], row[2]): row[12] for row in self._tables[1] if row[0] in self._ids}
+        return {(self._ids[row[1]], row[3]): row[13] for row in self._tables[1] if row[1] in self._ids}
 
     @cached_property
     def signals(self) -> Counter[tuple[str, str]]:
         """How many by run and name."""
-        return Counter((self._ids[row[0]], row[2]) for row in self._tables[4] if row[0] in self._ids)
+        return Counter((self._ids[row[1]], row[3]) for row in self._tables[4] if row[1] in self._ids)
 
     def bears_out(self, told: Told) -> bool:
         """Whether this is so."""

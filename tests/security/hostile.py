@@ -112,14 +112,6 @@ NAMES = {
     "pikkupy_tags": ("name", "value"),
     "pikkupy_journal": ("owner_host",),
 }
-KEYS = {
-    "pikkupy_runs": ("number",),
-    "pikkupy_steps": ("run", "position"),
-    "pikkupy_set_aside": ("run", "position"),
-    "pikkupy_attempts": ("run", "seq"),
-    "pikkupy_signals": ("run", "seq"),
-    "pikkupy_chunks": ("run", '"offset"'),
-}
 CHECKSUMS: dict[str, tuple[int, Callable[[Any], Any], tuple[str, ...]]] = {
     "pikkupy_runs": (rows.RUN_FIELDS, rows._run_checksums, ("start_checksum", "move_checksum")),
     "pikkupy_steps": (rows.STEP_FIELDS, rows._step_checksum, ("checksum",)),
@@ -233,16 +225,17 @@ def poison(path: Path, text: str, columns: dict[str, tuple[str, ...]], *, checks
 def _with_checksums(db: sqlite3.Connection, table: str) -> None:
     """What stands in the table gets the checksums that pikkupy would have given it."""
     count, checksum, into = CHECKSUMS[table]
-    key = KEYS[table]
-    names = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
-    sets, keys = ", ".join(f"{name} = ?" for name in into), " AND ".join(f"{name} = ?" for name in key)
+    sets = ", ".join(f"{name} = ?" for name in into)
     for row in db.execute(f"SELECT * FROM {table}").fetchall():
+        key = row[0]
+        if table != "pikkupy_runs":
+            row = row[1:]
         try:
             sums = checksum(row[:count])
         except UnicodeError:
             continue  # no UTF-8: no checksum can be right
-        values = [*(sums if isinstance(sums, tuple) else (sums,)), *(row[names.index(name.strip('"'))] for name in key)]
-        db.execute(f"UPDATE {table} SET {sets} WHERE {keys}", values)
+        values = [*(sums if isinstance(sums, tuple) else (sums,)), key]
+        db.execute(f"UPDATE {table} SET {sets} WHERE rowid = ?", values)
 
 
 def ids(path: Path) -> list[str]:

@@ -356,7 +356,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[tuple[str, int]
     """Let `change` edit the runs and the steps of the file, by somebody who knows how checksums are computed."""
     with sqlite3.connect(path) as db:
         runs = {row[1]: run_of(row) for row in db.execute("SELECT * FROM pikkupy_runs")}
-        steps = {(row[0], row[1]): step_of(row) for row in db.execute("SELECT * FROM pikkupy_steps")}
+        steps = {(row[1], row[2]): step_of(row[1:]) for row in db.execute("SELECT * FROM pikkupy_steps")}
         change(runs, steps)
         for run in runs.values():
             marks = ", ".join("?" * len(run_columns(run)))

@@ -75,18 +75,18 @@ def forge(path: Path, change: Callable[[Any, list[Any]], tuple[Any, list[Any]]])
     """Rewrite the run and its steps, with right checksums; what then stands in the table of steps."""
     with sqlite3.connect(path) as db:
         run = run_of(db.execute("SELECT * FROM pikkupy_runs").fetchone())
-        steps = [step_of(row) for row in db.execute("SELECT * FROM pikkupy_steps ORDER BY position")]
+        steps = [step_of(row[1:]) for row in db.execute("SELECT * FROM pikkupy_steps ORDER BY key")]
         run, steps = change(run, steps)
         db.execute(f"REPLACE INTO pikkupy_runs VALUES ({', '.join('?' * 23)})", run_columns(run))
         db.execute("DELETE FROM pikkupy_steps")
-        db.executemany(f"INSERT INTO pikkupy_steps VALUES ({', '.join('?' * 16)})", map(step_columns, steps))
+        db.executemany(f"INSERT INTO pikkupy_steps VALUES ({', '.join('?' * 15)})", map(step_columns, steps))
     db.close()
     return table(path)
 
 
 def table(path: Path) -> list[tuple[Any, ...]]:
     db = sqlite3.connect(path)
-    found = db.execute("SELECT * FROM pikkupy_steps ORDER BY position").fetchall()
+    found = db.execute("SELECT * FROM pikkupy_steps ORDER BY key").fetchall()
     db.close()
     return found
 

@@ -48,7 +48,7 @@ def put_run(db: sqlite3.Connection, columns: Sequence[object]) -> None:
 
 
 def put_step(db: sqlite3.Connection, columns: Sequence[object]) -> None:
-    """Put a step into its table as it is, whatever it is."""
+    """Put a step into its table as it is, whatever it is: its key, what follows the position, its checksum."""
     db.execute(f"INSERT INTO pikkupy_steps VALUES ({', '.join('?' * len(columns))})", columns)
 
 

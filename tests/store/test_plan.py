@@ -169,9 +169,9 @@ def test_statements_have_a_power_of_two_of_rows(count: int) -> None:
     for sql, values in statements(ops, 7):
         rows = sql.count("(?")
         assert rows.bit_count() == 1
-        assert len(values) == rows * 18
+        assert len(values) == rows * 17
         assert values[1] == 7  # the epoch, once
-        assert set(values[19::18]) <= {None}
+        assert set(values[18::17]) <= {None}
 
 
 def test_two_moves_of_one_run_are_both_made() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pikkupy.core.model import StepKind, StepStatus
+from pikkupy.core.model import OWN_BITS, StepKind, StepStatus
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.residents import Residents
 from pikkupy.store.plan import Kind, Op
@@ -64,9 +64,10 @@ def of_batch(batch: Iterable[Sequence[Op]], place: str, residents: Residents | N
     for ops in batch:
         for op in ops:
             found.update(_of_op(op))
-            run = None if residents is None else residents.resident(op.columns[0])
-            if run is not None and op.kind is Kind.STEP and len(run.steps) > 1:
-                found.add("join")
+            if op.kind is Kind.STEP and residents is not None:
+                run = residents.resident(op.columns[0] >> OWN_BITS)
+                if run is not None and len(run.steps) > 1:
+                    found.add("join")
     if place == "before_release" and "outcome" in found:
         found.add("deliver")
     return found
@@ -79,7 +80,7 @@ def _of_op(op: Op) -> Iterator[str]:
     elif op.kind is Kind.MOVE:
         yield "gate" if columns[2] == "suspended" and columns[6] is None else _ENDS[columns[2]]
     elif op.kind is Kind.STEP:
-        yield from _of_step(StepKind(columns[3]), StepStatus(columns[12]))
+        yield from _of_step(StepKind(columns[2]), StepStatus(columns[11]))
     elif op.kind in _KINDS:
         yield _KINDS[op.kind]
 
