@@ -176,7 +176,8 @@ class Interrupted(PikkuError):
 
 
 class StreamFull(PikkuError):
-    """More than `Config.max_stream` bytes of emitted chunks wait for the disk; the chunk was not emitted."""
+    """More than `Config.max_stream` bytes of emitted chunks wait for the disk, or the run has emitted 67,108,864; the
+    chunk was not emitted."""
 
 
 class EventsLost(PikkuError):

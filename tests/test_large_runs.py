@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pikkupy import Pikku, Workflow
+from pikkupy import Pikku, RunFailed, StepContext, StreamFull, Workflow, current_step
 from pikkupy.core.commands import Commands, Policy, StepCall
 from pikkupy.core.model import StepKind
+from pikkupy.engine.active import SPARE
 from pikkupy.engine.cut_offs import in_flight
 from pikkupy.testing import VirtualClock
 from tests.store.samples import NOW
@@ -113,3 +114,66 @@ async def test_the_last_change_of_a_run_of_many_steps_is_exact_and_not_looked_fo
     for settings in ({}, {"resident_runs": 0, "unload_after": 0}):
         async with pikku.open(db, clock=clock, **settings) as engine:  # type: ignore[arg-type]
             assert (await engine.get_run("r")).updated_at == changed
+
+
+async def test_a_step_for_which_the_file_has_no_place_is_not_begun(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run fails before it, and says why; 67 million steps are made three here."""
+    pikku, bodies = Pikku(), list[int]()
+    monkeypatch.setattr("pikkupy.execution.execution.MAX_OWN", 2)
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        for number in range(4):
+            await workflow.do("step", partial(bodies.append, number))
+
+    async with pikku.open(db) as engine:
+        with pytest.raises(RunFailed, match="'r' has reached 3 steps: it can have no more; go on in a new run"):
+            await engine.run(flow, run_id="r")
+
+    assert bodies == [0, 1, 2]
+
+
+async def test_an_attempt_for_which_the_history_has_no_place_is_not_begun(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that is tried again without end ends the run before one has an effect of which nothing could be kept."""
+    pikku = Pikku()
+    monkeypatch.setattr("pikkupy.engine.active.MAX_OWN", SPARE + 3)
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.do("step", lambda: 1 / 0, retries=1_000, retry_delay="1s")
+
+    clock = VirtualClock()
+    async with pikku.open(db, clock=clock) as engine:
+        run = await engine.start(flow, run_id="r")
+        for _ in range(9):
+            await clock.advance("1s")
+        with pytest.raises(RunFailed, match="4 outcomes, attempts and signals are in its history: it can have no more"):
+            await run.result()
+        [step] = await engine.steps("r")
+
+    assert step.attempts == 4
+
+
+async def test_a_chunk_for_which_the_stream_has_no_place_is_refused(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is emitted; what was emitted before stays."""
+    pikku, refused = Pikku(), list[str]()
+    monkeypatch.setattr("pikkupy.engine.outlet.MAX_OWN", 2)
+
+    def emits(step: StepContext) -> None:
+        for number in range(4):
+            try:
+                step.emit(number)
+            except StreamFull as full:
+                refused.append(str(full))
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.do("step", lambda: emits(current_step()))
+
+    async with pikku.open(db) as engine:
+        await engine.run(flow, run_id="r")
+
+        assert [chunk.value async for chunk in engine.stream("r")] == [0, 1, 2]
+    assert refused == ["run 'r' has emitted 3 chunks: it can have no more; go on in a new run"]

@@ -73,6 +73,7 @@ MAX_INTEGER = (1 << 63) - 1  # that the file can hold
 OWN_BITS = 26  # of a key in the file, for the number of what belongs to a run; the rest is for the number of the run
 MAX_OWN = (1 << OWN_BITS) - 1  # the highest such number: of a step, a place in the history, a timer, a chunk
 MAX_RUN = (MAX_INTEGER >> OWN_BITS) - 1  # the highest number of a run: a thousand starts a second for four years
+FULL = "it can have no more; go on in a new run"
 NO_WAKING = 1 << 62
 """`RunRow.wakes_at` of a run that waits in the file for something from outside."""
 

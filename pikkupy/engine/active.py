@@ -16,6 +16,8 @@ from pikkupy.core.decide import Run, Settle, after_failure, next_move
 from pikkupy.core.history import Event
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS, RUN, STEP, RunEvent, StepEvent, advance
 from pikkupy.core.model import (
+    FULL,
+    MAX_OWN,
     NO_WAKING,
     AttemptRow,
     Change,
@@ -54,6 +56,7 @@ from pikkupy.store import Done
 
 MOST_NAMES = 20  # steps that one line of the log names
 NO_POSITIONS: frozenset[int] = frozenset()
+SPARE = 100_000  # places in a history that are left for what is under way when it is full
 
 
 class Home(Others, Protocol):
@@ -419,7 +422,9 @@ class ActiveRun:
         """Begin an attempt; of an `at_most_once` step after its start is on disk."""
         step.timer = None
         self._stay()
-        if step.call.kind is StepKind.WORKFLOW and isinstance(step.call.body, str):
+        if self._seq > MAX_OWN - SPARE:
+            self.misused(f"{self._seq:,} outcomes, attempts and signals are in its history: {FULL}")
+        elif step.call.kind is StepKind.WORKFLOW and isinstance(step.call.body, str):
             if self.is_live(step):
                 self._end(without_target(step.call, self.host.registry.not_found("workflow", step.call.body)))
         elif step.call.kind is StepKind.WORKFLOW:

@@ -15,7 +15,7 @@ from functools import partial
 from threading import Condition, get_ident
 from typing import Protocol
 
-from pikkupy.core.model import ChunkRow, RunRow
+from pikkupy.core.model import FULL, MAX_OWN, ChunkRow, RunRow
 from pikkupy.engine.host import Host
 from pikkupy.errors import StreamFull
 from pikkupy.progress import Progress
@@ -61,6 +61,9 @@ class Outlet:
     def emit(self, step: StepContext, value: object) -> None:
         """As `StepContext.emit`."""
         text = self._host.values.encode(value, what="chunk of step", name=step.step_name)
+        source = self._sources.get(step.run_id)
+        if source is not None and source.next_chunk > MAX_OWN:
+            raise StreamFull(f"run {step.run_id!r} has emitted {source.next_chunk:,} chunks: {FULL}")
         if get_ident() == self._thread:
             if not self._reserve(text):
                 raise self._full(step, "let the loop turn between chunks, or emit from a function on a thread")
@@ -170,7 +173,7 @@ class Outlet:
     def _take(self, step: StepContext, text: str) -> None:
         """Give the chunk its place in the run's stream, unless its attempt is not heard any more."""
         source = self._sources.get(step.run_id)
-        if source is None or not source.hears(step):
+        if source is None or not source.hears(step) or source.next_chunk > MAX_OWN:
             self._give_back([text])
             self._ignored(step)
             return

@@ -18,7 +18,7 @@ from msgspec import structs
 from pikkupy.core.commands import Armed, Cancelled, Commands, Completed, End, Failed, Parked, StepCall
 from pikkupy.core.decide import mismatch, not_asked_for
 from pikkupy.core.history import NO_HISTORY, Event, History
-from pikkupy.core.model import ErrorInfo, Recorded, StepKind, StepRow, StepStatus, TimerRow
+from pikkupy.core.model import FULL, MAX_OWN, ErrorInfo, Recorded, StepKind, StepRow, StepStatus, TimerRow
 from pikkupy.core.ports import Values
 from pikkupy.errors import PayloadError, PikkuError, SignalTimeout, StepFailed, WorkflowMisuse, dotted_name
 from pikkupy.execution.approvals import approval_of
@@ -184,7 +184,12 @@ class Execution:
         self.told = progress
 
     def place(self, call: StepCall) -> StepFuture:
-        """Give the call its place in the run. If the record has another step there, the run is parked."""
+        """Give the call its place in the run. If the record has another step there, the run is parked.
+
+        Raises `WorkflowMisuse` if the file has no place for one more.
+        """
+        if self.reached > MAX_OWN:
+            raise WorkflowMisuse(f"run {self.run.run_id!r} has reached {self.reached:,} steps: {FULL}")
         if self._history.steps:
             self._compare(call)
         self.reached += 1
