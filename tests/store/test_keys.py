@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +31,8 @@ from pikkupy.core.model import (
     TimerRow,
 )
 from pikkupy.store import reader
+from pikkupy.store.connection import connect_writer
+from pikkupy.store.migrations import migrate
 from pikkupy.store.plan import op_of
 from pikkupy.store.queries import script
 from pikkupy.store.rows import aside_key_of, key_of, run_columns
@@ -213,3 +217,21 @@ def test_the_view_of_the_steps_finds_those_of_a_run(db: sqlite3.Connection) -> N
     plan = [row[3] for row in db.execute("EXPLAIN QUERY PLAN SELECT * FROM pikku_steps WHERE run_id = 'r'")]
 
     assert any("steps USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in line for line in plan), plan
+
+
+@pytest.mark.parametrize(("size", "most"), [(100, 130), (1_000, 320), (10_000, 400)])
+def test_a_value_takes_little_more_than_its_size(path: str, size: int, most: int) -> None:
+    """Bytes in the file beyond the value, per step: of many runs that make their steps at the same time."""
+    Path(path).touch()
+    steps, runs, value = 4, range(1, 401), "x" * size
+    with closing(connect_writer(path, "process")) as db:
+        migrate(db, 0, stamped=True, now_us=0)
+        write(db, *([a_run(run)] for run in runs))
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [(before,)] = db.execute("PRAGMA page_count")
+        for position in range(steps):
+            write(db, *([a_step(run, position, output=value)] for run in runs))
+        [(after,)] = db.execute("PRAGMA page_count")
+        [(page,)] = db.execute("PRAGMA page_size")
+
+    assert (after - before) * page / (steps * len(runs)) - size < most
