@@ -6,9 +6,9 @@ import asyncio
 import inspect
 import os
 import runpy
+import select
 import sys
 import threading
-from queue import SimpleQueue
 from types import ModuleType
 from typing import Any, BinaryIO
 
@@ -30,17 +30,20 @@ _OF_MAIN = '"$t":"__main__:'  # in data that holds an instance of one of its cla
 
 def main(requests: BinaryIO) -> None:
     """Serve the requests that come through the pipe, one after another."""
-    application = msgspec.json.decode(requests.readline(), type=Application)
+    if not (line := requests.readline()):
+        return  # the engine is gone already
+    application = msgspec.json.decode(line, type=Application)
     answers = _own_standard_streams()
     max_payload, warn_payload = map(int, sys.argv[1:])
     values = Codec(max_payload, warn_payload, _large)
     reporter = Reporter(answers, values)
-    inbox: SimpleQueue[bytes | None] = SimpleQueue()
-    busy = threading.Event()
-    threading.Thread(target=_listen, args=(requests, inbox, busy), name="pikkupy requests", daemon=True).start()
-    while (request := inbox.get()) is not None:
+    busy, alone = threading.Event(), threading.Event()
+    threading.Thread(target=_watch, args=(requests, busy, alone), name="pikkupy engine", daemon=True).start()
+    while (message := _next(requests)) is not None:
         busy.set()
-        reply = perform(msgspec.msgpack.decode(request, type=Request), application, values, reporter)
+        if alone.is_set():
+            return
+        reply = perform(msgspec.msgpack.decode(message, type=Request), application, values, reporter)
         busy.clear()
         reporter.end(msgspec.msgpack.encode(reply))
 
@@ -109,13 +112,24 @@ def _own_standard_streams() -> BinaryIO:
     return answers
 
 
-def _listen(requests: BinaryIO, inbox: SimpleQueue[bytes | None], busy: threading.Event) -> None:
+def _next(requests: BinaryIO) -> bytes | None:
+    """The next message; None if the engine has hung up, also in the middle of one."""
+    try:
+        length = int.from_bytes(requests.read(LENGTH), "big")
+        message = requests.read(length)
+    except OSError:  # it has not read everything that it was sent
+        return None
+    return message if message and len(message) == length else None
+
+
+def _watch(requests: BinaryIO, busy: threading.Event, alone: threading.Event) -> None:
     """On a thread, so that a busy process notices at once that its engine is gone: the run may go on elsewhere."""
-    while len(head := requests.read(LENGTH)) == LENGTH:
-        inbox.put(requests.read(int.from_bytes(head, "big")))
+    line = select.poll()
+    line.register(requests, select.POLLHUP)
+    line.poll()  # it ends when the engine hangs up, not when there is something to read
+    alone.set()
     if busy.is_set():
         os._exit(1)
-    inbox.put(None)
 
 
 def _import_main(source: Main) -> None:

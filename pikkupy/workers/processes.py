@@ -1,28 +1,25 @@
 """Worker processes: one attempt at a time in each, kept for the next, killed and replaced when one goes wrong.
 
-Built on `anyio.open_process` rather than on `anyio.to_process`: that one keeps its processes per event loop and not
-per engine, does not say how a process died, leaves one behind when it is cancelled while it starts, throws away what
-the function writes to stderr, and sends pickles.
+Not built on `anyio.to_process`: that keeps its processes per event loop and not per engine, does not say how a process
+died, leaves one behind when it is cancelled while it starts, throws away what the function writes to stderr, and sends
+pickles.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 
-import anyio
 import msgspec
-from anyio.abc import Process
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from pikkupy.errors import WorkerLost
 from pikkupy.log import Logger
 from pikkupy.services import StepContext
-from pikkupy.workers.messages import LENGTH, NEWS, Application, Called, framed, source_of_main
+from pikkupy.workers.child import Child
+from pikkupy.workers.line import Line
+from pikkupy.workers.messages import NEWS, Application, Called, source_of_main
 
 START_S = 120.0  # real time that a process may take to start and import the application, before it counts as hung
 Told = Callable[[bytes], Awaitable[None]]
@@ -33,7 +30,7 @@ EXIT_S = 1.0  # real time that a process may take to end by itself, before it is
 # second is what it may run.
 # Standard input is read through a descriptor of its own, which what the function starts does not inherit.
 _BOOT = (
-    "import json, os, sys; pipe = os.fdopen(os.dup(0), 'rb'); sys.path[:] = json.loads(pipe.readline()); "
+    "import json, os, sys; pipe = os.fdopen(os.dup(0), 'rb'); sys.path[:] = json.loads(pipe.readline() or sys.exit()); "
     "from pikkupy.workers.process import main; main(pipe)"
 )
 
@@ -46,8 +43,8 @@ class Processes:
         self._settings = (str(max_payload), str(warn_payload))
         self._functions = frozenset(functions)
         self._log = log
+        self._alive: set[_Worker] = set()  # until they are seen to be dead
         self._idle: list[_Worker] = []
-        self._alive: set[_Worker] = set()
 
     async def call(
         self, called: Called, request: bytes, begun: Callable[[], None], told: Told, step: StepContext
@@ -60,7 +57,6 @@ class Processes:
         while self._idle:
             worker = self._idle.pop()
             if called not in worker.functions:
-                self._alive.discard(worker)
                 await worker.end()  # it was started before the function was registered
                 continue
             try:
@@ -68,17 +64,21 @@ class Processes:
             except _DiedIdle:
                 continue
         try:
-            worker = await _Worker.start(self._settings, self._functions)
+            worker = await self._start()
         except OSError as error:
             raise WorkerLost(f"no worker process could be started for step {step.step_name!r}: {error}") from error
-        self._alive.add(worker)
         return await self._use(worker, request, begun, told, step)
 
     async def close(self) -> None:
         """End every process."""
-        workers, self._idle = list(self._alive), []
-        self._alive.clear()
-        await asyncio.gather(*(worker.end() for worker in workers))
+        self._idle = []
+        await asyncio.gather(*(worker.end() for worker in self._alive))
+
+    async def _start(self) -> _Worker:
+        """Raises `OSError`."""
+        worker = await _Worker.start(self._settings, self._functions, self._has_died)
+        self._alive.add(worker)
+        return worker
 
     async def _use(
         self, worker: _Worker, request: bytes, begun: Callable[[], None], told: Told, step: StepContext
@@ -86,7 +86,6 @@ class Processes:
         try:
             answer = await worker.ask(request, begun, told)
         except BaseException as error:
-            self._alive.discard(worker)
             worker.kill()
             await worker.gone()
             if not isinstance(error, WorkerLost):
@@ -96,30 +95,51 @@ class Processes:
         self._idle.append(worker)
         return answer
 
+    def _has_died(self, worker: _Worker) -> None:
+        """Of those that ran something, their call has heard."""
+        self._alive.discard(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+
 
 class _DiedIdle(Exception):
-    """A process that had served before was found dead before it began: another one can be asked."""
+    """A process that had waited was found dead before it began: another one can be asked."""
 
 
 class _Worker:
-    """One process and the pipes to it."""
+    """One process and the conversation with it. `died` is called when it is dead, but not when the loop ends."""
 
-    def __init__(self, process: Process, functions: frozenset[Called]) -> None:
-        assert process.stdin is not None and process.stdout is not None
-        self.pid = process.pid
+    def __init__(
+        self,
+        child: Child,
+        line: Line,
+        functions: frozenset[Called],
+        died: Callable[[_Worker], None],
+    ) -> None:
+        self.pid = child.pid
         self.functions = functions
-        self._process = process
-        self._stdin = process.stdin
-        self._stdout = BufferedByteReceiveStream(process.stdout)
-        self._served = 0
+        self._child = child
+        self._line = line
+        self._died = died
+        self._unsent = self._application()
+        self._has_waited = False  # for a request; what it dies of before it begins is then not the request's fault
         self._gone = asyncio.get_running_loop().create_task(self._watch(), name=f"pikkupy worker process {self.pid}")
+        self._gone.add_done_callback(self._hang_up)
 
     @classmethod
-    async def start(cls, settings: tuple[str, ...], functions: frozenset[Called]) -> _Worker:
-        """A process in a session of its own: Ctrl-C in the terminal is for the engine, which then ends its workers."""
-        command = [sys.executable, "-P", "-c", _BOOT, *settings]
-        process = await anyio.open_process(command, stderr=None, start_new_session=True)
-        return cls(process, functions)
+    async def start(
+        cls, settings: tuple[str, ...], functions: frozenset[Called], died: Callable[[_Worker], None]
+    ) -> _Worker:
+        """Raises `OSError`."""
+        child = Child([sys.executable, "-P", "-c", _BOOT, *settings])
+        try:
+            _, line = await asyncio.get_running_loop().create_unix_connection(Line, sock=child.connection)
+        except BaseException:
+            child.connection.close()
+            child.kill()
+            await child.dead.wait()
+            raise
+        return cls(child, line, functions, died)
 
     async def ask(self, request: bytes, begun: Callable[[], None], told: Told) -> bytes:
         """One request, one answer, news in between. Raises `WorkerLost`, or `_DiedIdle`."""
@@ -130,10 +150,10 @@ class _Worker:
         except TimeoutError:
             raise WorkerLost(f"worker process {self.pid} did not begin the function within {START_S:g} s") from None
         except WorkerLost:
-            if self._served:
+            if self._has_waited:
                 raise _DiedIdle from None
             raise
-        self._served += 1
+        self._has_waited = True
         if early:
             return early  # refused before it began
         begun()
@@ -143,43 +163,43 @@ class _Worker:
 
     def kill(self) -> None:
         """Kill it, unless it is dead."""
-        if self._process.returncode is None:
-            self._kill_group()
+        if not self._child.dead.is_set():
+            self._child.kill()
 
     async def end(self) -> None:
         """Let it end by itself, kill it if it does not."""
         try:
-            await self._stdin.aclose()
+            self._line.transport.close()
             await asyncio.wait([self._gone], timeout=EXIT_S)
         finally:
             self.kill()
             await self.gone()
 
     async def gone(self) -> None:
-        """Return when it is dead and its pipes are closed."""
+        """Return when it is dead and the connection is closed."""
         await asyncio.wait([self._gone])
 
     async def _watch(self) -> None:
         """Lives as long as the process; a loop that ends cancels it, and so ends the process."""
         try:
-            await self._process.wait()
+            await self._child.dead.wait()
         finally:
             # Also after its own death, but then at once: the number of a group is taken as long as it has members.
-            self._kill_group()
-            with anyio.CancelScope(shield=True):
-                await self._process.aclose()
+            self._child.kill()
+            self._line.transport.abort()  # which wakes whoever reads: what it has forked may hold the other end open
+            await self._child.dead.wait()
+        self._died(self)
 
-    def _kill_group(self) -> None:
-        """Kill it and whatever it has started and left in its group."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # nobody is left; macOS says the latter
-            pass
+    def _hang_up(self, _watch: asyncio.Task[None]) -> None:
+        """A loop that ends may have cancelled the watch before it began."""
+        self.kill()
+        self._line.transport.abort()
 
-    async def _send(self, request: bytes) -> None:
+    async def _send(self, message: bytes) -> None:
+        unsent, self._unsent = self._unsent, b""
         try:
-            await self._stdin.send((b"" if self._served else self._application()) + framed(request))
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await self._line.send(message, unsent)
+        except OSError:
             raise WorkerLost(await self._obituary()) from None
 
     def _application(self) -> bytes:
@@ -188,34 +208,11 @@ class _Worker:
         return b"%b\n%b\n" % (path, msgspec.json.encode(Application(self.functions, source_of_main())))
 
     async def _receive(self) -> bytes:
-        # Not the end of the pipe alone tells that the process is dead: what it has forked may hold the pipe open.
-        reading = asyncio.ensure_future(self._read())
         try:
-            await asyncio.wait([reading, self._gone], return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                return reading.result()
-        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.ClosedResourceError):
-            pass
-        finally:
-            reading.cancel()
-        raise WorkerLost(await self._obituary())
-
-    async def _read(self) -> bytes:
-        length = int.from_bytes(await self._stdout.receive_exactly(LENGTH), "big")
-        return await self._stdout.receive_exactly(length)
+            return await self._line.receive()
+        except OSError:
+            raise WorkerLost(await self._obituary()) from None
 
     async def _obituary(self) -> str:
         await asyncio.wait([self._gone], timeout=EXIT_S)
-        code = self._process.returncode
-        if code is None:
-            return f"worker process {self.pid} closed its pipe"
-        if code < 0:
-            return f"worker process {self.pid} was killed by {_signal_name(-code)}"
-        return f"worker process {self.pid} exited with code {code}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+        return f"worker process {self.pid} {self._child.obituary()}"

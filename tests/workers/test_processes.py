@@ -15,7 +15,7 @@ import pytest
 from pikkupy.core.outcomes import Stopped, Succeeded
 from pikkupy.services import invocation_id
 from tests.workers import functions
-from tests.workers.scene import Scene, scene, until
+from tests.workers.scene import Scene, scene, turns, until
 
 
 def is_alive(pid: int) -> bool:
@@ -243,6 +243,21 @@ def test_a_loop_that_ends_without_close_takes_its_processes_along(tmp_path: Path
 
     assert watched[0].outcomes == [Stopped()]
     assert not is_alive(int(file.read_text()))
+
+
+@pytest.mark.parametrize("turn", range(7))
+def test_a_loop_that_ends_while_a_process_starts_takes_it_along(turn: int) -> None:
+    """However far it has come; that the loop ends at all is half of it."""
+    watched = []
+
+    async def main() -> None:
+        stage = Scene(None, {})
+        watched.append(stage.begin_process(functions.pid))
+        await turns(turn)
+
+    asyncio.run(main())
+
+    assert watched[0].outcomes == [Stopped()]
 
 
 async def test_ctrl_c_in_the_terminal_does_not_reach_the_processes() -> None:
