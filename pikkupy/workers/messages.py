@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import reduce
+from functools import cache, reduce
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -104,11 +104,16 @@ def find_function(called: Called, application: Application) -> Registered:
     Raises `RegistrationError` for anything else that is there, so that a process runs registered functions only, and
     imports nothing for a function that the engine did not have when the process was started.
     """
-    module, name = called.module, called.name
     if called not in application.functions:
         raise RegistrationError(
-            f"worker='process': {module}.{name} is no function of this engine; it was not looked for"
+            f"worker='process': {called.module}.{called.name} is no function of this engine; it was not looked for"
         )
+    return _look_up(called)
+
+
+@cache  # of what was found; an error is looked into again
+def _look_up(called: Called) -> Registered:
+    module, name = called.module, called.name
     imported = import_module(module)
     try:
         found = reduce(getattr, name.split("."), imported)

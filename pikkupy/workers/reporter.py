@@ -82,7 +82,8 @@ class Reporter:
             with self._changed:
                 news = News(texts=self._texts, progress=self._progress)
                 self._texts, self._waiting, self._progress = [], 0, None
-                self._changed.notify_all()
+                if news.texts:
+                    self._changed.notify_all()  # `emit` waits for room only while there are texts
             if news.texts or news.progress is not None:
                 self._send(NEWS + msgspec.msgpack.encode(news))
 
