@@ -2,7 +2,8 @@
 
 A message is a length of eight bytes, big-endian, and that many bytes of msgpack. The process answers a `Request` with
 an empty message when the body begins, if it gets that far, and a `Reply` when it has ended. In between it may send
-`News`, each behind a byte that no msgpack begins with.
+`News`, each behind a byte that no msgpack begins with. It answers a `Preparation`, which is behind such a byte too,
+with an empty message.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pikkupy.progress import Progress
 from pikkupy.services import StepContext
 
 LENGTH = 8  # bytes in front of each message that say how long it is
-NEWS = b"\xc1"  # in front of news
+NEWS = b"\xc1"  # in front of news, and of preparations
 
 
 class Called(msgspec.Struct, frozen=True):
@@ -43,6 +44,12 @@ class Application(msgspec.Struct, frozen=True):
 
     functions: frozenset[Called]
     main: Main
+
+
+class Preparation(msgspec.Struct, frozen=True, kw_only=True):
+    """Import now what these functions need: they may be asked for."""
+
+    functions: list[Called]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import runpy
@@ -20,7 +21,18 @@ from pikkupy.errors import NonRetryableError, PayloadError, RegistrationError
 from pikkupy.failures import describe
 from pikkupy.log import logger
 from pikkupy.services import bind_in_worker_process, enter, enter_run
-from pikkupy.workers.messages import LENGTH, Application, Main, Registered, Reply, Request, find_function
+from pikkupy.workers.messages import (
+    LENGTH,
+    NEWS,
+    Application,
+    Called,
+    Main,
+    Preparation,
+    Registered,
+    Reply,
+    Request,
+    find_function,
+)
 from pikkupy.workers.reporter import Reporter
 
 _AGAIN = "__mp_main__"  # the name under which a main module is imported again, as multiprocessing calls it
@@ -43,9 +55,21 @@ def main(requests: BinaryIO) -> None:
         busy.set()
         if alone.is_set():
             return
-        reply = perform(msgspec.msgpack.decode(message, type=Request), application, values, reporter)
+        answer = b""
+        if message.startswith(NEWS):
+            prepare(msgspec.msgpack.decode(message[len(NEWS) :], type=Preparation), application)
+        else:
+            request = msgspec.msgpack.decode(message, type=Request)
+            answer = msgspec.msgpack.encode(perform(request, application, values, reporter))
         busy.clear()
-        reporter.end(msgspec.msgpack.encode(reply))
+        reporter.end(answer)
+
+
+def prepare(preparation: Preparation, application: Application) -> None:
+    """Import what the functions need. What is wrong with one is told when it is asked for, and meets that again."""
+    for function in preparation.functions:
+        with contextlib.suppress(BaseException):
+            _find(function, None, application)
 
 
 def perform(request: Request, application: Application, values: Values, reporter: Reporter) -> Reply:
@@ -53,10 +77,7 @@ def perform(request: Request, application: Application, values: Values, reporter
     enter_run(request.step.run_id, request.step.workflow, reporter)
     enter(request.step)
     try:
-        of_main = request.function.module == "__main__" or _OF_MAIN in (request.data or "")
-        if of_main and request.function in application.functions:
-            _import_main(application.main)
-        function = find_function(request.function, application)
+        function = _find(request.function, request.data, application)
         arguments = _arguments(request, function, values)
     except BaseException as error:  # noqa: BLE001 - as everything below: it is the attempt's failure
         return _failed(error, final=isinstance(error, PayloadError | RegistrationError))
@@ -75,6 +96,13 @@ def perform(request: Request, application: Application, values: Values, reporter
         )
     except BaseException as error:  # noqa: BLE001
         return _failed(error, final=isinstance(error, PayloadError))
+
+
+def _find(function: Called, data: str | None, application: Application) -> Registered:
+    of_main = function.module == "__main__" or _OF_MAIN in (data or "")
+    if of_main and function in application.functions:
+        _import_main(application.main)
+    return find_function(function, application)
 
 
 async def _caught(coroutine: Any) -> Any:

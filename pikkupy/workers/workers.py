@@ -69,7 +69,9 @@ class Workers:
             application=application,
             cancel_grace_us=self._cancel_grace_us,
             threads=Threads(loop) if threads is None else threads,
-            processes=Processes(config.max_payload, config.warn_payload, map(called, in_processes), log),
+            processes=Processes(
+                config.max_payload, config.warn_payload, map(called, in_processes), log, config.spare_processes
+            ),
             log=log,
             loop_is_ending=self._loop_is_ending,
         )

@@ -21,8 +21,8 @@ from pikkupy.core.model import ErrorInfo, StepKind, StepStatus
 from pikkupy.services import StepContext
 from pikkupy.store.rows import run_columns, run_of, step_columns, step_of
 from pikkupy.testing import VirtualClock
-from pikkupy.workers.messages import Application, Called, Main, Request, called
-from pikkupy.workers.process import perform
+from pikkupy.workers.messages import Application, Called, Main, Preparation, Request, called
+from pikkupy.workers.process import perform, prepare
 from tests.workers import functions
 from tests.workers.scene import scene
 
@@ -229,6 +229,19 @@ def test_a_frame_does_not_choose_what_is_imported(tmp_path: Path, monkeypatch: p
     for module in ("never_imported", "tests.workers.functions"):
         reply = asked(Called(module, "s"), data='"__main__ and __main__:Order and \\"$t\\":\\"__main__:Order\\""')
         assert reply.error.type == "pikkupy.errors.RegistrationError"
+
+    assert set(sys.modules) == known
+
+
+def test_a_preparation_does_not_choose_what_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names functions of the engine, or nothing happens; the answer is the same."""
+    (tmp_path / "never_prepared.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    known = set(sys.modules)
+    main = Main("never_prepared", str(tmp_path / "never_prepared.py"))
+    application = Application(frozenset({called(functions.context.fn)}), main)
+
+    prepare(Preparation(functions=[Called("never_prepared", "s"), Called("__main__", "s")]), application)
 
     assert set(sys.modules) == known
 

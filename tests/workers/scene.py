@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from types import SimpleNamespace
@@ -96,10 +96,12 @@ class Watched:
 class Scene:
     """Workers, and short ways to give them something to do."""
 
-    def __init__(self, application: object, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, application: object, settings: dict[str, Any], in_processes: Iterable[Callable[..., Any]] = ()
+    ) -> None:
         self.time = ManualTime()
         self.values = Codec()
-        self.workers = Workers(Config(**settings), self.values, self.time, application)
+        self.workers = Workers(Config(**settings), self.values, self.time, application, in_processes)
 
     def begin(
         self,
@@ -139,10 +141,12 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(application: object = None, grace_s: float = 0.0, **settings: Any) -> AsyncIterator[Scene]:
+async def scene(
+    application: object = None, grace_s: float = 0.0, in_processes: Iterable[Callable[..., Any]] = (), **settings: Any
+) -> AsyncIterator[Scene]:
     """Workers that are closed at the end. What is asked to stop then has 50 ms for it."""
     settings.setdefault("cancel_grace", "50ms")
-    stage = Scene(application, settings)
+    stage = Scene(application, settings, in_processes)
     try:
         yield stage
     finally:
