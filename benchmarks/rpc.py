@@ -4,8 +4,10 @@
 
 One step at a time, each from asking for it to seeing its value, which is on disk then. Beside the engine's four places:
 `run_in_executor` and `anyio.to_process.run_sync`, each followed by a commit with `aiosqlite`, as one would write it by
-hand. `--kills` worker processes are killed while they are idle, and the next call is timed; beside it the first call of
-an engine, which starts the process too.
+hand. `--kills` worker processes are killed, and the time until the next call is served is taken: while they are idle;
+by the function that they run, with the failure of its run; and at once when they have taken the place of another one,
+before a spare can stand ready. Beside it the first call of an engine, which starts the process, too. Before everything
+else there is a pause in which a spare gets ready.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -34,11 +37,14 @@ from _common import (
     surroundings,
 )
 
-from pikkupy import Pikku, Services, Workflow
+from pikkupy import Pikku, RunFailed, Services, Workflow
 
 INSERT = "INSERT INTO steps VALUES (1, ?, ?)"
 FIRST = "worker process, first call"
 KILLED = "worker process, next call after it was killed"
+KILLED_AT_WORK = "worker process, next call after it was killed at work"
+KILLED_SOON = "worker process, next call after it was killed at once"
+PAUSE_S = 1.5  # more than a process takes to start, on a busy machine too
 
 pikku = Pikku()
 
@@ -65,6 +71,12 @@ def in_a_process(_services: Services, number: int) -> int:
 def name_the_process(_services: Services) -> int:
     """In a worker process, too."""
     return os.getpid()
+
+
+@pikku.function(worker="process")
+def kill_the_process(_services: Services) -> None:
+    """In a worker process, for the last time."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def by_hand(number: int) -> int:
@@ -94,11 +106,17 @@ class Line(msgspec.Struct):
 
 Call = Callable[[Workflow, int], Awaitable[int]]
 
+
+def in_process(workflow: Workflow, number: int) -> Awaitable[int]:
+    """The step of the last place."""
+    return workflow.do("step", in_a_process, number)
+
+
 PLACES: dict[str, Call] = {
     "inline": lambda workflow, number: workflow.do("step", lambda: number),
     "function on the event loop": lambda workflow, number: workflow.do("step", on_the_loop, number),
     "function on a thread": lambda workflow, number: workflow.do("step", on_a_thread, number),
-    "function in a worker process": lambda workflow, number: workflow.do("step", in_a_process, number),
+    "function in a worker process": in_process,
 }
 
 
@@ -119,12 +137,21 @@ async def one_call(workflow: Workflow) -> int:
     return await workflow.do("step", name_the_process)
 
 
+@pikku.workflow
+async def one_death(workflow: Workflow) -> None:
+    """One call that a worker process does not survive."""
+    await workflow.do("step", kill_the_process)
+
+
 waits: list[float] = []  # of the measurement that is under way, seconds
 
 
 async def with_pikkupy(setting: Setting, path: Path) -> None:
     """One run that calls one after another."""
     async with pikku.open(path, durability=setting.durability) as engine:
+        if PLACES[setting.question] is in_process:
+            await engine.run(one_call)
+            await asyncio.sleep(PAUSE_S)
         await engine.run(timed, setting)
 
 
@@ -161,22 +188,30 @@ async def first_call(setting: Setting, path: Path) -> None:
 
 
 async def after_a_kill(setting: Setting, path: Path) -> None:
-    """The next call after the idle process was killed."""
+    """The next call after a process was killed."""
     async with pikku.open(path, durability=setting.durability, process_workers=1) as engine:
         for _ in range(setting.calls):
             process = await engine.run(one_call)
-            os.kill(process, signal.SIGKILL)
+            if setting.question != KILLED_SOON:
+                await asyncio.sleep(PAUSE_S)
             asked = time.perf_counter()
+            if setting.question == KILLED_AT_WORK:
+                with suppress(RunFailed):
+                    await engine.run(one_death)
+            else:
+                os.kill(process, signal.SIGKILL)
             if await engine.run(one_call) == process:
                 raise SystemExit("the killed worker process has answered")
             waits.append(time.perf_counter() - asked)
 
 
+BY_HAND = {"run_in_executor and aiosqlite": with_executor, "anyio.to_process and aiosqlite": with_anyio}
 OTHERS = {
-    "run_in_executor and aiosqlite": with_executor,
-    "anyio.to_process and aiosqlite": with_anyio,
+    **BY_HAND,
     FIRST: first_call,
     KILLED: after_a_kill,
+    KILLED_AT_WORK: after_a_kill,
+    KILLED_SOON: after_a_kill,
 }
 
 
@@ -209,7 +244,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each figure (3)")
     options = parser.parse_args()
     settings = [
-        Setting(question, durability, options.kills if question in (FIRST, KILLED) else options.calls)
+        Setting(question, durability, options.calls if question in (*PLACES, *BY_HAND) else options.kills)
         for question in (*PLACES, *OTHERS)
         for durability in DURABILITIES
     ]

@@ -43,6 +43,8 @@ BENCHMARKS: dict[str, tuple[set[str], list[str], set[str]]] = {
             *("inline", "function on the event loop", "function on a thread", "function in a worker process"),
             *("run_in_executor and aiosqlite", "anyio.to_process and aiosqlite"),
             *("worker process, first call", "worker process, next call after it was killed"),
+            "worker process, next call after it was killed at work",
+            "worker process, next call after it was killed at once",
         ],
         {"question", "durability", "calls", "p50_ms", *SPREAD, "p99_ms"},
     ),
