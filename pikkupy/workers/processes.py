@@ -189,6 +189,7 @@ class _Worker:
         self._died = died
         self._unsent = self._application()
         self._has_waited = False  # for a request; what it dies of before it begins is then not the request's fault
+        self._is_hung = False
         self._preparing: asyncio.Task[None] | None = None
         self._gone = asyncio.get_running_loop().create_task(self._watch(), name=f"pikkupy worker process {self.pid}")
         self._gone.add_done_callback(self._hang_up)
@@ -230,17 +231,20 @@ class _Worker:
 
     async def ask(self, request: bytes, begun: Callable[[], None], told: Told) -> bytes:
         """One request, one answer, news in between. Raises `WorkerLost`, or `_DiedIdle`."""
+        patience = asyncio.get_running_loop().call_later(START_S, self._give_up)  # `asyncio.timeout` costs much more
         try:
-            async with asyncio.timeout(START_S):
-                await self.prepared()
-                await self._send(request)
-                early = await self._receive()
-        except TimeoutError:
-            raise WorkerLost(f"worker process {self.pid} did not begin the function within {START_S:g} s") from None
+            await self.prepared()
+            await self._send(request)
+            early = await self._receive()
         except WorkerLost:
+            if self._is_hung:
+                reason = f"worker process {self.pid} did not begin the function within {START_S:g} s"
+                raise WorkerLost(reason) from None
             if self._has_waited:
                 raise _DiedIdle from None
             raise
+        finally:
+            patience.cancel()
         self._has_waited = True
         if early:
             return early  # refused before it began
@@ -248,6 +252,10 @@ class _Worker:
         while (message := await self._receive()).startswith(NEWS):
             await told(message[len(NEWS) :])  # a process that tells more than there is room for waits meanwhile
         return message
+
+    def _give_up(self) -> None:
+        self._is_hung = True
+        self.kill()
 
     def kill(self) -> None:
         """Kill it, unless it is dead."""

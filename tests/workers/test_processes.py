@@ -14,6 +14,7 @@ import pytest
 
 from pikkupy.core.outcomes import Stopped, Succeeded
 from pikkupy.services import invocation_id
+from pikkupy.workers import processes
 from tests.workers import functions
 from tests.workers.scene import Scene, scene, turns, until
 
@@ -191,6 +192,16 @@ async def test_a_process_that_takes_too_long_is_killed(tmp_path: Path) -> None:
 
         assert (await watched.failed()).error.type == "TimeoutError"
         assert not is_alive(int(file.read_text()))
+
+
+async def test_a_process_that_never_begins_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import may hang before the time-out of the step counts. The error says so."""
+    monkeypatch.setattr(processes, "START_S", 0.001)
+    async with scene() as stage:
+        failed = await stage.begin_process(functions.pid).failed()
+
+        assert failed.error.type == "pikkupy.errors.WorkerLost"
+        assert "did not begin the function within 0.001 s while it ran step 'Charge'" in failed.error.message
 
 
 async def test_a_stopped_process_is_killed_after_the_grace(tmp_path: Path) -> None:
