@@ -24,6 +24,7 @@ SELECT steps.name, steps.status, steps.attempts, steps.forgiven, steps.wake_at, 
 FROM pikkupy_runs AS runs LEFT JOIN pikkupy_steps AS steps ON steps.run = runs.number AND steps.position = ?
 WHERE runs.run_id = ?
 """
+_IS_THERE = "SELECT 1 FROM pikkupy_runs WHERE run_id = ?"
 _OUTCOME = """
 SELECT steps.seq, steps.status, steps.wake_at FROM pikkupy_steps AS steps
 JOIN pikkupy_runs AS runs ON runs.number = steps.run WHERE steps.position = ? AND runs.run_id = ?
@@ -125,8 +126,8 @@ class Oracle:
     def _check_outcome(self, cursor: Cursor, position: int, node: Leaf, what: str) -> None:
         run_id = cursor.run_id
         rows = self._disk.query(_OUTCOME, position, run_id)
-        if not rows and run_id in self.forking:
-            return  # it is looked at before it is written
+        if not rows and (run_id in self.forking or (self.is_gone(run_id) and not self._disk.query(_IS_THERE, run_id))):
+            return  # it is looked at before it is written, or was deleted since it was read for a look
         if not rows or rows[0][1] not in ("succeeded", "failed"):
             raise Violation(f"durable: run {run_id!r} sees {what} of step {position} before it is on disk (I-10)")
         [(seq, status, wake_at)] = rows
@@ -312,6 +313,8 @@ class Oracle:
 
     def check_forked(self, source: str, fork: str, position: int, overrides: dict[str, Any]) -> None:
         """What a fork shares with the run that it was made from is the same, but for the overrides."""
+        if not self._disk.query(_IS_THERE, source):
+            return  # it was deleted since then
         theirs = {name: rest for name, *rest in self._disk.query(_SHARED, source, position)}
         for name, *rest in self._disk.query(_SHARED, fork, position):
             wanted = ["succeeded", json.dumps(overrides[name]), None] if name in overrides else theirs.get(name)
