@@ -81,8 +81,12 @@ def application(tmp_path: Path, module_name: str) -> Application:
 
 def children() -> set[int]:
     """The processes that this one has started, and that run."""
-    lists = Path("/proc/self/task").glob("*/children")
-    return {pid for each in lists for pid in map(int, each.read_text().split()) if is_alive(pid)}
+    while True:
+        try:
+            lists = [each.read_text() for each in Path("/proc/self/task").glob("*/children")]
+        except (FileNotFoundError, ProcessLookupError):  # a thread has just ended
+            continue
+        return {pid for each in lists for pid in map(int, each.split()) if is_alive(pid)}
 
 
 @asynccontextmanager
