@@ -377,11 +377,9 @@ class Residents:
         return move
 
     async def _cancel_resident(self, active: ActiveRun, reason: str) -> RunMove | None:
-        """None if the run was ending already, or has just left memory to wait in the file."""
+        """None if the run was ending already. The caller holds it, so it does not leave memory to wait in the file."""
         over = active.over  # asked for now, while the run is still in memory
         cancelled = await in_callback(self._host.loop, partial(active.cancel, reason))
-        if not (cancelled or over.done() or self.resident(active.run.number) is active):
-            return None  # nothing would tell of its end
         move = await asyncio.shield(over)  # its end is on disk
         return move if cancelled else None
 
