@@ -1,10 +1,10 @@
 """Many runs that sleep in one file: how fast they start, what they cost, how fast the file opens, how late they wake.
 
-    python benchmarks/sleepers.py [--runs 100000] [--wake-rate 1000] [--wake-for 5] [--callers 2]
+    python benchmarks/sleepers.py [--runs 100000] [--wake-rate 1000] [--wake-for 5] [--callers 1024]
                                   [--naps 10000 100000] [--repeat 1] [--json]
 
-`--runs` runs that sleep for a month are started by `--callers` tasks, each of which starts 512 at once. Beside them,
-`--wake-rate` runs a second become due for `--wake-for` seconds, and each tells how late its next step began. Then
+`--runs` runs that sleep for a month are started by `--callers` tasks, each of which starts one after another. Beside
+them, `--wake-rate` runs a second become due for `--wake-for` seconds, and each tells how late its next step began. Then
 another process opens the file.
 
 Second, in a process of its own, `--naps` runs that sleep for one second are started at once: how late their next steps
@@ -38,7 +38,7 @@ from _common import (
 
 from pikkupy import Engine, Pikku, RunHandle, Workflow
 
-BATCH = 512  # runs that a caller starts at once: as many as the engine writes in one transaction
+CALLERS = 1_024  # twice as many as the engine writes in one transaction: the next can be prepared during the last
 MONTH_S = 30 * 86_400
 
 pikku = Pikku()
@@ -100,15 +100,15 @@ async def start(
     started: list[RunHandle[None]] | None = None,
 ) -> None:
     """Start that many runs, each to wake at the time that its number has; their handles go into `started`."""
-    batches = iter(range(0, count, BATCH))
+    numbers = iter(range(count))
 
     async def call() -> None:
-        for first in batches:
-            progress.tell(f"{first:,} of {count:,} runs started")
-            numbers = range(first, min(first + BATCH, count))
-            handles = await asyncio.gather(*(engine.start(sleeper, wake_at(number)) for number in numbers))
+        for number in numbers:
+            if number % 10_000 == 0:
+                progress.tell(f"{number:,} of {count:,} runs started")
+            handle = await engine.start(sleeper, wake_at(number))
             if started is not None:
-                started.extend(handles)
+                started.append(handle)
 
     await asyncio.gather(*(call() for _ in range(callers)))
 
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100_000, help="runs that sleep for a month (100000)")
     parser.add_argument("--wake-rate", type=int, default=1_000, help="runs that become due in a second (1000)")
     parser.add_argument("--wake-for", type=int, default=5, help="seconds in which runs become due (5)")
-    parser.add_argument("--callers", type=int, default=2, help="tasks that start runs (2)")
+    parser.add_argument("--callers", type=int, default=CALLERS, help=f"tasks that start runs ({CALLERS})")
     parser.add_argument("--lead", type=float, default=10.0, help="seconds from their start until the first is due (10)")
     parser.add_argument("--settle", type=float, default=5.0, help="seconds before the memory is looked at (5)")
     parser.add_argument("--repeat", type=int, default=1, help="measurements, each on a new file (1)")
