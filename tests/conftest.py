@@ -1,4 +1,4 @@
-"""Shared by all tests: coroutine tests run under anyio's plugin on asyncio, and failures name the seed."""
+"""Shared by all tests: coroutine tests run under anyio's plugin on asyncio."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Break the disk in every way, and look at what the engine makes of it.
 
     python -m tests.disk [--images N] [--durability full|process|both] [--lying N] [--errors [--n MAX]] [--flips N]
-                         [--kills [--points N] [--strace]] [--seed S] [--jobs J] [--json]
+                         [--kills [--points N]] [--seed S] [--jobs J] [--json]
 
 Without a choice, all of it in the long form: 1,000,000 images of losses of power in `full` and 250,000 in `process`,
 20,000 of a disk that ignores syncs, an error at every operation, 10,000 flips and cuts, a kill before every operation.
@@ -35,7 +35,6 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--flips", type=int, help="bits that flip, and cuts")
     parser.add_argument("--kills", action="store_true", help="a kill before each operation")
     parser.add_argument("--points", type=int, help="before so many operations only")
-    parser.add_argument("--strace", action="store_true", help="and a kill at each system call, by strace")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one per core)")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
@@ -65,8 +64,6 @@ def parts(options: argparse.Namespace) -> Iterator[tuple[str, Result]]:
             yield "flips", flips.explore(recording, seed, spoiled, jobs)
     if options.all or options.kills:
         yield "kills", kills.explore(options.points, seed, jobs)
-    if options.strace:
-        yield "kills by strace", kills.explore_with_strace(jobs)
 
 
 def main(arguments: list[str] | None = None) -> int:

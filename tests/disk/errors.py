@@ -140,7 +140,7 @@ def _suffer(case: Case, folder: Path, result: Result, *, to_the_end: bool) -> No
     records = read_log(folder / "log")
     result.counts["lives"] += 1
     result.counts[case.kind.name] += 1
-    if not any(record for record in records if isinstance(record, Mark) and record.what == "strikes"):
+    if not any(map(_strikes, records)):
         raise Wrong("harness: the fault did not strike")
     check_life(case, code, records, result)
     asyncio.run(_check_file(folder / "app.db", records, result, to_the_end=to_the_end))
@@ -160,9 +160,13 @@ def check_life(case: Case, code: int, records: Sequence[Record], result: Result)
         raise Wrong(f"pause: the journal has stopped: {records[failed[0]]}")
     if failed:
         _check_stop(records[failed[0] :])
-        if "strikes" not in opening[: opening.index("strikes") + 1]:
+        if failed[0] < next(place for place, record in enumerate(records) if _strikes(record)):
             raise Wrong("harness: it failed before the fault")
     result.counts["refused to open" if code == STOPPED and while_opening else "stopped" if failed else "went on"] += 1
+
+
+def _strikes(record: Record) -> bool:
+    return isinstance(record, Mark) and record.what == "strikes"
 
 
 def _check_stop(after: Sequence[Record]) -> None:

@@ -24,7 +24,6 @@ from tests.disk.records import OPERATIONS, Create, Operation, Record, Sync, Trun
 SECTOR = 512
 DENSITIES = (0.1, 0.5, 0.9)
 MODES = ("none", "all", "torn", "subset")
-SURELY = 2  # of the modes give one image at each moment
 
 Image: TypeAlias = tuple[tuple[str, bytes], ...]
 """The files that are there, by the end of their names, and their bytes."""

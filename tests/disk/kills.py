@@ -96,28 +96,3 @@ def traced(folder: Path) -> tuple[Counter[tuple[str, str]], list[Record]]:
         if found and not line.endswith("ENOENT (No such file or directory)"):
             calls[found[1], found[2] or ""] += 1
     return calls, read_log(folder / "log")
-
-
-def killed_by_strace(call: str, nth: int) -> Result:
-    """A life that is killed at its n-th system call of that name; none is left untouched."""
-    result = Result()
-    with tempfile.TemporaryDirectory(dir=memory()) as root:
-        folder = Path(root)
-        inject = ["-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={nth}"]
-        life = [sys.executable, "-m", "tests.disk.life", root]
-        code = subprocess.run(["strace", *inject, *life], check=False, capture_output=True).returncode
-        result.counts[f"{call}, killed" if code else f"{call}, untouched"] += 1
-        try:
-            asyncio.run(check_killed(folder / "app.db", read_log(folder / "log"), result))
-        except (Wrong, AssertionError, PikkuError) as wrong:
-            result.wrong.append(f"killed at {call} number {nth}: {type(wrong).__name__}: {wrong}")
-    return result
-
-
-def explore_with_strace(jobs: int) -> Result:
-    """A kill at each system call that changes a file of the life."""
-    with tempfile.TemporaryDirectory(dir=memory()) as folder:
-        calls, _ = traced(Path(folder))
-    counts = {call: sum(count for (name, _), count in calls.items() if name == call) for call in SYSCALLS}
-    points = [(call, nth) for call, count in counts.items() for nth in range(1, count + 1)]
-    return in_forks("kills by strace", lambda item: killed_by_strace(*points[item]), range(len(points)), jobs)

@@ -125,7 +125,7 @@ class Life:
         logging.getLogger("pikkupy").setLevel(logging.CRITICAL + 1)
         shim = Shim(str(self.db), Recorder(self.log, self._strike), SEED)
         if not plain:
-            connection._MAC["wal_autocheckpoint"] = CHECKPOINT_PAGES
+            connection.CHECKPOINT_PAGES = CHECKPOINT_PAGES  # type: ignore[misc]
             connection.BUSY_TIMEOUT_S = BUSY_S  # type: ignore[misc]
             committer.FIRST_PAUSE_S = committer.MAX_PAUSE_S = PAUSE_S  # type: ignore[misc]
             owner.os = _Nobody()  # type: ignore[assignment]
