@@ -92,6 +92,29 @@ def test_a_defect_is_found_and_its_scenario_made_smaller(monkeypatch: pytest.Mon
         History(smallest).run()
 
 
+def test_an_exception_that_nobody_should_see_is_made_smaller_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told like a broken promise, of the name `error`."""
+
+    def broken(policy: Policy, failures: int, now_us: int, fraction: float) -> Settle | RetryAt:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pikkupy.engine.active.after_failure", broken)
+    scenario = draw(next(seed for seed in SEEDS if breaks(draw(seed)) == "error"))
+
+    smallest = shrink(scenario, "error")
+
+    assert breaks(smallest) == "error"
+    assert len(smallest.faults) + len(smallest.acts) < len(scenario.faults) + len(scenario.acts)
+
+
+def test_a_retry_of_what_is_not_to_be_retried_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I-19: the class of the error is overlooked."""
+    scenario = Scenario(1, [Sequence([Do("a", "final", retries=2)])], [Act(0, "start", 0)], [])
+    assert breaks(scenario) is None
+    monkeypatch.setattr("pikkupy.workers.attempts.NonRetryableError", ())
+    assert breaks(scenario) == "attempts"
+
+
 def test_changed_code_that_is_not_noticed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step is renamed while its retry waits; what is left of the scenario is that."""
     waits = Do("a", "fail", failures=1, retries=1, delay_us=60_000_000)

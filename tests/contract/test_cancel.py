@@ -390,6 +390,34 @@ async def test_cancelling_many_at_once() -> None:
         assert len((await engine.list_runs(status="cancelled")).runs) == 20
 
 
+async def test_a_caller_of_cancel_who_is_cancelled_takes_nothing_back(db: Path) -> None:
+    """Nor does it concern others who wait for the same end: it was on its way to the disk."""
+    pikku, disk_is_slow = Pikku(), threading.Event()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.wait_for_signal("never")
+
+    async with pikku.open(db) as engine:
+        host, residents, _ = engine._parts  # type: ignore[misc]
+        await engine.start(flow, run_id="r")
+        host.journal._writer.send(lambda _: disk_is_slow.wait(30), lambda *_: None)
+        first = asyncio.ensure_future(engine.cancel("r", "x"))
+        while not residents.active["r"].ending:
+            await asyncio.sleep(0)
+        others = [asyncio.ensure_future(engine.cancel("r", "y")), asyncio.ensure_future(engine.signal("r", "late"))]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0)
+        disk_is_slow.set()
+        told = await asyncio.gather(first, *others, return_exceptions=True)
+        run = await engine.get_run("r")
+
+    assert [type(one).__name__ for one in told] == ["CancelledError", "RunStateError", "RunStateError"]
+    assert (run.status, run.reason) == ("cancelled", "x")
+
+
 @pytest.mark.parametrize("kind", ["thread", "async", "inline"])
 async def test_a_step_that_waits_for_a_worker_never_begins_after_a_cancel(kind: str) -> None:
     """Promise 6: the place that a stopped step leaves is not taken by the next step of the same run."""

@@ -2,9 +2,10 @@
 
     python -m tests.mutants [--only NAME ...] [--quick] [--jobs J] [--json] [--list]
 
-First the tests that should notice a defect soonest look for it, then the simulator, then all tests. A defect that
-nothing finds is told, and the exit code is 1. Before that, the same tests pass in a copy without a defect. `--quick`
-makes the ten that every run of the tests makes.
+First the tests that should notice a defect soonest look for it, then the simulator, then all tests. What has found it
+is asked again in a copy without it, and counts if it finds nothing there. A defect that nothing finds is told, and the
+exit code is 1. Before that, the first tests and the simulator pass in a copy without a defect. `--quick` makes the ten
+that every run of the tests makes.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ PROJECT = Path(__file__).parents[2]
 CRASHES = 2_000  # simulated, for a defect that the first tests let pass
 LONGEST_S = 1800.0  # of one command; all tests take a tenth of it
 LINE = 160  # characters of what is said of one finding
-FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
+TEST = re.compile(r"tests/[\w/]+\.py(?:::\w+)*")  # with all its parameters
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "dist", "build")
+SIMULATOR = ["-m", "pikkupy.testing.simulation", "--crashes", str(CRASHES), "--seed", "1", "--jobs", "1"]
 # Of the copy, not of the defect: that texts say what the code does, and that defects find their places.
 NOT_ASKED = ("tests/test_house.py", "tests/test_docs.py", "tests/test_public_names.py", "tests/test_mutants.py")
 
@@ -59,11 +62,16 @@ def look(defect: Defect) -> Verdict:
 
 
 def _first_finder(folder: Path, defect: Defect) -> str | None:
-    simulator = ["-m", "pikkupy.testing.simulation", "--crashes", str(CRASHES), "--seed", "1", "--jobs", "1"]
-    for who, arguments in (("", pytest_of(defect.tests.split())), ("the simulator: ", simulator), ("", pytest_of([]))):
+    """Of the first tests, the simulator and all tests: what objects to the copy, and not to one without the defect."""
+    for who, arguments in (("", pytest_of(defect.tests.split())), ("the simulator: ", SIMULATOR), ("", pytest_of([]))):
         objection = what_objects(folder, arguments)
-        if objection is not None:
-            return who + objection
+        if objection is None:
+            continue
+        test = TEST.match(objection)
+        again = pytest_of([test[0].removeprefix("tests/")]) if test else arguments
+        with copy() as sound:
+            if what_objects(sound, again) is None:
+                return who + objection
     return None
 
 
@@ -130,7 +138,7 @@ def main() -> int:
         return 0
     asked = sorted({name for defect in chosen for name in defect.tests.split()})
     with copy() as folder:
-        objection = what_objects(folder, pytest_of(asked))
+        objection = what_objects(folder, pytest_of(asked)) or what_objects(folder, SIMULATOR)
         if objection is not None:
             _say(f"{objection} fails without any defect")
             return 1

@@ -47,6 +47,20 @@ DEFECTS = (
         "        self._committer.submit(Logical(ops, bool))\n        self._loop.call_soon(done, None)",
         "store",
     ),
+    Defect(
+        "drop the shield of an opening",
+        "store/journal.py",
+        "return await asyncio.shield(opening)",
+        "return await opening",
+        "field_bugs/test_cancels.py",
+    ),
+    Defect(
+        "drop the shield of an end",
+        "engine/residents.py",
+        "move = await asyncio.shield(over)",
+        "move = await over",
+        "contract/test_cancel.py",
+    ),
     Defect("no transaction", "store/writer.py", 'db.execute("BEGIN IMMEDIATE")', "pass", "store"),
     Defect(
         "each change for itself",

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pikkupy.errors import NonRetryableError
 from pikkupy.execution import Workflow
 from pikkupy.pikku import Pikku
 from pikkupy.services import Services, StepContext, current_step
@@ -111,6 +112,9 @@ class _Observer:
             case "fail" if step.attempt_count <= node.failures:
                 self._history.watch(self._life, partial(self._history.oracle.failed, step))
                 raise OSError(f"attempt {step.attempt_count}")
+            case "final":
+                self._history.watch(self._life, partial(self._history.oracle.failed, step, final=True))
+                raise NonRetryableError(f"attempt {step.attempt_count}")
             case "huge":
                 return "x" * 200_000
             case "unfit":

@@ -194,15 +194,17 @@ class Oracle:
             raise Violation(f"attempts: {where} begins after {attempts} on disk (I6, I-15)")
         if attempt - (forgiven or 0) > node.retries + 1 and run_id not in self.accepted | self.changed:
             raise Violation(f"attempts: {where} begins with {node.retries} retries (I6, I-16)")
-        self._check_delay(node, step, where)
+        self._check_failed(node, step, where)
         self._check_cancelled(run_id, where)
         self._check_twice(node, (run_id, step.position, attempt), where, life)
 
-    def _check_delay(self, node: Do, step: StepContext, where: str) -> None:
+    def _check_failed(self, node: Do, step: StepContext, where: str) -> None:
         before = self._failed_at.get((step.run_id, step.position, step.attempt_count - 1))
         if before is None or step.run_id in self.accepted | self.changed | self.retried:
             return
-        failed_us, jumps = before.what
+        failed_us, jumps, final = before.what
+        if final and node.timeout_us is None:
+            raise Violation(f"attempts: {where} begins after a NonRetryableError (I-19)")
         if jumps == self._clock.jumps and self._now_us() < failed_us + node.delay_us:
             raise Violation(f"early: {where} begins before the delay of its retry has passed (I-18)")
 
@@ -223,9 +225,9 @@ class Oracle:
         """The body of a step returns that."""
         self._made.setdefault((step.run_id, step.position), {})[value] = None
 
-    def failed(self, step: StepContext) -> None:
-        """The body of a step raises an error."""
-        now = (self._now_us(), self._clock.jumps)
+    def failed(self, step: StepContext, *, final: bool = False) -> None:
+        """The body of a step raises an error; `final`: one that is not to be retried."""
+        now = (self._now_us(), self._clock.jumps, final)
         self._failed_at[step.run_id, step.position, step.attempt_count] = Known(self._disk.commits, now)
 
     # What callers know

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import structs
 
-from pikkupy.testing.simulation.history import History
+from pikkupy.testing.simulation.history import History, Report
 from pikkupy.testing.simulation.oracle import Violation
 from pikkupy.testing.simulation.programs import Child, Gather, Node, Race, Sequence, Within
 from pikkupy.testing.simulation.scenario import Scenario
@@ -31,13 +31,20 @@ def shrink(scenario: Scenario, promise: str) -> Scenario:
     return scenario
 
 
-def breaks(scenario: Scenario) -> str | None:
-    """The promise that the scenario breaks."""
+def lived(scenario: Scenario) -> Report | str:
+    """What came of it, or the promise that it breaks: its name, a colon, and what has happened."""
     try:
-        History(scenario).run()
+        return History(scenario).run()
     except Violation as violation:
-        return violation.promise
-    return None
+        return str(violation)
+    except Exception as error:  # noqa: BLE001 - of the engine or of the simulation: it is told like a violation
+        return f"error: {error!r}"
+
+
+def breaks(scenario: Scenario) -> str | None:
+    """The name of the promise that the scenario breaks."""
+    came = lived(scenario)
+    return came.split(":", 1)[0] if isinstance(came, str) else None
 
 
 def _smaller(scenario: Scenario) -> Iterator[Scenario]:
