@@ -8,7 +8,7 @@ so many pairs that are drawn, or in all (`--pairs all`): for each kill at each f
 lives are killed at random instants, told to end, interrupted, stopped, robbed of a worker process. Every case goes on
 until a life comes to its end; after each life the file is compared with a ledger outside the database. A line per
 violation, whose files stay; the exit code is 1 if there is one, or if a failpoint was not reached. `--long` is all
-pairs and 10,000 kills at random instants.
+pairs (each failpoint at its first passing, in one mode) and 10,000 kills by SIGKILL at random instants.
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ def show(report: Report) -> None:
     for missed in outcome.missed[:MOST_LINES]:
         print(f"did not happen: {missed}")
     print(
-        f"{report.kills} kills, {outcome.pairs} pairs of failpoints, {outcome.lives} lives, seed {report.seed}, "
-        f"{report.seconds} s: {len(outcome.violations)} violations, {len(outcome.missed)} kills that did not happen"
+        f"{report.kills} kills by SIGKILL, {outcome.pairs} pairs of failpoints, {outcome.lives} lives, "
+        f"seed {report.seed}, {report.seconds} s: {len(outcome.violations)} violations, "
+        f"{len(outcome.missed)} kills that did not happen"
     )
 
 

@@ -27,8 +27,11 @@ MIXTURE = {
     Kill.TERM_TWICE: 6,
     Kill.INTERRUPT: 4,
     Kill.STOP: 8,
+    Kill.PAUSE: 6,
     Kill.GROUP: 4,
 }
+GOES_ON = {Kill.WORKER, Kill.PAUSE}  # a life that it happens to comes to its end
+SIGKILLS = {Kill.KILL, Kill.STOP, Kill.GROUP}  # of the whole life
 MIXTURE_WITH_WORKERS = {Kill.KILL: 40, Kill.TERM: 10, Kill.TERM_TWICE: 5, Kill.WORKER: 30, Kill.GROUP: 15}
 
 
@@ -146,7 +149,7 @@ def at_random(folder: Path, mode: Mode, seed: int, alone: Undisturbed) -> Outcom
         watched = Watched(Case(folder / "0", mode), outcome)
         for plan in plans(rng, mode, alone.life.took_s):
             ended = watched.live(plan)
-            met = ended is not Ended.DONE or plan.how is Kill.WORKER
+            met = ended is not Ended.DONE or plan.how in GOES_ON
             _add(outcome.kills, plan.how if met and watched.case.struck else TOO_LATE)
         watched.end(alone.life.results)
 
@@ -178,8 +181,9 @@ def _add(counts: dict[str, int], name: str) -> None:
 
 
 def kills_of(outcome: Outcome) -> int:
-    """How often a life was struck."""
-    kills = sum(outcome.kills.values()) - outcome.kills.get(TOO_LATE, 0)
+    """How often a life was killed by SIGKILL."""
+    others = {TOO_LATE, *Kill} - SIGKILLS
+    kills = sum(count for name, count in outcome.kills.items() if name not in others)
     return kills + sum(outcome.recoveries.values())
 
 

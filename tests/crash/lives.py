@@ -47,6 +47,7 @@ class Kill(StrEnum):
     TERM_TWICE = "SIGTERM twice"
     INTERRUPT = "SIGINT"
     STOP = "SIGSTOP, SIGCONT, SIGKILL"
+    PAUSE = "SIGSTOP, SIGCONT"
     WORKER = "SIGKILL of a worker process"
     GROUP = "SIGKILL of the process group"
 
@@ -184,7 +185,7 @@ class Case:
             return _wait(pid, LONGEST_LIFE_S)
         time.sleep(plan.after_s)  # the moment of the kill is what is tried; nothing is waited for
         workers = workers_of(pid)
-        self.struck = bool(workers) or plan.how is not Kill.WORKER
+        self.struck = bool(workers) if plan.how is Kill.WORKER else _runs(pid)
         getattr(self, f"_{plan.how.name.lower()}")(pid, plan)
         status = _wait(pid, LONGEST_LIFE_S)
         _await_orphans(workers)
@@ -213,6 +214,11 @@ class Case:
         os.kill(pid, signal.SIGCONT)
         time.sleep(plan.pause_s)
         os.kill(pid, signal.SIGKILL)
+
+    def _pause(self, pid: int, plan: Plan) -> None:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(plan.pause_s)
+        os.kill(pid, signal.SIGCONT)
 
     def _worker(self, pid: int, plan: Plan) -> None:
         for worker in workers_of(pid)[:1]:
