@@ -1,6 +1,7 @@
 """Durable workflows for asyncio on one SQLite file: ordinary `async` Python that survives crashes."""
 
 from pikkupy.config import Config
+from pikkupy.control import Client
 from pikkupy.core.clock import Clock
 from pikkupy.engine import Attempt, Chunk, Engine, Event, EventKind, Page, Run, RunHandle, Step
 from pikkupy.errors import (
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Attempt",
     "Chunk",
+    "Client",
     "Clock",
     "Config",
     "Decided",

@@ -85,6 +85,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What users' values go through on their way to the file and back, to be encrypted or compressed; `None`: anybody
     who can read the file can read them. `pikkupy.encryption.AesGcm` encrypts."""
 
+    control_socket: bool = True
+    """Whether `Pikku.connect` can reach the engine from other processes of the same user: it listens on a Unix socket
+    beside the file, of mode 0600. There values are plain, whatever the `payload_codec`."""
+
     redact: Callable[[str], str] | None = None
     """What messages and tracebacks of errors go through before they are recorded, told to the workflow and logged, and
     every text in the engine's own log lines: it takes secrets out. It may see a text more than once, on any thread; if
@@ -106,6 +110,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("encode", "decode") if self.payload_codec is not None else ():
             if isinstance(self.payload_codec, type) or not callable(getattr(self.payload_codec, name, None)):
                 raise BadType(f"payload_codec={self.payload_codec!r}: use an object with encode and decode, or None")
+        if not isinstance(self.control_socket, bool):
+            raise BadType(f"control_socket={self.control_socket!r}: use True or False")
         if self.redact is not None and not callable(self.redact):
             raise BadType(f"redact={self.redact!r}: use a function from text to text, or None")
         if self.watchdog_after is not None:
@@ -131,4 +137,5 @@ class Settings(TypedDict, total=False):
     resident_runs: int
     unload_after: Duration
     payload_codec: PayloadCodec | None
+    control_socket: bool
     redact: Callable[[str], str] | None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Unpack
 
 from pikkupy.config import Config, Settings
+from pikkupy.control import Client, serving
 from pikkupy.core.clock import Clock
+from pikkupy.durations import Duration
 from pikkupy.engine import Engine
 from pikkupy.errors import BadType
 from pikkupy.registry import Registry
@@ -41,4 +44,15 @@ class Pikku(Registry):
             raise BadType(
                 f"open() has no setting {min(unknown)!r}; the settings are {', '.join(Settings.__annotations__)}"
             )
-        return Engine(path, self, services, clock, Config(**settings) if config is None else config)
+        config = Config(**settings) if config is None else config
+        real = os.path.realpath(path) if config.control_socket and os.fspath(path) != ":memory:" else None
+        beside = None if real is None else partial(serving, registry=self, real=real)
+        return Engine(path, self, services, clock, config, beside=beside)
+
+    def connect(self, path: str | os.PathLike[str], *, wait: Duration = "5s") -> Client:
+        """A client of the engine that has the file open in another process, to be entered with `async with`.
+
+        It waits so long for one to appear: when it is entered, and for calls that can be asked again after the engine
+        has gone. The workflows of this `Pikku` give values their types; it need not have any.
+        """
+        return Client(path, self, wait)

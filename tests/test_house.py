@@ -34,11 +34,12 @@ FLOORS: dict[str, int] = {
     "workers": 5,
     "engine": 6,
     "encryption": 7,
-    "pikku": 7,
-    "testing": 8,
-    "__init__": 8,
-    "cli": 9,
-    "__main__": 10,
+    "control": 7,
+    "pikku": 8,
+    "testing": 9,
+    "__init__": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 
 IMPURE = {"asyncio", "time", "random", "os", "sqlite3", "aiosqlite", "structlog", "anyio", "threading", "socket"}

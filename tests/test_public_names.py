@@ -8,6 +8,7 @@ import pikkupy.testing
 PUBLIC = [
     "Attempt",
     "Chunk",
+    "Client",
     "Clock",
     "Config",
     "Decided",

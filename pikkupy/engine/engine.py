@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from datetime import datetime
 from functools import partial
@@ -62,6 +63,9 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
+Beside = Callable[["Engine"], AbstractAsyncContextManager[None]]  # what is there as long as the engine is open
+
+
 class Engine:
     """One open journal and the runs in it. Made by `Pikku.open`; use it with `async with`.
 
@@ -78,6 +82,7 @@ class Engine:
         clock: Clock | None,
         config: Config,
         outside: Outside | None = None,
+        beside: Beside | None = None,
     ) -> None:
         self._path = os.fspath(path)
         self._registry = registry
@@ -85,6 +90,8 @@ class Engine:
         self._clock = SystemClock() if clock is None else clock
         self._config = config
         self._outside = Outside() if outside is None else outside
+        self._beside = beside
+        self._served: AbstractAsyncContextManager[None] | None = None
         self._log = logger(redact=safely(config.redact))
         self._parts: Parts | None = None
         self._unusable: PikkuError = _not_open()
@@ -115,6 +122,9 @@ class Engine:
             await see_to_missing(host, residents)
             await host.journal.commit([])  # what recovery has written is on disk: statuses are as they will be seen
             residents.waker.open()
+            if self._beside is not None:
+                self._served = self._beside(self)
+                await self._served.__aenter__()
         except BaseException:
             await self._leave()
             raise
@@ -149,6 +159,9 @@ class Engine:
             self._unusable = EngineClosed("the engine was left; unfinished runs go on at the next open")
         self._parts = None
         await in_callback(host.loop, partial(residents.leave, self._unusable))
+        if self._served is not None:  # as long as nobody else can own the file
+            served, self._served = self._served, None
+            await served.__aexit__(None, None, None)
         await host.close()
         self._log.info("engine_closed", path=self._path)
 

@@ -11,3 +11,4 @@ from __future__ import annotations
 from pikkupy.store.committer import Done as Done
 from pikkupy.store.connection import resolve as resolve
 from pikkupy.store.journal import Journal as Journal
+from pikkupy.store.owner import holder_of as holder_of

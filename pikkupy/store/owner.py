@@ -52,7 +52,8 @@ class Lock:
         try:
             lock.acquire(blocking=False)
         except Timeout as error:
-            raise JournalLocked(f"{path} is held by {_holder(owner)}; close that engine first") from error
+            holder = holder_of(real) or "another engine, which has not given its name yet"
+            raise JournalLocked(f"{path} is held by {holder}; close that engine first") from error
         except (OSError, NotImplementedError) as error:
             raise JournalError(f"{path}: the lock file {real}.lock cannot be made: {error}") from error
         taken = cls(lock, owner)
@@ -77,11 +78,12 @@ class Lock:
             file.write(msgspec.json.encode(holder))
 
 
-def _holder(owner: Path) -> Holder | str:
+def holder_of(real: str) -> Holder | None:
+    """Who holds the journal at `real`, or was killed while he did; None if it was left in order, or never opened."""
     try:
-        return msgspec.json.decode(owner.read_bytes(), type=Holder)
+        return msgspec.json.decode(Path(f"{real}.owner").read_bytes(), type=Holder)
     except (OSError, msgspec.MsgspecError):
-        return "another engine, which has not given its name yet"
+        return None
 
 
 class Owned(msgspec.Struct, frozen=True):

@@ -28,12 +28,13 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.mark.usefixtures("umask")
 async def test_all_files_are_the_owner_s_alone_under_every_umask(tmp_path: Path) -> None:
-    """The file, its write-ahead log and shared memory, the lock, and who holds it; also when it is opened again."""
+    """The file, its write-ahead log and shared memory, the lock, who holds it, the socket; also when it is opened again."""
     for _ in range(2):
         async with pikku.open(tmp_path / "j.db") as engine:
             await engine.run(writes)
             modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
-            assert modes == dict.fromkeys(["j.db", "j.db-wal", "j.db-shm", "j.db.lock", "j.db.owner"], 0o600)
+            names = ["j.db", "j.db-wal", "j.db-shm", "j.db.lock", "j.db.owner", "j.db.sock"]
+            assert modes == dict.fromkeys(names, 0o600)
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in tmp_path.iterdir())
 
 

@@ -1,0 +1,223 @@
+"""What an open engine answers to the calls of clients, whether they come over a socket or from this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+from msgspec import Raw, structs
+
+from pikkupy.codec import Codec
+from pikkupy.control import messages
+from pikkupy.control.messages import AnyCall, json_of
+from pikkupy.engine import Chunk, Engine, Run, RunHandle, Step
+from pikkupy.errors import PayloadError
+from pikkupy.registry import Registry, WorkflowFunction
+
+TURN = 200  # items made in one turn of the loop
+
+Tell = Callable[[Raw], Awaitable[None]]  # sends one of many items
+
+_NO_LIMIT = 1 << 62  # the engine has its own, which it names in its errors
+_values = Codec(max_payload=_NO_LIMIT, warn_payload=_NO_LIMIT)
+
+
+class Answerer:
+    """Carries out calls. The engine says what is wrong with them, as it does to its own application."""
+
+    def __init__(self, engine: Engine, registry: Registry) -> None:
+        self._engine = engine
+        self._registry = registry
+        self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._one: dict[type[Any], Callable[[Any], Awaitable[Raw]]] = {
+            messages.Start: self._start,
+            messages.Result: self._result,
+            messages.GetRun: self._get_run,
+            messages.ListRuns: self._list_runs,
+            messages.Counts: self._counts,
+            messages.Cancel: self._cancel,
+            messages.Signal: self._signal,
+            messages.Approve: self._approve,
+            messages.Resume: self._resume,
+            messages.Retry: self._retry,
+            messages.Fork: self._fork,
+            messages.DeleteRun: self._delete_run,
+            messages.Stay: self._stay,
+        }
+        self._many: dict[type[Any], Callable[[Any, Tell], Awaitable[Raw]]] = {
+            messages.Steps: self._steps,
+            messages.History: self._history,
+            messages.Events: self._events,
+            messages.RunEvents: self._run_events,
+            messages.Stream: self._stream,
+            messages.Prune: self._prune,
+        }
+
+    def leave(self) -> None:
+        """The engine is being left: those who wait for that are told."""
+        if not self._left.done():
+            self._left.set_result(None)
+
+    async def answer(self, call: AnyCall, tell: Tell) -> Raw:
+        """What the engine's method returns; `tell` is called with each of what there are many of."""
+        one = self._one.get(type(call))
+        return await self._many[type(call)](call, tell) if one is None else await one(call)
+
+    # Starting
+
+    async def _start(self, call: messages.Start) -> Raw:
+        found: WorkflowFunction[Any, Any] = self._registry.find_workflow(call.workflow)
+        handle: RunHandle[Any] = await self._engine.start(
+            found,
+            _received(call.data, found.data_type, "input of workflow", found.name),
+            run_id=call.run_id,
+            tags=call.tags,
+            at=call.at,
+            delay=_duration(call.delay_us),
+        )
+        return json_of(handle.id)
+
+    async def _result(self, call: messages.Result) -> Raw:
+        workflow = (await self._engine.get_run(call.run_id)).workflow
+        handle = await self._engine.handle(call.run_id)
+        output = await handle.result(_duration(call.timeout_us))
+        return json_of(messages.Outcome(workflow, self._sent(output, self._types_of(workflow)[1])))
+
+    # Asking
+
+    async def _get_run(self, call: messages.GetRun) -> Raw:
+        return json_of(self._sent_run(await self._engine.get_run(call.run_id)))
+
+    async def _list_runs(self, call: messages.ListRuns) -> Raw:
+        page = await self._engine.list_runs(**structs.asdict(call))
+        return json_of(messages.SentPage(tuple(map(self._sent_run, page.runs)), page.next_cursor))
+
+    async def _counts(self, _: messages.Counts) -> Raw:
+        return json_of(await self._engine.counts())
+
+    async def _steps(self, call: messages.Steps, tell: Tell) -> Raw:
+        for made, step in enumerate(await self._engine.steps(call.run_id), 1):
+            await tell(json_of(self._sent_step(step)))
+            if made % TURN == 0:
+                await asyncio.sleep(0)
+        return messages.NULL
+
+    async def _history(self, call: messages.History, tell: Tell) -> Raw:
+        for made, attempt in enumerate(await self._engine.history(call.run_id), 1):
+            await tell(json_of(attempt))
+            if made % TURN == 0:
+                await asyncio.sleep(0)
+        return messages.NULL
+
+    async def _events(self, call: messages.Events, tell: Tell) -> Raw:
+        return await _all(self._engine.events(after=call.after), json_of, tell)
+
+    async def _run_events(self, call: messages.RunEvents, tell: Tell) -> Raw:
+        return await _all(self._engine.run_events(call.run_id, after=call.after), json_of, tell)
+
+    async def _stream(self, call: messages.Stream, tell: Tell) -> Raw:
+        chunks = self._engine.stream(call.run_id, after=call.after, step=call.step, current=call.current)
+        return await _all(chunks, self._sent_chunk, tell)
+
+    # Acting
+
+    async def _cancel(self, call: messages.Cancel) -> Raw:
+        await self._engine.cancel(call.run_id, call.reason)
+        return messages.NULL
+
+    async def _signal(self, call: messages.Signal) -> Raw:
+        payload = _received(call.payload, Any, "payload of signal", call.name)
+        await self._engine.signal(call.run_id, call.name, payload)
+        return messages.NULL
+
+    async def _approve(self, call: messages.Approve) -> Raw:
+        decision = _received(call.decision, Any, "decision", call.name)
+        await self._engine.approve(call.run_id, call.name, decision, decided_by=call.decided_by)
+        return messages.NULL
+
+    async def _resume(self, call: messages.Resume) -> Raw:
+        await self._engine.resume(call.run_id, accept=call.accept)  # type: ignore[arg-type]  # it says what is wrong
+        return messages.NULL
+
+    async def _retry(self, call: messages.Retry) -> Raw:
+        await self._engine.retry(call.run_id)
+        return messages.NULL
+
+    async def _fork(self, call: messages.Fork) -> Raw:
+        handle = await self._engine.fork(
+            call.run_id,
+            at=call.at,
+            input=_received(call.data, Any, "input of run", call.run_id),
+            overrides={name: _received(text, Any, "override of step", name) for name, text in call.overrides.items()},
+            new_run_id=call.new_run_id,
+        )
+        return json_of(handle.id)
+
+    async def _delete_run(self, call: messages.DeleteRun) -> Raw:
+        await self._engine.delete_run(call.run_id)
+        return messages.NULL
+
+    async def _prune(self, call: messages.Prune, tell: Tell) -> Raw:
+        counts: asyncio.Queue[int | None] = asyncio.Queue()
+        older_than = timedelta(microseconds=call.older_than_us)
+        pruning = asyncio.ensure_future(
+            self._engine.prune(
+                older_than=older_than, statuses=call.statuses, keep=call.keep, progress=counts.put_nowait
+            )
+        )
+        pruning.add_done_callback(lambda _: counts.put_nowait(None))
+        try:
+            while (gone := await counts.get()) is not None:
+                await tell(json_of(gone))
+            return json_of(await pruning)
+        finally:
+            pruning.cancel()
+
+    async def _stay(self, _: messages.Stay) -> Raw:
+        await asyncio.shield(self._left)
+        return messages.NULL
+
+    # Values
+
+    def _types_of(self, workflow: str) -> tuple[Any, Any]:
+        found = self._registry.find(workflow)
+        return (found.data_type, found.result_type) if isinstance(found, WorkflowFunction) else (Any, Any)
+
+    def _sent(self, value: Any, annotation: Any) -> Raw:
+        """As the journal holds it, or the plain form of what does not fit its type any more."""
+        if value is None:
+            return messages.NULL
+        try:
+            text = _values.encode(value, annotation, what="value")
+        except PayloadError:
+            text = _values.encode(value, what="value")
+        return Raw(text.encode())
+
+    def _sent_run(self, run: Run) -> messages.SentRun:
+        input_type, output_type = self._types_of(run.workflow)
+        given = structs.asdict(run)
+        given["input"], given["output"] = self._sent(run.input, input_type), self._sent(run.output, output_type)
+        return messages.SentRun(**given)
+
+    def _sent_step(self, step: Step) -> messages.SentStep:
+        return messages.SentStep(**{**structs.asdict(step), "output": self._sent(step.output, Any)})
+
+    def _sent_chunk(self, chunk: Chunk) -> Raw:
+        return json_of(messages.SentChunk(**{**structs.asdict(chunk), "value": self._sent(chunk.value, Any)}))
+
+
+async def _all(found: AsyncIterator[Any], sent: Callable[[Any], Raw], tell: Tell) -> Raw:
+    async for one in found:
+        await tell(sent(one))
+    return messages.NULL
+
+
+def _received(text: Raw, annotation: Any, what: str, name: str) -> Any:
+    data = bytes(text)
+    return None if data == b"null" else _values.decode(data.decode(), annotation, what=what, name=name)
+
+
+def _duration(us: int | None) -> timedelta | None:
+    return None if us is None else timedelta(microseconds=us)

@@ -1,0 +1,387 @@
+"""`Client`: an engine in another process, with the engine's methods."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Literal, TypeVar, overload
+
+import msgspec
+from msgspec import Raw, structs
+
+from pikkupy.clock import SystemClock
+from pikkupy.codec import Codec
+from pikkupy.control import messages
+from pikkupy.control.line import Gone, Lines
+from pikkupy.control.messages import AnyCall
+from pikkupy.core.model import RunStatus
+from pikkupy.durations import Duration, microseconds
+from pikkupy.engine import Attempt, Chunk, Event, Page, Run, RunHandle, Step
+from pikkupy.engine.ids import Ids
+from pikkupy.engine.views import shown
+from pikkupy.errors import BadType, EngineClosed
+from pikkupy.registry import Registry, WorkflowFunction
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_NO_LIMIT = 1 << 62  # the engine has its own
+_values = Codec(max_payload=_NO_LIMIT, warn_payload=_NO_LIMIT)
+
+
+class Client:
+    """The engine that owns a file, from another process of the same user. Made by `Pikku.connect`; use `async with`.
+
+    Its methods are the engine's, and raise what the engine raises. Values have the types of the workflows that the
+    client's own `Pikku` knows, else those that were recorded. If the engine goes away, calls that can be asked again
+    (`start`, `result`, everything that only reads) are, as soon as there is another one; any other raises
+    `EngineClosed`, which says that it may have been carried out. `EngineClosed`, too, if no engine comes in time, and
+    `JournalLocked` if one holds the file and does not answer.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], registry: Registry, wait: Duration) -> None:
+        self._path = os.fspath(path)
+        self._registry = registry
+        self._ids = Ids(os.urandom)
+        self._now_us = SystemClock().now_us
+        self._lines = Lines(self._path, os.path.realpath(self._path), microseconds(wait) / 1e6)
+
+    async def __aenter__(self) -> Client:
+        self._registry.resolve()
+        await self._lines.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._lines.close()
+
+    # Starting
+
+    @overload
+    async def start(
+        self,
+        workflow: WorkflowFunction[None, Out],
+        data: None = None,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
+    ) -> RunHandle[Out]: ...
+    @overload
+    async def start(
+        self,
+        workflow: WorkflowFunction[In, Out],
+        data: In,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
+    ) -> RunHandle[Out]: ...
+    @overload
+    async def start(
+        self,
+        workflow: str,
+        data: Any = None,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
+    ) -> RunHandle[Any]: ...
+    async def start(
+        self,
+        workflow: Any,
+        data: Any = None,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
+    ) -> RunHandle[Any]:
+        """As `Engine.start`. The workflow may be one that only the engine's process knows: give its name then."""
+        name, annotation = self._asked_for(workflow)
+        call = messages.Start(
+            workflow=name,
+            run_id=self._ids.uuid7(self._now_us()) if run_id is None else run_id,  # so that it can be asked again
+            data=_sent(data, annotation, "input of workflow", name),
+            tags=None if tags is None else dict(tags),
+            at=at,
+            delay_us=None if delay is None else microseconds(delay),
+        )
+        return RunHandle(self, await self._ask(call, str, again=True))
+
+    @overload
+    async def run(
+        self,
+        workflow: WorkflowFunction[None, Out],
+        data: None = None,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
+    ) -> Out: ...
+    @overload
+    async def run(
+        self,
+        workflow: WorkflowFunction[In, Out],
+        data: In,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
+    ) -> Out: ...
+    @overload
+    async def run(
+        self,
+        workflow: str,
+        data: Any = None,
+        *,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        at: datetime | None = None,
+        delay: Duration | None = None,
+    ) -> Any: ...
+    async def run(self, workflow: Any, data: Any = None, **options: Any) -> Any:
+        """`start` and wait for the result."""
+        handle = await self.start(workflow, data, **options)
+        return await handle.result()
+
+    async def handle(self, run_id: str) -> RunHandle[Any]:
+        """As `Engine.handle`."""
+        await self.get_run(run_id)
+        return RunHandle(self, run_id)
+
+    # Asking
+
+    async def get_run(self, run_id: str) -> Run:
+        """As `Engine.get_run`."""
+        return self._run(await self._ask(messages.GetRun(run_id), messages.SentRun, again=True))
+
+    async def list_runs(
+        self,
+        *,
+        workflow: str | WorkflowFunction[Any, Any] | None = None,
+        status: RunStatus | str | Iterable[RunStatus | str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        id_prefix: str | None = None,
+        error: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """As `Engine.list_runs`."""
+        call = messages.ListRuns(
+            workflow=workflow.name if isinstance(workflow, WorkflowFunction) else workflow,
+            status=_texts(status),
+            tags=None if tags is None else dict(tags),
+            id_prefix=id_prefix,
+            error=error,
+            created_after=created_after,
+            created_before=created_before,
+            limit=limit,
+            cursor=cursor,
+        )
+        page = await self._ask(call, messages.SentPage, again=True)
+        return Page(runs=tuple(map(self._run, page.runs)), next_cursor=page.next_cursor)
+
+    async def counts(self) -> dict[str, dict[RunStatus, int]]:
+        """As `Engine.counts`."""
+        counts: dict[str, dict[RunStatus, int]] = await self._ask(messages.Counts(), messages.SentCounts, again=True)
+        return counts
+
+    async def steps(self, run_id: str) -> list[Step]:
+        """As `Engine.steps`."""
+        return [_step(step) for step in await self._all(messages.Steps(run_id), messages.SentStep)]
+
+    async def history(self, run_id: str) -> list[Attempt]:
+        """As `Engine.history`."""
+        return await self._all(messages.History(run_id), Attempt)
+
+    def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
+        """As `Engine.events`. Another engine knows nothing of what this one has told: `EventsLost`."""
+        return self._read(messages.Events(after), Event, lambda event: messages.Events(event.seq))
+
+    def run_events(self, run_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
+        """As `Engine.run_events`, from one engine to the next."""
+        return self._read(messages.RunEvents(run_id, after), Event, lambda event: messages.RunEvents(run_id, event.seq))
+
+    def stream(
+        self, run_id: str, *, after: int = -1, step: str | None = None, current: bool = False
+    ) -> AsyncIterator[Chunk]:
+        """As `Engine.stream`, from one engine to the next."""
+        return self._chunks(messages.Stream(run_id, after, step, current))
+
+    # Acting
+
+    async def cancel(self, run_id: str, reason: str) -> None:
+        """As `Engine.cancel`."""
+        await self._ask(messages.Cancel(run_id, reason), None)
+
+    async def signal(self, run_id: str, name: str, payload: Any = None) -> None:
+        """As `Engine.signal`."""
+        await self._ask(messages.Signal(run_id, name, _sent(payload, Any, "payload of signal", name)), None)
+
+    async def approve(self, run_id: str, name: str, decision: Any, *, decided_by: str | None = None) -> None:
+        """As `Engine.approve`."""
+        await self._ask(messages.Approve(run_id, name, _sent(decision, Any, "decision", name), decided_by), None)
+
+    async def resume(self, run_id: str, *, accept: Literal["new"] | None = None) -> None:
+        """As `Engine.resume`."""
+        await self._ask(messages.Resume(run_id, accept), None)
+
+    async def retry(self, run_id: str) -> None:
+        """As `Engine.retry`."""
+        await self._ask(messages.Retry(run_id), None)
+
+    async def fork(
+        self,
+        run_id: str,
+        *,
+        at: str,
+        input: Any = None,
+        overrides: Mapping[str, Any] | None = None,
+        new_run_id: str | None = None,
+    ) -> RunHandle[Any]:
+        """As `Engine.fork`."""
+        given = {} if overrides is None else overrides
+        if not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
+            raise BadType(f"overrides={overrides!r}: use a mapping of names of steps to values, {{'step': value}}")
+        call = messages.Fork(
+            run_id,
+            at,
+            new_run_id,
+            _sent(input, Any, "input of run", run_id),
+            {name: _sent(value, Any, "override of step", name) for name, value in given.items()},
+        )
+        return RunHandle(self, await self._ask(call, str))
+
+    async def delete_run(self, run_id: str) -> None:
+        """As `Engine.delete_run`."""
+        await self._ask(messages.DeleteRun(run_id), None)
+
+    async def prune(
+        self,
+        *,
+        older_than: Duration,
+        statuses: Iterable[RunStatus | str] | None = None,
+        keep: int = 0,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """As `Engine.prune`."""
+        call = messages.Prune(microseconds(older_than), _texts(statuses), keep)
+        try:
+            async for answer in self._lines.answers(call):
+                gone = msgspec.json.decode(answer.value, type=int)
+                if isinstance(answer, messages.Value):
+                    return gone
+                if progress is not None:
+                    progress(gone)
+        except Gone:
+            raise _unknown(call) from None
+        raise AssertionError("an answer ends with a value")
+
+    # For handles
+
+    async def _status(self, run_id: str) -> RunStatus:
+        """What `RunHandle.status` returns or raises."""
+        return (await self.get_run(run_id)).status
+
+    async def _result(self, run_id: str, timeout: Duration | None) -> Any:
+        """What `RunHandle.result` returns or raises."""
+        call = messages.Result(run_id, None if timeout is None else microseconds(timeout))
+        outcome = await self._ask(call, messages.Outcome, again=True)
+        _, output_type = self._types_of(outcome.workflow)
+        return _values.decode(bytes(outcome.output).decode(), output_type, what="output of run", name=run_id)
+
+    # Inside
+
+    async def _ask(self, call: AnyCall, kind: Any, *, again: bool = False) -> Any:
+        """What the engine's method has returned; `again`: if the engine goes away the next one is asked the same."""
+        while True:
+            try:
+                return msgspec.json.decode(await self._lines.ask(call), type=kind)
+            except Gone:
+                if not again:
+                    raise _unknown(call) from None
+
+    async def _all(self, call: AnyCall, kind: type[Out]) -> list[Out]:
+        """All items of the answer, of one engine."""
+        while True:
+            try:
+                return [
+                    msgspec.json.decode(answer.value, type=kind)
+                    async for answer in self._lines.answers(call)
+                    if isinstance(answer, messages.Item)
+                ]
+            except Gone:
+                pass
+
+    async def _read(self, call: AnyCall, kind: type[Out], after: Callable[[Out], AnyCall]) -> AsyncIterator[Out]:
+        """The items of the answer as they come; from the next engine those that follow."""
+        while True:
+            try:
+                async for answer in self._lines.answers(call):
+                    if isinstance(answer, messages.Value):
+                        return
+                    item = msgspec.json.decode(answer.value, type=kind)
+                    call = after(item)
+                    yield item
+            except Gone:
+                pass
+
+    async def _chunks(self, call: messages.Stream) -> AsyncIterator[Chunk]:
+        sent = self._read(call, messages.SentChunk, lambda chunk: structs.replace(call, after=chunk.offset))
+        async for chunk in sent:
+            yield Chunk(**{**structs.asdict(chunk), "value": _shown(chunk.value, Any)})
+
+    def _types_of(self, workflow: str) -> tuple[Any, Any]:
+        found = self._registry.find(workflow)
+        return (found.data_type, found.result_type) if isinstance(found, WorkflowFunction) else (Any, Any)
+
+    def _asked_for(self, workflow: Any) -> tuple[str, Any]:
+        """Name and type of the input. Raises `WorkflowNotFound` for what is no workflow of this `Pikku`."""
+        if isinstance(workflow, str):
+            return workflow, self._types_of(workflow)[0]
+        found: WorkflowFunction[Any, Any] = self._registry.find_workflow(workflow)
+        return found.name, found.data_type
+
+    def _run(self, sent: messages.SentRun) -> Run:
+        input_type, output_type = self._types_of(sent.workflow)
+        given = structs.asdict(sent)
+        given["input"], given["output"] = _shown(sent.input, input_type), _shown(sent.output, output_type)
+        return Run(**given)
+
+
+def _step(sent: messages.SentStep) -> Step:
+    return Step(**{**structs.asdict(sent), "output": _shown(sent.output, Any)})
+
+
+def _shown(text: Raw, annotation: Any) -> Any:
+    data = bytes(text).decode()
+    return None if data == "null" else shown(_values, data, annotation)
+
+
+def _sent(value: Any, annotation: Any, what: str, name: str) -> Raw:
+    return messages.NULL if value is None else Raw(_values.encode(value, annotation, what=what, name=name).encode())
+
+
+def _texts(status: RunStatus | str | Iterable[RunStatus | str] | None) -> list[str] | None:
+    if status is None or isinstance(status, str):
+        return None if status is None else [status]
+    return [str(one) for one in status]
+
+
+def _unknown(call: AnyCall) -> EngineClosed:
+    name = type(call).__name__
+    return EngineClosed(
+        f"the engine went away before it had answered {name} of run {getattr(call, 'run_id', '-')!r}: it may be on "
+        "disk, or not; look at the run, and call again if it is not"
+    )

@@ -1,0 +1,286 @@
+"""What a client and an engine's control socket say to each other, and how it is laid on the wire.
+
+A connection carries one call at a time: the client sends a call, the engine answers with an item for each of what there
+are many of, and at last with a value or a problem. Whoever closes the connection takes the call back. A message is four
+bytes of length and JSON; users' values are in it as the journal holds them, so they arrive with their types.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from pikkupy import errors
+from pikkupy.core.model import ErrorInfo, RunStatus
+from pikkupy.engine import Chunk, Run, Step
+from pikkupy.errors import PikkuError, RunCancelled, RunFailed
+
+PROTOCOL: Final = 1
+LONGEST: Final = 1 << 30  # bytes of a message; a page of 500 runs with inputs and outputs of 2 MB would not be sent
+HEAD: Final = struct.Struct(">I")
+NULL: Final = Raw(b"null")
+
+
+def _name_of(call: str) -> str:
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", call).lower()
+
+
+class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="call", tag=_name_of):
+    """One call of the engine's method of that name. Durations are microseconds."""
+
+
+class Start(Call, frozen=True):
+    workflow: str
+    run_id: str
+    data: Raw = NULL
+    tags: dict[str, str] | None = None
+    at: datetime | None = None
+    delay_us: int | None = None
+
+
+class Result(Call, frozen=True):
+    run_id: str
+    timeout_us: int | None = None
+
+
+class GetRun(Call, frozen=True):
+    run_id: str
+
+
+class ListRuns(Call, frozen=True):
+    workflow: str | None = None
+    status: list[str] | None = None
+    tags: dict[str, str] | None = None
+    id_prefix: str | None = None
+    error: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    limit: int = 50
+    cursor: str | None = None
+
+
+class Counts(Call, frozen=True):
+    pass
+
+
+class Steps(Call, frozen=True):
+    run_id: str
+
+
+class History(Call, frozen=True):
+    run_id: str
+
+
+class Events(Call, frozen=True):
+    after: int | None = None
+
+
+class RunEvents(Call, frozen=True):
+    run_id: str
+    after: int | None = None
+
+
+class Stream(Call, frozen=True):
+    run_id: str
+    after: int = -1
+    step: str | None = None
+    current: bool = False
+
+
+class Cancel(Call, frozen=True):
+    run_id: str
+    reason: str
+
+
+class Signal(Call, frozen=True):
+    run_id: str
+    name: str
+    payload: Raw = NULL
+
+
+class Approve(Call, frozen=True):
+    run_id: str
+    name: str
+    decision: Raw
+    decided_by: str | None = None
+
+
+class Resume(Call, frozen=True):
+    run_id: str
+    accept: str | None = None
+
+
+class Retry(Call, frozen=True):
+    run_id: str
+
+
+class Fork(Call, frozen=True):
+    run_id: str
+    at: str
+    new_run_id: str | None = None
+    data: Raw = NULL
+    overrides: dict[str, Raw] = {}
+
+
+class DeleteRun(Call, frozen=True):
+    run_id: str
+
+
+class Prune(Call, frozen=True):
+    older_than_us: int
+    statuses: list[str] | None = None
+    keep: int = 0
+
+
+class Stay(Call, frozen=True):
+    """No method: it is answered when the engine is left, so that who waits for that learns of it at once."""
+
+
+AnyCall = (
+    Start
+    | Result
+    | GetRun
+    | ListRuns
+    | Counts
+    | Steps
+    | History
+    | Events
+    | RunEvents
+    | Stream
+    | Cancel
+    | Signal
+    | Approve
+    | Resume
+    | Retry
+    | Fork
+    | DeleteRun
+    | Prune
+    | Stay
+)
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """The first message of a connection, from the engine."""
+
+    protocol: int
+    pid: int
+
+
+class Token(msgspec.Struct, frozen=True):
+    """The first message of a connection over a port, from the client."""
+
+    token: str
+
+
+class Item(msgspec.Struct, frozen=True, tag_field="answer", tag="item"):
+    """One of many; more follow."""
+
+    value: Raw
+
+
+class Value(msgspec.Struct, frozen=True, tag_field="answer", tag="value"):
+    """The end of an answer: what the method has returned, or `null`."""
+
+    value: Raw = NULL
+
+
+class Problem(msgspec.Struct, frozen=True, tag_field="answer", tag="problem", omit_defaults=True):
+    """The end of an answer: what the method has raised."""
+
+    type: str
+    message: str
+    run_id: str | None = None
+    error: ErrorInfo | None = None
+    reason: str | None = None
+
+    def error_of(self) -> Exception:
+        """The error to be raised in the client: of the same class, if it is one of pikkupy's."""
+        if self.type == "RunFailed" and self.run_id is not None and self.error is not None:
+            return RunFailed(self.run_id, self.error)
+        if self.type == "RunCancelled" and self.run_id is not None:
+            return RunCancelled(self.run_id, self.reason or "")
+        if self.type == "TimeoutError":
+            return TimeoutError(self.message)
+        found = _SAID.get(self.type)
+        return PikkuError(f"the engine failed: {self.type}: {self.message}") if found is None else found(self.message)
+
+
+AnyAnswer = Item | Value | Problem
+
+_SAID: dict[str, type[PikkuError]] = {  # that are made of their message alone
+    name: found
+    for name, found in vars(errors).items()
+    if isinstance(found, type)
+    and issubclass(found, PikkuError)
+    and not issubclass(found, errors.StepFailed | RunFailed | RunCancelled)
+}
+
+
+def problem_of(error: Exception) -> Problem:
+    """What is sent of an error."""
+    if isinstance(error, RunFailed) and isinstance(error.error, ErrorInfo):
+        return Problem("RunFailed", str(error), run_id=error.run_id, error=error.error)
+    if isinstance(error, RunCancelled):
+        return Problem("RunCancelled", str(error), run_id=error.run_id, reason=error.reason)
+    return Problem(type(error).__name__, str(error))
+
+
+# What users see, with values as the journal holds them
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What `Result` gives."""
+
+    workflow: str
+    output: Raw
+
+
+class SentRun(Run, frozen=True, kw_only=True):
+    """A run on the wire."""
+
+    input: Raw
+    output: Raw
+
+
+class SentStep(Step, frozen=True, kw_only=True):
+    """A step on the wire."""
+
+    output: Raw
+
+
+class SentChunk(Chunk, frozen=True, kw_only=True):
+    """A chunk on the wire."""
+
+    value: Raw
+
+
+class SentPage(msgspec.Struct, frozen=True):
+    """A page on the wire."""
+
+    runs: tuple[SentRun, ...]
+    next_cursor: str | None
+
+
+SentCounts = dict[str, dict[RunStatus, int]]
+
+_encode = msgspec.json.Encoder().encode
+read_call = msgspec.json.Decoder(AnyCall).decode
+read_answer = msgspec.json.Decoder(AnyAnswer).decode
+
+
+def json_of(value: Any) -> Raw:
+    """As it stands in a message."""
+    return Raw(_encode(value))
+
+
+def message_of(value: msgspec.Struct) -> bytes:
+    """As it is sent. Raises `PikkuError` for one that is too long."""
+    body = _encode(value)
+    if len(body) > LONGEST:
+        raise PikkuError(f"an answer of {len(body):,} bytes is more than {LONGEST:,}; ask for less at once (limit=)")
+    return HEAD.pack(len(body)) + body

@@ -1,0 +1,209 @@
+"""The control socket of an open engine: who connects, what comes in, what goes out."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+from msgspec import Raw
+
+from pikkupy.control import messages, places
+from pikkupy.control.answering import Answerer
+from pikkupy.engine import Engine
+from pikkupy.errors import BadType, PikkuError
+from pikkupy.log import logger
+from pikkupy.registry import Registry
+
+MOST_CONNECTIONS = 1_000  # each may have one call under way
+LONGEST_CALL = 1 << 26  # bytes; what a call carries is bounded by `max_payload`, which has a default of 2 MB
+GOODBYE_S = 1.0  # how long those who are being told that the engine is left may take to read it
+
+_log = logger()
+
+
+@asynccontextmanager
+async def serving(engine: Engine, registry: Registry, real: str) -> AsyncIterator[None]:
+    """Serve the control socket of the engine that owns the journal at the absolute path `real`, until it is left.
+
+    An engine that cannot have one is still an engine: that is logged.
+    """
+    loop, answerer = asyncio.get_running_loop(), Answerer(engine, registry)
+    connections = set[_Connection]()
+    try:
+        bound, token = _bound(real)
+    except (OSError, PikkuError) as error:
+        _log.warning("control_socket_missing", path=real, error=str(error))
+        yield
+        return
+    hello = messages.message_of(messages.Hello(messages.PROTOCOL, os.getpid()))
+
+    def connection() -> _Connection:
+        return _Connection(answerer, connections, token, hello)
+
+    create = loop.create_server if token is not None else loop.create_unix_server
+    server = await create(connection, sock=bound)
+    try:
+        yield
+    finally:
+        server.close()
+        answerer.leave()
+        ends = [asyncio.ensure_future(one.end()) for one in connections]
+        if ends:
+            await asyncio.wait(ends, timeout=GOODBYE_S)
+        for one in list(connections):
+            one.abort()
+        places.remove(real)
+
+
+def _bound(real: str) -> tuple[socket.socket, str | None]:
+    """A bound socket, and the token that who connects has to know if everybody can reach it."""
+    why: Exception | None = None
+    if places.can_have_socket(real):
+        try:
+            return places.bound_socket(real), None
+        except OSError as error:  # a file system without sockets
+            why = error
+    try:
+        bound, port = places.bound_port(real)
+    except OSError as error:
+        raise error from why
+    return bound, port.token
+
+
+class _Connection(asyncio.Protocol):
+    """One client. It has one call under way; when it goes, that is cancelled."""
+
+    def __init__(self, answerer: Answerer, connections: set[_Connection], token: str | None, hello: bytes) -> None:
+        self._answerer = answerer
+        self._connections = connections
+        self._token = token
+        self._hello = hello
+        self._transport: asyncio.Transport | None = None
+        self._received = bytearray()
+        self._call: asyncio.Task[None] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._leaving = False
+
+    # What the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        peer = transport.get_extra_info("socket")
+        if len(self._connections) >= MOST_CONNECTIONS or (self._token is None and not places.is_own(peer)):
+            _log.warning("control_connection_refused", connections=len(self._connections))
+            transport.abort()
+            return
+        self._connections.add(self)
+        if self._token is None:
+            transport.write(self._hello)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if self._call is not None and len(self._received) > LONGEST_CALL:
+            self.abort()
+        self._next()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._connections.discard(self)
+        self._writable.set()
+        if self._call is not None:
+            self._call.cancel()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    # What the server calls
+
+    async def end(self) -> None:
+        """Return when the call under way is answered; the engine has told it that it is left."""
+        self._leaving = True
+        if self._call is not None:
+            await asyncio.wait([self._call])
+        if self._transport is not None:
+            self._transport.close()  # what is written already is sent
+
+    def abort(self) -> None:
+        """Do not wait any more."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Calls
+
+    def _next(self) -> None:
+        """Begin the next call, if it has come in whole and none is under way."""
+        while self._call is None and not self._leaving and len(self._received) >= messages.HEAD.size:
+            [size] = messages.HEAD.unpack_from(self._received)
+            if size > LONGEST_CALL:
+                self._refuse(BadType(f"a call of {size:,} bytes is more than {LONGEST_CALL:,}"))
+                return
+            end = messages.HEAD.size + size
+            if len(self._received) < end:
+                return
+            message = bytes(self._received[messages.HEAD.size : end])
+            del self._received[:end]
+            if self._token is not None:
+                self._let_in(message, self._token)
+                continue
+            try:
+                call = messages.read_call(message)
+            except (msgspec.MsgspecError, UnicodeError) as error:
+                self._refuse(BadType(f"the engine cannot read the call: {error}"))
+                return
+            self._call = asyncio.ensure_future(self._carry_out(call))
+            self._call.add_done_callback(self._has_ended)
+
+    def _let_in(self, message: bytes, token: str) -> None:
+        try:
+            given = msgspec.json.decode(message, type=messages.Token).token
+        except (msgspec.MsgspecError, UnicodeError):
+            given = ""
+        if not hmac.compare_digest(given.encode(), token.encode()):
+            _log.warning("control_connection_refused", reason="wrong token")
+            self.abort()
+            self._leaving = True
+            return
+        self._token = None
+        self._write(self._hello)
+
+    async def _carry_out(self, call: messages.AnyCall) -> None:
+        answer: messages.AnyAnswer
+        try:
+            answer = messages.Value(await self._answerer.answer(call, self._tell))
+            message = messages.message_of(answer)
+        except Exception as error:  # noqa: BLE001 - it is the client's
+            if not isinstance(error, PikkuError | TimeoutError):
+                _log.error("control_call_failed", call=type(call).__name__, exc_info=error)
+            message = messages.message_of(messages.problem_of(error))
+        self._write(message)
+
+    def _has_ended(self, call: asyncio.Task[None]) -> None:
+        self._call = None
+        if not call.cancelled():
+            call.result()
+            self._next()
+
+    async def _tell(self, item: Raw) -> None:
+        self._write(messages.message_of(messages.Item(item)))
+        if not self._writable.is_set():
+            await self._writable.wait()  # a slow reader takes no memory of the engine's
+
+    def _refuse(self, error: Exception) -> None:
+        """What follows on the connection cannot be understood."""
+        self._write(messages.message_of(messages.problem_of(error)))
+        self._leaving = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def _write(self, message: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(message)

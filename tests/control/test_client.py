@@ -1,0 +1,345 @@
+"""A client has the engine's methods, over the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pikkupy import (
+    Client,
+    Decided,
+    Engine,
+    EngineClosed,
+    JournalLocked,
+    PayloadError,
+    Pikku,
+    RunCancelled,
+    RunFailed,
+    RunNotFound,
+    RunStateError,
+    Workflow,
+    WorkflowNotFound,
+)
+
+pikku = Pikku()
+
+
+class Order(msgspec.Struct):
+    """Something that is kept with its type."""
+
+    number: int
+    parts: tuple[int, ...] = ()
+
+
+@pikku.workflow
+async def doubled(workflow: Workflow, data: Order) -> Order:
+    """A value of a class in, one out."""
+    number = await workflow.do("double", lambda: 2 * data.number)
+    return Order(number, (1, 2))
+
+
+@pikku.workflow
+async def waiting(workflow: Workflow) -> Any:
+    """Waits for a signal."""
+    return await workflow.wait_for_signal("go")
+
+
+@pikku.workflow
+async def asking(workflow: Workflow) -> Any:
+    """Waits for a decision."""
+    decision = await workflow.approval("ok", Order)
+    return decision.decision.number if isinstance(decision, Decided) else None
+
+
+@pikku.workflow
+async def failing(workflow: Workflow) -> None:
+    """Fails."""
+
+    def broken() -> None:
+        raise ValueError("no")
+
+    await workflow.do("broken", broken)
+
+
+@pikku.workflow
+async def stopped(workflow: Workflow) -> str:
+    """Stops at a gate."""
+    await workflow.suspend("gate")
+    return "open"
+
+
+@pikku.workflow
+async def telling(workflow: Workflow) -> None:
+    """Emits."""
+
+    def tell() -> None:
+        from pikkupy import current_step
+
+        step = current_step()
+        assert step is not None
+        for number in range(3):
+            step.emit(Order(number))
+
+    await workflow.do("tell", tell)
+
+
+@pytest.fixture
+async def engine(db: Path) -> AsyncIterator[Engine]:
+    async with pikku.open(db, shutdown_grace=0) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def client(db: Path, engine: Engine) -> AsyncIterator[Client]:
+    async with pikku.connect(db, wait="1s") as opened:
+        yield opened
+
+
+async def test_values_keep_their_types(engine: Engine, client: Client) -> None:
+    """Of input, output and steps, as if the engine were here."""
+    handle = await client.start(doubled, Order(4, (9,)), run_id="r", tags={"a": "b"})
+
+    assert await handle.result() == Order(8, (1, 2))
+    assert await client.get_run("r") == await engine.get_run("r")
+    assert await client.steps("r") == await engine.steps("r")
+    assert await client.history("r") == await engine.history("r")
+    assert await client.list_runs(tags={"a": "b"}) == await engine.list_runs(tags={"a": "b"})
+    assert await client.counts() == await engine.counts()
+
+
+async def test_a_client_that_knows_no_workflow_sees_plain_values_or_recorded_types(
+    db: Path, engine: Engine, client: Client
+) -> None:
+    """It gives the name, and whatever JSON the type is made of."""
+    async with Pikku().connect(db) as stranger:
+        assert await stranger.run("doubled", {"number": 4, "parts": [1]}) == Order(8, (1, 2))
+        with pytest.raises(WorkflowNotFound, match="doubled"):
+            await stranger.start(doubled, Order(1))
+
+
+async def test_starting_twice_is_one_run(client: Client) -> None:
+    """With the same id, from any process."""
+    first = await client.start(doubled, Order(1), run_id="r")
+    again = await client.start(doubled, Order(1), run_id="r")
+
+    assert first.id == again.id == "r"
+    assert len((await client.list_runs()).runs) == 1
+
+
+async def test_errors_are_the_engine_s(engine: Engine, client: Client) -> None:
+    """Class and content."""
+    await engine.start(failing, run_id="f")
+    with pytest.raises(RunFailed) as here:
+        await (await engine.handle("f")).result()
+    with pytest.raises(RunFailed) as there:
+        await (await client.handle("f")).result()
+    assert (str(there.value), there.value.error) == (str(here.value), here.value.error)
+    with pytest.raises(RunNotFound, match="'nobody'"):
+        await client.get_run("nobody")
+    with pytest.raises(RunStateError, match="failed"):
+        await client.cancel("f", "late")
+    with pytest.raises(WorkflowNotFound, match="nothing"):
+        await client.start("nothing")
+    with pytest.raises(PayloadError, match=r"doubled.*number"):
+        await client.start("doubled", {"number": "x"})
+    with pytest.raises(ValueError, match="limit=0"):
+        await client.list_runs(limit=0)
+    with pytest.raises(TypeError):
+        await client.cancel("f", 3)  # type: ignore[arg-type]
+
+
+async def test_runs_are_steered(client: Client) -> None:
+    """Signal, decision, cancel, resume, retry, fork, delete, prune."""
+    one = await client.start(waiting)
+    await one.signal("go", Order(3))
+    assert await one.result() == Order(3)
+    two = await client.start(asking)
+    while not (await client.steps(two.id)):
+        await asyncio.sleep(0)
+    with pytest.raises(PayloadError, match="number"):
+        await two.approve("ok", {"number": "x"})
+    await two.approve("ok", Order(5), decided_by="ada")
+    assert await two.result() == 5
+    three = await client.start(waiting)
+    await three.cancel("enough")
+    with pytest.raises(RunCancelled, match="enough"):
+        await three.result()
+    four = await client.start(stopped)
+    while await four.status() != "suspended":
+        await asyncio.sleep(0)
+    await client.resume(four.id)
+    assert await four.result() == "open"
+    five = await client.start(failing)
+    with pytest.raises(RunFailed):
+        await five.result()
+    await client.retry(five.id)
+    with pytest.raises(RunFailed):
+        await five.result()
+    assert [attempt.attempt for attempt in await client.history(five.id)] == [1, 2]
+    six = await client.fork(one.id, at="go", new_run_id="six")
+    await six.signal("go", "other")
+    assert await six.result() == "other"
+    await client.delete_run("six")
+    with pytest.raises(RunNotFound):
+        await six.status()
+    told: list[int] = []
+    assert await client.prune(older_than=0, progress=told.append) == 5
+    assert told[-1] == 5
+
+
+async def test_events_and_chunks_come_as_they_happen(engine: Engine, client: Client) -> None:
+    """Of one run, and of all."""
+    everything = client.events()
+    first = asyncio.ensure_future(anext(everything))
+    while not engine._parts.residents.events.listening:  # type: ignore[union-attr]
+        await asyncio.sleep(0)
+    handle = await client.start(telling, run_id="r")
+    kinds = [(event.kind, event.step_name) async for event in handle.events()]
+
+    assert kinds == [(event.kind, event.step_name) async for event in engine.run_events("r")]
+    assert (await first).kind == "run_started"
+    assert [chunk async for chunk in handle.stream()] == [chunk async for chunk in engine.stream("r")]
+    assert [chunk.value async for chunk in handle.stream(after=0)] == [Order(1), Order(2)]
+    await everything.aclose()  # type: ignore[attr-defined]
+
+
+async def test_result_takes_a_timeout(client: Client) -> None:
+    """The run goes on."""
+    handle = await client.start(waiting)
+    with pytest.raises(TimeoutError, match="it goes on"):
+        await handle.result(timeout="1ms")
+    assert await handle.status() == "running"
+
+
+async def test_a_call_that_is_cancelled_is_taken_back(engine: Engine, client: Client) -> None:
+    """The engine does not wait for it any more, and the next call has another connection."""
+    handle = await client.start(waiting)
+    waiters = engine._parts.residents._waiting  # type: ignore[union-attr]
+    call = asyncio.ensure_future(handle.result())
+    while not waiters:
+        await asyncio.sleep(0)
+    call.cancel()
+    while waiters:
+        await asyncio.sleep(0)
+    await handle.signal("go", 1)
+
+    assert await handle.result() == 1
+
+
+async def test_who_waits_is_told_when_the_engine_is_left(db: Path) -> None:
+    """At once; and a result is waited for until the next engine, or until none has come in time."""
+    async with pikku.open(db, shutdown_grace=0) as engine:
+        await engine.start(waiting, run_id="r")
+        client = pikku.connect(db, wait="200ms")
+        await client.__aenter__()
+        handle = await client.handle("r")
+        result = asyncio.ensure_future(handle.result())
+        while not engine._parts.residents._waiting:  # type: ignore[union-attr]
+            await asyncio.sleep(0)
+    with pytest.raises(EngineClosed, match=r"no engine has .*app\.db open"):
+        await result
+    with pytest.raises(EngineClosed, match="no engine"):
+        await handle.signal("go")
+    async with pikku.open(db, shutdown_grace=0):
+        await handle.signal("go", 7)
+        assert await handle.result() == 7
+    await client.__aexit__(None, None, None)
+    with pytest.raises(EngineClosed, match="closed"):
+        await client.counts()
+
+
+LIFE = """
+import asyncio, sys
+from tests.control.test_client import pikku
+
+async def main():
+    async with pikku.open(sys.argv[1]):
+        print("open", flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def life(db: Path) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", LIFE, str(db)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout as said:
+        assert await asyncio.to_thread(said.readline) == b"open\n"
+    return process
+
+
+async def test_a_result_is_waited_for_from_one_engine_to_the_next(db: Path) -> None:
+    """The process of the first is killed; a start that it had not answered is asked again."""
+    first = await life(db)
+    async with pikku.connect(db, wait="30s") as client:
+        handle = await client.start(waiting, run_id="r")
+        events, result = handle.events(), asyncio.ensure_future(handle.result())
+        seen = [(await anext(events)).kind for _ in range(2)]
+        await asyncio.gather(*(client.counts() for _ in range(4)))  # so that there are connections to be sent on
+        first.send_signal(signal.SIGSTOP)
+        starting = asyncio.ensure_future(client.start(doubled, Order(2), run_id="s"))
+        signalling = asyncio.ensure_future(client.signal("r", "go", "lost?"))
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        with pytest.raises(EngineClosed, match=r"Signal of run 'r': it may be on disk, or not"):
+            await signalling
+        second = await life(db)
+        assert await (await starting).result() == Order(4, (1, 2))
+        await handle.signal("go", "again")
+        assert await result in ("again", "lost?")
+        seen += [event.kind async for event in events]
+        second.kill()
+        second.wait()
+
+    assert seen[0] == "run_started"
+    assert seen.count("run_started") == 1
+    assert seen[-1] == "run_ended"
+
+
+async def test_a_holder_who_does_not_answer_is_named(db: Path) -> None:
+    """It has no control socket, or is stopped."""
+    async with pikku.open(db, control_socket=False):
+        with pytest.raises(JournalLocked, match=rf"held by process {os.getpid()} .*control_socket=False"):
+            async with pikku.connect(db, wait="10ms"):
+                pass
+
+
+async def test_nobody_is_there(db: Path) -> None:
+    """Nothing is made by looking."""
+    with pytest.raises(EngineClosed, match=r"no engine has .*app.db open \(waited 0.01 s\)"):
+        async with pikku.connect(db, wait="10ms"):
+            pass
+    assert list(db.parent.iterdir()) == []
+
+
+async def test_a_client_waits_for_an_engine(db: Path) -> None:
+    """As long as it was told to."""
+    client = pikku.connect(db, wait="30s")
+    entering = asyncio.ensure_future(client.__aenter__())
+    await asyncio.sleep(0.001)
+    async with pikku.open(db, shutdown_grace=0):
+        assert (await entering) is client
+        assert await client.counts() == {}
+    await client.__aexit__(None, None, None)
+
+
+def test_a_client_has_the_engine_s_public_methods() -> None:
+    """With the same signatures."""
+    import inspect
+
+    names = {name for name in vars(Engine) if not name.startswith("_")}
+    assert names == {name for name in vars(Client) if not name.startswith("_")}
+    for name in names - {"run"}:
+        assert inspect.signature(getattr(Engine, name)) == inspect.signature(getattr(Client, name)), name
