@@ -1,7 +1,7 @@
 """Durable workflows for asyncio on one SQLite file: ordinary `async` Python that survives crashes."""
 
 from pikkupy.config import Config
-from pikkupy.control import Client
+from pikkupy.control import Client, Member
 from pikkupy.core.clock import Clock
 from pikkupy.engine import Attempt, Chunk, Engine, Event, EventKind, Page, Run, RunHandle, Step
 from pikkupy.errors import (
@@ -59,6 +59,7 @@ __all__ = [
     "JournalError",
     "JournalFormatError",
     "JournalLocked",
+    "Member",
     "NonRetryableError",
     "Page",
     "PayloadCodec",

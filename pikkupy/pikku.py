@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Unpack
+from typing import Literal, Unpack, overload
 
 from pikkupy.config import Config, Settings
-from pikkupy.control import Client, serving
+from pikkupy.control import Client, Member, serving
 from pikkupy.core.clock import Clock
 from pikkupy.durations import Duration
 from pikkupy.engine import Engine
-from pikkupy.errors import BadType
+from pikkupy.errors import BadType, BadValue
 from pikkupy.registry import Registry
 
 
 class Pikku(Registry):
     """A plain registry: no I/O, no threads, no global state. Declare with `function` and `workflow`, then `open`."""
 
+    @overload
     def open(
         self,
         path: str | os.PathLike[str],
@@ -25,13 +26,41 @@ class Pikku(Registry):
         services: object = None,
         clock: Clock | None = None,
         config: Config | None = None,
+        role: Literal["engine"] = "engine",
         **settings: Unpack[Settings],
-    ) -> Engine:
+    ) -> Engine: ...
+    @overload
+    def open(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        services: object = None,
+        clock: Clock | None = None,
+        config: Config | None = None,
+        role: Literal["auto"],
+        wait: Duration = "5s",
+        **settings: Unpack[Settings],
+    ) -> Member: ...
+    def open(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        services: object = None,
+        clock: Clock | None = None,
+        config: Config | None = None,
+        role: Literal["engine", "auto"] = "engine",
+        wait: Duration | None = None,
+        **settings: Unpack[Settings],
+    ) -> Engine | Member:
         """An engine on the SQLite file at `path` (or ":memory:"), to be entered with `async with`.
 
         `services` is any object; functions read its attributes through their first argument. `clock` is a
         `pikkupy.testing.VirtualClock`, or `None` for the system's. Settings are the fields of `Config`, given one by
         one or as `config`, not both. Nothing is opened before the engine is entered.
+
+        With `role="auto"` several processes can open the same file, the workers of a web server for instance: the first
+        is the engine, the others are clients of it, and one of them takes over when it goes. Calls wait for an engine
+        for `wait` at most.
         """
         if config is not None and settings:
             raise BadType(f"open() got config= and also {', '.join(settings)}; give the settings in one place")
@@ -47,7 +76,16 @@ class Pikku(Registry):
         config = Config(**settings) if config is None else config
         real = os.path.realpath(path) if config.control_socket and os.fspath(path) != ":memory:" else None
         beside = None if real is None else partial(serving, registry=self, real=real)
-        return Engine(path, self, services, clock, config, beside=beside)
+        make = partial(Engine, path, self, services, clock, config, beside=beside)
+        if role == "engine":
+            if wait is not None:
+                raise BadType(f"wait={wait!r}: it is for role='auto'")
+            return make()
+        if role != "auto":
+            raise BadValue(f"role={role!r}: use 'engine' or 'auto'")
+        if real is None:
+            raise BadValue("role='auto' needs a file, and its control socket: other processes have to reach the engine")
+        return Member(path, self, "5s" if wait is None else wait, make)
 
     def connect(self, path: str | os.PathLike[str], *, wait: Duration = "5s") -> Client:
         """A client of the engine that has the file open in another process, to be entered with `async with`.

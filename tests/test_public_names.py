@@ -24,6 +24,7 @@ PUBLIC = [
     "JournalError",
     "JournalFormatError",
     "JournalLocked",
+    "Member",
     "NonRetryableError",
     "Page",
     "Encoded",

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 import msgspec
 from msgspec import Raw, structs
@@ -31,6 +31,18 @@ _NO_LIMIT = 1 << 62  # the engine has its own
 _values = Codec(max_payload=_NO_LIMIT, warn_payload=_NO_LIMIT)
 
 
+class Way(Protocol):
+    """How calls reach the engine."""
+
+    async def ask(self, call: AnyCall) -> Raw:
+        """What the engine's method has returned. Raises what it has raised, or `Gone`."""
+        ...
+
+    def answers(self, call: AnyCall) -> AsyncIterator[messages.Item | messages.Value]:
+        """The items of the answer, and its value. Raises as `ask` does."""
+        ...
+
+
 class Client:
     """The engine that owns a file, from another process of the same user. Made by `Pikku.connect`; use `async with`.
 
@@ -47,9 +59,11 @@ class Client:
         self._ids = Ids(os.urandom)
         self._now_us = SystemClock().now_us
         self._lines = Lines(self._path, os.path.realpath(self._path), microseconds(wait) / 1e6)
+        self._way: Way = self._lines
 
     async def __aenter__(self) -> Client:
         self._registry.resolve()
+        self._lines.begin()
         await self._lines.open()
         return self
 
@@ -278,7 +292,7 @@ class Client:
         """As `Engine.prune`."""
         call = messages.Prune(microseconds(older_than), _texts(statuses), keep)
         try:
-            async for answer in self._lines.answers(call):
+            async for answer in self._way.answers(call):
                 gone = msgspec.json.decode(answer.value, type=int)
                 if isinstance(answer, messages.Value):
                     return gone
@@ -307,7 +321,7 @@ class Client:
         """What the engine's method has returned; `again`: if the engine goes away the next one is asked the same."""
         while True:
             try:
-                return msgspec.json.decode(await self._lines.ask(call), type=kind)
+                return msgspec.json.decode(await self._way.ask(call), type=kind)
             except Gone:
                 if not again:
                     raise _unknown(call) from None
@@ -318,7 +332,7 @@ class Client:
             try:
                 return [
                     msgspec.json.decode(answer.value, type=kind)
-                    async for answer in self._lines.answers(call)
+                    async for answer in self._way.answers(call)
                     if isinstance(answer, messages.Item)
                 ]
             except Gone:
@@ -328,7 +342,7 @@ class Client:
         """The items of the answer as they come; from the next engine those that follow."""
         while True:
             try:
-                async for answer in self._lines.answers(call):
+                async for answer in self._way.answers(call):
                     if isinstance(answer, messages.Value):
                         return
                     item = msgspec.json.decode(answer.value, type=kind)

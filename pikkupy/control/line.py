@@ -120,11 +120,14 @@ class Lines:
         self._wait_s = wait_s
         self._idle: deque[Line] = deque()
         self._made: WeakSet[Line] = WeakSet()
+        self._closed = True
+
+    def begin(self) -> None:
+        """From now on connections may be made."""
         self._closed = False
 
     async def open(self) -> None:
         """Wait for an engine. Raises as `ask` does."""
-        self._closed = False
         self._give_back(await self._line())
 
     async def close(self) -> None:

@@ -110,7 +110,7 @@ class _Connection(asyncio.Protocol):
             self.abort()
         self._next()
 
-    def connection_lost(self, _: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         self._connections.discard(self)
         self._writable.set()
         if self._call is not None:

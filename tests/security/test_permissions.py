@@ -28,7 +28,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.mark.usefixtures("umask")
 async def test_all_files_are_the_owner_s_alone_under_every_umask(tmp_path: Path) -> None:
-    """The file, its write-ahead log and shared memory, the lock, who holds it, the socket; also when it is opened again."""
+    """File, write-ahead log and shared memory, lock, who holds it, control socket; also when it is opened again."""
     for _ in range(2):
         async with pikku.open(tmp_path / "j.db") as engine:
             await engine.run(writes)

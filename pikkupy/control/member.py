@@ -1,0 +1,172 @@
+"""Several processes of one application, of which one is the engine: the others are clients, and one of them takes over.
+
+Which one is decided by the lock of the file alone: whoever gets it is the engine. The others wait at its control socket
+for it to go, so they know at once however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Literal
+
+from msgspec import Raw
+
+from pikkupy.control import messages
+from pikkupy.control.answering import Answerer
+from pikkupy.control.client import Client
+from pikkupy.control.line import Gone, Lines
+from pikkupy.control.messages import AnyCall
+from pikkupy.durations import Duration
+from pikkupy.engine import Engine
+from pikkupy.errors import EngineClosed, JournalLocked, PikkuError
+from pikkupy.log import logger
+from pikkupy.registry import Registry
+
+Role = Literal["engine", "client"]
+
+AGAIN_S = 0.05  # until the next try, when the file was held by somebody who does not answer (yet)
+LONGEST_AGAIN_S = 5.0  # after tries that have failed
+
+_log = logger()
+
+
+class Member(Client):
+    """One of several processes with the same file: the engine, or a client of it. Made by `Pikku.open(role="auto")`.
+
+    `async with` returns when this process is the one or the other. Its methods are the engine's; what `Client` says of an
+    engine that goes away holds for all members. Raises what opening an engine raises.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], registry: Registry, wait: Duration, make: Callable[[], Engine]
+    ) -> None:
+        super().__init__(path, registry, wait)
+        self._make = make
+        self._way = self._ways = _Ways(self._lines)
+        self._engine: Engine | None = None
+        self._electing: asyncio.Task[None] | None = None
+
+    @property
+    def role(self) -> Role:
+        """What this process is now. A client can become the engine; the engine stays it."""
+        return "client" if self._engine is None else "engine"
+
+    async def __aenter__(self) -> Member:
+        self._registry.resolve()
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lines.begin()
+        self._electing = asyncio.ensure_future(self._elect(settled))
+        try:
+            await settled
+        except BaseException:
+            await self._leave(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._leave(kind, error, traceback)
+
+    async def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._electing is not None:
+            self._electing.cancel()
+            await asyncio.wait([self._electing])
+        await self._lines.close()
+        engine, self._engine, self._ways.here = self._engine, None, None
+        if engine is not None:
+            await engine.__aexit__(kind, error, traceback)
+
+    async def _elect(self, settled: asyncio.Future[None]) -> None:
+        """Try to be the engine; as long as somebody else is, wait for that to end."""
+        pause_s = AGAIN_S
+        while True:
+            engine = self._make()
+            try:
+                await engine.__aenter__()
+            except JournalLocked:
+                pause_s = AGAIN_S
+                await self._be_client(settled)
+            except (PikkuError, OSError) as error:
+                if not settled.done():
+                    settled.set_exception(error)
+                    return
+                _log.error("takeover_failed", error=str(error))
+                pause_s = min(2 * pause_s, LONGEST_AGAIN_S)
+            else:
+                self._engine, self._ways.here = engine, _Here(engine, self._registry)
+                if not settled.done():
+                    settled.set_result(None)
+                return
+            await asyncio.sleep(pause_s)
+
+    async def _be_client(self, settled: asyncio.Future[None]) -> None:
+        """Return when the engine has gone, or when none has answered in time."""
+        try:
+            await self._lines.open()
+            if not settled.done():
+                settled.set_result(None)
+            await self._lines.ask(messages.Stay())
+        except (Gone, EngineClosed):
+            pass
+        except JournalLocked as error:  # by somebody who does not answer, and may do so later
+            if not settled.done():
+                settled.set_exception(error)
+
+
+class _Here:
+    """The engine is in this process: calls need no socket."""
+
+    def __init__(self, engine: Engine, registry: Registry) -> None:
+        self._answerer = Answerer(engine, registry)
+
+    async def ask(self, call: AnyCall) -> Raw:
+        async for answer in self.answers(call):
+            if isinstance(answer, messages.Value):
+                return answer.value
+        raise Gone
+
+    async def answers(self, call: AnyCall) -> AsyncIterator[messages.Item | messages.Value]:
+        told: asyncio.Queue[messages.Item | messages.Value | Exception] = asyncio.Queue(1)
+
+        async def tell(item: Raw) -> None:
+            await told.put(messages.Item(item))
+
+        async def carry_out() -> None:
+            try:
+                await told.put(messages.Value(await self._answerer.answer(call, tell)))
+            except Exception as error:  # noqa: BLE001 - the caller's
+                await told.put(error)
+
+        answering = asyncio.ensure_future(carry_out())
+        try:
+            while True:
+                answer = await told.get()
+                if isinstance(answer, EngineClosed):
+                    raise Gone
+                if isinstance(answer, Exception):
+                    raise answer
+                yield answer
+                if isinstance(answer, messages.Value):
+                    return
+        finally:
+            answering.cancel()
+
+
+class _Ways:
+    """Over the socket, or here."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+        self.here: _Here | None = None
+
+    async def ask(self, call: AnyCall) -> Raw:
+        return await (self._lines.ask(call) if self.here is None else self.here.ask(call))
+
+    def answers(self, call: AnyCall) -> AsyncIterator[messages.Item | messages.Value]:
+        return self._lines.answers(call) if self.here is None else self.here.answers(call)

@@ -1,0 +1,183 @@
+"""Several processes with one file: one is the engine, and another takes over when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pikkupy import EngineClosed, JournalFormatError, JournalLocked, Member, Pikku, RunFailed, Workflow, current_step
+
+pikku = Pikku()
+
+
+@pikku.workflow
+async def waiting(workflow: Workflow) -> Any:
+    """Waits for a signal, then has an effect."""
+    value = await workflow.wait_for_signal("go")
+    return await workflow.do("effect", lambda: effect(value))
+
+
+@pikku.workflow
+async def failing(workflow: Workflow) -> None:
+    raise ValueError("no")
+
+
+def effect(value: Any) -> Any:
+    """A line in a file that all processes share."""
+    step = current_step()
+    assert step is not None
+    if path := os.environ.get("EFFECTS"):
+        with Path(path).open("a") as file:
+            file.write(json.dumps([step.run_id, os.getpid()]) + "\n")
+    return value
+
+
+async def until(role: str, member: Member) -> None:
+    async with asyncio.timeout(30):
+        while member.role != role:
+            await asyncio.sleep(0.001)
+
+
+async def test_the_first_is_the_engine_and_the_next_takes_over(db: Path) -> None:
+    """Who waits at either goes on waiting; what is asked in between is answered."""
+    async with AsyncExitStack() as stack:
+        first = pikku.open(db, role="auto", shutdown_grace=0)
+        await first.__aenter__()
+        second = await stack.enter_async_context(pikku.open(db, role="auto", shutdown_grace=0))
+        assert (first.role, second.role) == ("engine", "client")
+        here, there = await first.start(waiting, run_id="here"), await second.start(waiting, run_id="there")
+        assert await first.steps("there") == await second.steps("there")
+        await second.signal("here", "go", 1)
+        assert await here.result() == 1
+        result = asyncio.ensure_future(there.result())
+        events = there.events()
+        assert (await anext(events)).kind == "run_started"
+        await first.__aexit__(None, None, None)
+        await until("engine", second)
+        await there.signal("go", 2)
+        assert await result == 2
+        assert [event.kind async for event in events][-1] == "run_ended"
+        with pytest.raises(RunFailed, match="no"):
+            await second.run(failing)
+        assert [len(page) async for page in pages(second)] == [3]
+    with pytest.raises(EngineClosed):
+        await second.counts()
+
+
+async def pages(member: Member) -> Any:
+    yield (await member.list_runs()).runs
+
+
+async def test_opening_raises_what_an_engine_would(db: Path) -> None:
+    """At once, and nobody goes on trying."""
+    db.write_bytes(b"no database" * 100)
+    with pytest.raises(JournalFormatError):
+        async with pikku.open(db, role="auto"):
+            pass
+
+
+async def test_a_holder_who_serves_nobody_is_named(db: Path) -> None:
+    """It is no member."""
+    async with pikku.open(db, control_socket=False):
+        with pytest.raises(JournalLocked, match="nobody answers"):
+            async with pikku.open(db, role="auto", wait="10ms"):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"role": "auto", "control_socket": False}, ValueError),
+        ({"role": "first"}, ValueError),
+        ({"wait": "1s"}, TypeError),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: dict[str, Any], error: type[Exception], db: Path) -> None:
+    with pytest.raises(error):
+        pikku.open(db, **arguments)
+
+
+def test_there_is_nothing_to_share_in_memory() -> None:
+    with pytest.raises(ValueError, match="needs a file"):
+        pikku.open(":memory:", role="auto")
+
+
+WORKER = """
+import asyncio, sys
+from tests.control.test_member import pikku, until, waiting
+
+async def main():
+    db, name = sys.argv[1:]
+    async with pikku.open(db, role="auto", wait="30s", shutdown_grace=0) as member:
+        print(member.role, flush=True)
+        runs = [await member.start(waiting, run_id=f"{name}-{number}") for number in range(5)]
+        print("started", flush=True)
+        results = await asyncio.gather(*(run.result() for run in runs))
+        print(*results, flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+async def test_one_of_four_workers_takes_over_when_the_engine_is_killed(
+    db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With SIGKILL, twice; what the others wait for comes, and each effect happens once."""
+    monkeypatch.setenv("EFFECTS", str(tmp_path / "effects"))
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, str(db), name], stdout=subprocess.PIPE, text=True)
+        for name in "abcd"
+    ]
+    try:
+        said = [await asyncio.gather(*(line_of(worker) for worker in workers)) for _ in range(2)]
+        assert sorted(said[0]) == ["client", "client", "client", "engine"]
+        assert said[1] == ["started"] * 4
+        left = list(workers)
+        async with pikku.connect(db, wait="30s") as client:
+            for _ in range(2):
+                [engine] = [worker for worker in left if worker.pid == holder(db)]
+                os.kill(engine.pid, signal.SIGKILL)
+                engine.wait()
+                left.remove(engine)
+                assert sum((await client.counts())["waiting"].values()) == 20  # answered by the next one
+            for name in "abcd":
+                for number in range(5):
+                    await client.signal(f"{name}-{number}", "go", f"{name}{number}")
+            for name in "abcd":
+                for number in range(5):
+                    assert await (await client.handle(f"{name}-{number}")).result() == f"{name}{number}"
+        assert holder(db) in {worker.pid for worker in left}
+        for worker in left:
+            name = worker.args[-1]  # type: ignore[index]
+            assert await line_of(worker) == " ".join(f"{name}{number}" for number in range(5))
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+            assert worker.stdout is not None
+            worker.stdout.close()
+    effects = [json.loads(line) for line in (tmp_path / "effects").read_text().splitlines()]
+    assert Counter(run for run, _ in effects) == {f"{name}-{number}": 1 for name in "abcd" for number in range(5)}
+    assert len({process for _, process in effects}) == 1
+
+
+async def line_of(worker: subprocess.Popen[str]) -> str:
+    assert worker.stdout is not None
+    return (await asyncio.to_thread(worker.stdout.readline)).strip()
+
+
+def holder(db: Path) -> int:
+    found: int = json.loads(Path(f"{db}.owner").read_text())["pid"]
+    return found
