@@ -25,6 +25,7 @@ EVENTS: dict[str, str] = {
     "control_socket_missing": "There can be no control socket: nobody but the application itself reaches the engine.",
     "control_connection_refused": "Somebody who is not let in, or one client too many, has connected.",
     "control_call_failed": "A call of a client has failed in a way that is no answer: a defect of pikkupy.",
+    "engine_given_up": "An engine whose journal has failed is left, so that it can be opened anew, here or elsewhere.",
     "takeover_failed": "A process that was to be the next engine of a file could not open it; it is tried again.",
     "journal_waiting": "A commit waits for the disk or for another writer; nothing is lost, dispatching is paused.",
     "journal_resumed": "The journal goes on after it had to wait.",

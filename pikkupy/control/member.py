@@ -36,8 +36,9 @@ _log = logger()
 class Member(Client):
     """One of several processes with the same file: the engine, or a client of it. Made by `Pikku.open(role="auto")`.
 
-    `async with` returns when this process is the one or the other. Its methods are the engine's; what `Client` says of an
-    engine that goes away holds for all members. Raises what opening an engine raises.
+    `async with` returns when this process is the one or the other. Its methods are the engine's; what `Client` says of
+    an engine that goes away holds for all members. An engine whose disk has failed is given up, so that a member can
+    open the file anew. Raises what opening an engine raises.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Member(Client):
 
     @property
     def role(self) -> Role:
-        """What this process is now. A client can become the engine; the engine stays it."""
+        """What this process is now."""
         return "client" if self._engine is None else "engine"
 
     async def __aenter__(self) -> Member:
@@ -62,25 +63,27 @@ class Member(Client):
         try:
             await settled
         except BaseException:
-            await self._leave(None, None, None)
+            await self._leave()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._leave(kind, error, traceback)
+        await self._leave()
 
-    async def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def _leave(self) -> None:
         if self._electing is not None:
             self._electing.cancel()
             await asyncio.wait([self._electing])
         await self._lines.close()
+        await self._give_up()
+
+    async def _give_up(self) -> None:
+        """Be the engine no more."""
         engine, self._engine, self._ways.here = self._engine, None, None
         if engine is not None:
-            await engine.__aexit__(kind, error, traceback)
+            await engine.__aexit__(None, None, None)
 
     async def _elect(self, settled: asyncio.Future[None]) -> None:
         """Try to be the engine; as long as somebody else is, wait for that to end."""
@@ -102,7 +105,9 @@ class Member(Client):
                 self._engine, self._ways.here = engine, _Here(engine, self._registry)
                 if not settled.done():
                     settled.set_result(None)
-                return
+                failure = await engine._failure()
+                _log.warning("engine_given_up", path=self._path, error=str(failure))
+                await self._give_up()
             await asyncio.sleep(pause_s)
 
     async def _be_client(self, settled: asyncio.Future[None]) -> None:

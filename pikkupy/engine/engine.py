@@ -95,6 +95,7 @@ class Engine:
         self._log = logger(redact=safely(config.redact))
         self._parts: Parts | None = None
         self._unusable: PikkuError = _not_open()
+        self._has_failed = asyncio.Event()
 
     # Opening and leaving
 
@@ -114,6 +115,7 @@ class Engine:
             self._outside,
         )
         self._unusable = _not_open()  # a failure of an earlier life is over: the file has decided
+        self._has_failed.clear()
         residents = Residents(host)
         host.moving = lambda: residents.busy
         self._parts = Parts(host, residents, Starts(host, residents))
@@ -168,6 +170,7 @@ class Engine:
     def _journal_failed(self, failure: JournalError) -> None:
         """The journal has stopped: tell everybody who waits, and take the runs out of memory."""
         self._unusable = failure
+        self._has_failed.set()
         self._log.error("journal_failed", path=self._path, error=str(failure))
         if self._parts is not None:
             self._parts.host.stop_dispatching()
@@ -538,6 +541,13 @@ class Engine:
         """
         pruning = Pruning(older_than, statuses, keep, progress)
         return await self._done(pruning.run(self._use().host))
+
+    # For members
+
+    async def _failure(self) -> PikkuError:
+        """Return why the engine has stopped, when it has: it has to be left, and the file decides."""
+        await self._has_failed.wait()
+        return self._unusable
 
     # For handles
 

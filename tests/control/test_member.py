@@ -15,7 +15,17 @@ from typing import Any
 
 import pytest
 
-from pikkupy import EngineClosed, JournalFormatError, JournalLocked, Member, Pikku, RunFailed, Workflow, current_step
+from pikkupy import (
+    EngineClosed,
+    JournalError,
+    JournalFormatError,
+    JournalLocked,
+    Member,
+    Pikku,
+    RunFailed,
+    Workflow,
+    current_step,
+)
 
 pikku = Pikku()
 
@@ -76,6 +86,26 @@ async def test_the_first_is_the_engine_and_the_next_takes_over(db: Path) -> None
 
 async def pages(member: Member) -> Any:
     yield (await member.list_runs()).runs
+
+
+async def test_an_engine_whose_disk_has_failed_is_given_up(db: Path) -> None:
+    """Who waits there is told; a member opens the file anew, and everything goes on."""
+    async with (
+        pikku.open(db, role="auto", shutdown_grace=0) as first,
+        pikku.open(db, role="auto", shutdown_grace=0) as second,
+    ):
+        handle = await second.start(waiting, run_id="r")
+        result = asyncio.ensure_future(handle.result())
+        engine = first._engine
+        assert engine is not None
+        engine._parts.host.journal.fail(JournalError("the disk has failed"))  # type: ignore[union-attr]
+        async with asyncio.timeout(30):
+            while first._engine is engine or "engine" not in (first.role, second.role):
+                await asyncio.sleep(0.001)
+        with pytest.raises(JournalError, match="the disk has failed"):
+            await result
+        await second.signal("r", "go", 3)
+        assert await handle.result() == 3
 
 
 async def test_opening_raises_what_an_engine_would(db: Path) -> None:
