@@ -19,7 +19,7 @@ from pikkupy.control.answering import Answerer
 from pikkupy.control.client import Client
 from pikkupy.control.line import Gone, Lines
 from pikkupy.control.messages import AnyCall
-from pikkupy.durations import Duration
+from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import Engine
 from pikkupy.errors import EngineClosed, JournalLocked, PikkuError
 from pikkupy.log import logger
@@ -46,6 +46,9 @@ class Member(Client):
     ) -> None:
         super().__init__(path, registry, wait)
         self._make = make
+        self._wait_s = microseconds(wait) / 1e6
+        # A connection that is kept while another process is the engine. It waits for none: this one may be next.
+        self._watch = Lines(self._path, os.path.realpath(self._path), 0)
         self._way = self._ways = _Ways(self._lines)
         self._engine: Engine | None = None
         self._electing: asyncio.Task[None] | None = None
@@ -59,6 +62,7 @@ class Member(Client):
         self._registry.resolve()
         settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lines.begin()
+        self._watch.begin()
         self._electing = asyncio.ensure_future(self._elect(settled))
         try:
             await settled
@@ -77,6 +81,7 @@ class Member(Client):
             self._electing.cancel()
             await asyncio.wait([self._electing])
         await self._lines.close()
+        await self._watch.close()
         await self._give_up()
 
     async def _give_up(self) -> None:
@@ -87,14 +92,18 @@ class Member(Client):
 
     async def _elect(self, settled: asyncio.Future[None]) -> None:
         """Try to be the engine; as long as somebody else is, wait for that to end."""
-        pause_s = AGAIN_S
+        loop = asyncio.get_running_loop()
+        until, pause_s = loop.time() + self._wait_s, AGAIN_S
         while True:
             engine = self._make()
             try:
                 await engine.__aenter__()
             except JournalLocked:
                 pause_s = AGAIN_S
-                await self._be_client(settled)
+                unserved = await self._be_client(settled)
+                if unserved is not None and not settled.done() and loop.time() > until:
+                    settled.set_exception(unserved)
+                    return
             except (PikkuError, OSError) as error:
                 if not settled.done():
                     settled.set_exception(error)
@@ -110,18 +119,18 @@ class Member(Client):
                 await self._give_up()
             await asyncio.sleep(pause_s)
 
-    async def _be_client(self, settled: asyncio.Future[None]) -> None:
-        """Return when the engine has gone, or when none has answered in time."""
+    async def _be_client(self, settled: asyncio.Future[None]) -> PikkuError | None:
+        """Return when the engine has gone; at once, with an error that says so, if it does not answer (yet)."""
         try:
-            await self._lines.open()
+            await self._watch.open()
             if not settled.done():
                 settled.set_result(None)
-            await self._lines.ask(messages.Stay())
-        except (Gone, EngineClosed):
+            await self._watch.ask(messages.Stay())
+        except Gone:
             pass
-        except JournalLocked as error:  # by somebody who does not answer, and may do so later
-            if not settled.done():
-                settled.set_exception(error)
+        except (EngineClosed, JournalLocked) as error:
+            return error
+        return None
 
 
 class _Here:

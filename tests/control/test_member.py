@@ -26,6 +26,8 @@ from pikkupy import (
     Workflow,
     current_step,
 )
+from pikkupy.control import places
+from pikkupy.store import Journal
 
 pikku = Pikku()
 
@@ -106,6 +108,31 @@ async def test_an_engine_whose_disk_has_failed_is_given_up(db: Path) -> None:
             await result
         await second.signal("r", "go", 3)
         assert await handle.result() == 3
+
+
+async def test_a_slow_end_of_the_engine_does_not_make_the_next_one_late(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not answer any more, and holds the file still: the others try again and again."""
+    closing = asyncio.Event()
+    close = Journal.close
+
+    async def slow(self: Journal, **options: Any) -> None:
+        await closing.wait()
+        await close(self, **options)
+
+    first = pikku.open(db, role="auto", shutdown_grace=0)
+    await first.__aenter__()
+    async with pikku.open(db, role="auto", wait="1h", shutdown_grace=0) as second:
+        monkeypatch.setattr(Journal, "close", slow)
+        leaving = asyncio.ensure_future(first.__aexit__(None, None, None))
+        while places.socket_path(str(db)).exists():
+            await asyncio.sleep(0.001)
+        for _ in range(100):
+            await asyncio.sleep(0.001)
+        closing.set()
+        await leaving
+        await until("engine", second)
 
 
 async def test_opening_raises_what_an_engine_would(db: Path) -> None:
