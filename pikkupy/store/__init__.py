@@ -3,7 +3,8 @@
 `Journal` is its face. Behind it, from the file upwards: `files` looks before anything is opened, `owner` holds the lock
 and the epoch, `connection` sends one function per hop to a database thread, `migrations` and `schema.sql` make the
 tables, `rows` turns records into columns and back, `plan` groups changes into few statements, `writer` runs a
-transaction, `committer` decides when, `reader` answers questions, `reading` is how they are asked.
+transaction, `committer` decides when, `reader` answers questions, `reading` is how they are asked,
+`viewing` is how a file answers that somebody else owns, or nobody.
 """
 
 from __future__ import annotations
@@ -12,3 +13,4 @@ from pikkupy.store.committer import Done as Done
 from pikkupy.store.connection import resolve as resolve
 from pikkupy.store.journal import Journal as Journal
 from pikkupy.store.reading import Reading as Reading
+from pikkupy.store.viewing import Viewing as Viewing

@@ -227,9 +227,9 @@ def connect_memory(image: bytes | None = None) -> sqlite3.Connection:
     return db
 
 
-def connect_reader(real: str) -> sqlite3.Connection:
+def connect_reader(real: str, options: str = "mode=ro") -> sqlite3.Connection:
     """A connection that cannot write, and does not checkpoint: two that do could lose data before SQLite 3.51.3."""
-    db = connect(uri(real, "mode=ro"))
+    db = connect(uri(real, options))
     try:
         set_pragmas(db, {"query_only": 1, "wal_autocheckpoint": 0, **_SAFE})
     except BaseException:

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from pikkupy.errors import JournalError, JournalFormatError
+from pikkupy.errors import JournalError, JournalFormatError, JournalNotFound
 from pikkupy.log import logger
 from pikkupy.store.connection import connect, uri
 from pikkupy.store.migrations import APPLICATION_ID, FORMAT
@@ -56,6 +56,21 @@ def real_path(path: str) -> str:
     _check_folder(path, real.parent)
     if real.exists():
         _check_file(path, real)
+    return str(real)
+
+
+def real_file(path: str) -> str:
+    """Where a file is that is only looked at, symbolic links followed. Raises `JournalNotFound` or `JournalError`."""
+    try:
+        real = Path(path).resolve(strict=True)
+    except (FileNotFoundError, NotADirectoryError):
+        raise JournalNotFound(f"{path!r} does not exist") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise JournalError(f"{path!r} is not a usable path: {error}") from error
+    if not real.is_file():
+        raise JournalFormatError(f"{path} is not a regular file; give the name of one")
+    if not os.access(real, os.R_OK):
+        raise JournalError(f"{path} cannot be read by this user; change its mode, or its owner")
     return str(real)
 
 
@@ -134,7 +149,7 @@ def inspect(path: str, real: str) -> Found:
         with closing(connect(uri(real, _careful(real)))) as db:
             return _look(path, db, size)
     except sqlite3.Error as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except (
         UnicodeDecodeError
     ) as error:  # SQLite quotes what it cannot read of a damaged schema, and sqlite3 decodes that
@@ -163,7 +178,24 @@ def _careful(real: str) -> str:
     return "mode=ro" if log.exists() and log.stat().st_size else "mode=rw"
 
 
+def identify(path: str, db: sqlite3.Connection, size: int) -> Found:
+    """What is in a file of that size that is only looked at. Raises `JournalFormatError` if it holds no journal."""
+    if size < HEADER_SIZE:
+        raise _no_database(path) if size else _no_journal(path)
+    found = _found(path, db)
+    if not found.format:
+        raise _no_journal(path)
+    return found
+
+
 def _look(path: str, db: sqlite3.Connection, size: int) -> Found:
+    found = _found(path, db)
+    if not found.clean and size <= MAX_QUICK_CHECK:
+        _check_pages(path, db, whole=found.stamped)
+    return found
+
+
+def _found(path: str, db: sqlite3.Connection) -> Found:
     application = _one(db, "PRAGMA application_id")
     if application not in {0, APPLICATION_ID}:
         raise JournalFormatError(
@@ -178,10 +210,7 @@ def _look(path: str, db: sqlite3.Connection, size: int) -> Found:
         )
     if journal is None:
         return Found(stamped=stamped)
-    clean = journal[1] == 1
-    if not clean and size <= MAX_QUICK_CHECK:
-        _check_pages(path, db, whole=stamped)
-    return Found(journal[0], stamped, clean)
+    return Found(journal[0], stamped, clean=journal[1] == 1)
 
 
 def _check_pages(path: str, db: sqlite3.Connection, *, whole: bool) -> None:
@@ -208,7 +237,12 @@ def _no_database(path: str) -> JournalFormatError:
     return JournalFormatError(f"{path} is not an SQLite database; give another file name")
 
 
-def _unreadable(path: str, error: sqlite3.Error) -> JournalError:
+def _no_journal(path: str) -> JournalFormatError:
+    return JournalFormatError(f"{path} holds no journal of pikkupy; no engine has opened it yet")
+
+
+def unreadable(path: str, error: sqlite3.Error) -> JournalError:
+    """What SQLite has met, as an error of ours."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_NOTADB:
         return _no_database(path)

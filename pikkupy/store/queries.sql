@@ -158,6 +158,16 @@ SELECT
 FROM pikkupy_steps
 WHERE key >= :run << 26 AND key < :run + 1 << 26 AND (position >= :reached OR seq > :place OR seq IS NULL) ORDER BY key;
 
+-- name: open_steps
+-- The steps without an outcome of the runs of a JSON list of ids, in order, each after the id of its run.
+SELECT
+    own.run_id, step.run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, step.output, step.error,
+    step.status, step.ended_at, started_at, checksum
+FROM json_each(:run_ids) AS wanted
+CROSS JOIN pikkupy_runs AS own ON own.run_id = wanted.value
+CROSS JOIN pikkupy_steps AS step ON step.key >= own.number << 26 AND step.key < own.number + 1 << 26
+WHERE step.status NOT IN ('succeeded', 'failed', 'cancelled');
+
 -- name: attempts
 -- The finished attempts of one run, oldest first.
 SELECT run, position, attempt, seq, status, error, started_at, ended_at, name, checksum

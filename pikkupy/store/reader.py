@@ -119,6 +119,14 @@ def steps(db: sqlite3.Connection, number: int, damaged: Damaged = refuse) -> lis
     return _intact(db.execute(QUERIES["steps"], {"run": number}).fetchall(), step_of, damaged)
 
 
+def open_steps(db: sqlite3.Connection, run_ids: Sequence[str], damaged: Damaged = refuse) -> dict[str, list[StepRow]]:
+    """The steps without an outcome of the runs of these ids that have some, by position."""
+    found: defaultdict[str, list[StepRow]] = defaultdict(list)
+    for run_id, *columns in db.execute(QUERIES["open_steps"], {"run_ids": json.dumps(list(run_ids))}).fetchall():
+        found[run_id] += _intact([tuple(columns)], step_of, damaged)
+    return found
+
+
 def steps_after(db: sqlite3.Connection, number: int, place: int, reached: int) -> list[StepRow]:
     """The steps of one run, by position, without outputs: those from position `reached` on, those with an outcome after
     that place, and those without one."""

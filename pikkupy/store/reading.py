@@ -70,6 +70,10 @@ class Reading(ABC):
         """The steps of one run, by position."""
         return await self._show(lambda db: reader.steps(db, number, self._damaged))
 
+    async def open_steps(self, run_ids: Sequence[str]) -> dict[str, list[StepRow]]:
+        """The steps without an outcome of the runs of these ids that have some, by position."""
+        return await self._read(lambda db: self._open_steps(db, run_ids))
+
     async def steps_after(self, number: int, place: int, reached: int) -> list[StepRow]:
         """The steps of one run, by position, without outputs: those from position `reached` on, those with an outcome
         after that place, and those without one."""
@@ -105,3 +109,7 @@ class Reading(ABC):
         0 if there is nothing.
         """
         return await self._read(lambda db: reader.recent_change(db, numbers))
+
+    def _open_steps(self, db: sqlite3.Connection, run_ids: Sequence[str]) -> dict[str, list[StepRow]]:
+        found = reader.open_steps(db, run_ids, self._damaged)
+        return {run_id: self._opener.lenient(db, steps) for run_id, steps in found.items()}
