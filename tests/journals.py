@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def application() -> Pikku:
 
 async def fill(path: Path, *, clock: VirtualClock | None = None) -> None:
     """A journal with a run of each sort, left in good order: done, declined, asleep, asking, gated, mother, stopped."""
-    clock = VirtualClock(autojump=False) if clock is None else clock
+    clock = VirtualClock(datetime.now(UTC) - timedelta(hours=1)) if clock is None else clock
     async with application().open(path, clock=clock) as engine:
         await engine.run("echo", {"n": [1, None, "é"]}, run_id="done", tags={"customer": "ada"})
         await engine.start("fail", "no money\nat all", run_id="declined")

@@ -4,13 +4,18 @@
 and the epoch, `connection` sends one function per hop to a database thread, `migrations` and `schema.sql` make the
 tables, `rows` turns records into columns and back, `plan` groups changes into few statements, `writer` runs a
 transaction, `committer` decides when, `reader` answers questions, `reading` is how they are asked,
-`viewing` is how a file answers that somebody else owns, or nobody.
+`viewing` is how a file answers that somebody else owns, or nobody, `facts` what
+is said of it as a whole, `backup` how it is copied.
 """
 
 from __future__ import annotations
 
+from pikkupy.store.backup import Backup as Backup
+from pikkupy.store.backup import back_up as back_up
 from pikkupy.store.committer import Done as Done
 from pikkupy.store.connection import resolve as resolve
+from pikkupy.store.facts import Facts as Facts
+from pikkupy.store.facts import facts_of as facts_of
 from pikkupy.store.journal import Journal as Journal
 from pikkupy.store.reading import Reading as Reading
 from pikkupy.store.viewing import Viewing as Viewing

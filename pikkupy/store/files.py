@@ -10,7 +10,7 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pikkupy.store.queries import QUERIES
 
 HEADER_SIZE = 100  # bytes, of an SQLite file; sqlite.org/fileformat.html
 FILE_MODE = 0o600  # the journal holds what the application's steps return; -wal and -shm inherit the mode
+RESTORE = "restore it from a backup, or save what is left with the sqlite3 shell's .recover into another file"
 MAX_QUICK_CHECK = 67_108_864  # bytes; checking a larger file would make each start after a crash slow
 
 _log = logger()
@@ -106,16 +107,25 @@ def _check_file(path: str, real: Path) -> None:
 
 
 def network_filesystem(mountinfo: str, folder: str) -> str | None:
-    """The type of the network file system that the absolute `folder` is on; None for a local one.
+    """The type of the network file system that the absolute `folder` is on; None for a local one."""
+    kind = _filesystem(mountinfo, folder)
+    return kind if _NETWORK.fullmatch(kind) else None
 
-    `mountinfo` is the text of Linux's /proc/self/mountinfo (proc(5)); of two mounts on one point the later one covers
-    the other.
-    """
+
+def mounted(folder: str) -> tuple[str, bool]:
+    """The type of the file system that the absolute `folder` is on, "" if unknown, and whether it is a network's."""
+    kind = _filesystem(_read_mounts(), folder)
+    return kind, _NETWORK.fullmatch(kind) is not None
+
+
+def _filesystem(mountinfo: str, folder: str) -> str:
+    """`mountinfo` is the text of Linux's /proc/self/mountinfo (proc(5)); of two mounts on one point the later one
+    covers the other."""
     best, kind = "", ""
     for point, fstype in _mounts(mountinfo):
         if len(point) >= len(best) and f"{folder}/".startswith(f"{point.rstrip('/')}/"):
             best, kind = point, fstype
-    return kind if _NETWORK.fullmatch(kind) else None
+    return kind
 
 
 def _mounts(mountinfo: str) -> Iterator[tuple[str, str]]:
@@ -217,16 +227,22 @@ def _check_pages(path: str, db: sqlite3.Connection, *, whole: bool) -> None:
     """SQLite's own check; in a file with foreign tables only of ours, because theirs may need extensions."""
     tables = ("journal", "runs", "steps", "attempts", "timers")
     checks = ["PRAGMA quick_check(1)"] if whole else [f"PRAGMA quick_check(pikkupy_{table})" for table in tables]
+    for finding in _findings(db, checks):
+        raise JournalError(f"{path} was damaged when its last owner was cut off: {finding}; {RESTORE}")
+
+
+def quick_check(db: sqlite3.Connection, most: int) -> tuple[str, ...]:
+    """What SQLite finds wrong with the pages of the file, at most so many findings."""
+    return tuple(_findings(db, [f"PRAGMA quick_check({most})"]))
+
+
+def _findings(db: sqlite3.Connection, checks: Sequence[str]) -> Iterator[str]:
     for check in checks:
         try:
-            finding = _one(db, check)
+            found = [str(finding) for (finding,) in db.execute(check).fetchall()]
         except sqlite3.DatabaseError as error:
-            finding = str(error)
-        if finding != "ok":
-            raise JournalError(
-                f"{path} was damaged when its last owner was cut off: {finding}; restore it from a backup, "
-                "or save what is left with the sqlite3 shell's .recover into another file"
-            )
+            found = [str(error)]
+        yield from (finding for finding in found if finding != "ok")
 
 
 def _one(db: sqlite3.Connection, query: str) -> Any:
