@@ -18,6 +18,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if not sys.flags.safe_path:
-        del sys.path[0]  # `python -m` puts the folder of the day first: a rich.py that lies there is not ours
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ def demo_command(
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code, by the table in `exits`."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the terminal has no character for is an escape
     try:
         code = app(
