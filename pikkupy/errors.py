@@ -27,6 +27,7 @@ PikkuError
 │   └── EngineClosed           the engine was left; the run goes on at the next `open`
 └── the operator looks at the file or the disk
     └── JournalError           the journal cannot be read or written
+        ├── JournalNotFound    there is no file to look at
         ├── JournalLocked      another engine holds the file
         ├── JournalFormatError the file is damaged, newer, or another application's
         └── PayloadUnreadable  a recorded value is encoded, and cannot be decoded here
@@ -190,6 +191,10 @@ class EngineClosed(PikkuError):
 
 class JournalError(PikkuError):
     """The journal cannot be opened, read or written; the engine stops rather than guess."""
+
+
+class JournalNotFound(JournalError):
+    """There is no such file: whoever only looks makes none."""
 
 
 class JournalLocked(JournalError):

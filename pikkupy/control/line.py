@@ -15,7 +15,7 @@ from msgspec import Raw
 from pikkupy.control import messages, places
 from pikkupy.control.messages import HEAD, AnyCall
 from pikkupy.errors import EngineClosed, JournalLocked, PikkuError
-from pikkupy.store import holder_of
+from pikkupy.store import holder_of, is_locked
 
 IDLE = 16  # connections that are kept for the next calls
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25  # between two looks for an engine
@@ -196,7 +196,7 @@ class Lines:
             self._idle.append(line)
 
     def _missing(self) -> PikkuError:
-        holder = holder_of(self._real)
+        holder = None if is_locked(self._real) is False else holder_of(self._real)
         waited = f"waited {self._wait_s:g} s"
         if holder is None:
             return EngineClosed(f"no engine has {self._path} open ({waited}); start the application that runs it")

@@ -15,9 +15,10 @@ from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import Change, Recorded, RunRow, RunStatus
 from pikkupy.engine import again, aside, gates
 from pikkupy.engine.active import ActiveRun
+from pikkupy.engine.asking import not_found
 from pikkupy.engine.events import EventKind
 from pikkupy.engine.host import Host, in_callback
-from pikkupy.engine.parts import Parts, encoded_input, not_found
+from pikkupy.engine.parts import Parts, encoded_input
 from pikkupy.errors import JournalError, PayloadError, RunConflict, RunStateError
 from pikkupy.names import some
 from pikkupy.registry import WorkflowFunction

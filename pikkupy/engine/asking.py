@@ -1,78 +1,241 @@
-"""What is known of runs: as they stand on disk, with what is under way in memory."""
+"""What is known of runs: as they stand on disk, with what is under way in memory.
+
+An engine asks so, and so does who looks at a file of which nothing is in memory here: the questions are the same.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
-from pikkupy.core.model import CODE_ACCEPTED, RunRow, StepKind, StepRow
+from pikkupy.core.model import CODE_ACCEPTED, RunFilter, RunRow, RunStatus, StepKind, StepRow
+from pikkupy.core.ports import Values
 from pikkupy.engine.events import Past
-from pikkupy.engine.host import Host
-from pikkupy.engine.parts import Parts
-from pikkupy.engine.views import Run, Step, progress_of, run_of, step_of
-from pikkupy.errors import WorkflowNotFound
-from pikkupy.registry import WorkflowFunction
+from pikkupy.engine.listing import check_limit, filter_of, number_of
+from pikkupy.engine.views import Attempt, Page, Run, Step, attempts_of, progress_of, run_of, step_of
+from pikkupy.errors import BadType, JournalError, RunNotFound, WorkflowNotFound
+from pikkupy.failures import storable
+from pikkupy.progress import Progress
+from pikkupy.registry import Registry, WorkflowFunction
+from pikkupy.store import Reading
+
+Row = TypeVar("Row", RunRow, StepRow)
+View = TypeVar("View")
 
 
-async def runs(parts: Parts, rows: list[RunRow]) -> list[Run]:
-    """The runs of these rows, for users."""
-    host = parts.host
-    changed = await _changed(parts, [row.number for row in rows if row.status not in FINAL_RUNS])
-    parents = [row.parent for row in rows if row.parent is not None]
-    ids = await host.journal.run_ids(parents) if parents else {}
-    return [
-        run_of(row, host.values, changed.get(row.number), *types_of(host, row.workflow), ids.get(row.parent or 0))
-        for row in rows
-    ]
+class UnderWay(Protocol):
+    """A run in memory, as far as it is shown."""
+
+    @property
+    def changed_at(self) -> int:
+        """µs, the last change that is known; of what was reached last the file may know a newer one."""
+        ...
+
+    @property
+    def reached(self) -> int:
+        """How many steps it has reached."""
+        ...
+
+    def live_rows(self) -> list[StepRow]:
+        """Its steps without an outcome."""
+        ...
+
+    def progress(self) -> dict[int, Progress]:
+        """What those of them that run have told last, by position."""
+        ...
 
 
-async def _changed(parts: Parts, numbers: list[int]) -> dict[int, int]:
-    """When something of these unfinished runs was recorded last.
+class Memory(Protocol):
+    """The runs that are in memory."""
 
-    A run in memory knows it of its many steps; what it has written just now without an outcome is among the last.
-    """
-    resident = parts.residents.resident
-    known = {number: active.changed_at for number in numbers if (active := resident(number)) is not None}
-    journal, others = parts.host.journal, [number for number in numbers if number not in known]
-    changed = await journal.last_change(others) if others else {}
-    if known:
-        for number, recent in (await journal.recent_change(list(known))).items():
-            changed[number] = max(recent, known[number])
-    return changed
+    @property
+    def active(self) -> Mapping[str, UnderWay]:
+        """By id."""
+        ...
+
+    def resident(self, number: int) -> UnderWay | None:
+        """The run of that number."""
+        ...
 
 
-def types_of(host: Host, workflow: str) -> tuple[Any, Any]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Whom a question goes to: the file, and what is in memory of its runs."""
+
+    reading: Reading
+    values: Values
+    memory: Memory
+    types_of: Callable[[str], tuple[Any, Any]]  # of a workflow: the annotations of its input and its output
+    now_us: Callable[[], int]
+
+    async def row(self, run_id: str) -> RunRow:
+        """The run as it stands on disk. Raises `RunNotFound`, and `TypeError` for an id that is no text."""
+        row: RunRow | None = await self.reading.run(run_id) if _can_be(run_id) else None
+        if row is None:
+            raise not_found(run_id)
+        return row
+
+
+def not_found(run_id: str) -> RunNotFound:
+    """The error that says so."""
+    return RunNotFound(f"no run with the id {run_id!r}")
+
+
+def _can_be(run_id: object) -> bool:
+    """True if a run may have that id. Raises `TypeError` for what is no text."""
+    if not isinstance(run_id, str):
+        raise BadType(f"run_id must be a str, not {type(run_id).__name__}: {run_id!r}")
+    return run_id.isascii() or storable(run_id) == run_id
+
+
+def types_of(registry: Registry, workflow: str) -> tuple[Any, Any]:
     """Annotations of input and output; `Any` if the workflow is not registered (any more)."""
     try:
-        found: WorkflowFunction[Any, Any] = host.registry.find_workflow(workflow)
+        found: WorkflowFunction[Any, Any] = registry.find_workflow(workflow)
     except WorkflowNotFound:
         return Any, Any
     return found.data_type, found.result_type
 
 
-async def steps(parts: Parts, run_id: str) -> list[Step]:
+async def get_run(asked: Asked, run_id: str) -> Run:
+    """The run, for users. Raises `RunNotFound`."""
+    [run] = await _runs(asked, [await asked.row(run_id)], _refuse)
+    return run
+
+
+async def list_runs(
+    asked: Asked,
+    *,
+    workflow: str | WorkflowFunction[Any, Any] | None,
+    status: RunStatus | str | Iterable[RunStatus | str] | None,
+    tags: Mapping[str, str] | None,
+    id_prefix: str | None,
+    error: str | None,
+    created_after: datetime | None,
+    created_before: datetime | None,
+    limit: int,
+    cursor: str | None,
+) -> Page:
+    """A page of runs, newest first. Raises `TypeError` or `ValueError` for an argument that there cannot be."""
+    which: RunFilter = filter_of(
+        workflow=workflow,
+        status=status,
+        tags=tags,
+        id_prefix=id_prefix,
+        error=error,
+        created_after=created_after,
+        created_before=created_before,
+    )
+    rows, more = await asked.reading.page(which, limit=check_limit(limit), before=number_of(cursor))
+    return Page(
+        runs=tuple(await _runs(asked, rows, asked.reading.leave_out)), next_cursor=None if more is None else str(more)
+    )
+
+
+async def counts(asked: Asked) -> dict[str, dict[RunStatus, int]]:
+    """How many runs there are, by workflow and status."""
+    found: dict[str, dict[RunStatus, int]] = {}
+    for workflow, status, count in await asked.reading.counts():
+        found.setdefault(workflow, {})[status] = count
+    return found
+
+
+async def history(asked: Asked, run_id: str) -> list[Attempt]:
+    """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
+    row = await asked.row(run_id)
+    rows = await asked.reading.attempts(row.number)
+    try:
+        return attempts_of(*rows)
+    except OverflowError as error:
+        raise JournalError(f"run {run_id!r}: a recorded time of an attempt is none: {error}") from error
+
+
+def _refuse(error: JournalError) -> None:
+    raise error
+
+
+async def _runs(asked: Asked, rows: Sequence[RunRow], damaged: Callable[[JournalError], None]) -> list[Run]:
+    """The runs of these rows, for users; `damaged` is told of those that cannot be shown."""
+    changed = await _changed(asked, [row.number for row in rows if row.status not in FINAL_RUNS])
+    parents = [row.parent for row in rows if row.parent is not None]
+    ids = await asked.reading.run_ids(parents) if parents else {}
+
+    def run(row: RunRow) -> Run:
+        types = asked.types_of(row.workflow)
+        return run_of(row, asked.values, changed.get(row.number), *types, ids.get(row.parent or 0))
+
+    return _shown(rows, run, damaged)
+
+
+def _shown(rows: Iterable[Row], show: Callable[[Row], View], damaged: Callable[[JournalError], None]) -> list[View]:
+    """What is shown of the rows. A time that no calendar has, or tags that are none, are damage as any other."""
+    views = []
+    for row in rows:
+        try:
+            views.append(show(row))
+        except OverflowError as error:
+            damaged(JournalError(f"{_name(row)}: a recorded time is none: {error}"))
+        except JournalError as error:
+            damaged(JournalError(f"{_name(row)}: {error}"))
+    return views
+
+
+def _name(row: RunRow | StepRow) -> str:
+    if isinstance(row, RunRow):
+        return f"run {row.run_id!r}"
+    return f"step {row.name!r} (position {row.position}) of run number {row.run}"
+
+
+async def _changed(asked: Asked, numbers: list[int]) -> dict[int, int]:
+    """When something of these unfinished runs was recorded last.
+
+    A run in memory knows it of its many steps; what it has written just now without an outcome is among the last.
+    """
+    resident = asked.memory.resident
+    known = {number: active.changed_at for number in numbers if (active := resident(number)) is not None}
+    others = [number for number in numbers if number not in known]
+    changed = await asked.reading.last_change(others) if others else {}
+    if known:
+        for number, recent in (await asked.reading.recent_change(list(known))).items():
+            changed[number] = max(recent, known[number])
+    return changed
+
+
+async def steps(asked: Asked, run_id: str) -> list[Step]:
     """The steps of the run, for users. Raises `RunNotFound`."""
-    row = await parts.row(run_id)
-    active = parts.residents.active.get(run_id)
+    row = await asked.row(run_id)
+    active = asked.memory.active.get(run_id)
     progress = {} if active is None else active.progress()
-    rows = await _step_rows(parts, row, parts.host.journal.steps)
+    rows = await _step_rows(asked, row, asked.reading.steps)
     children: dict[int, str] = {}
     if any(step.kind is StepKind.WORKFLOW for step in rows):
-        children = {child.position: child.run_id for child in await parts.host.journal.children(row.number)}
-    return [
-        step_of(step, run_id, parts.host.values, progress.get(step.position), children.get(step.position))
-        for step in rows
-    ]
+        children = {child.position: child.run_id for child in await asked.reading.children(row.number)}
+
+    def show(step: StepRow) -> Step:
+        return step_of(step, run_id, asked.values, progress.get(step.position), children.get(step.position))
+
+    return _shown(rows, show, asked.reading.leave_out)
 
 
-async def _step_rows(parts: Parts, row: RunRow, read: Callable[[int], Awaitable[list[StepRow]]]) -> list[StepRow]:
+async def open_steps(asked: Asked, run_ids: Iterable[str]) -> dict[str, list[Step]]:
+    """Per run the steps that it has reached and that have no outcome, as the file knows them."""
+    found = await asked.reading.open_steps(list(run_ids))
+    return {
+        run_id: _shown(rows, partial(step_of, run_id=run_id, values=asked.values), asked.reading.leave_out)
+        for run_id, rows in found.items()
+    }
+
+
+async def _step_rows(asked: Asked, row: RunRow, read: Callable[[int], Awaitable[list[StepRow]]]) -> list[StepRow]:
     # What is under way is in memory first. It is looked at before the file, and later steps are left out: so every step
     # that the run has reached at this moment is in memory or in the file.
-    active = parts.residents.active.get(row.run_id)
+    active = asked.memory.active.get(row.run_id)
     shown = {} if active is None else {step.position: step for step in active.live_rows()}
     reached = math.inf if active is None else active.reached
     rows = [
@@ -88,18 +251,18 @@ async def _step_rows(parts: Parts, row: RunRow, read: Callable[[int], Awaitable[
     return rows
 
 
-async def past_of(parts: Parts, run_id: str, place: int, reached: int) -> Past:
+async def past_of(asked: Asked, run_id: str, place: int, reached: int) -> Past:
     """For readers of events, who have seen so many places and steps: the run up to now. Raises `RunNotFound`."""
-    journal = parts.host.journal
-    row = await parts.row(run_id)
+    reading = asked.reading
+    row = await asked.row(run_id)
     while True:
-        attempts = await journal.attempt_rows(row.number)
-        signals = await journal.signals(row.number)
+        attempts = await reading.attempt_rows(row.number)
+        signals = await reading.signals(row.number)
         set_aside = [one.position or 0 for one in signals if one.name == CODE_ACCEPTED and one.seq > place]
         seen = min([reached, *set_aside])
-        rows = await _step_rows(parts, row, partial(journal.steps_after, place=place, reached=seen))
-        before, row = row, await parts.row(run_id)
+        rows = await _step_rows(asked, row, partial(reading.steps_after, place=place, reached=seen))
+        before, row = row, await asked.row(run_id)
         if row.status is before.status:
-            begun = row.starts_at <= parts.host.now_us()
+            begun = row.starts_at <= asked.now_us()
             return Past(row, rows, attempts, signals, progress_of(row), begun, place)
         # It has ended, perhaps, after it was looked at: nothing may be missing before its end.

@@ -31,14 +31,13 @@ from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.events import EngineEvents, Event, Past, RunEvents
 from pikkupy.engine.handle import RunHandle
 from pikkupy.engine.host import Host, Outside, in_callback, open_host
-from pikkupy.engine.listing import check_limit, filter_of, number_of
 from pikkupy.engine.missing import see_to_missing
 from pikkupy.engine.parts import Parts, encoded_input
 from pikkupy.engine.pruning import Pruning, Sweep, check_deletable
 from pikkupy.engine.residents import Residents
 from pikkupy.engine.starts import Starts, terms_of
 from pikkupy.engine.streams import Stream
-from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step, attempts_of
+from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step
 from pikkupy.errors import (
     BadType,
     BadValue,
@@ -298,8 +297,7 @@ class Engine:
 
     async def get_run(self, run_id: str) -> Run:
         """The run as it stands on disk. Raises `RunNotFound`."""
-        row = await self._use().row(run_id)
-        return (await asking.runs(self._use(), [row]))[0]
+        return await asking.get_run(self._use().asked, run_id)
 
     async def list_runs(
         self,
@@ -322,8 +320,8 @@ class Engine:
         Runs that start meanwhile do not disturb the pages. Raises `TypeError` or `ValueError` for an argument that
         there cannot be.
         """
-        host = self._use().host
-        which = filter_of(
+        return await asking.list_runs(
+            self._use().asked,
             workflow=workflow,
             status=status,
             tags=tags,
@@ -331,22 +329,17 @@ class Engine:
             error=error,
             created_after=created_after,
             created_before=created_before,
+            limit=limit,
+            cursor=cursor,
         )
-        rows = await host.journal.runs(which, limit=check_limit(limit) + 1, before=number_of(cursor))
-        shown = rows[:limit]
-        more = str(shown[-1].number) if len(rows) > limit else None
-        return Page(runs=tuple(await asking.runs(self._use(), shown)), next_cursor=more)
 
     async def counts(self) -> dict[str, dict[RunStatus, int]]:
         """How many runs there are, by workflow and status; what there is none of is left out."""
-        found: dict[str, dict[RunStatus, int]] = {}
-        for workflow, status, count in await self._use().host.journal.counts():
-            found.setdefault(workflow, {})[status] = count
-        return found
+        return await asking.counts(self._use().asked)
 
     async def steps(self, run_id: str) -> list[Step]:
         """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""
-        return await self._done(asking.steps(self._use(), run_id))
+        return await self._done(asking.steps(self._use().asked, run_id))
 
     def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
         """What happens to runs from now on, or after the event of that `seq`: to be read with `async for`.
@@ -366,7 +359,7 @@ class Engine:
         """
 
         async def look(place: int, reached: int) -> Past:
-            return await self._done(asking.past_of(self._use(), run_id, place, reached))
+            return await self._done(asking.past_of(self._use().asked, run_id, place, reached))
 
         def find() -> Awaitable[int]:
             return self._done(self._use().number(run_id))
@@ -375,9 +368,7 @@ class Engine:
 
     async def history(self, run_id: str) -> list[Attempt]:
         """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
-        host = self._use().host
-        row = await self._use().row(run_id)
-        return attempts_of(*await host.journal.attempts(row.number))
+        return await asking.history(self._use().asked, run_id)
 
     def stream(
         self, run_id: str, *, after: int = -1, step: str | None = None, current: bool = False
@@ -580,7 +571,7 @@ class Engine:
         if end.status is RunStatus.CANCELLED:
             raise RunCancelled(run_id, end.reason or "")
         check_readable(end.output or "null")
-        _, output_type = asking.types_of(host, workflow)
+        _, output_type = asking.types_of(host.registry, workflow)
         return host.values.decode(end.output or "null", output_type, what="output of run", name=run_id)
 
     # Inside

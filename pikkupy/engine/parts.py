@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from pikkupy.core.model import RunRow
+from pikkupy.engine.asking import Asked, types_of
 from pikkupy.engine.host import Host
 from pikkupy.engine.residents import Residents
 from pikkupy.engine.starts import Starts
-from pikkupy.errors import BadType, PayloadError, RunNotFound
-from pikkupy.failures import storable
+from pikkupy.errors import PayloadError
 from pikkupy.registry import WorkflowFunction
 
 
@@ -20,12 +21,15 @@ class Parts(NamedTuple):
     residents: Residents
     starts: Starts
 
+    @property
+    def asked(self) -> Asked:
+        """Whom questions go to."""
+        host = self.host
+        return Asked(host.journal, host.values, self.residents, partial(types_of, host.registry), host.now_us)
+
     async def row(self, run_id: str) -> RunRow:
         """The run as it stands on disk. Raises `RunNotFound`, and `TypeError` for an id that is no text."""
-        row: RunRow | None = await self.host.journal.run(run_id) if _can_be(run_id) else None
-        if row is None:
-            raise not_found(run_id)
-        return row
+        return await self.asked.row(run_id)
 
     async def number(self, run_id: str) -> int:
         """The number of the run, once its start is on disk. Raises as `row` does."""
@@ -34,21 +38,9 @@ class Parts(NamedTuple):
         return (await self.row(run_id)).number if active is None else active.run.number
 
 
-def not_found(run_id: str) -> RunNotFound:
-    """The error that says so."""
-    return RunNotFound(f"no run with the id {run_id!r}")
-
-
 def encoded_input(host: Host, workflow: WorkflowFunction[Any, Any], data: Any) -> str:
     """The input of a run as it is recorded. Raises `PayloadError`."""
     if not workflow.takes_data and data is not None:
         raise PayloadError(f"input of workflow {workflow.name!r}: it takes no data, got {type(data).__name__}")
     given = workflow.default if data is None else data
     return host.values.encode(given, workflow.data_type, what="input of workflow", name=workflow.name)
-
-
-def _can_be(run_id: object) -> bool:
-    """True if a run may have that id. Raises `TypeError` for what is no text."""
-    if not isinstance(run_id, str):
-        raise BadType(f"run_id must be a str, not {type(run_id).__name__}: {run_id!r}")
-    return run_id.isascii() or storable(run_id) == run_id

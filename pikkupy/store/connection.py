@@ -229,11 +229,23 @@ def connect_memory(image: bytes | None = None) -> sqlite3.Connection:
     return db
 
 
-def connect_reader(real: str) -> sqlite3.Connection:
+def connect_reader(real: str, options: str = "mode=ro") -> sqlite3.Connection:
     """A connection that cannot write, and does not checkpoint: two that do could lose data before SQLite 3.51.3."""
-    db = connect(uri(real, "mode=ro"))
+    db = connect(uri(real, options))
     try:
         set_pragmas(db, {"query_only": 1, "wal_autocheckpoint": 0, **_SAFE})
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def connect_copy(real: str) -> sqlite3.Connection:
+    """A connection that may make and write a file which nobody else has: a copy of what is not trusted."""
+    db = connect(uri(real, "mode=rwc"))
+    db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 1)  # VACUUM INTO attaches what it writes
+    try:
+        set_pragmas(db, _SAFE)
     except BaseException:
         db.close()
         raise

@@ -10,14 +10,14 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from pikkupy.errors import JournalError, JournalFormatError
+from pikkupy.errors import JournalError, JournalFormatError, JournalNotFound
 from pikkupy.log import logger
 from pikkupy.store.connection import connect, uri
 from pikkupy.store.migrations import APPLICATION_ID, FORMAT
@@ -25,6 +25,7 @@ from pikkupy.store.queries import QUERIES
 
 HEADER_SIZE = 100  # bytes, of an SQLite file; sqlite.org/fileformat.html
 FILE_MODE = 0o600  # the journal holds what the application's steps return; -wal and -shm inherit the mode
+RESTORE = "restore it from a backup, or save what is left with the sqlite3 shell's .recover into another file"
 MAX_QUICK_CHECK = 67_108_864  # bytes; checking a larger file would make each start after a crash slow
 
 _log = logger()
@@ -56,6 +57,21 @@ def real_path(path: str) -> str:
     _check_folder(path, real.parent)
     if real.exists():
         _check_file(path, real)
+    return str(real)
+
+
+def real_file(path: str) -> str:
+    """Where a file is that is only looked at, symbolic links followed. Raises `JournalNotFound` or `JournalError`."""
+    try:
+        real = Path(path).resolve(strict=True)
+    except (FileNotFoundError, NotADirectoryError):
+        raise JournalNotFound(f"{path!r} does not exist") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise JournalError(f"{path!r} is not a usable path: {error}") from error
+    if not real.is_file():
+        raise JournalFormatError(f"{path} is not a regular file; give the name of one")
+    if not os.access(real, os.R_OK):
+        raise JournalError(f"{path} cannot be read by this user; change its mode, or its owner")
     return str(real)
 
 
@@ -91,16 +107,25 @@ def _check_file(path: str, real: Path) -> None:
 
 
 def network_filesystem(mountinfo: str, folder: str) -> str | None:
-    """The type of the network file system that the absolute `folder` is on; None for a local one.
+    """The type of the network file system that the absolute `folder` is on; None for a local one."""
+    kind = _filesystem(mountinfo, folder)
+    return kind if _NETWORK.fullmatch(kind) else None
 
-    `mountinfo` is the text of Linux's /proc/self/mountinfo (proc(5)); of two mounts on one point the later one covers
-    the other.
-    """
+
+def mounted(folder: str) -> tuple[str, bool]:
+    """The type of the file system that the absolute `folder` is on, "" if unknown, and whether it is a network's."""
+    kind = _filesystem(_read_mounts(), folder)
+    return kind, _NETWORK.fullmatch(kind) is not None
+
+
+def _filesystem(mountinfo: str, folder: str) -> str:
+    """`mountinfo` is the text of Linux's /proc/self/mountinfo (proc(5)); of two mounts on one point the later one
+    covers the other."""
     best, kind = "", ""
     for point, fstype in _mounts(mountinfo):
         if len(point) >= len(best) and f"{folder}/".startswith(f"{point.rstrip('/')}/"):
             best, kind = point, fstype
-    return kind if _NETWORK.fullmatch(kind) else None
+    return kind
 
 
 def _mounts(mountinfo: str) -> Iterator[tuple[str, str]]:
@@ -134,7 +159,7 @@ def inspect(path: str, real: str) -> Found:
         with closing(connect(uri(real, _careful(real)))) as db:
             return _look(path, db, size)
     except sqlite3.Error as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except (
         UnicodeDecodeError
     ) as error:  # SQLite quotes what it cannot read of a damaged schema, and sqlite3 decodes that
@@ -163,7 +188,24 @@ def _careful(real: str) -> str:
     return "mode=ro" if log.exists() and log.stat().st_size else "mode=rw"
 
 
+def identify(path: str, db: sqlite3.Connection, size: int) -> Found:
+    """What is in a file of that size that is only looked at. Raises `JournalFormatError` if it holds no journal."""
+    if size < HEADER_SIZE:
+        raise _no_database(path) if size else _no_journal(path)
+    found = _found(path, db)
+    if not found.format:
+        raise _no_journal(path)
+    return found
+
+
 def _look(path: str, db: sqlite3.Connection, size: int) -> Found:
+    found = _found(path, db)
+    if not found.clean and size <= MAX_QUICK_CHECK:
+        _check_pages(path, db, whole=found.stamped)
+    return found
+
+
+def _found(path: str, db: sqlite3.Connection) -> Found:
     application = _one(db, "PRAGMA application_id")
     if application not in {0, APPLICATION_ID}:
         raise JournalFormatError(
@@ -178,26 +220,29 @@ def _look(path: str, db: sqlite3.Connection, size: int) -> Found:
         )
     if journal is None:
         return Found(stamped=stamped)
-    clean = journal[1] == 1
-    if not clean and size <= MAX_QUICK_CHECK:
-        _check_pages(path, db, whole=stamped)
-    return Found(journal[0], stamped, clean)
+    return Found(journal[0], stamped, clean=journal[1] == 1)
 
 
 def _check_pages(path: str, db: sqlite3.Connection, *, whole: bool) -> None:
     """SQLite's own check; in a file with foreign tables only of ours, because theirs may need extensions."""
     tables = ("journal", "runs", "steps", "attempts", "timers")
     checks = ["PRAGMA quick_check(1)"] if whole else [f"PRAGMA quick_check(pikkupy_{table})" for table in tables]
+    for finding in _findings(db, checks):
+        raise JournalError(f"{path} was damaged when its last owner was cut off: {finding}; {RESTORE}")
+
+
+def quick_check(db: sqlite3.Connection, most: int) -> tuple[str, ...]:
+    """What SQLite finds wrong with the pages of the file, at most so many findings."""
+    return tuple(_findings(db, [f"PRAGMA quick_check({most})"]))
+
+
+def _findings(db: sqlite3.Connection, checks: Sequence[str]) -> Iterator[str]:
     for check in checks:
         try:
-            finding = _one(db, check)
+            found = [str(finding) for (finding,) in db.execute(check).fetchall()]
         except sqlite3.DatabaseError as error:
-            finding = str(error)
-        if finding != "ok":
-            raise JournalError(
-                f"{path} was damaged when its last owner was cut off: {finding}; restore it from a backup, "
-                "or save what is left with the sqlite3 shell's .recover into another file"
-            )
+            found = [str(error)]
+        yield from (finding for finding in found if finding != "ok")
 
 
 def _one(db: sqlite3.Connection, query: str) -> Any:
@@ -208,7 +253,12 @@ def _no_database(path: str) -> JournalFormatError:
     return JournalFormatError(f"{path} is not an SQLite database; give another file name")
 
 
-def _unreadable(path: str, error: sqlite3.Error) -> JournalError:
+def _no_journal(path: str) -> JournalFormatError:
+    return JournalFormatError(f"{path} holds no journal of pikkupy; no engine has opened it yet")
+
+
+def unreadable(path: str, error: sqlite3.Error) -> JournalError:
+    """What SQLite has met, as an error of ours."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_NOTADB:
         return _no_database(path)

@@ -12,15 +12,10 @@ from typing import Any, TypeVar
 from pikkupy.core.model import (
     AttemptRow,
     Change,
-    ChildRow,
-    ChunkRow,
     EndedRun,
     Recorded,
-    RunFilter,
     RunRow,
     RunStatus,
-    SignalRow,
-    StepRow,
 )
 from pikkupy.errors import JournalError
 from pikkupy.log import logger
@@ -41,7 +36,8 @@ from pikkupy.store.files import Found, inspect, real_path
 from pikkupy.store.migrations import FORMAT, migrate
 from pikkupy.store.owner import Lock, Owned, leave, take_over
 from pikkupy.store.plan import op_of
-from pikkupy.store.sealing import Opener, Sealer
+from pikkupy.store.reading import Reading
+from pikkupy.store.sealing import Sealer
 from pikkupy.store.together import Answers, Together
 from pikkupy.store.writer import Failpoint, Writer, Written
 
@@ -54,7 +50,7 @@ T = TypeVar("T")
 _log = logger()
 
 
-class Journal:
+class Journal(Reading):
     """One open journal and its only owner. Made by `open`; everything but `open` belongs to the loop's thread.
 
     Public attributes: `epoch`, raised by one at each open; `clean`, True if the last owner left in good order or the
@@ -74,6 +70,7 @@ class Journal:
         failpoint: Failpoint | None,
         codec: PayloadCodec | None,
     ) -> None:
+        super().__init__(codec)
         self.epoch = owned.epoch
         self.clean = owned.clean
         self.next_number = owned.next_number
@@ -86,7 +83,6 @@ class Journal:
         self._reader = reading
         self._lock = lock
         self._sealer = None if codec is None else Sealer(codec)
-        self._opener = Opener(codec)
         self._write_in_thread = write
         self._runs = Together(self._find_runs)
         self._recorded = Together(self._find_recorded)
@@ -166,20 +162,12 @@ class Journal:
         """Fail-stop from outside: the owner does not trust its own state any more."""
         self._committer.fail(failure)
 
-    # Reading. A value that the codec cannot decode is refused where the record goes on, to code or to the file again,
-    # and says why where it is only shown.
+    # Reading, beside what `Reading` has. A value that the codec cannot decode is refused where the record goes on, to
+    # code or to the file again.
 
     async def run(self, run_id: str) -> RunRow | None:
         """The run of that id. As every read, it raises `JournalError` naming what is damaged."""
         return await self._runs.get(run_id)
-
-    async def runs(self, which: RunFilter, *, limit: int, before: int | None = None) -> list[RunRow]:
-        """At most `limit` of the runs that fit, with a number below `before`, newest first."""
-        return await self._show(lambda db: reader.runs(db, which, limit, before))
-
-    async def counts(self) -> list[tuple[str, RunStatus, int]]:
-        """How many runs there are of each workflow in each status that has some."""
-        return await self._read(reader.counts)
 
     async def last_kept(self, statuses: Sequence[RunStatus], keep: int) -> EndedRun | None:
         """The oldest of the `keep` (1 or more) runs without parents that ended last; None if there are fewer."""
@@ -203,19 +191,6 @@ class Journal:
     async def unfinished_relative(self, number: int) -> tuple[str, RunStatus, bool] | None:
         """What keeps an ended run from being deleted: id and status of a run, and whether it is the parent."""
         return await self._read(lambda db: reader.unfinished_relative(db, number))
-
-    async def steps(self, number: int) -> list[StepRow]:
-        """The steps of one run, by position."""
-        return await self._show(lambda db: reader.steps(db, number))
-
-    async def steps_after(self, number: int, place: int, reached: int) -> list[StepRow]:
-        """The steps of one run, by position, without outputs: those from position `reached` on, those with an outcome
-        after that place, and those without one."""
-        return await self._show(lambda db: reader.steps_after(db, number, place, reached))
-
-    async def attempts(self, number: int) -> tuple[list[StepRow], list[StepRow], list[AttemptRow]]:
-        """The steps of one run, those that were set aside, and their finished attempts, by seq, as of one moment."""
-        return await self._show(lambda db: reader.attempts(db, number))
 
     async def attempt_rows(self, number: int) -> list[AttemptRow]:
         """The finished attempts of one run that have a row, by seq."""
@@ -268,14 +243,6 @@ class Journal:
         """The runs of these numbers that are there, the newest first."""
         return await self._read(lambda db: self._opener.strict(db, reader.run_rows(db, numbers)))
 
-    async def signals(self, number: int) -> list[SignalRow]:
-        """All signals that were sent to one run, in the order of their arrival, without what they carried."""
-        return await self._read(lambda db: reader.signals(db, number))
-
-    async def run_ids(self, numbers: Sequence[int]) -> dict[int, str]:
-        """The ids of these runs, by number."""
-        return await self._read(lambda db: reader.run_ids(db, numbers))
-
     async def due(self, *, until: int, limit: int) -> list[int]:
         """The first `limit` of the runs that wait in the file and have to be in memory until then, by number.
 
@@ -286,25 +253,6 @@ class Journal:
     async def next_waking(self) -> int | None:
         """When the first run that waits in the file has to be in memory; None: none has, by itself."""
         return await self._read(reader.next_waking)
-
-    async def children(self, number: int) -> list[ChildRow]:
-        """All children of one run, by step and attempt."""
-        return await self._read(lambda db: reader.children(db, number))
-
-    async def chunks(self, number: int, *, after: int) -> list[tuple[ChunkRow, bool]]:
-        """A page of one run's stream: chunks after that offset, each with whether it still counts; none: no more."""
-        return await self._show(lambda db: reader.chunks(db, number, after))
-
-    async def last_change(self, numbers: Sequence[int]) -> dict[int, int]:
-        """Per run the latest recorded time of its steps, attempts and timers, in µs; runs without any are absent."""
-        return await self._read(lambda db: reader.last_change(db, numbers))
-
-    async def recent_change(self, numbers: Sequence[int]) -> dict[int, int]:
-        """As `last_change`, of the steps and timers that a run reached last alone, so that their number does not count.
-
-        0 if there is nothing.
-        """
-        return await self._read(lambda db: reader.recent_change(db, numbers))
 
     # Closing
 
@@ -360,9 +308,6 @@ class Journal:
             return {**damaged, **{one.run.number: one for one in intact}}
 
         self._send(read, told)
-
-    async def _show(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._read(lambda db: self._opener.lenient(db, work(db)))
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         found: asyncio.Future[T] = self._loop.create_future()

@@ -19,6 +19,7 @@ from pikkupy.errors import JournalError, JournalLocked
 from pikkupy.store.queries import QUERIES
 
 FILE_MODE = 0o600
+_LOCKS = Path("/proc/locks")
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # in a folder of many, one could lead to another file of the owner's
 LEAVE_TIMEOUT_MS = 500  # how long leaving waits for foreign readers before it leaves the WAL to the next open
 
@@ -84,6 +85,24 @@ def holder_of(real: str) -> Holder | None:
         return msgspec.json.decode(Path(f"{real}.owner").read_bytes(), type=Holder)
     except (OSError, msgspec.MsgspecError):
         return None
+
+
+def is_locked(real: str) -> bool | None:
+    """Whether an engine holds the lock, without trying it: that could keep one out. None: the system does not tell.
+
+    Linux lists all locks with the number of the locked file (proc(5)), but not those of other containers. A number is
+    of one file system: whoever holds the lock of another file of that number is taken for the holder.
+    """
+    try:
+        number, locks = Path(f"{real}.lock").stat().st_ino, _LOCKS.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return False if _LOCKS.exists() else None
+    except (OSError, UnicodeDecodeError):
+        return None
+    if any(" FLOCK " in line and f":{number} " in line for line in locks.splitlines()):
+        return True
+    signed = holder_of(real)  # one that was cut off has not taken its signature away
+    return None if signed is not None and signed.host != socket.gethostname() else False
 
 
 class Owned(msgspec.Struct, frozen=True):

@@ -158,6 +158,16 @@ SELECT
 FROM pikkupy_steps
 WHERE key >= :run << 26 AND key < :run + 1 << 26 AND (position >= :reached OR seq > :place OR seq IS NULL) ORDER BY key;
 
+-- name: open_steps
+-- The steps without an outcome of the runs of a JSON list of ids, in order, each after the id of its run.
+SELECT
+    own.run_id, step.run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, step.output, step.error,
+    step.status, step.ended_at, started_at, checksum
+FROM json_each(:run_ids) AS wanted
+CROSS JOIN pikkupy_runs AS own ON own.run_id = wanted.value
+CROSS JOIN pikkupy_steps AS step ON step.key >= own.number << 26 AND step.key < own.number + 1 << 26
+WHERE step.status NOT IN ('succeeded', 'failed', 'cancelled');
+
 -- name: attempts
 -- The finished attempts of one run, oldest first.
 SELECT run, position, attempt, seq, status, error, started_at, ended_at, name, checksum
@@ -394,3 +404,49 @@ WHERE name NOT LIKE 'sqlite\_%' ESCAPE '\'
 -- name: own_table
 -- 1 if the file has a journal.
 SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'pikkupy_journal';
+
+-- What `pikku doctor` wants to know.
+
+-- name: journal_facts
+-- What is true of the file as a whole: epoch, how the last owner left, when it was made, process, host and time of the owner.
+SELECT epoch, clean, created_at, owner_pid, owner_host, owner_started_at FROM pikkupy_journal;
+
+-- name: newest_change
+-- The latest recorded time among the newest runs and the latest ends, or 0.
+SELECT max(
+    coalesce((
+        SELECT max(updated_at) FROM pikkupy_runs
+        WHERE number > (SELECT max(number) - 1000 FROM pikkupy_runs) AND number <= (SELECT max(number) FROM pikkupy_runs)
+    ), 0),
+    coalesce((
+        SELECT ended_at FROM pikkupy_runs INDEXED BY pikkupy_runs_ended
+        WHERE ended_at IS NOT NULL AND parent IS NULL ORDER BY ended_at DESC LIMIT 1
+    ), 0)
+);
+
+-- name: overdue_runs
+-- How many runs wait in the file that should have been in memory by a time.
+SELECT count(*) FROM pikkupy_runs INDEXED BY pikkupy_runs_waking WHERE wakes_at <= :until;
+
+-- name: lost_runs
+-- Ids of running runs that wait in the file for something from outside, and have no step that something could come to.
+SELECT own.run_id FROM pikkupy_runs AS own INDEXED BY pikkupy_runs_waking
+WHERE own.wakes_at >= :never AND own.status = 'running' AND NOT EXISTS (
+    SELECT 1 FROM pikkupy_steps AS step
+    WHERE step.key >= own.number << 26 AND step.key < own.number + 1 << 26
+        AND step.status NOT IN ('succeeded', 'failed', 'cancelled')
+        AND (step.kind <> 'workflow' OR EXISTS (
+            SELECT 1 FROM pikkupy_runs AS child INDEXED BY pikkupy_runs_children
+            WHERE child.parent = own.number AND child.parent_position = step.key & 0x3FFFFFF
+                AND child.status IN ('running', 'suspended')
+        ))
+) LIMIT :limit;
+
+-- name: how_much
+-- How many rows the tables have: runs, steps, attempts.
+SELECT
+    (SELECT count(*) FROM pikkupy_runs), (SELECT count(*) FROM pikkupy_steps), (SELECT count(*) FROM pikkupy_attempts);
+
+-- name: backup_into
+-- A copy of the whole file, without what is unused in it, as of one moment.
+VACUUM INTO :path;

@@ -27,7 +27,7 @@ from pikkupy.core.model import (
 from pikkupy.errors import JournalError
 from pikkupy.store import listing
 from pikkupy.store.queries import QUERIES
-from pikkupy.store.rows import attempt_of, chunk_of, run_of, signal_of, step_of, step_without_output, timer_of
+from pikkupy.store.rows import Columns, attempt_of, chunk_of, run_of, signal_of, step_of, step_without_output, timer_of
 
 NEWEST = MAX_INTEGER  # no run has this number
 PAGE = 256  # chunks of a stream that are read at once
@@ -35,6 +35,14 @@ PAGE_BYTES = 1_000_000  # of their values, after which a page ends early
 _PARENT = RunRow.__struct_fields__.index("parent")
 
 T = TypeVar("T")
+
+Damaged = Callable[[JournalError], object]
+"""Who is told of a damaged row; it is left out then, unless that raises."""
+
+
+def refuse(error: JournalError) -> None:
+    """As `Damaged` for those who want all or nothing."""
+    raise error
 
 
 def runs_by_id(
@@ -50,11 +58,14 @@ def runs_by_id(
     return runs
 
 
-def runs(db: sqlite3.Connection, which: RunFilter, limit: int, before: int | None) -> list[RunRow]:
-    """A page of runs, newest first."""
+def page(
+    db: sqlite3.Connection, which: RunFilter, limit: int, before: int | None, damaged: Damaged = refuse
+) -> tuple[list[RunRow], int | None]:
+    """A page of runs, newest first, and the number before which the next one begins; None: there are no more."""
     with _moment(db):
-        found = listing.numbers(db, which, limit, NEWEST if before is None else before)
-        return run_rows(db, found)
+        found = listing.numbers(db, which, limit + 1, NEWEST if before is None else before)
+        rows = run_rows(db, found[:limit], damaged)
+    return rows, found[limit - 1] if len(found) > limit else None
 
 
 def counts(db: sqlite3.Connection) -> list[tuple[str, RunStatus, int]]:
@@ -103,9 +114,17 @@ def unfinished_relative(db: sqlite3.Connection, number: int) -> tuple[str, RunSt
     return (rows[0][0], RunStatus(rows[0][1]), bool(rows[0][2])) if rows else None
 
 
-def steps(db: sqlite3.Connection, number: int) -> list[StepRow]:
+def steps(db: sqlite3.Connection, number: int, damaged: Damaged = refuse) -> list[StepRow]:
     """The steps of one run, by position."""
-    return [step_of(row) for row in db.execute(QUERIES["steps"], {"run": number}).fetchall()]
+    return _intact(db.execute(QUERIES["steps"], {"run": number}).fetchall(), step_of, damaged)
+
+
+def open_steps(db: sqlite3.Connection, run_ids: Sequence[str], damaged: Damaged = refuse) -> dict[str, list[StepRow]]:
+    """The steps without an outcome of the runs of these ids that have some, by position."""
+    found: defaultdict[str, list[StepRow]] = defaultdict(list)
+    for run_id, *columns in db.execute(QUERIES["open_steps"], {"run_ids": json.dumps(list(run_ids))}).fetchall():
+        found[run_id] += _intact([tuple(columns)], step_of, damaged)
+    return found
 
 
 def steps_after(db: sqlite3.Connection, number: int, place: int, reached: int) -> list[StepRow]:
@@ -115,21 +134,23 @@ def steps_after(db: sqlite3.Connection, number: int, place: int, reached: int) -
     return [step_without_output(row) for row in db.execute(QUERIES["steps_after"], wanted)]
 
 
-def attempt_rows(db: sqlite3.Connection, number: int) -> list[AttemptRow]:
+def attempt_rows(db: sqlite3.Connection, number: int, damaged: Damaged = refuse) -> list[AttemptRow]:
     """The finished attempts of one run that have a row, by seq."""
-    return [attempt_of(row) for row in db.execute(QUERIES["attempts"], {"run": number}).fetchall()]
+    return _intact(db.execute(QUERIES["attempts"], {"run": number}).fetchall(), attempt_of, damaged)
 
 
-def attempts(db: sqlite3.Connection, number: int) -> tuple[list[StepRow], list[StepRow], list[AttemptRow]]:
+def attempts(
+    db: sqlite3.Connection, number: int, damaged: Damaged = refuse
+) -> tuple[list[StepRow], list[StepRow], list[AttemptRow]]:
     """The steps of one run, by position, those that were set aside, and finished attempts, by seq, as of one moment."""
     with _moment(db):
         step_rows = db.execute(QUERIES["steps"], {"run": number}).fetchall()
         aside_rows = db.execute(QUERIES["set_aside_of_runs"], {"numbers": json.dumps([number])}).fetchall()
         attempt_rows = db.execute(QUERIES["attempts"], {"run": number}).fetchall()
     return (
-        [step_of(row) for row in step_rows],
-        [step_of(row) for row in aside_rows],
-        [attempt_of(row) for row in attempt_rows],
+        _intact(step_rows, step_of, damaged),
+        _intact(aside_rows, step_of, damaged),
+        _intact(attempt_rows, attempt_of, damaged),
     )
 
 
@@ -186,10 +207,10 @@ def run_by_number(db: sqlite3.Connection, number: int) -> RunRow | None:
     return run_of(found[0]) if found else None
 
 
-def run_rows(db: sqlite3.Connection, numbers: Sequence[int]) -> list[RunRow]:
+def run_rows(db: sqlite3.Connection, numbers: Sequence[int], damaged: Damaged = refuse) -> list[RunRow]:
     """The runs of these numbers that are there, the newest first."""
     rows = db.execute(QUERIES["runs_by_number"], {"numbers": json.dumps(list(numbers))}).fetchall()
-    return [run_of(row) for row in rows]
+    return _intact(rows, run_of, damaged)
 
 
 def run_ids(db: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, str]:
@@ -252,6 +273,17 @@ def last_change(db: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, int
 def recent_change(db: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, int]:
     """Per run the latest recorded time, or 0, of the steps and timers that it reached last, and of its attempts."""
     return dict(db.execute(QUERIES["recent_change"], {"numbers": json.dumps(list(numbers))}).fetchall())
+
+
+def _intact(rows: Sequence[Columns], decode: Callable[[Columns], T], damaged: Damaged) -> list[T]:
+    """The records in the rows; `damaged` is told of those that are none."""
+    records = []
+    for row in rows:
+        try:
+            records.append(decode(row))
+        except JournalError as error:
+            damaged(error)
+    return records
 
 
 @contextmanager

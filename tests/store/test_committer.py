@@ -173,7 +173,7 @@ async def test_a_bad_change_fails_alone(journal: Journal) -> None:
     assert [outcome is None for outcome in outcomes] == [True, True, False, True, False, True]
     assert "run_id" in str(outcomes[2])
     assert isinstance(outcomes[4], JournalError)
-    assert [run.number for run in await journal.runs(RunFilter(), limit=9)] == [4, 2, 1]
+    assert [run.number for run in (await journal.page(RunFilter(), limit=9))[0]] == [4, 2, 1]
     assert journal.failure is None
 
 

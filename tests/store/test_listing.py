@@ -95,7 +95,7 @@ def test_every_combination_and_every_way_finds_what_fits(db: sqlite3.Connection,
         expected = [row.number for row in reversed(rows) if row.number < before and _fits(row, which)][:limit]
         parameters = listing.parameters_of(which, limit, before)
 
-        assert [row.number for row in reader.runs(db, which, limit, before)] == expected
+        assert [row.number for row in reader.page(db, which, limit, before)[0]] == expected
         for way in listing.ways(which):
             found = db.execute(listing.statement(way, which), parameters).fetchall()
             assert [number for (number,) in found] == expected, (which, way.kind)
@@ -196,7 +196,7 @@ def test_a_status_that_cannot_have_an_error_finds_nothing(db: sqlite3.Connection
     _insert(db, [a_run(1), a_run(2, status=RunStatus.FAILED, error=ErrorInfo("app.Boom", "hot", ""))])
 
     def found(*statuses: RunStatus) -> list[int]:
-        return [row.number for row in reader.runs(db, RunFilter(error="Boom", statuses=statuses), 9, None)]
+        return [row.number for row in reader.page(db, RunFilter(error="Boom", statuses=statuses), 9, None)[0]]
 
     assert found(RunStatus.RUNNING) == []
     assert found(*FINAL_RUNS) == found(*RunStatus) == [2]

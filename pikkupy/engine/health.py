@@ -1,0 +1,226 @@
+"""What is well and what is not with a journal file, with a cure for each: facts in, findings out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+
+import msgspec
+
+from pikkupy.clock import SystemClock
+from pikkupy.moments import moment
+from pikkupy.store import RESTORE, Facts, facts_of
+
+MEGABYTE = 1 << 20
+LARGE_WAL = 256 * MEGABYTE  # a checkpoint cuts it to 64 MiB: one that is larger is not being emptied
+LITTLE_SPACE, NO_SPACE = 1024 * MEGABYTE, 64 * MEGABYTE
+SKEW_US = 1_000_000  # how far ahead a record may be, and
+WRONG_US = 60_000_000  # from where on timers are late by more than anybody would overlook
+WAL_RESET_CURED = (3, 51, 3)  # sqlite.org/wal.html#walresetbug
+
+
+class Level(StrEnum):
+    """How it stands with one thing."""
+
+    OK = "ok"
+    WARN = "warn"
+    BAD = "bad"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing that was looked at."""
+
+    name: str
+    level: Level
+    finding: str
+    cure: str | None = None
+
+
+async def examine(path: str, *, check: bool | None = None) -> list[Check]:
+    """What there is to say of the file. `check` lets SQLite look at each page; by default of a file that is not large.
+
+    Raises `JournalNotFound`, `JournalFormatError` for what is no journal, `JournalError`.
+    """
+    now_us = SystemClock().now_us()
+    return checks_of(await asyncio.to_thread(facts_of, path, now_us, check=check), now_us)
+
+
+def checks_of(facts: Facts, now_us: int) -> list[Check]:
+    """All that there is to say, in the order of the list below."""
+    return [check for judge in _JUDGES for check in judge(facts, now_us)]
+
+
+def _ok(name: str, finding: str) -> Check:
+    return Check(name, Level.OK, finding)
+
+
+def _warn(name: str, finding: str, cure: str) -> Check:
+    return Check(name, Level.WARN, finding, cure)
+
+
+def _bad(name: str, finding: str, cure: str) -> Check:
+    return Check(name, Level.BAD, finding, cure)
+
+
+def _file(facts: Facts, _: int) -> Iterator[Check]:
+    yield _ok(
+        "file",
+        f"format {facts.format}, {_size(facts.size)} in {facts.pages:,} pages of {_size(facts.page_size)}, "
+        f"{facts.unused_pages:,} of them unused, {facts.encoding}; made {_time(facts.made_at)}",
+    )
+    yield _ok(
+        "content", f"{facts.runs:,} runs, {facts.steps:,} steps, {facts.attempts:,} attempts with rows of their own"
+    )
+    if facts.links > 1:
+        yield _bad(
+            "links",
+            f"{facts.links} hard links, each of which would get a WAL and a lock of its own",
+            "keep one of them, or use a copy",
+        )
+
+
+def _permissions(facts: Facts, _: int) -> Iterator[Check]:
+    if facts.folder_mode & 0o002 and not facts.folder_mode & 0o1000:
+        yield _bad(
+            "permissions",
+            f"everybody can write in the folder (mode {facts.folder_mode:o}), and put another file in its place",
+            "take that away: chmod o-w",
+        )
+    elif facts.mode & 0o077:
+        yield _warn("permissions", f"others than the owner can get at the file (mode {facts.mode:o})", "chmod 600")
+    else:
+        yield _ok("permissions", f"mode {facts.mode:o}")
+
+
+def _owner(facts: Facts, _: int) -> Iterator[Check]:
+    owner, opened = _who(facts), f"epoch {facts.epoch:,}"
+    if facts.held:
+        yield _ok("owner", f"held by {owner}; {opened}")
+    elif facts.clean:
+        yield _ok("owner", f"nobody; the last one left in good order: {owner}; {opened}")
+    elif facts.held is None:
+        yield _ok("owner", f"perhaps {owner}: this system does not tell who holds a lock; {opened}")
+    else:
+        yield _warn(
+            "owner",
+            f"nobody; the last one was cut off: {owner}; {opened}",
+            "open an engine on it: it goes on with what was unfinished",
+        )
+
+
+def _sqlite(facts: Facts, _: int) -> Iterator[Check]:
+    version = ".".join(map(str, facts.sqlite))
+    if facts.sqlite < WAL_RESET_CURED:
+        yield _warn(
+            "sqlite",
+            f"SQLite {version} has the WAL-reset bug: with two connections that write or checkpoint it can lose data",
+            "let nothing but the engine write to the file (the engine itself has one such connection), "
+            "or use SQLite 3.51.3 or newer",
+        )
+    else:
+        yield _ok("sqlite", f"SQLite {version}")
+
+
+def _filesystem(facts: Facts, _: int) -> Iterator[Check]:
+    kind = facts.filesystem or "of an unknown type"
+    if facts.network:
+        yield _bad(
+            "file system", f"{kind}, on a network: SQLite's shared memory does not work there", "use a local disk"
+        )
+    else:
+        yield _ok("file system", kind)
+
+
+def _space(facts: Facts, _: int) -> Iterator[Check]:
+    finding = f"{_size(facts.free)} free"
+    cure = "make space: writing pauses while the disk is full"
+    if facts.free < NO_SPACE:
+        yield _bad("space", finding, cure)
+    elif facts.free < LITTLE_SPACE:
+        yield _warn("space", finding, cure)
+    else:
+        yield _ok("space", finding)
+
+
+def _wal(facts: Facts, _: int) -> Iterator[Check]:
+    finding = f"{_size(facts.wal_size)}" if facts.wal_size else "empty"
+    if facts.wal_size > LARGE_WAL:
+        yield _warn(
+            "wal",
+            f"{finding}: it is not being emptied",
+            "end what reads from the file without a pause, another program or a transaction left open",
+        )
+    else:
+        yield _ok("wal", finding)
+
+
+def _clock(facts: Facts, now_us: int) -> Iterator[Check]:
+    ahead_us = facts.newest_at - now_us
+    if ahead_us <= SKEW_US:
+        yield _ok("clock", f"the newest record is of {_time(facts.newest_at)}" if facts.newest_at else "no record yet")
+        return
+    finding = f"the newest record is of {_time(facts.newest_at)}, {ahead_us / 1e6:,.0f} s ahead of this machine's clock"
+    cure = "set the clock right: timers fire by it, and are late by that much"
+    yield _bad("clock", finding, cure) if ahead_us > WRONG_US else _warn("clock", finding, cure)
+
+
+def _pages(facts: Facts, _: int) -> Iterator[Check]:
+    if facts.findings is None:
+        yield _ok("pages", "not looked at; the file is large: use --check")
+    elif facts.findings:
+        yield _bad("pages", "; ".join(facts.findings), RESTORE)
+    else:
+        yield _ok("pages", "SQLite finds nothing wrong")
+
+
+def _moves(facts: Facts, _: int) -> Iterator[Check]:
+    if facts.lost:
+        yield _bad(
+            "next moves",
+            f"nothing can wake these running runs: {', '.join(map(repr, facts.lost))}",
+            "look at them with `pikku runs show`: their code waits for something that is no step; cancel them",
+        )
+    elif facts.overdue and facts.held:
+        yield _warn(
+            "next moves",
+            f"{facts.overdue:,} runs should have gone on more than a minute ago",
+            "look at the engine's process: it is stopped, or its event loop is blocked",
+        )
+    else:
+        yield _ok("next moves", "every unfinished run has one")
+
+
+_JUDGES: tuple[Callable[[Facts, int], Iterator[Check]], ...] = (
+    _file,
+    _permissions,
+    _owner,
+    _sqlite,
+    _filesystem,
+    _space,
+    _wal,
+    _clock,
+    _pages,
+    _moves,
+)
+
+
+def _size(size: int) -> str:
+    amount = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:,.0f} {unit}" if amount == int(amount) else f"{amount:,.1f} {unit}"
+        amount /= 1024
+    return f"{amount:,.1f} TiB"
+
+
+def _time(us: int) -> str:
+    try:
+        return moment(us).isoformat(" ", "seconds")
+    except OverflowError:
+        return f"{us} µs after 1970, which is no time"
+
+
+def _who(facts: Facts) -> str:
+    owner = facts.owner
+    return "unknown" if owner is None else f"process {owner.pid} on {owner.host}, since {_time(owner.started_at)}"

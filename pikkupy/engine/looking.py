@@ -1,0 +1,162 @@
+"""A look at a journal file: what an engine says of its runs, without an engine, an owner or the application's code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, NoReturn
+
+from pikkupy.clock import SystemClock
+from pikkupy.codec import Codec
+from pikkupy.core.model import RunStatus
+from pikkupy.engine import asking
+from pikkupy.engine.asking import Asked, UnderWay
+from pikkupy.engine.events import Event, Hub, Past, PastEvents
+from pikkupy.engine.views import Attempt, Page, Run, Step
+from pikkupy.errors import PikkuError
+from pikkupy.payloads import PayloadCodec
+from pikkupy.registry import WorkflowFunction
+from pikkupy.store import Viewing
+
+
+class Look:
+    """Reads a journal that somebody else may own; use it with `async with`.
+
+    It answers as an `Engine` does, by the same names and arguments, from what is on disk, with values as plain data: no
+    class of the application is wanted. It works while an engine is at work on the file and while none is, writes
+    nothing, and takes no lock. Entering raises `JournalNotFound`, `JournalFormatError` for what is no journal, or a
+    newer one, and `JournalError`. Damaged rows are left out, and `damaged` names them.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, payload_codec: PayloadCodec | None = None) -> None:
+        self._path = os.fspath(path)
+        self._codec = payload_codec
+        self._viewing: Viewing | None = None
+
+    async def __aenter__(self) -> Look:
+        if self._viewing is not None:
+            raise PikkuError("this look is under way already; make another one")
+        viewing = Viewing(self._path, self._codec)
+        self._viewing = viewing
+        try:
+            await viewing.ask(bool)  # it is a journal
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._viewing is not None:
+            viewing, self._viewing = self._viewing, None
+            await viewing.close()
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """What is wrong with the rows that answers so far had to leave out."""
+        return tuple(self._use().damaged)
+
+    async def get_run(self, run_id: str) -> Run:
+        """As `Engine.get_run`; a damaged run raises `JournalError`."""
+        return await asking.get_run(self._asked(), run_id)
+
+    async def list_runs(
+        self,
+        *,
+        workflow: str | WorkflowFunction[Any, Any] | None = None,
+        status: RunStatus | str | Iterable[RunStatus | str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        id_prefix: str | None = None,
+        error: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """As `Engine.list_runs`. A cursor of one is good for the other."""
+        return await asking.list_runs(
+            self._asked(),
+            workflow=workflow,
+            status=status,
+            tags=tags,
+            id_prefix=id_prefix,
+            error=error,
+            created_after=created_after,
+            created_before=created_before,
+            limit=limit,
+            cursor=cursor,
+        )
+
+    async def counts(self) -> dict[str, dict[RunStatus, int]]:
+        """As `Engine.counts`."""
+        return await asking.counts(self._asked())
+
+    async def steps(self, run_id: str) -> list[Step]:
+        """As `Engine.steps`. A step that has just begun gets its row after a moment."""
+        return await asking.steps(self._asked(), run_id)
+
+    async def history(self, run_id: str) -> list[Attempt]:
+        """As `Engine.history`."""
+        return await asking.history(self._asked(), run_id)
+
+    def run_events(self, run_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
+        """As `Engine.run_events`, by the same numbers, up to what is recorded when it is read; then it ends."""
+
+        async def look(place: int, reached: int) -> Past:
+            return await asking.past_of(self._asked(), run_id, place, reached)
+
+        async def find() -> int:
+            return (await self._asked().row(run_id)).number
+
+        return PastEvents(Hub(0), find, look, after)
+
+    async def open_steps(self, run_ids: Iterable[str]) -> dict[str, list[Step]]:
+        """Per run the steps that it has reached and that have no outcome: what it does, or waits for.
+
+        A run without any is left out, as is an id that there is not.
+        """
+        return await asking.open_steps(self._asked(), run_ids)
+
+    def _asked(self) -> Asked:
+        return Asked(self._use(), _VALUES, _NOTHING, _no_types, SystemClock().now_us)
+
+    def _use(self) -> Viewing:
+        if self._viewing is None:
+            raise PikkuError("this look is over, or has not begun: use `async with Look(path) as look:`")
+        return self._viewing
+
+
+class _Nothing:
+    """What is in memory of the runs of a file that is only looked at."""
+
+    active: Mapping[str, UnderWay] = {}
+
+    def resident(self, number: int) -> None:  # noqa: ARG002
+        return None
+
+
+class _PlainValues:
+    """Values as anybody can read them."""
+
+    def __init__(self) -> None:
+        self._codec = Codec()
+
+    def encode(self, value: object, annotation: Any = Any, *, what: str, name: str | None = None) -> NoReturn:  # noqa: ARG002
+        raise AssertionError("who looks writes nothing")
+
+    def decode(self, text: str, annotation: Any = Any, *, what: str, name: str | None = None) -> Any:  # noqa: ARG002
+        return self.decode_plain(text)
+
+    def decode_plain(self, text: str) -> Any:
+        return self._codec.decode_plain(text)
+
+
+_NOTHING = _Nothing()
+_VALUES = _PlainValues()
+
+
+def _no_types(workflow: str) -> tuple[Any, Any]:  # noqa: ARG001
+    return Any, Any
