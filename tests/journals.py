@@ -89,5 +89,6 @@ def cut_off(path: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All that is in the folder, but for the marks of readers in the -shm."""
-    return {path.name: b"" if path.name.endswith("-shm") else path.read_bytes() for path in folder.iterdir()}
+    """All that is in the folder, but for the marks of readers in the -shm, and for what is said at the socket."""
+    silent = ("-shm", ".sock")
+    return {path.name: b"" if path.name.endswith(silent) else path.read_bytes() for path in folder.iterdir()}

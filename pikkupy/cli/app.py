@@ -18,6 +18,7 @@ from pikkupy.cli.exits import MEANINGS, Exit, exit_of
 from pikkupy.cli.files import backup, counts, doctor
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import say
+from pikkupy.cli.steering import prune, start
 
 CODES = "Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + "."
 
@@ -28,10 +29,12 @@ app = App(
     version=pikkupy.__version__,
     default_parameter=Parameter(show_env_var=False),
 )
+app.command(start)
 app.command(runs)
 app.command(counts)
 app.command(doctor)
 app.command(backup)
+app.command(prune)
 
 
 @app.command(name="demo")

@@ -1,0 +1,119 @@
+"""What commands that act are given: values as JSON, and which runs they are meant for."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+from cyclopts import Parameter
+
+from pikkupy import Client, Pikku
+from pikkupy.cli.places import ENV, file_and, file_of, moment_of, tags_of
+from pikkupy.clock import SystemClock
+from pikkupy.engine import Run
+from pikkupy.errors import BadValue
+from pikkupy.moments import moment
+
+Data: TypeAlias = Annotated[
+    str | None,
+    Parameter(name=["--data", "-d"], allow_leading_hyphen=True, help="JSON, @FILE with JSON, or - for standard input."),
+]
+Wait: TypeAlias = Annotated[str, Parameter(name="--engine-wait", help="How long to wait for an engine to appear.")]
+
+
+def connected(file: str, wait: str) -> Client:
+    """To the engine that has the file open. It knows no workflow, and so no type: values are plain JSON."""
+    return Pikku().connect(file, wait=wait)
+
+
+def value_of(option: str, text: str | None) -> Any:
+    """The value that the JSON text means. Raises `BadValue`."""
+    if text is None:
+        return None
+    try:
+        if text == "-":
+            data = sys.stdin.buffer.read()
+        elif text.startswith("@"):
+            data = Path(text[1:]).read_bytes()
+        else:
+            data = text.encode()
+    except OSError as error:
+        raise BadValue(f"{option} {text}: {error.strerror or error}") from None
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise BadValue(f"{option}: this is no JSON ({error}); a text needs quotes: {option} '\"text\"'") from None
+
+
+def values_of(option: str, pairs: list[str]) -> dict[str, Any]:
+    """`name=JSON` each."""
+    values = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            raise BadValue(f"{option} {pair!r}: use name=JSON")
+        values[name] = value_of(option, text)
+    return values
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Which runs, if none is named."""
+
+    workflow: Annotated[str | None, Parameter(help="All runs of this workflow.")] = None
+    status: Annotated[list[str] | None, Parameter(negative="", help="All in this status; repeat for several.")] = None
+    tag: Annotated[list[str] | None, Parameter(negative="", help="All with this tag, name=value.")] = None
+    id_prefix: Annotated[str | None, Parameter(help="All with an id that begins so.")] = None
+    error: Annotated[str | None, Parameter(help="All with this text in the type or message of the error.")] = None
+    since: Annotated[str | None, Parameter(help="All started so long ago or later ('2h'), or since a time.")] = None
+    until: Annotated[str | None, Parameter(help="All started before that.")] = None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any."""
+        return any((self.workflow, self.status, self.tag, self.id_prefix, self.error, self.since, self.until))
+
+    def arguments(self, now: datetime) -> dict[str, Any]:
+        """Of `list_runs`."""
+        return {
+            "workflow": self.workflow,
+            "status": self.status,
+            "tags": tags_of(self.tag or []),
+            "id_prefix": self.id_prefix,
+            "error": self.error,
+            "created_after": moment_of("--since", self.since, now),
+            "created_before": moment_of("--until", self.until, now),
+        }
+
+
+def named(file: str | None, run: str | None) -> tuple[str, str]:
+    """The journal and the run. Raises `BadValue` if they were not given."""
+    if file is None:
+        raise BadValue(f"which run? Give FILE and RUN, or set {ENV} and give RUN")
+    return file_and(file, run, "RUN")
+
+
+def meant(file: str | None, run: str | None, filters: Filters) -> tuple[str, str | None]:
+    """The journal, and the run that was named, or None where there are filters. Raises `BadValue` for both or none."""
+    if not filters.given:
+        return named(file, run)
+    if run is not None:
+        raise BadValue("give a RUN or filters, not both")
+    return file_of(file), None
+
+
+async def found(client: Client, filters: Filters) -> list[Run]:
+    """All runs that the filters let through, newest first."""
+    arguments = filters.arguments(moment(SystemClock().now_us()))
+    runs, cursor = list[Run](), None
+    while True:
+        page = await client.list_runs(**arguments, limit=500, cursor=cursor)
+        runs += page.runs
+        cursor = page.next_cursor
+        if cursor is None:
+            return runs

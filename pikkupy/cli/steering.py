@@ -1,0 +1,365 @@
+"""Commands that act: they ask the engine that has the file open, since nobody else writes it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from pikkupy import Client, RunHandle
+from pikkupy.cli.exits import Exit, exit_of
+from pikkupy.cli.given import Data, Filters, Wait, connected, found, meant, named, value_of, values_of
+from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of, tags_of
+from pikkupy.cli.runs import runs
+from pikkupy.cli.screen import Screen, say
+from pikkupy.cli.words import clean, record, rfc3339, short
+from pikkupy.durations import microseconds
+from pikkupy.engine import Event, EventKind
+from pikkupy.errors import BadValue, PikkuError, RunFailed
+
+AT_ONCE = 16  # calls of one command on many runs
+SHOWN = 200  # characters of a value or reason in a line
+PATIENCE = "5s"
+
+RunId = Annotated[str | None, Parameter(name="RUN", show_default=False, help="The id of the run.")]
+Yes = Annotated[bool, Parameter(negative="", show_default=False, help="Do it to all that fit, without asking.")]
+
+
+async def start(
+    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    workflow: Annotated[
+        str | None, Parameter(name="NAME", show_default=False, help="The name of the workflow.")
+    ] = None,
+    /,
+    *,
+    data: Data = None,
+    id: Annotated[str | None, Parameter(help="Its id: the same again is the same run.")] = None,
+    tag: Annotated[list[str] | None, Parameter(negative="", help="A tag, name=value; repeat for several.")] = None,
+    at: Annotated[datetime | None, Parameter(help="Begin at this time.")] = None,
+    delay: Annotated[str | None, Parameter(help="Begin after this duration.")] = None,
+    wait: Annotated[bool, Parameter(negative="", show_default=False, help="Wait for its end.")] = False,
+    timeout: Annotated[str | None, Parameter(help="Wait no longer than this duration (exit code 124).")] = None,
+    engine_wait: Wait = PATIENCE,
+    json: AsJson = False,
+) -> Exit:
+    """Start a run. Its id is printed when it is on disk.
+
+    With `--wait` its output follows, as JSON, and the exit code says how it has ended.
+    """
+    path, name = file_and(file, workflow, "NAME")
+    value, tags = value_of("--data", data), tags_of(tag or [])
+    if timeout is not None:
+        microseconds(timeout)
+    async with connected(path, engine_wait) as client:
+        handle = await client.start(
+            name, value, run_id=id, tags=tags, at=None if at is None else at.astimezone(), delay=delay
+        )
+        if not wait and timeout is None:
+            Screen().json({"id": handle.id}) if json else Screen().rows([[handle.id]])
+            return Exit.DONE
+        return await _ended(client, handle, timeout, as_json=json)
+
+
+async def _ended(client: Client, handle: RunHandle[Any], timeout: str | None, *, as_json: bool) -> Exit:
+    """Wait for the end of a run and tell it."""
+    screen = Screen()
+    if not as_json:
+        say(f"run {handle.id} is on disk")
+    error: Exception | None = None
+    try:
+        output = await handle.result(timeout)
+    except (PikkuError, TimeoutError) as caught:
+        error = caught
+    if as_json:
+        screen.json(await client.get_run(handle.id))
+    elif error is None:
+        screen.json(output)
+    if error is None:
+        return Exit.DONE
+    say(str(error))
+    return Exit.FAILED if isinstance(error, RunFailed) else exit_of(error)
+
+
+@runs.command
+async def cancel(
+    file: File = None,
+    run: RunId = None,
+    /,
+    *,
+    reason: Annotated[str, Parameter(help="Why: it is kept with the run.")] = "cancelled from the command line",
+    filters: Filters = Filters(),  # noqa: B008 - it is frozen
+    yes: Yes = False,
+    engine_wait: Wait = PATIENCE,
+    json: AsJson = False,
+) -> Exit:
+    """End a run, or all that fit filters, as cancelled: no further step of it starts."""
+    return await _act(
+        "cancel", lambda one, client: client.cancel(one, reason), file, run, filters, yes, engine_wait, json
+    )
+
+
+@runs.command
+async def retry(
+    file: File = None,
+    run: RunId = None,
+    /,
+    *,
+    filters: Filters = Filters(),  # noqa: B008 - it is frozen
+    yes: Yes = False,
+    engine_wait: Wait = PATIENCE,
+    json: AsJson = False,
+) -> Exit:
+    """Let a failed run, or all that fit filters, go on from the step that failed."""
+    return await _act("retry", lambda one, client: client.retry(one), file, run, filters, yes, engine_wait, json)
+
+
+@runs.command
+async def resume(
+    file: File = None,
+    run: RunId = None,
+    /,
+    *,
+    accept: Annotated[
+        Literal["new"] | None,
+        Parameter(help="'new': go on with changed code; steps it does not ask for are kept aside."),
+    ] = None,
+    filters: Filters = Filters(),  # noqa: B008 - it is frozen
+    yes: Yes = False,
+    engine_wait: Wait = PATIENCE,
+    json: AsJson = False,
+) -> Exit:
+    """Let a suspended run, or all that fit filters, go on."""
+    return await _act(
+        "resume", lambda one, client: client.resume(one, accept=accept), file, run, filters, yes, engine_wait, json
+    )
+
+
+@runs.command
+async def delete(
+    file: File = None,
+    run: RunId = None,
+    /,
+    *,
+    filters: Filters = Filters(),  # noqa: B008 - it is frozen
+    yes: Yes = False,
+    engine_wait: Wait = PATIENCE,
+    json: AsJson = False,
+) -> Exit:
+    """Delete a run that has ended, or all that fit filters, with steps, history and child runs."""
+    return await _act("delete", lambda one, client: client.delete_run(one), file, run, filters, yes, engine_wait, json)
+
+
+@runs.command
+async def signal(
+    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    run: Annotated[str, Parameter(name="RUN", help="The id of the run.")],
+    name: Annotated[str | None, Parameter(name="NAME", show_default=False, help="The name of the signal.")] = None,
+    /,
+    *,
+    data: Data = None,
+    engine_wait: Wait = PATIENCE,
+) -> Exit:
+    """Send a run a signal; it is on disk when the command ends."""
+    path, (run_id, signal_name) = _file_and_two(file, run, name)
+    payload = value_of("--data", data)
+    async with connected(path, engine_wait) as client:
+        await client.signal(run_id, signal_name, payload)
+    say(f"signal {signal_name!r} was sent to run {run_id!r}")
+    return Exit.DONE
+
+
+@runs.command
+async def approve(
+    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    run: Annotated[str, Parameter(name="RUN", help="The id of the run.")],
+    name: Annotated[str | None, Parameter(name="NAME", show_default=False, help="The name of the approval.")] = None,
+    /,
+    *,
+    data: Data = None,
+    by: Annotated[str | None, Parameter(help="Who has decided.")] = None,
+    engine_wait: Wait = PATIENCE,
+) -> Exit:
+    """Decide what a run waits for; a decision that does not fit is refused, and the run goes on waiting."""
+    path, (run_id, approval) = _file_and_two(file, run, name)
+    decision = value_of("--data", data)
+    async with connected(path, engine_wait) as client:
+        await client.approve(run_id, approval, decision, decided_by=by)
+    say(f"{approval!r} of run {run_id!r} is decided")
+    return Exit.DONE
+
+
+@runs.command
+async def fork(
+    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    run: RunId = None,
+    /,
+    *,
+    at: Annotated[str, Parameter(help="The step from which on it goes its own way.")],
+    data: Data = None,
+    override: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="Another value of an earlier step, name=JSON; repeat for several."),
+    ] = None,
+    id: Annotated[str | None, Parameter(help="The id of the new run.")] = None,
+    engine_wait: Wait = PATIENCE,
+    json: AsJson = False,
+) -> Exit:
+    """Start a new run that shares the history of another one before a step. Its id is printed."""
+    path, run_id = file_and(file, run, "RUN")
+    value, overrides = value_of("--data", data), values_of("--override", override or [])
+    async with connected(path, engine_wait) as client:
+        handle = await client.fork(run_id, at=at, input=value, overrides=overrides, new_run_id=id)
+    Screen().json({"id": handle.id}) if json else Screen().rows([[handle.id]])
+    return Exit.DONE
+
+
+@runs.command
+async def tail(
+    file: File = None,
+    run: RunId = None,
+    /,
+    *,
+    all: Annotated[bool, Parameter(negative="", show_default=False, help="All runs, from now on.")] = False,
+    jsonl: Annotated[bool, Parameter(negative="", show_default=False, help="One JSON document an event.")] = False,
+    engine_wait: Wait = PATIENCE,
+) -> Exit:
+    """Show what has happened to a run, and what happens, until it has ended; then the exit code says how.
+
+    With `--all` what happens to all runs, until Ctrl-C.
+    """
+    screen = Screen()
+    path, run_id = (file_of(file), None) if all and run is None else named(file, run)
+    last: Event | None = None
+    async with connected(path, engine_wait) as client:
+        events = client.events() if run_id is None else client.run_events(run_id)
+        async for last in events:
+            screen.jsonl([record(last)]) if jsonl else screen.rows([_told(last, with_run=run_id is None)])
+            sys.stdout.flush()
+    ends = {"failed": Exit.FAILED, "cancelled": Exit.CANCELLED}
+    return Exit.DONE if last is None else ends.get(last.status or "", Exit.DONE)
+
+
+def _told(event: Event, *, with_run: bool) -> list[str]:
+    """One line of an event."""
+    facts = [event.step_name or event.name or ""]
+    if event.attempt is not None and event.kind is EventKind.ATTEMPT_FAILED:
+        facts.append(f"attempt {event.attempt}")
+    if event.status is not None:
+        facts.append(event.status)
+    if event.error is not None:
+        facts.append(f"{event.error.type}: {event.error.message}"[:SHOWN])
+    if event.reason is not None:
+        facts.append(event.reason[:SHOWN])
+    if event.wake_at is not None:
+        facts.append(f"until {rfc3339(event.wake_at)}")
+    if event.progress is not None:
+        facts.append(short(event.progress, SHOWN))
+    return [rfc3339(event.at), *([event.run_id] if with_run else []), event.kind, "  ".join(filter(None, facts))]
+
+
+async def prune(
+    file: File = None,
+    /,
+    *,
+    older_than: Annotated[str, Parameter(help="That ended so long ago, or earlier.")],
+    status: Annotated[
+        list[str] | None, Parameter(negative="", help="Completed, failed or cancelled ones alone.")
+    ] = None,
+    keep: Annotated[int, Parameter(help="So many of those that ended last stay.")] = 0,
+    engine_wait: Wait = PATIENCE,
+    json: AsJson = False,
+) -> Exit:
+    """Delete runs that ended long ago, a few at a time. The file does not get smaller; the room in it is used again."""
+    shows = sys.stderr.isatty()
+
+    def progress(gone: int) -> None:
+        if shows:
+            sys.stderr.write(f"\r{gone:,} runs are gone")
+
+    async with connected(file_of(file), engine_wait) as client:
+        gone = await client.prune(older_than=older_than, statuses=status, keep=keep, progress=progress)
+    if shows:
+        sys.stderr.write("\r\x1b[K")
+    if json:
+        Screen().json({"deleted": gone})
+    else:
+        say(f"{gone:,} runs were deleted")
+    return Exit.DONE
+
+
+def _file_and_two(file: str, run: str, name: str | None) -> tuple[str, tuple[str, str]]:
+    if name is not None:
+        return file, (run, name)
+    path, run_id = file_and(file, None, "RUN and NAME")
+    return path, (run_id, run)
+
+
+async def _act(
+    verb: str,
+    do: Callable[[str, Client], Awaitable[None]],
+    file: str | None,
+    run: str | None,
+    filters: Filters,
+    yes: bool,
+    wait: str,
+    as_json: bool,
+) -> Exit:
+    """Do it to the run that was named, or to all that fit."""
+    path, run_id = meant(file, run, filters)
+    async with connected(path, wait) as client:
+        if run_id is not None:
+            await do(run_id, client)
+            Screen().json({"done": [run_id], "failed": []}) if as_json else say(f"{verb}: run {run_id!r}")
+            return Exit.DONE
+        ids = [one.id for one in await found(client, filters)]
+        if not _agreed(verb, len(ids), yes=yes):
+            return Exit.USAGE
+        done, failed = await _to_all(ids, do, client)
+    if as_json:
+        Screen().json({"done": done, "failed": [{"id": one, "error": error} for one, error in failed.items()]})
+    else:
+        for one, error in failed.items():
+            say(f"{clean(one)}: {error}")
+        say(f"{verb}: {len(done):,} runs" + (f", {len(failed):,} refused" if failed else ""))
+    return Exit.FAILED if failed else Exit.DONE
+
+
+def _agreed(verb: str, count: int, *, yes: bool) -> bool:
+    """Whether it is to be done to so many."""
+    if yes or count == 0:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise BadValue(f"{verb} {count:,} runs? Say --yes; nothing was done")
+    sys.stderr.write(f"{verb} {count:,} runs? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+        return True
+    say("nothing was done")
+    return False
+
+
+async def _to_all(
+    ids: list[str], do: Callable[[str, Client], Awaitable[None]], client: Client
+) -> tuple[list[str], dict[str, str]]:
+    """Some at once; those it was done to, and why it was refused of others."""
+    waiting, done, failed = iter(ids), list[str](), dict[str, str]()
+
+    async def work() -> None:
+        for run_id in waiting:
+            try:
+                await do(run_id, client)
+            except PikkuError as error:
+                failed[run_id] = str(error)
+            else:
+                done.append(run_id)
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{len(done) + len(failed):,} of {len(ids):,}")
+
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+    return done, failed

@@ -1,0 +1,242 @@
+"""Commands that act, on an engine in another process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pikkupy.cli.app import run
+from tests.cli.shell import ROOT, Ended, command, environment, on_terminal, piped
+
+ENGINE = """
+import asyncio, sys
+from pikkupy import Decided, Pikku, Workflow
+
+pikku = Pikku()
+
+@pikku.workflow
+async def double(workflow: Workflow, data: int) -> int:
+    return await workflow.do("double", lambda: 2 * data)
+
+@pikku.workflow
+async def wait(workflow: Workflow):
+    return await workflow.wait_for_signal("go")
+
+@pikku.workflow
+async def ask(workflow: Workflow):
+    decision = await workflow.approval("ok", bool)
+    return decision.decision if isinstance(decision, Decided) else None
+
+@pikku.workflow
+async def gate(workflow: Workflow) -> str:
+    await workflow.suspend("look")
+    return "open"
+
+broken = True
+
+@pikku.workflow
+async def fail(workflow: Workflow) -> str:
+    def body() -> str:
+        if broken:
+            raise ValueError("broken\\x1b[31m")
+        return "mended"
+    return await workflow.do("body", body)
+
+@pikku.workflow
+async def mend(workflow: Workflow, data: bool) -> None:
+    def body() -> None:
+        global broken
+        broken = not data
+    await workflow.do("mend", body)
+
+async def main() -> None:
+    async with pikku.open(sys.argv[1], shutdown_grace=0):
+        print("open", flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file that an engine has open."""
+    path = tmp_path_factory.mktemp("steering") / "app.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", ENGINE, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(PYTHONPATH=str(ROOT)),
+    ) as engine:
+        assert engine.stdout is not None
+        assert engine.stdout.readline() == b"open\n"
+        yield path
+        assert engine.stdin is not None
+        engine.stdin.close()
+        assert engine.wait(20) == 0
+
+
+@pytest.fixture
+def pikku(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, journal: Path) -> Iterator[Any]:
+    """A command in this process, its output captured as by a pipe; PIKKU_DB has the file."""
+    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIKKU_DB", str(journal))
+
+    def call(*arguments: object) -> Ended:
+        code = run([str(one) for one in arguments])
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    yield call
+
+
+def status(pikku: Any, run_id: str) -> str:
+    return str(json.loads(pikku("runs", "show", run_id, "--json").out)["run"]["status"])
+
+
+def test_a_run_is_started_and_its_id_printed(pikku: Any) -> None:
+    """The id that was given; the same again is the same run, another input is a conflict."""
+    assert pikku("start", "double", "-d", "21", "--id", "one", "--tag", "by=hand") == (0, "one\n", "")
+    assert pikku("start", "double", "-d", "21", "--id", "one", "--json").out == '{\n  "id": "one"\n}\n'
+    refused = pikku("start", "double", "-d", "22", "--id", "one")
+    assert (refused.code, refused.out) == (5, "")
+    assert "'one' of workflow 'double' exists with another input" in refused.err
+
+
+def test_a_run_is_waited_for(pikku: Any, tmp_path: Path) -> None:
+    """Its output is printed, and how it has ended is the exit code."""
+    done = pikku("start", "double", "--data", "21", "--id", "w1", "--wait")
+    assert (done.code, done.out, done.err) == (0, "42\n", "pikku: run w1 is on disk\n")
+    (tmp_path / "input.json").write_text("4")
+    assert pikku("start", "double", "-d", f"@{tmp_path / 'input.json'}", "--wait").out == "8\n"
+    failed = pikku("start", "fail", "--id", "w2", "--wait", "--json")
+    assert (failed.code, json.loads(failed.out)["error"]["type"]) == (1, "ValueError")
+    assert "\x1b" not in failed.out + failed.err
+    late = pikku("start", "wait", "--timeout", "1ms")
+    assert late.code == 124
+    assert "has not ended within 0.001 s; it goes on" in late.err
+
+
+def test_an_input_comes_from_standard_input(journal: Path) -> None:
+    done = subprocess.run(
+        command("start", journal, "double", "-d", "-", "--wait"),
+        input=b"5",
+        capture_output=True,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"10\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("start", "nothing"), 4, "nothing"),
+        (("start", "double", "-d", "no json"), 2, "a text needs quotes"),
+        (("start", "double", "-d", '"text"'), 1, "input of workflow 'double'"),
+        (("start", "double", "-d", "@/nowhere"), 2, "@/nowhere: No such file"),
+        (("runs", "cancel", "nobody"), 4, "no run with the id 'nobody'"),
+        (("runs", "cancel"), 2, "which run?"),
+        (("runs", "resume", "one"), 5, "completed"),
+        (("prune", "--older-than", "soon"), 2, "soon"),
+    ],
+)
+def test_what_cannot_be_is_said(arguments: tuple[str, ...], code: int, said: str, pikku: Any) -> None:
+    """With an exit code of its own."""
+    pikku("start", "double", "-d", "21", "--id", "one", "--wait")
+    ended = pikku(*arguments)
+    assert (ended.code, ended.out) == (code, "")
+    assert said in ended.err
+
+
+def test_runs_are_steered(pikku: Any) -> None:
+    """Signal, decision, gate, cancel, fork, delete."""
+    for name, workflow in {"s": "wait", "a": "ask", "g": "gate", "c": "wait"}.items():
+        assert pikku("start", workflow, "--id", name).code == 0
+    assert pikku("runs", "signal", "s", "go", "-d", "[1]").code == 0
+    assert pikku("runs", "tail", "s").code == 0
+    assert json.loads(pikku("runs", "show", "s", "--json").out)["run"]["output"] == [1]
+    while not json.loads(pikku("runs", "show", "a", "--json").out)["steps"]:
+        pass
+    assert pikku("runs", "approve", "a", "ok", "-d", '"perhaps"').code == 1
+    assert pikku("runs", "approve", "a", "ok", "-d", "true", "--by", "ada").code == 0
+    assert pikku("runs", "tail", "a").code == 0
+    while status(pikku, "g") != "suspended":
+        pass
+    assert pikku("runs", "resume", "g").code == 0
+    assert pikku("runs", "tail", "g").code == 0
+    assert pikku("runs", "cancel", "c", "--reason", "no need").code == 0
+    cancelled = pikku("runs", "tail", "c", "--jsonl")
+    assert cancelled.code == 3
+    assert [json.loads(line)["kind"] for line in cancelled.out.splitlines()][-1] == "run_ended"
+    forked = pikku("runs", "fork", "s", "--at", "go", "--id", "f")
+    assert (forked.code, forked.out) == (0, "f\n")
+    assert pikku("runs", "cancel", "f").code == 0
+    assert pikku("runs", "delete", "f", "--json").out == '{\n  "done": [\n    "f"\n  ],\n  "failed": []\n}\n'
+    assert pikku("runs", "show", "f").code == 4
+
+
+def test_many_runs_are_steered_at_once(pikku: Any, journal: Path) -> None:
+    """Those that fit, if that is confirmed; what is refused is told."""
+    for number in range(20):
+        pikku("start", "fail", "--id", f"bulk-{number}", "--wait")
+    refused = pikku("runs", "retry", "--id-prefix", "bulk-", "--status", "failed")
+    assert (refused.code, refused.out) == (2, "")
+    assert "retry 20 runs? Say --yes; nothing was done" in refused.err
+    pikku("start", "mend", "-d", "true", "--wait")
+    assert "20 runs" in pikku("runs", "retry", "--id-prefix", "bulk-", "--status", "failed", "--yes").err
+    for number in range(20):
+        assert pikku("runs", "tail", f"bulk-{number}").code == 0
+    again = pikku("runs", "retry", "--id-prefix", "bulk-", "--yes", "--json")
+    assert again.code == 1
+    assert (len(json.loads(again.out)["done"]), len(json.loads(again.out)["failed"])) == (0, 20)
+    asked = on_terminal("runs", "delete", journal, "--id-prefix", "bulk-", "--yes")
+    assert "delete: 20 runs" in asked.err
+    nobody = pikku("runs", "delete", "--id-prefix", "bulk-")
+    assert (nobody.code, nobody.err) == (0, "pikku: delete: 0 runs\n")
+    pikku("start", "mend", "-d", "false", "--wait")
+
+
+def test_what_happens_to_all_runs_is_shown_as_it_happens(pikku: Any, journal: Path) -> None:
+    """Until Ctrl-C."""
+    with subprocess.Popen(
+        command("runs", "tail", journal, "--all", "--jsonl"), stdout=subprocess.PIPE, env=environment(), text=True
+    ) as tail:
+        ends = threading.Event()
+
+        def busy() -> None:
+            while not ends.wait(0.05):
+                piped("start", journal, "double", "-d", "1")
+
+        thread = threading.Thread(target=busy)
+        thread.start()
+        assert tail.stdout is not None
+        assert json.loads(tail.stdout.readline())["workflow"] == "double"
+        ends.set()
+        thread.join()
+        tail.send_signal(2)
+        tail.stdout.read()
+        assert tail.wait(20) == 130
+
+
+def test_runs_are_pruned(pikku: Any) -> None:
+    pikku("start", "double", "-d", "1", "--id", "old", "--wait")
+    assert pikku("prune", "--older-than", "1h", "--json").out == '{\n  "deleted": 0\n}\n'
+    gone = pikku("prune", "--older-than", "0ms", "--status", "completed", "--json")
+    assert json.loads(gone.out)["deleted"] >= 1
+    assert pikku("runs", "show", "old").code == 4
+
+
+def test_nobody_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command says so, and makes nothing."""
+    assert run(["start", str(tmp_path / "no.db"), "double", "--engine-wait", "1ms"]) == 1
+    assert "no engine has" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
