@@ -16,6 +16,7 @@ import pikkupy
 from pikkupy.cli.demo import demo
 from pikkupy.cli.exits import MEANINGS, Exit, exit_of
 from pikkupy.cli.files import backup, counts, doctor
+from pikkupy.cli.running import run as run_command
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import say
 from pikkupy.cli.steering import prune, start
@@ -29,6 +30,7 @@ app = App(
     version=pikkupy.__version__,
     default_parameter=Parameter(show_env_var=False),
 )
+app.command(run_command, name="run")
 app.command(start)
 app.command(runs)
 app.command(counts)

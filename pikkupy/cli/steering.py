@@ -19,7 +19,7 @@ from pikkupy.cli.screen import Screen, say
 from pikkupy.cli.words import clean, record, rfc3339, short
 from pikkupy.durations import microseconds
 from pikkupy.engine import Event, EventKind
-from pikkupy.errors import BadValue, PikkuError, RunFailed
+from pikkupy.errors import BadValue, PikkuError
 
 AT_ONCE = 16  # calls of one command on many runs
 SHOWN = 200  # characters of a value or reason in a line
@@ -69,19 +69,16 @@ async def _ended(client: Client, handle: RunHandle[Any], timeout: str | None, *,
     screen = Screen()
     if not as_json:
         say(f"run {handle.id} is on disk")
-    error: Exception | None = None
     try:
-        output = await handle.result(timeout)
-    except (PikkuError, TimeoutError) as caught:
-        error = caught
+        output, code = await handle.result(timeout), Exit.DONE
+    except (PikkuError, TimeoutError) as error:
+        say(str(error))
+        output, code = None, exit_of(error)
     if as_json:
         screen.json(await client.get_run(handle.id))
-    elif error is None:
+    elif code is Exit.DONE:
         screen.json(output)
-    if error is None:
-        return Exit.DONE
-    say(str(error))
-    return Exit.FAILED if isinstance(error, RunFailed) else exit_of(error)
+    return code
 
 
 @runs.command

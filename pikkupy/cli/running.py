@@ -1,0 +1,144 @@
+"""`pikku run`: an engine as a process of its own, for production."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from pikkupy import Engine, Member, Pikku
+from pikkupy.cli.exits import Exit
+from pikkupy.cli.places import ENV
+from pikkupy.cli.words import clean, plain
+from pikkupy.errors import BadValue
+
+LEVELS = Literal["debug", "info", "warning", "error"]
+
+
+async def run(
+    target: Annotated[str, Parameter(name="TARGET", help="module:name of a Pikku, an engine, or what makes one.")],
+    file: Annotated[
+        str | None, Parameter(name="FILE", show_default=False, help=f"The journal, for a Pikku. Left out: {ENV}.")
+    ] = None,
+    /,
+    *,
+    app_dir: Annotated[str | None, Parameter(help="Import from this folder, before what is installed.")] = None,
+    durability: Annotated[Literal["full", "process"] | None, Parameter(help="[default: full]")] = None,
+    grace: Annotated[str | None, Parameter(help="How long steps may go on when it ends. [default: 10s]")] = None,
+    log: Annotated[Literal["json", "text"], Parameter(help="Lines on standard error.")] = "json",
+    level: Annotated[LEVELS, Parameter(help="The least that is logged.")] = "info",
+) -> Exit:
+    """Open an engine and keep it open, until SIGTERM or Ctrl-C.
+
+    Then running steps get their time, and every unfinished run goes on the next time. A second signal ends it at once,
+    which loses nothing that was recorded either.
+    """
+    log_to_stderr(log, level)
+    engine = engine_of(target, file, app_dir, durability=durability, grace=grace)
+    ends = asyncio.Event()
+    loop, told = asyncio.get_running_loop(), list[int]()
+
+    def end(number: int) -> None:
+        told.append(number)
+        if len(told) > 1:
+            os._exit(128 + number)
+        ends.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, end, number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda found, _: loop.call_soon_threadsafe(end, found))
+    async with engine:
+        failure = asyncio.ensure_future(engine._failure()) if isinstance(engine, Engine) else None
+        waiting = asyncio.ensure_future(ends.wait())
+        await asyncio.wait([one for one in (waiting, failure) if one is not None], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if failure is not None and failure.done():
+            raise failure.result()
+        if failure is not None:
+            failure.cancel()
+    return Exit.DONE
+
+
+def engine_of(
+    target: str, file: str | None, app_dir: str | None, *, durability: str | None, grace: str | None
+) -> Engine | Member:
+    """What the target means. Raises `BadValue` if it means nothing that can be run."""
+    found = found_at(target, app_dir)
+    if callable(found) and not isinstance(found, Pikku | Engine | Member):
+        found = found()
+    settings: dict[str, Any] = {"durability": durability, "shutdown_grace": grace}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if isinstance(found, Engine | Member):
+        if file is not None or settings:
+            raise BadValue(f"{target} is an engine: it has its own file and settings; leave FILE and these options out")
+        return found
+    if not isinstance(found, Pikku):
+        raise BadValue(f"{target} is {type(found).__name__}: use a Pikku, or what pikku.open returns")
+    path = file or os.environ.get(ENV)
+    if not path:
+        raise BadValue(f"which journal? Name the FILE, or set {ENV}")
+    opened: Engine = found.open(path, **settings)
+    return opened
+
+
+def found_at(target: str, app_dir: str | None) -> Any:
+    """The object that `module:name` means. Importing the module runs its code: that is the point."""
+    module_name, separator, name = target.partition(":")
+    if not separator or not module_name or not name:
+        raise BadValue(f"{target!r}: use module:name, as in 'shop.workflows:pikku'")
+    if app_dir is not None:
+        sys.path.insert(0, os.path.abspath(app_dir))  # noqa: PTH100 - of a text
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # of the module itself
+        hint = "" if app_dir is not None else "; --app-dir . looks in the folder that you are in"
+        raise BadValue(f"there is no module {error.name!r}{hint}") from None
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise BadValue(f"{module_name} has no {name!r}") from None
+    return found
+
+
+def log_to_stderr(form: str, level: str) -> None:
+    """Let the process log: this is an application, not a library."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Json() if form == "json" else _Text())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class _Json(logging.Formatter):
+    """A JSON document a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name}
+        event = getattr(record, "pikku", None)
+        fields |= {"event": record.getMessage()} if event is None else event
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(plain(fields), ensure_ascii=True)
+
+
+class _Text(logging.Formatter):
+    """For people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = f"{_time(record)} {record.levelname.lower():7} {clean(record.getMessage())}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

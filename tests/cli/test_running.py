@@ -1,0 +1,149 @@
+"""`pikku run`: an engine as a process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.shell import command, environment, piped
+
+SHOP = """
+import time
+from pikkupy import Pikku, Services, Workflow
+
+pikku = Pikku()
+
+@pikku.function
+def slow(services: Services, data: str) -> str:
+    open(data, "a").write("begun\\n")
+    time.sleep(30)
+    return "slow"
+
+@pikku.workflow
+async def hello(workflow: Workflow, data: str) -> str:
+    workflow.logger.info("greeting", name=data)
+    return await workflow.do("greet", lambda: f"hello {data}")
+
+@pikku.workflow
+async def lasting(workflow: Workflow, data: str) -> str:
+    return await workflow.do("slow", slow, data)
+
+def make():
+    return pikku.open("made.db", shutdown_grace=0)
+
+opened = pikku.open("opened.db", role="auto")
+number = 3
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A folder with an application."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    return tmp_path
+
+
+@contextmanager
+def running(shop: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        command("run", *arguments, "--app-dir", "."), cwd=shop, stderr=subprocess.PIPE, env=environment()
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def lines(process: subprocess.Popen[bytes]) -> list[dict[str, object]]:
+    assert process.stderr is not None
+    return [json.loads(line) for line in process.stderr.read().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [(("shop:pikku", "app.db"), "app.db"), (("shop:make",), "made.db"), (("shop:opened",), "opened.db")],
+)
+def test_an_engine_runs_until_it_is_told_to_end(arguments: tuple[str, ...], file: str, shop: Path) -> None:
+    """Its log is JSON, also the lines of workflows; the exit code is 0."""
+    with running(shop, *arguments) as process:
+        done = piped("start", shop / file, "hello", "-d", '"ada"', "--wait", "--engine-wait", "30s")
+        assert (done.code, done.out) == (0, '"hello ada"\n')
+        process.send_signal(signal.SIGTERM)
+        logged = lines(process)
+        assert process.wait(20) == 0
+    events = [line["event"] for line in logged]
+    assert events[0] == "engine_opened" and events[-1] == "engine_closed"
+    greeting = next(line for line in logged if line["event"] == "greeting")
+    assert (greeting["name"], greeting["workflow"], greeting["level"]) == ("ada", "hello", "info")
+
+
+def test_running_steps_get_their_time_and_a_second_signal_ends_it_at_once(shop: Path) -> None:
+    """The run goes on in the next life."""
+    begun = shop / "begun"
+    with running(shop, "shop:pikku", "app.db", "--grace", "1h") as process:
+        piped("start", shop / "app.db", "lasting", "-d", json.dumps(str(begun)), "--id", "r", "--engine-wait", "30s")
+        while not begun.exists():
+            pass
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+    with running(shop, "shop:pikku", "app.db", "--grace", "0ms", "--log", "text") as process:
+        while begun.read_text() != "begun\nbegun\n":
+            pass
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        text = process.stderr.read().decode()
+        assert process.wait(20) == 0
+    assert "run_recovered" in text and text.splitlines()[-1].endswith("engine_closed path=app.db")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("shop", "app.db"), "use module:name"),
+        (("shop:", "app.db"), "use module:name"),
+        (("nowhere:pikku", "app.db"), "there is no module 'nowhere'"),
+        (("shop.more:pikku", "app.db"), "there is no module 'shop.more'"),
+        (("shop:nothing", "app.db"), "shop has no 'nothing'"),
+        (("shop:number", "app.db"), "shop:number is int"),
+        (("shop:pikku",), "which journal?"),
+        (("shop:make", "app.db"), "it has its own file"),
+    ],
+)
+def test_what_cannot_be_run_is_said(arguments: tuple[str, ...], said: str, shop: Path) -> None:
+    """Before anything is opened."""
+    done = piped("run", *arguments, "--app-dir", ".", cwd=shop)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert not list(shop.glob("*.db"))
+
+
+def test_the_folder_that_one_is_in_is_not_searched(shop: Path) -> None:
+    """Unless that is asked for."""
+    done = piped("run", "shop:pikku", "app.db", cwd=shop)
+    assert done.code == 2
+    assert "--app-dir ." in done.err
+
+
+def test_an_error_of_the_application_is_its_own(shop: Path) -> None:
+    """A module that it lacks is not said to be the target."""
+    (shop / "broken.py").write_text("import missing_thing")
+    done = piped("run", "broken:pikku", "app.db", "--app-dir", str(shop), cwd=shop)
+    assert done.code == 1
+    assert "No module named 'missing_thing'" in done.err
+
+
+def test_a_file_that_is_held_is_a_conflict(shop: Path) -> None:
+    with running(shop, "shop:pikku", "app.db"):
+        piped("start", shop / "app.db", "hello", "-d", '"x"', "--engine-wait", "30s")
+        done = piped("run", "shop:pikku", "app.db", "--app-dir", ".", cwd=shop)
+    assert done.code == 5
+    assert "is held by process" in done.err
