@@ -1,18 +1,37 @@
-"""The commands of `pikku`."""
+"""The commands of `pikku`, put together; how a command ends."""
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
 
 import pikkupy
 from pikkupy.cli.demo import demo
+from pikkupy.cli.exits import MEANINGS, Exit, exit_of
+from pikkupy.cli.files import backup, counts, doctor
+from pikkupy.cli.runs import runs
+from pikkupy.cli.screen import say
 
-app = App(name="pikku", help="Durable workflows on one SQLite file.", version=pikkupy.__version__)
+CODES = "Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + "."
+
+app = App(
+    name="pikku",
+    help="Durable workflows on one SQLite file.",
+    help_epilogue=CODES,
+    version=pikkupy.__version__,
+    default_parameter=Parameter(show_env_var=False),
+)
+app.command(runs)
+app.command(counts)
+app.command(doctor)
+app.command(backup)
 
 
 @app.command(name="demo")
@@ -27,16 +46,30 @@ def demo_command(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; its exit code (0 done, 1 failed, 2 usage)."""
+    """Run one command; its exit code, by the table in `exits`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal has no character for is an escape
     try:
-        code = app(arguments, exit_on_error=False, print_error=True)
-    except KeyboardInterrupt:
-        return 130
+        code = app(
+            arguments,
+            exit_on_error=False,
+            print_error=True,
+            error_console=Console(stderr=True),
+            result_action="return_value",
+        )
+        sys.stdout.flush()
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
+        return end.code if isinstance(end.code, int) else Exit.FAILED
     except CycloptsError:
-        return 2  # cyclopts has said what is wrong
-    except (OSError, RuntimeError) as error:
-        sys.stderr.write(f"pikku: {error}\n")
-        return 1
-    return code if isinstance(code, int) else 0
+        return Exit.USAGE  # cyclopts has said what is wrong
+    except BrokenPipeError:
+        # Whoever read has had enough, as `head` does. Nothing more may be written there when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except (pikkupy.PikkuError, OSError, RuntimeError) as error:
+        say(str(error))
+        return exit_of(error)
+    return code if isinstance(code, int) else Exit.DONE

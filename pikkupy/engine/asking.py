@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
 from pikkupy.core.model import CODE_ACCEPTED, RunFilter, RunRow, RunStatus, StepKind, StepRow
@@ -19,11 +19,14 @@ from pikkupy.core.ports import Values
 from pikkupy.engine.events import Past
 from pikkupy.engine.listing import check_limit, filter_of, number_of
 from pikkupy.engine.views import Attempt, Page, Run, Step, attempts_of, progress_of, run_of, step_of
-from pikkupy.errors import BadType, RunNotFound, WorkflowNotFound
+from pikkupy.errors import BadType, JournalError, RunNotFound, WorkflowNotFound
 from pikkupy.failures import storable
 from pikkupy.progress import Progress
 from pikkupy.registry import Registry, WorkflowFunction
 from pikkupy.store import Reading
+
+Row = TypeVar("Row", RunRow, StepRow)
+View = TypeVar("View")
 
 
 class UnderWay(Protocol):
@@ -102,8 +105,10 @@ def types_of(registry: Registry, workflow: str) -> tuple[Any, Any]:
 
 async def get_run(asked: Asked, run_id: str) -> Run:
     """The run, for users. Raises `RunNotFound`."""
-    [run] = await _runs(asked, [await asked.row(run_id)])
-    return run
+    runs = await _runs(asked, [await asked.row(run_id)])
+    if not runs:
+        raise JournalError(f"run {run_id!r} is damaged: what is recorded of it cannot be shown")
+    return runs[0]
 
 
 async def list_runs(
@@ -144,7 +149,11 @@ async def counts(asked: Asked) -> dict[str, dict[RunStatus, int]]:
 async def history(asked: Asked, run_id: str) -> list[Attempt]:
     """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
     row = await asked.row(run_id)
-    return attempts_of(*await asked.reading.attempts(row.number))
+    rows = await asked.reading.attempts(row.number)
+    try:
+        return attempts_of(*rows)
+    except OverflowError as error:
+        raise JournalError(f"run {run_id!r}: a recorded time of an attempt is none: {error}") from error
 
 
 async def _runs(asked: Asked, rows: Sequence[RunRow]) -> list[Run]:
@@ -152,10 +161,31 @@ async def _runs(asked: Asked, rows: Sequence[RunRow]) -> list[Run]:
     changed = await _changed(asked, [row.number for row in rows if row.status not in FINAL_RUNS])
     parents = [row.parent for row in rows if row.parent is not None]
     ids = await asked.reading.run_ids(parents) if parents else {}
-    return [
-        run_of(row, asked.values, changed.get(row.number), *asked.types_of(row.workflow), ids.get(row.parent or 0))
-        for row in rows
-    ]
+
+    def run(row: RunRow) -> Run:
+        types = asked.types_of(row.workflow)
+        return run_of(row, asked.values, changed.get(row.number), *types, ids.get(row.parent or 0))
+
+    return _shown(asked, rows, run)
+
+
+def _shown(asked: Asked, rows: Iterable[Row], show: Callable[[Row], View]) -> list[View]:
+    """What is shown of the rows. A time that no calendar has, or tags that are none, are damage as any other."""
+    views = []
+    for row in rows:
+        try:
+            views.append(show(row))
+        except OverflowError as error:
+            asked.reading.leave_out(JournalError(f"{_name(row)}: a recorded time is none: {error}"))
+        except JournalError as error:
+            asked.reading.leave_out(JournalError(f"{_name(row)}: {error}"))
+    return views
+
+
+def _name(row: RunRow | StepRow) -> str:
+    if isinstance(row, RunRow):
+        return f"run {row.run_id!r}"
+    return f"step {row.name!r} (position {row.position}) of run number {row.run}"
 
 
 async def _changed(asked: Asked, numbers: list[int]) -> dict[int, int]:
@@ -182,9 +212,20 @@ async def steps(asked: Asked, run_id: str) -> list[Step]:
     children: dict[int, str] = {}
     if any(step.kind is StepKind.WORKFLOW for step in rows):
         children = {child.position: child.run_id for child in await asked.reading.children(row.number)}
-    return [
-        step_of(step, run_id, asked.values, progress.get(step.position), children.get(step.position)) for step in rows
-    ]
+
+    def show(step: StepRow) -> Step:
+        return step_of(step, run_id, asked.values, progress.get(step.position), children.get(step.position))
+
+    return _shown(asked, rows, show)
+
+
+async def open_steps(asked: Asked, run_ids: Iterable[str]) -> dict[str, list[Step]]:
+    """Per run the steps that it has reached and that have no outcome, as the file knows them."""
+    found = await asked.reading.open_steps(list(run_ids))
+    return {
+        run_id: _shown(asked, rows, partial(step_of, run_id=run_id, values=asked.values))
+        for run_id, rows in found.items()
+    }
 
 
 async def _step_rows(asked: Asked, row: RunRow, read: Callable[[int], Awaitable[list[StepRow]]]) -> list[StepRow]:

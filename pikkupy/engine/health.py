@@ -95,7 +95,7 @@ def _permissions(facts: Facts, _: int) -> Iterator[Check]:
 
 
 def _owner(facts: Facts, _: int) -> Iterator[Check]:
-    owner, opened = _who(facts), f"it was opened {facts.epoch:,} times"
+    owner, opened = _who(facts), f"epoch {facts.epoch:,}"
     if facts.held:
         yield _ok("owner", f"held by {owner}; {opened}")
     elif facts.clean:

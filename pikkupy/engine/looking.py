@@ -13,7 +13,7 @@ from pikkupy.codec import Codec
 from pikkupy.core.model import RunStatus
 from pikkupy.engine import asking
 from pikkupy.engine.asking import Asked, UnderWay
-from pikkupy.engine.views import Attempt, Page, Run, Step, step_of
+from pikkupy.engine.views import Attempt, Page, Run, Step
 from pikkupy.errors import PikkuError
 from pikkupy.payloads import PayloadCodec
 from pikkupy.registry import WorkflowFunction
@@ -106,8 +106,7 @@ class Look:
 
         A run without any is left out, as is an id that there is not.
         """
-        found = await self._use().open_steps(list(run_ids))
-        return {run_id: [step_of(row, run_id, _VALUES) for row in rows] for run_id, rows in found.items()}
+        return await asking.open_steps(self._asked(), run_ids)
 
     def _asked(self) -> Asked:
         return Asked(self._use(), _VALUES, _NOTHING, _no_types, SystemClock().now_us)

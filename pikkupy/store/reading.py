@@ -40,6 +40,10 @@ class Reading(ABC):
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """The result of `work`, called in a thread with a connection that does not write."""
 
+    def leave_out(self, error: JournalError) -> None:
+        """A record that was read cannot be shown: raise that, or keep it for whoever asks for what is missing."""
+        self._damaged(error)
+
     async def _show(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await self._read(lambda db: self._opener.lenient(db, work(db)))
 

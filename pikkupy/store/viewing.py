@@ -161,12 +161,16 @@ class Viewing(Reading):
         self._view = View(path)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pikkupy-look")
         self._found: dict[str, None] = {}
-        self._damaged = self._leave_out
+        self._damaged = self._note
         self.damaged: Mapping[str, None] = {}
 
     async def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """As `View.ask`."""
         return await self._read(question)
+
+    def leave_out(self, error: JournalError) -> None:
+        """Keep it in `damaged`."""
+        self.damaged = {**self.damaged, str(error): None}
 
     async def close(self) -> None:
         """Let go of what was needed to read."""
@@ -185,7 +189,7 @@ class Viewing(Reading):
 
         return self._view.ask(once), self._found
 
-    def _leave_out(self, error: JournalError) -> None:
+    def _note(self, error: JournalError) -> None:
         self._found[str(error)] = None
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

@@ -1,0 +1,100 @@
+"""Commands about a journal as a whole: `pikku counts`, `doctor` and `backup`. They change nothing in it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.text import Text
+
+from pikkupy.cli.exits import Exit
+from pikkupy.cli.places import AsJson, File, file_and, file_of
+from pikkupy.cli.screen import LEVELS, RUNS, Screen, say, table, whole
+from pikkupy.cli.words import clean, lasted, plain
+from pikkupy.core.model import RunStatus
+from pikkupy.engine.health import Level, examine
+from pikkupy.engine.looking import Look
+from pikkupy.store import back_up
+
+
+async def counts(file: File = None, /, *, json: AsJson = False) -> Exit:
+    """Count runs by workflow and status."""
+    screen = Screen()
+    async with Look(file_of(file)) as look:
+        found = await look.counts()
+    if json:
+        screen.json(found)
+    elif not screen.is_terminal:
+        screen.rows((name, status, str(count)) for name in found for status, count in found[name].items())
+    elif found:
+        made = table("workflow", *RunStatus, right=tuple(RunStatus))
+        for name, by_status in found.items():
+            cells = [Text(f"{by_status[one]:,}", RUNS[one].style) if one in by_status else "" for one in RunStatus]
+            made.add_row(whole(name), *cells)
+        screen.show(made)
+    if not found:
+        say("there are no runs")
+    return Exit.DONE
+
+
+async def doctor(
+    file: File = None,
+    /,
+    *,
+    check: Annotated[
+        bool | None, Parameter(help="Let SQLite look at every page. [default: if the file has less than 64 MiB]")
+    ] = None,
+    json: AsJson = False,
+) -> Exit:
+    """Look for what is wrong with a journal: file, owner, SQLite, disk, clock, damage, runs that nothing can wake.
+
+    Each check is ok, a warning, or bad, with a cure. Exit code 1 if one is bad.
+    """
+    screen, path = Screen(), file_of(file)
+    checks = await examine(path, check=check)
+    well = all(one.level is not Level.BAD for one in checks)
+    if json:
+        screen.json({"file": path, "ok": well, "checks": checks})
+    elif not screen.is_terminal:
+        screen.rows((one.level, one.name, one.finding, one.cure or "") for one in checks)
+    else:
+        made = table("", "check", "finding", gives="finding")
+        for one in checks:
+            mark = LEVELS[one.level]
+            finding = whole(one.finding)
+            if one.cure is not None:
+                finding.append(f"\ncure: {clean(one.cure)}", mark.style)
+            made.add_row(screen.marked(mark), whole(one.name), finding)
+        screen.show(made)
+    return Exit.DONE if well else Exit.FAILED
+
+
+async def backup(
+    file: Annotated[str, Parameter(name="FILE", help="The journal. Left out: what PIKKU_DB names.")],
+    out: Annotated[
+        str | None, Parameter(name="OUT", show_default=False, help="The new file, in a folder that exists.")
+    ] = None,
+    /,
+    *,
+    json: AsJson = False,
+) -> Exit:
+    """Copy a journal into a new file, also while an engine is at work on it, and check the copy.
+
+    The copy holds what was on disk at one moment, and is readable by its owner alone. A file that is there already is
+    left alone (exit code 5); a copy that fails leaves nothing behind. There has to be room for it twice.
+    """
+    path, target = file_and(file, out, "OUT")
+    began = time.monotonic()
+    made = await asyncio.to_thread(back_up, path, target)
+    seconds = round(time.monotonic() - began, 3)
+    if json:
+        Screen().json({**plain(made), "seconds": seconds})
+    else:
+        say(
+            f"{target}: {made.runs:,} runs and {made.steps:,} steps in {made.bytes:,} bytes, checked, "
+            f"in {lasted(timedelta(seconds=seconds))}"
+        )
+    return Exit.DONE

@@ -1,0 +1,243 @@
+"""`pikku runs`: lists of runs, and one of them closely. They read, and import no application."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from rich.text import Text
+
+from pikkupy import Attempt, Page, Run, Step
+from pikkupy.cli.exits import Exit
+from pikkupy.cli.places import AsJson, File, file_and, file_of, moment_of, tags_of
+from pikkupy.cli.screen import RUNS, STEPS, Screen, cut, say, table, whole
+from pikkupy.cli.timeline import timeline
+from pikkupy.cli.waits import waits_for, what_of
+from pikkupy.cli.words import clean, clean_lines, first_line, lasted, local, plain, rfc3339, short
+from pikkupy.clock import SystemClock
+from pikkupy.core.machine import FINAL_STEPS
+from pikkupy.engine.looking import Look
+from pikkupy.errors import BadValue
+from pikkupy.moments import moment
+
+LAST = 50  # steps of a long run that are shown
+VALUE = 500  # characters of an input or output that are shown
+
+runs = App(name="runs", help="See what runs are doing, and why one waits or has failed.")
+
+
+@runs.command(name="list")
+async def list_command(
+    file: File = None,
+    /,
+    *,
+    workflow: Annotated[str | None, Parameter(help="Runs of this workflow alone.")] = None,
+    status: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="", help="In this status: running, suspended, completed, failed, cancelled. Several: repeat it."
+        ),
+    ] = None,
+    tag: Annotated[
+        list[str] | None, Parameter(negative="", help="With this tag, name=value. Several: repeat it.")
+    ] = None,
+    id_prefix: Annotated[str | None, Parameter(help="With an id that begins so.")] = None,
+    error: Annotated[str | None, Parameter(help="With this text in the type or message of the error.")] = None,
+    since: Annotated[str | None, Parameter(help="Started so long ago or later ('2h', '30d'), or since a time.")] = None,
+    until: Annotated[str | None, Parameter(help="Started before that.")] = None,
+    limit: Annotated[int, Parameter(help="So many at most, 1 to 500.")] = 50,
+    cursor: Annotated[str | None, Parameter(help="Go on where the last page ended.")] = None,
+    json: AsJson = False,
+    jsonl: Annotated[
+        bool, Parameter(negative="", show_default=False, help="One JSON document a run, a line each.")
+    ] = False,
+) -> Exit:
+    """List runs, newest first.
+
+    On a terminal a table; on a pipe a line per run with tabs between status, id, workflow, start, seconds, and what it
+    waits for or why it ended. All filters have to fit.
+    """
+    screen, now = Screen(), moment(SystemClock().now_us())
+    async with Look(file_of(file)) as look:
+        page = await look.list_runs(
+            workflow=workflow,
+            status=status,
+            tags=tags_of(tag or []),
+            id_prefix=id_prefix,
+            error=error,
+            created_after=moment_of("--since", since, now),
+            created_before=moment_of("--until", until, now),
+            limit=limit,
+            cursor=cursor,
+        )
+        steps = await look.open_steps(run.id for run in page.runs if run.ended_at is None)
+        damaged = look.damaged
+    if json:
+        shown = [_run_json(run, steps.get(run.id, [])) for run in page.runs]
+        screen.json({"runs": shown, "next_cursor": page.next_cursor, "damaged": damaged})
+    elif jsonl:
+        screen.jsonl(_run_json(run, steps.get(run.id, [])) for run in page.runs)
+    elif screen.is_terminal:
+        _show_page(screen, page, steps, now)
+    else:
+        screen.rows(_row(run, steps.get(run.id, []), now) for run in page.runs)
+    _say_rest(page, damaged)
+    return Exit.FAILED if damaged else Exit.DONE
+
+
+def _say_rest(page: Page, damaged: Sequence[str]) -> None:
+    for text in damaged:
+        say(f"left out: {text}")
+    if page.next_cursor is not None:
+        say(f"there are more: --cursor {page.next_cursor}")
+    elif not page.runs and not damaged:
+        say("there are no such runs")
+
+
+def _run_json(run: Run, steps: Sequence[Step]) -> dict[str, Any]:
+    fields: dict[str, Any] = plain(run)
+    waiting = ("name", "kind", "status", "attempts", "wake_at")
+    return fields | {"open_steps": [{name: getattr(step, name) for name in waiting} for step in steps]}
+
+
+def _row(run: Run, steps: Sequence[Step], now: datetime) -> list[str]:
+    seconds = (_took(run, now)).total_seconds()
+    return [run.status, run.id, run.workflow, rfc3339(run.created_at), f"{seconds:.3f}", what_of(run, steps, now)]
+
+
+def _took(run: Run, now: datetime) -> timedelta:
+    return max(timedelta(0), (run.ended_at or now) - run.starts_at)
+
+
+def _show_page(screen: Screen, page: Page, steps: dict[str, list[Step]], now: datetime) -> None:
+    if not page.runs:
+        return
+    made = table("status", "id", "workflow", "started", "took", "", right=("took",))
+    for run in page.runs:
+        mark = RUNS[run.status]
+        what = what_of(run, steps.get(run.id, []), now)
+        made.add_row(
+            screen.marked(mark, run.status),
+            whole(run.id),
+            whole(run.workflow),
+            local(run.created_at),
+            lasted(_took(run, now)),
+            cut(what, "red" if run.error is not None else "dim"),
+        )
+    screen.show(made)
+
+
+@runs.command(name="show")
+async def show_command(
+    file: Annotated[str, Parameter(name="FILE", help="The journal. Left out: what PIKKU_DB names.")],
+    run: Annotated[str | None, Parameter(name="RUN", show_default=False, help="The id of the run.")] = None,
+    /,
+    *,
+    last: Annotated[
+        int | None, Parameter(help="Show so many of the last steps; 0: all. [default: 50, in JSON all]")
+    ] = None,
+    json: AsJson = False,
+) -> Exit:
+    """Show one run: what went in and came out, its steps and attempts, and a timeline.
+
+    Bars are as long as what they stand for took; failed attempts, waits before retries, sleeps, signals and child runs
+    differ in shape. Of an unfinished run a line says where now is.
+    """
+    path, run_id = file_and(file, run, "RUN")
+    if last is not None and last < 0:
+        raise BadValue(f"--last={last}: use a number of steps, or 0 for all")
+    screen, now = Screen(), moment(SystemClock().now_us())
+    async with Look(path) as look:
+        found, steps, attempts = await look.get_run(run_id), await look.steps(run_id), await look.history(run_id)
+        damaged = look.damaged
+    wanted = (0 if json else LAST) if last is None else last
+    shown = steps[-wanted:] if wanted else steps
+    if json:
+        names = {step.name for step in shown}
+        kept = attempts if len(shown) == len(steps) else [one for one in attempts if one.step_name in names]
+        screen.json({"run": found, "steps": shown, "steps_in_all": len(steps), "attempts": kept, "damaged": damaged})
+    else:
+        _show_run(screen, found, now)
+        _show_steps(screen, found, shown, len(steps), attempts, now)
+    for text in damaged:
+        say(f"left out: {text}")
+    return Exit.FAILED if damaged else Exit.DONE
+
+
+def _show_run(screen: Screen, run: Run, now: datetime) -> None:
+    headline = screen.marked(RUNS[run.status], run.status)
+    screen.show(headline.append(f"  {clean(run.id)}", "bold default").append(f"  {clean(run.workflow)}", "default"))
+    facts = {"started": local(run.starts_at), "took": lasted(_took(run, now)) if run.starts_at <= now else ""}
+    if run.starts_at > run.created_at:
+        facts = {"created": local(run.created_at), **facts}
+    if run.ended_at is None:
+        facts["took"] += " so far" if facts["took"] else ""
+        facts["last change"] = local(run.updated_at)
+    facts |= {
+        "reason": "" if run.reason is None else clean(run.reason),
+        "tags": ", ".join(f"{clean(name)}={clean(value)}" for name, value in run.tags.items()),
+        "parent": clean(run.parent_run_id or ""),
+        "forked from": clean(run.forked_from or ""),
+        "progress": "" if run.progress is None else clean(str(run.progress)),
+        "input": short(run.input, VALUE),
+        "output": "" if run.output is None and run.status != "completed" else short(run.output, VALUE),
+    }
+    for name, fact in facts.items():
+        if fact:
+            screen.show(f"{name:12} {fact}")
+    if run.error is not None:
+        screen.show(Text(f"{'error':12} {clean(run.error.type)}: {first_line(run.error.message)}", "red"))
+        told = run.error.traceback or run.error.message
+        screen.show("\n".join(f"  {line}" for line in clean_lines(told.rstrip()).split("\n")))
+
+
+def _show_steps(
+    screen: Screen, run: Run, steps: Sequence[Step], in_all: int, attempts: Sequence[Attempt], now: datetime
+) -> None:
+    screen.show("")
+    if not steps:
+        screen.show("no steps")
+        return
+    if len(steps) < in_all:
+        screen.show(f"the last {len(steps):,} of {in_all:,} steps (--last 0 shows all)")
+    made = table("", "step", "kind", "attempts", "began", "took", "", right=("attempts", "began", "took"))
+    for step in steps:
+        mark = STEPS[step.status]
+        began, ended = step.started_at, step.ended_at or (now if step.status == "running" else None)
+        made.add_row(
+            screen.marked(mark),
+            whole(step.name),
+            step.kind,
+            str(step.attempts or ""),
+            "" if began is None else f"+{lasted(began - run.starts_at)}",
+            "" if began is None or ended is None else lasted(ended - began),
+            cut(_note(step), "red" if step.error is not None else "dim"),
+        )
+    screen.show(made, "")
+    by_step: defaultdict[str, list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        by_step[attempt.step_name].append(attempt)
+    lines = timeline(
+        run,
+        steps,
+        by_step,
+        now,
+        whole=len(steps) == in_all,
+        width=screen.width,
+        symbols=screen.has_symbols,
+    )
+    for line in lines:
+        line.rstrip()
+        screen.show(line)
+
+
+def _note(step: Step) -> str:
+    notes = [] if step.status in FINAL_STEPS else [waits_for(step)]
+    if step.error is not None:
+        notes.append(clean(f"{step.error.type}: {first_line(step.error.message)}"))
+    if step.child_run_id is not None:
+        notes.append(f"run {clean(step.child_run_id)}")
+    return "; ".join(notes)

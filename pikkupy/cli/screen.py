@@ -1,0 +1,118 @@
+"""Where output goes: data to stdout, talk to stderr; tables for people, tabs and JSON for programs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pikkupy.cli.words import clean, json_of
+
+WIDEST = 48  # characters of a column
+PIPE_WIDTH = 120  # characters of a line that goes to no terminal, unless COLUMNS says otherwise
+
+
+class Mark(NamedTuple):
+    """How a status looks, with colour and without, also where there is no Unicode."""
+
+    symbol: str
+    plain: str
+    style: str
+
+
+RUNS = {
+    "running": Mark("▶", ">", "cyan"),
+    "suspended": Mark("‖", "=", "yellow"),
+    "completed": Mark("✔", "+", "green"),
+    "failed": Mark("✘", "x", "red"),
+    "cancelled": Mark("∅", "-", "dim"),
+}
+STEPS = {
+    "pending": Mark("·", ".", "dim"),
+    "scheduled": Mark("◷", "o", "yellow"),
+    "running": RUNS["running"],
+    "succeeded": RUNS["completed"],
+    "failed": RUNS["failed"],
+    "cancelled": RUNS["cancelled"],
+}
+LEVELS = {"ok": RUNS["completed"], "warn": Mark("!", "!", "yellow"), "bad": RUNS["failed"]}
+
+
+class Screen:
+    """Standard output."""
+
+    def __init__(self) -> None:
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+        self.console = Console(highlight=False, markup=False, emoji=False, width=width)
+
+    @property
+    def is_terminal(self) -> bool:
+        """True if people look at it."""
+        return self.console.is_terminal
+
+    @property
+    def width(self) -> int:
+        """Characters of a line."""
+        return self.console.width
+
+    @property
+    def has_symbols(self) -> bool:
+        """Whether it takes more than ASCII."""
+        return self.console.encoding.lower().startswith("utf")
+
+    def marked(self, mark: Mark, words: str = "") -> Text:
+        """The symbol, and the words after it."""
+        symbol = mark.symbol if self.has_symbols else mark.plain
+        return Text(f"{symbol} {words}" if words else symbol, mark.style)
+
+    def show(self, *parts: Text | Table | str) -> None:
+        """Print each on lines of its own."""
+        for part in parts:
+            self.console.print(part, soft_wrap=isinstance(part, str))
+
+    def rows(self, rows: Iterable[Sequence[str]]) -> None:
+        """For programs: a line for each, with tabs between; there are none in the texts, they are escapes there."""
+        for row in rows:
+            sys.stdout.write("\t".join(map(clean, row)) + "\n")
+
+    def json(self, document: object) -> None:
+        """One document."""
+        sys.stdout.write(json_of(document, indent=2) + "\n")
+
+    def jsonl(self, documents: Iterable[object]) -> None:
+        """One document a line."""
+        for document in documents:
+            sys.stdout.write(json_of(document) + "\n")
+
+
+def say(words: str) -> None:
+    """Tell the person at the keyboard, not the program behind the pipe."""
+    sys.stderr.write(f"pikku: {clean(words)}\n")
+
+
+def table(*headings: str, right: Sequence[str] = (), gives: str = "") -> Table:
+    """A table without lines. Where there is no room, the column `gives` gives way first."""
+    made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for heading in headings:
+        made.add_column(
+            heading,
+            justify="right" if heading in right else "left",
+            no_wrap=heading != gives,
+            max_width=None if heading == gives else WIDEST,
+        )
+    return made
+
+
+def whole(words: str, style: str = "") -> Text:
+    """A cell that is shown to its last character, on several lines if need be: what is copied from there."""
+    return Text(clean(words), style, no_wrap=False, overflow="fold")
+
+
+def cut(words: str, style: str = "") -> Text:
+    """A cell of one line, cut off where there is no room."""
+    return Text(clean(words), style, no_wrap=True, overflow="ellipsis")

@@ -1,0 +1,51 @@
+"""What an unfinished run does, or waits for, in a few words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pikkupy import Run, Step
+from pikkupy.cli.words import clean, first_line, local
+from pikkupy.core.machine import FINAL_RUNS
+from pikkupy.core.model import RunStatus, StepKind, StepStatus
+
+_ORDER = (StepStatus.RUNNING, StepStatus.PENDING, StepStatus.SCHEDULED)
+
+
+def what_of(run: Run, steps: Sequence[Step], now: datetime) -> str:
+    """The error of a failed run, the reason of a cancelled or suspended one; of a running one what it waits for."""
+    if run.error is not None:
+        return clean(f"{run.error.type}: {first_line(run.error.message)}")
+    if run.reason is not None and run.status is not RunStatus.RUNNING:
+        return first_line(run.reason)
+    if run.status in FINAL_RUNS:
+        return ""
+    if run.starts_at > now:
+        return f"begins {local(run.starts_at)}"
+    if not steps:
+        return ""
+    first, *others = sorted(
+        steps, key=lambda step: (_ORDER.index(step.status), step.wake_at or datetime.max.replace(tzinfo=now.tzinfo))
+    )
+    return waits_for(first) + (f", and {len(others):,} more" if others else "")
+
+
+def waits_for(step: Step) -> str:
+    """The same of a step without an outcome."""
+    name, until = clean(step.name), "" if step.wake_at is None else f" until {local(step.wake_at)}"
+    match step.kind:
+        case StepKind.SLEEP:
+            return f"sleeps{until}: {name}"
+        case StepKind.SIGNAL:
+            return f"waits for the signal {name}{until}"
+        case StepKind.SUSPEND:
+            return f"held by the gate {name}"
+        case StepKind.WORKFLOW if step.status is not StepStatus.SCHEDULED:
+            return f"waits for the child run of {name}"
+        case _ if step.status is StepStatus.SCHEDULED and step.wake_at is not None:
+            return f"attempt {step.attempts + 1} of {name} {local(step.wake_at)}"
+        case _ if step.attempts > 1:
+            return f"attempt {step.attempts} of {name}"
+        case _:
+            return f"does {name}"

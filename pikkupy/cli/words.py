@@ -1,0 +1,137 @@
+"""Untrusted text, values, times and durations as a terminal may get them.
+
+Ids, names, errors and values may come from the internet. What is not printable (control characters, and so all ANSI
+sequences; marks that turn the direction of text; what has no width) is written as an escape, in tables and in JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+DEEP = "(nested too deeply to be shown)"
+
+
+def clean(text: str) -> str:
+    """The text on one line, with an escape for what is not printable: `\\x1b`, `\\u202e`, `\\n`."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def clean_lines(text: str) -> str:
+    """The same for text of several lines, which stay apart."""
+    return "\n".join(clean(line.expandtabs(4)) for line in text.split("\n"))
+
+
+def first_line(text: str) -> str:
+    """The first line that says anything."""
+    return next((clean(line.strip()) for line in text.splitlines() if line.strip()), "")
+
+
+def json_of(value: object, *, indent: int | None = None) -> str:
+    """JSON text that says what `value` says, in plain JSON values and printable characters."""
+    try:
+        text = msgspec.json.encode(plain(value))
+        shown = (text if indent is None else msgspec.json.format(text, indent=indent)).decode()
+    except RecursionError:
+        return json.dumps(DEEP)
+    if shown.isprintable():
+        return shown
+    return "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in shown)
+
+
+def plain(value: Any) -> Any:
+    """Values of recorded runs, and the records of runs themselves, as JSON has them.
+
+    What JSON lacks is a text (times in UTC, NaN, large integers, bytes as base64); sets and tuples are lists.
+    """
+    match value:
+        case None | bool():
+            found: Any = value
+        case Enum():
+            found = plain(value.value)
+        case str():
+            found = value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+        case int():
+            found = value if -(1 << 63) <= value < 1 << 63 else _digits(value)
+        case float():
+            found = value if math.isfinite(value) else str(value).replace("nan", "NaN").replace("inf", "Infinity")
+        case datetime():
+            found = rfc3339(value)
+        case Mapping():
+            found = {_key(plain(key)): plain(item) for key, item in value.items()}
+        case msgspec.Struct():
+            found = {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+        case list() | tuple() | AbstractSet():
+            found = [plain(item) for item in value]
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found = {field.name: plain(getattr(value, field.name, None)) for field in dataclasses.fields(value)}
+        case _:
+            found = _by_msgspec(value)
+    return found
+
+
+def _key(key: Any) -> str:
+    return key if isinstance(key, str) else json_of(key)
+
+
+def _digits(number: int) -> str:
+    try:
+        return str(number)
+    except ValueError:  # of more digits than Python writes
+        return hex(number)
+
+
+def _by_msgspec(value: object) -> Any:
+    try:
+        found = msgspec.to_builtins(value)
+    except Exception:  # noqa: BLE001 - it is only shown, and the others are to be seen
+        return f"({type(value).__name__})"
+    return plain(found) if type(found) is not type(value) else f"({type(value).__name__})"
+
+
+def short(value: object, most: int) -> str:
+    """The value as JSON on one line, of at most so many characters."""
+    text = json_of(value)
+    return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters; --json shows them all)"
+
+
+def rfc3339(when: datetime) -> str:
+    """For machines: in UTC. One without a time zone stays as it is."""
+    if when.tzinfo is None:
+        return when.isoformat()
+    try:
+        return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    except OverflowError:
+        return when.isoformat()
+
+
+def local(when: datetime) -> str:
+    """For people: in the time zone of the machine, to the second."""
+    try:
+        return when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError):
+        return when.isoformat(" ", "seconds")
+
+
+def lasted(span: timedelta) -> str:
+    """A length of time in its two largest units: `340 ms`, `1.2 s`, `3 min 20 s`, `2 d 4 h`."""
+    seconds = max(0.0, span.total_seconds())
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    for size, large, small, other in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            rest = int(seconds % size // small)
+            return f"{int(seconds // size):,} {large}" + (f" {rest} {other}" if rest else "")
+    raise AssertionError(seconds)

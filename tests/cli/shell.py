@@ -1,0 +1,75 @@
+"""Commands as people and programs run them: on a pseudo-terminal, on a pipe, and in this process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # all that a terminal gets beside printable text
+
+
+class Ended(NamedTuple):
+    """What came of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def plain(self) -> str:
+        """Its output without colours."""
+        return COLOURS.sub("", self.out)
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """The fields of each line."""
+        return [line.split("\t") for line in self.out.splitlines()]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "COLUMNS", "PIKKU_DB"}}
+    return {**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "TZ": "UTC", **more}
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-P", "-W", "error", "-m", "pikkupy", *map(str, arguments)]
+
+
+def piped(*arguments: str | Path, cwd: Path | None = None, **env: str) -> Ended:
+    done = subprocess.run(
+        command(*arguments), capture_output=True, cwd=cwd, env=environment(**env), check=False, timeout=60
+    )
+    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def on_terminal(*arguments: str | Path, columns: int = 110, **env: str) -> Ended:
+    """Standard output is a terminal of so many columns, standard error a pipe."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    with subprocess.Popen(
+        command(*arguments), stdout=theirs, stdin=theirs, stderr=subprocess.PIPE, env=environment(**env)
+    ) as process:
+        os.close(theirs)
+        out = b""
+        while True:
+            try:
+                part = os.read(ours, 65_536)
+            except OSError:  # the other end is closed
+                break
+            if not part:
+                break
+            out += part
+        assert process.stderr is not None
+        err = process.stderr.read()
+        code = process.wait()
+    os.close(ours)
+    return Ended(code, out.decode().replace("\r\n", "\n"), err.decode())

@@ -1,0 +1,369 @@
+"""`pikku runs list` and `show`: on terminals and pipes, by filters, with exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pikkupy import Pikku, Workflow
+from pikkupy.cli.app import run
+from tests.cli.shell import Ended, on_terminal, piped
+from tests.journals import application, cut_off, fill
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of each sort; nothing here changes it."""
+    path = tmp_path_factory.mktemp("journal") / "app.db"
+    asyncio.run(fill(path))
+    return path
+
+
+@pytest.fixture
+def pikku(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A command in this process, its output captured as by a pipe."""
+    for name in ("PIKKU_DB", "COLUMNS", "FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments: object) -> Ended:
+        code = run([str(one) for one in arguments])
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    yield call
+
+
+def ids(ended: Ended) -> list[str]:
+    return [fields[1] for fields in ended.lines]
+
+
+# Lists
+
+
+def test_a_list_on_a_pipe_has_a_line_per_run_and_tabs(journal: Path) -> None:
+    """Nothing else, and nothing is cut off: status, id, workflow, start, seconds, what it waits for or why it ended."""
+    done = piped("runs", "list", journal)
+
+    assert (done.code, done.err) == (0, "")
+    assert "\x1b" not in done.out
+    rows = {fields[1]: fields for fields in done.lines}
+    assert list(rows) == ["stopped", "mother/Child", "mother", "gated", "asking", "asleep", "declined", "done"]
+    assert {len(fields) for fields in rows.values()} == {6}
+    assert rows["declined"][0] == "failed" and rows["declined"][4] == "120.000"
+    assert rows["declined"][3].endswith("Z")
+    assert [rows[run_id][5].split(" until")[0] for run_id in rows] == [
+        "enough",
+        "waits for the signal receipt",
+        "waits for the child run of Child",
+        "look at it",
+        "waits for the signal receipt",
+        "sleeps",
+        "tests.journals.Declined: no money",
+        "",
+    ]
+
+
+def test_a_list_on_a_terminal_is_a_table(journal: Path) -> None:
+    """With a symbol and a colour for the status, the newest first, and the first line of the error."""
+    done = on_terminal("runs", "list", journal)
+
+    assert (done.code, done.err) == (0, "")
+    assert "\x1b[" in done.out
+    lines = done.plain.splitlines()
+    assert lines[0].split() == ["status", "id", "workflow", "started", "took"]
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["∅", "cancelled", "stopped"],
+        ["▶", "running", "mother/Child"],
+        ["▶", "running", "mother"],
+        ["‖", "suspended", "gated"],
+        ["▶", "running", "asking"],
+        ["▶", "running", "asleep"],
+        ["✘", "failed", "declined"],
+        ["✔", "completed", "done"],
+    ]
+    assert "Declined: no money" in lines[7] and "at all" not in done.plain
+    assert all(len(line) <= 110 for line in lines)
+
+
+def test_without_colour_and_without_unicode(journal: Path) -> None:
+    """`NO_COLOR` takes the colours away; a terminal that only has ASCII gets ASCII."""
+    done = on_terminal("runs", "list", journal, NO_COLOR="1")
+    assert not {code for code in range(30, 50) if f"\x1b[{code}m" in done.out or f";{code}m" in done.out}
+    assert "✘ failed" in done.plain
+
+    done = on_terminal("runs", "show", journal, "declined", NO_COLOR="1", PYTHONIOENCODING="ascii")
+    assert done.plain.isascii()
+    assert "x failed  declined" in done.plain
+    assert "x failed attempt  . wait before a retry" in done.plain
+
+
+def test_an_id_is_shown_to_its_last_character_on_a_narrow_terminal(journal: Path) -> None:
+    """It is what people copy."""
+    done = on_terminal("runs", "list", journal, "--id-prefix", "mother", columns=40)
+
+    assert done.code == 0
+    assert max(map(len, done.plain.splitlines())) <= 40
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        (["--status", "failed"], ["declined"]),
+        (["--status", "failed", "--status", "completed"], ["declined", "done"]),
+        (["--workflow", "asks"], ["mother/Child", "asking"]),
+        (["--tag", "customer=ada"], ["done"]),
+        (["--tag", "customer=bob"], []),
+        (["--id-prefix", "mother"], ["mother/Child", "mother"]),
+        (["--error", "no money"], ["declined"]),
+        (["--error", "Declined"], ["declined"]),
+        (["--since", "1m"], []),
+        (["--since", "2h", "--status", "failed"], ["declined"]),
+        (["--until", "2h"], []),
+        (["--until", "2000-01-01T00:00:00Z"], []),
+        (["--since", "2000-01-01", "--status", "completed"], ["done"]),
+        (["--status", "running", "--workflow", "sleeper"], ["asleep"]),
+    ],
+)
+def test_filters_are_those_of_list_runs(journal: Path, pikku: Any, filters: list[str], found: list[str]) -> None:
+    """All have to fit."""
+    done = pikku("runs", "list", journal, *filters)
+
+    assert done.code == 0
+    assert ids(done) == found
+    assert done.err == ("" if found else "pikku: there are no such runs\n")
+
+
+def test_pages_follow_each_other(journal: Path, pikku: Any) -> None:
+    """The cursor is talk, and so on stderr; in JSON it is data."""
+    first = pikku("runs", "list", journal, "--limit", 3)
+    cursor = first.err.split("--cursor ")[1].strip()
+    second = pikku("runs", "list", journal, "--limit", 3, "--cursor", cursor)
+    third = pikku("runs", "list", journal, "--limit", 3, "--cursor", second.err.split("--cursor ")[1].strip())
+
+    assert ids(first) + ids(second) + ids(third) == ids(pikku("runs", "list", journal))
+    assert third.err == ""
+    assert json.loads(pikku("runs", "list", journal, "--limit", 3, "--json").out)["next_cursor"] == cursor
+
+
+def test_a_list_as_json(journal: Path, pikku: Any) -> None:
+    """One document with all that is known, or a line per run."""
+    done = pikku("runs", "list", journal, "--json")
+    page = json.loads(done.out)
+    lines = [json.loads(line) for line in pikku("runs", "list", journal, "--jsonl").out.splitlines()]
+
+    assert done.err == ""
+    assert page["next_cursor"] is None and page["damaged"] == []
+    assert [run["id"] for run in page["runs"]] == [run["id"] for run in lines]
+    by_id = {run["id"]: run for run in page["runs"]}
+    assert by_id["done"]["input"] == by_id["done"]["output"] == {"n": [1, None, "é"]}
+    assert by_id["done"]["tags"] == {"customer": "ada"}
+    assert by_id["declined"]["error"]["message"] == "no money\nat all"
+    assert by_id["asleep"]["open_steps"][0]["name"] == "nap"
+    assert by_id["asleep"]["open_steps"][0]["wake_at"].endswith("Z")
+    assert by_id["mother/Child"]["parent_run_id"] == "mother"
+
+
+def test_a_journal_without_runs(db: Path, pikku: Any) -> None:
+    """An empty list is no failure, and says that it is empty; JSON is a document all the same."""
+
+    async def make() -> None:
+        async with Pikku().open(db):
+            pass
+
+    asyncio.run(make())
+    assert pikku("runs", "list", db) == (0, "", "pikku: there are no such runs\n")
+    assert json.loads(pikku("runs", "list", db, "--json").out)["runs"] == []
+    assert pikku("runs", "list", db, "--jsonl").out == ""
+    assert on_terminal("runs", "list", db) == (0, "", "pikku: there are no such runs\n")
+
+
+def test_a_damaged_run_does_not_hide_the_others(db: Path, pikku: Any) -> None:
+    """The others are listed, it is named, and the exit code says that something is missing."""
+    asyncio.run(fill(db))
+    with closing(sqlite3.connect(db, isolation_level=None)) as connection:
+        connection.execute("UPDATE pikkupy_runs SET reason = 'other' WHERE run_id = 'stopped'")
+
+    done = pikku("runs", "list", db)
+    assert done.code == 1
+    assert len(ids(done)) == 7
+    assert "left out: run 'stopped'" in done.err
+    assert "stopped" in json.loads(pikku("runs", "list", db, "--json").out)["damaged"][0]
+    done = pikku("runs", "show", db, "stopped")
+    assert done.code == 1 and "is damaged" in done.err
+
+
+# One run
+
+
+def test_a_failed_run_is_shown_with_its_error_its_attempts_and_a_timeline(journal: Path) -> None:
+    """Header, values, error with traceback, steps; failed attempts and the waits between them have shapes."""
+    done = on_terminal("runs", "show", journal, "declined")
+
+    assert (done.code, done.err) == (0, "")
+    for words in (
+        "✘ failed  declined  fail",
+        'input        "no money\\nat all"',
+        "error        tests.journals.Declined: no money",
+        "Traceback (most recent call last):",
+        "▒ failed attempt  · wait before a retry",
+    ):
+        assert words in done.plain
+    [step] = [line for line in done.plain.splitlines() if line.startswith("✘  Charge")]
+    assert step.split()[:4] == ["✘", "Charge", "inline", "3"]
+    [bar] = [line for line in done.plain.splitlines() if line.startswith("Charge ")]
+    assert bar.count("▒") == 3 and bar.startswith("Charge ▒··") and bar.rstrip().endswith("··▒")
+    assert "now" not in done.plain.splitlines()[-1]
+
+
+def test_an_unfinished_run_says_what_it_waits_for_and_where_now_is(journal: Path, pikku: Any) -> None:
+    """The part to come of a long sleep does not squeeze what was."""
+    done = pikku("runs", "show", journal, "asleep")
+
+    assert "▶ running  asleep  sleeper" in done.out
+    assert " so far" in done.out
+    assert "sleeps until " in done.out
+    [bar] = [line for line in done.out.splitlines() if line.startswith("Begin ")]
+    assert 0.7 < (bar.index("│") - 6) / (120 - 6) < 0.8
+    assert done.out.splitlines()[-1].strip() == "█ attempt  ─ sleep  │ now"
+
+
+def test_parents_children_tags_and_reasons_are_shown(journal: Path, pikku: Any) -> None:
+    """In the header, and with the step."""
+    assert "parent       mother\n" in pikku("runs", "show", journal, "mother/Child").out
+    assert "run mother/Child" in pikku("runs", "show", journal, "mother").out
+    assert "tags         customer=ada\n" in pikku("runs", "show", journal, "done").out
+    assert "reason       enough\n" in pikku("runs", "show", journal, "stopped").out
+    assert "held by the gate look at it" in pikku("runs", "show", journal, "gated").out
+
+
+def test_a_run_as_json(journal: Path, pikku: Any) -> None:
+    """Run, steps and attempts in one document."""
+    shown = json.loads(pikku("runs", "show", journal, "declined", "--json").out)
+
+    assert shown["run"]["id"] == "declined"
+    assert [step["name"] for step in shown["steps"]] == ["Charge"]
+    assert [attempt["attempt"] for attempt in shown["attempts"]] == [1, 2, 3]
+    assert shown["steps_in_all"] == 1
+
+
+def test_a_long_run_shows_its_last_steps(db: Path, pikku: Any) -> None:
+    """And how many there are; the others on request, in JSON all."""
+    pikku_ = Pikku()
+
+    @pikku_.workflow
+    async def long(workflow: Workflow) -> None:
+        for number in range(130):
+            await workflow.do("Step", lambda number=number: number)
+
+    async def make() -> None:
+        async with pikku_.open(db) as engine:
+            await engine.run(long, run_id="long")
+
+    asyncio.run(make())
+    done = pikku("runs", "show", db, "long")
+    assert "the last 50 of 130 steps (--last 0 shows all)" in done.out
+    assert "Step#129" in done.out and "Step#79 " not in done.out and "Step#80 " in done.out
+    assert "Step#1 " in pikku("runs", "show", db, "long", "--last", 0).out
+    few = json.loads(pikku("runs", "show", db, "long", "--last", 2, "--json").out)
+    assert [step["name"] for step in few["steps"]] == ["Step#128", "Step#129"]
+    assert [attempt["step_name"] for attempt in few["attempts"]] == ["Step#128", "Step#129"]
+    assert (few["steps_in_all"], len(json.loads(pikku("runs", "show", db, "long", "--json").out)["steps"])) == (
+        130,
+        130,
+    )
+    assert pikku("runs", "show", db, "long", "--last", -1).code == 2
+
+
+def test_a_run_of_a_file_that_is_at_work_and_of_one_that_was_cut_off(db: Path, pikku: Any) -> None:
+    """No engine is needed, and none is disturbed."""
+
+    async def work() -> Ended:
+        async with application().open(db) as engine:
+            await engine.run("echo", 1, run_id="done")
+            return await asyncio.to_thread(piped, "runs", "show", db, "done")
+
+    assert asyncio.run(work()).code == 0
+    cut = db.with_name("cut.db")
+    cut_off(cut)
+    assert set(ids(pikku("runs", "list", cut))) == {"done", "asleep", "gated"}
+
+
+# Which file, and how it ends
+
+
+def test_the_file_may_be_named_by_the_environment(journal: Path, pikku: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every command; what is on the command line wins."""
+    monkeypatch.setenv("PIKKU_DB", str(journal))
+    assert len(ids(pikku("runs", "list"))) == 8
+    assert "done" in pikku("runs", "show", "done").out
+    monkeypatch.setenv("PIKKU_DB", "/nowhere/at.all")
+    assert "done" in pikku("runs", "show", journal, "done").out
+    assert pikku("runs", "list").code == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["runs", "list"], 2, "set PIKKU_DB"),
+        (["runs", "show", "{}"], 2, "give FILE and RUN"),
+        (["runs", "list", "/nowhere/app.db"], 4, "does not exist"),
+        (["runs", "show", "{}", "nobody"], 4, "nobody"),
+        (["runs", "list", "{}", "--status", "dance"], 2, "use one of running"),
+        (["runs", "list", "{}", "--limit", "0"], 2, "1 to 500"),
+        (["runs", "list", "{}", "--limit", "many"], 2, "many"),
+        (["runs", "list", "{}", "--cursor", "x"], 2, "next_cursor"),
+        (["runs", "list", "{}", "--since", "soon"], 2, "--since='soon'"),
+        (["runs", "list", "{}", "--tag", "customer"], 2, "name=value"),
+        (["runs", "list", "{}", "--dance"], 2, "--dance"),
+        (["runs", "list", __file__], 1, "not an SQLite database"),
+        (["runs", "dance"], 2, "dance"),
+    ],
+)
+def test_what_is_wrong_is_said_on_stderr_with_a_code(
+    journal: Path, pikku: Any, arguments: list[str], code: int, words: str
+) -> None:
+    """Nothing is on stdout then."""
+    done = pikku(*(one.replace("{}", str(journal)) for one in arguments))
+
+    assert done.code == code
+    assert done.out == ""
+    assert words in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    "command", [["runs", "list"], ["runs", "show"], ["counts"], ["doctor"], ["backup"], ["runs"], []]
+)
+def test_every_command_has_help(pikku: Any, command: list[str]) -> None:
+    """With the exit codes."""
+    done = pikku(*command, "--help")
+
+    assert (done.code, done.err) == (0, "")
+    assert "Usage: pikku" in done.out and "Exit codes: 0 done" in done.out
+
+
+def test_a_reader_that_has_had_enough_is_no_error(journal: Path) -> None:
+    """As `head` has."""
+    import subprocess
+
+    from tests.cli.shell import command, environment
+
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.close()"], stdin=subprocess.PIPE) as head:
+        assert head.stdin is not None
+        head.wait()
+        done = subprocess.run(
+            command("runs", "list", journal), stdout=head.stdin, stderr=subprocess.PIPE, env=environment(), check=False
+        )
+        try:
+            head.stdin.close()
+        except BrokenPipeError:
+            pass
+    assert (done.returncode, done.stderr) == (0, b"")
