@@ -105,10 +105,8 @@ def types_of(registry: Registry, workflow: str) -> tuple[Any, Any]:
 
 async def get_run(asked: Asked, run_id: str) -> Run:
     """The run, for users. Raises `RunNotFound`."""
-    runs = await _runs(asked, [await asked.row(run_id)])
-    if not runs:
-        raise JournalError(f"run {run_id!r} is damaged: what is recorded of it cannot be shown")
-    return runs[0]
+    [run] = await _runs(asked, [await asked.row(run_id)], _refuse)
+    return run
 
 
 async def list_runs(
@@ -135,7 +133,9 @@ async def list_runs(
         created_before=created_before,
     )
     rows, more = await asked.reading.page(which, limit=check_limit(limit), before=number_of(cursor))
-    return Page(runs=tuple(await _runs(asked, rows)), next_cursor=None if more is None else str(more))
+    return Page(
+        runs=tuple(await _runs(asked, rows, asked.reading.leave_out)), next_cursor=None if more is None else str(more)
+    )
 
 
 async def counts(asked: Asked) -> dict[str, dict[RunStatus, int]]:
@@ -156,8 +156,12 @@ async def history(asked: Asked, run_id: str) -> list[Attempt]:
         raise JournalError(f"run {run_id!r}: a recorded time of an attempt is none: {error}") from error
 
 
-async def _runs(asked: Asked, rows: Sequence[RunRow]) -> list[Run]:
-    """The runs of these rows, for users."""
+def _refuse(error: JournalError) -> None:
+    raise error
+
+
+async def _runs(asked: Asked, rows: Sequence[RunRow], damaged: Callable[[JournalError], None]) -> list[Run]:
+    """The runs of these rows, for users; `damaged` is told of those that cannot be shown."""
     changed = await _changed(asked, [row.number for row in rows if row.status not in FINAL_RUNS])
     parents = [row.parent for row in rows if row.parent is not None]
     ids = await asked.reading.run_ids(parents) if parents else {}
@@ -166,19 +170,19 @@ async def _runs(asked: Asked, rows: Sequence[RunRow]) -> list[Run]:
         types = asked.types_of(row.workflow)
         return run_of(row, asked.values, changed.get(row.number), *types, ids.get(row.parent or 0))
 
-    return _shown(asked, rows, run)
+    return _shown(rows, run, damaged)
 
 
-def _shown(asked: Asked, rows: Iterable[Row], show: Callable[[Row], View]) -> list[View]:
+def _shown(rows: Iterable[Row], show: Callable[[Row], View], damaged: Callable[[JournalError], None]) -> list[View]:
     """What is shown of the rows. A time that no calendar has, or tags that are none, are damage as any other."""
     views = []
     for row in rows:
         try:
             views.append(show(row))
         except OverflowError as error:
-            asked.reading.leave_out(JournalError(f"{_name(row)}: a recorded time is none: {error}"))
+            damaged(JournalError(f"{_name(row)}: a recorded time is none: {error}"))
         except JournalError as error:
-            asked.reading.leave_out(JournalError(f"{_name(row)}: {error}"))
+            damaged(JournalError(f"{_name(row)}: {error}"))
     return views
 
 
@@ -216,14 +220,14 @@ async def steps(asked: Asked, run_id: str) -> list[Step]:
     def show(step: StepRow) -> Step:
         return step_of(step, run_id, asked.values, progress.get(step.position), children.get(step.position))
 
-    return _shown(asked, rows, show)
+    return _shown(rows, show, asked.reading.leave_out)
 
 
 async def open_steps(asked: Asked, run_ids: Iterable[str]) -> dict[str, list[Step]]:
     """Per run the steps that it has reached and that have no outcome, as the file knows them."""
     found = await asked.reading.open_steps(list(run_ids))
     return {
-        run_id: _shown(asked, rows, partial(step_of, run_id=run_id, values=asked.values))
+        run_id: _shown(rows, partial(step_of, run_id=run_id, values=asked.values), asked.reading.leave_out)
         for run_id, rows in found.items()
     }
 

@@ -1,0 +1,45 @@
+"""Exit codes: one table, in the code and in the docs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pikkupy import JournalFormatError, JournalLocked, PikkuError, ReplayMismatch, RunCancelled, RunNotFound
+from pikkupy.cli.exits import MEANINGS, Exit, exit_of
+from pikkupy.errors import BadValue, JournalNotFound
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PikkuError("x"), 1),
+        (JournalFormatError("x"), 1),
+        (RuntimeError("x"), 1),
+        (PermissionError("x"), 1),
+        (BadValue("x"), 2),
+        (RunCancelled("r", "x"), 3),
+        (RunNotFound("x"), 4),
+        (JournalNotFound("x"), 4),
+        (FileNotFoundError("x"), 4),
+        (JournalLocked("x"), 5),
+        (FileExistsError("x"), 5),
+        (ReplayMismatch("x"), 6),
+        (TimeoutError("x"), 124),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_each_error_has_its_code(error: BaseException, code: int) -> None:
+    """That of its class, or of the nearest base that has one."""
+    assert exit_of(error) == code
+
+
+def test_every_code_is_in_the_docs() -> None:
+    """With the meaning that `--help` gives."""
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|$", page, re.MULTILINE)
+
+    assert set(MEANINGS) == set(Exit)
+    assert rows == [(str(code.value), meaning) for code, meaning in MEANINGS.items()]

@@ -1,0 +1,110 @@
+"""`pikku counts`, `doctor` and `backup`: what they print, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.cli.shell import on_terminal, piped
+from tests.journals import application, contents, cut_off, fill
+
+
+@pytest.fixture
+def journal(db: Path) -> Path:
+    asyncio.run(fill(db))
+    return db
+
+
+def test_counts_by_workflow_and_status(journal: Path) -> None:
+    """A table, lines, or a document."""
+    done = piped("counts", journal)
+    assert (done.code, done.err) == (0, "")
+    assert ["sleeper", "cancelled", "1"] in done.lines and ["sleeper", "running", "1"] in done.lines
+    assert json.loads(piped("counts", journal, "--json").out)["sleeper"] == {"cancelled": 1, "running": 1}
+    lines = [line.split() for line in on_terminal("counts", journal).plain.splitlines()]
+    assert lines[0] == ["workflow", "running", "suspended", "completed", "failed", "cancelled"]
+    assert ["sleeper", "1", "1"] in lines
+
+
+def test_counts_of_nothing(db: Path) -> None:
+    """No table, a word about it, an empty document."""
+
+    async def make() -> None:
+        async with application().open(db):
+            pass
+
+    asyncio.run(make())
+    assert piped("counts", db) == (0, "", "pikku: there are no runs\n")
+    assert json.loads(piped("counts", db, "--json").out) == {}
+
+
+def test_doctor_of_a_sound_file(journal: Path) -> None:
+    """Exit code 0, each check on a line, or in a document."""
+    done = piped("doctor", journal)
+    assert (done.code, done.err) == (0, "")
+    assert {fields[0] for fields in done.lines} <= {"ok", "warn"}
+    assert {"file", "owner", "sqlite", "clock", "next moves"} <= {fields[1] for fields in done.lines}
+    shown = json.loads(piped("doctor", journal, "--json").out)
+    assert shown["ok"] is True
+    assert {check["level"] for check in shown["checks"]} <= {"ok", "warn"}
+    table = on_terminal("doctor", journal).plain
+    assert "✔  owner" in table and "nobody; the last one left in good order" in table
+
+
+def test_doctor_finds_what_is_bad_and_says_so_with_its_code(journal: Path) -> None:
+    """Exit code 1, and a cure."""
+    with closing(sqlite3.connect(journal, isolation_level=None)) as connection:
+        connection.execute("UPDATE pikkupy_runs SET updated_at = 4102444800000000 WHERE run_id = 'stopped'")
+
+    done = piped("doctor", journal)
+    assert done.code == 1
+    [clock] = [fields for fields in done.lines if fields[1] == "clock"]
+    assert clock[0] == "bad" and "2100-01-01" in clock[2] and "set the clock right" in clock[3]
+    assert json.loads(piped("doctor", journal, "--json").out)["ok"] is False
+    assert "cure: set the clock right" in on_terminal("doctor", journal).plain
+
+
+def test_doctor_beside_an_engine_and_after_one_that_was_killed(db: Path) -> None:
+    """It says who holds the file, and that the last owner was cut off."""
+
+    async def work() -> str:
+        async with application().open(db):
+            return (await asyncio.to_thread(piped, "doctor", db)).out
+
+    assert "held by process" in asyncio.run(work())
+    cut_off(db.with_name("cut.db"))
+    assert "was cut off" in piped("doctor", db.with_name("cut.db")).out
+
+
+def test_a_backup_by_command(journal: Path) -> None:
+    """Data on stdout only if asked for; a second one of that name is refused and changes nothing."""
+    out = journal.with_name("out.db")
+    done = piped("backup", journal, out)
+    assert (done.code, done.out) == (0, "")
+    assert "8 runs and 10 steps" in done.err
+    before = contents(journal.parent)
+
+    again = piped("backup", journal, out)
+    assert (again.code, again.out) == (5, "")
+    assert "is there already" in again.err
+    assert contents(journal.parent) == before
+
+    made = json.loads(piped("backup", "other.db", "--json", cwd=journal.parent, PIKKU_DB="app.db").out)
+    assert (made["runs"], made["out"]) == (8, str(journal.with_name("other.db")))
+    assert piped("runs", "list", out).out.count("\n") == 8
+
+
+def test_a_backup_that_cannot_be_made_leaves_nothing(db: Path) -> None:
+    """No file, no folder; the code says why."""
+    assert piped("backup", db, db.with_name("out.db")).code == 4
+    asyncio.run(fill(db))
+    assert piped("backup", db, db.parent / "nowhere" / "out.db").code == 4
+    assert piped("backup", db).code == 2
+    db.write_bytes(db.read_bytes()[:30_000])
+    assert piped("backup", db, db.with_name("out.db")).code == 1
+    assert sorted(path.name for path in db.parent.iterdir()) == ["app.db", "app.db.lock"]
