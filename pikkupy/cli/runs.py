@@ -16,7 +16,7 @@ from pikkupy.cli.places import AsJson, File, file_and, file_of, moment_of, tags_
 from pikkupy.cli.screen import RUNS, STEPS, Screen, cut, say, table, whole
 from pikkupy.cli.timeline import timeline
 from pikkupy.cli.waits import waits_for, what_of
-from pikkupy.cli.words import clean, clean_lines, first_line, lasted, local, plain, rfc3339, short
+from pikkupy.cli.words import clean, clean_lines, first_line, lasted, local, plain, record, rfc3339, short
 from pikkupy.clock import SystemClock
 from pikkupy.core.machine import FINAL_STEPS
 from pikkupy.engine.looking import Look
@@ -158,7 +158,15 @@ async def show_command(
     if json:
         names = {step.name for step in shown}
         kept = attempts if len(shown) == len(steps) else [one for one in attempts if one.step_name in names]
-        screen.json({"run": found, "steps": shown, "steps_in_all": len(steps), "attempts": kept, "damaged": damaged})
+        screen.json(
+            {
+                "run": found,
+                "steps": list(map(record, shown)),
+                "steps_in_all": len(steps),
+                "attempts": list(map(record, kept)),
+                "damaged": damaged,
+            }
+        )
     else:
         _show_run(screen, found, now)
         _show_steps(screen, found, shown, len(steps), attempts, now)

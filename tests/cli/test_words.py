@@ -14,7 +14,19 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from pikkupy.cli.words import clean, clean_lines, first_line, json_of, lasted, local, plain, rfc3339, short
+from pikkupy.cli.words import (
+    DEEP,
+    clean,
+    clean_lines,
+    first_line,
+    json_of,
+    lasted,
+    local,
+    plain,
+    record,
+    rfc3339,
+    short,
+)
 
 NASTY = {
     "C0": "\x00\x07\x08\x1b[2J\x1b]0;title\x07",
@@ -45,6 +57,11 @@ class Point:
 
 class Deep(msgspec.Struct):
     inside: Any
+
+
+class Pair(msgspec.Struct):
+    first: Any
+    second: Any
 
 
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
@@ -113,6 +130,10 @@ def test_what_is_too_large_or_too_deep_is_said_to_be() -> None:
     for _ in range(sys.getrecursionlimit() * 2):
         deep = [deep]
     assert "too deeply" in json_of(deep)
+    assert json.loads(json_of(Pair(deep, 1))) == {"first": DEEP, "second": 1}
+    assert json.loads(json_of({"all": [record(Pair(deep, "\x1b")), record(2)]})) == {
+        "all": [{"first": DEEP, "second": "\x1b"}, 2]
+    }
     assert plain(10**5000).startswith("0x")
     assert short("x" * 1000, 20) == '"' + "x" * 19 + " … (1,002 characters; --json shows them all)"
     assert short([1, 2], 20) == "[1,2]"
