@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pikkupy import JournalError, JournalFormatError, Pikku, PikkuError, RunNotFound
+from pikkupy import JournalError, JournalFormatError, Pikku, PikkuError, RunFailed, RunNotFound
 from pikkupy.encryption import AesGcm
 from pikkupy.engine.looking import Look
 from pikkupy.errors import JournalNotFound
@@ -54,6 +54,20 @@ async def test_a_look_says_what_the_engine_says(db: Path) -> None:
             await look.get_run("nobody")
         with pytest.raises(ValueError, match="limit"):
             await look.list_runs(limit=0)
+
+
+async def test_what_has_happened_to_a_run_is_told_as_the_engine_tells_it(db: Path) -> None:
+    """By the same numbers, so that a reader can go on elsewhere; of an unfinished run up to now."""
+    await fill(db)
+    async with application().open(db) as engine, Look(db) as look:
+        for run_id in ("done", "declined", "stopped"):
+            told = [event async for event in engine.run_events(run_id)]
+            assert [event async for event in look.run_events(run_id)] == told
+            assert [event async for event in look.run_events(run_id, after=told[1].seq)] == told[2:]
+        kinds = [event.kind async for event in look.run_events("asleep")]
+        assert kinds == ["run_started", "step_started", "step_recorded", "sleeping"]
+        with pytest.raises(RunNotFound):
+            await anext(look.run_events("nobody"))
 
 
 @MADE
@@ -287,3 +301,18 @@ async def test_a_look_that_is_over_answers_nothing(db: Path) -> None:
             await look.__aenter__()
     with pytest.raises(PikkuError, match="over"):
         await look.counts()
+
+
+async def test_the_past_of_a_run_with_encoded_errors_is_told(db: Path) -> None:
+    """An engine without the codec refuses it, since what it reads may go on; who only looks is told what is there."""
+    codec = AesGcm({"k1": b"1" * 32}, current="k1")
+    clock = VirtualClock(autojump=True)
+    async with application().open(db, payload_codec=codec, clock=clock) as engine:
+        with pytest.raises(RunFailed):
+            await engine.run("fail", "secret", run_id="declined")
+
+    async with Look(db) as look:
+        told = [event async for event in look.run_events("declined")]
+
+    assert [event.attempt for event in told if event.kind == "attempt_failed"] == [1, 2, 3]
+    assert all("is encoded with key 'k1'" in event.error.message for event in told if event.error is not None)

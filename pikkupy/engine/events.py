@@ -352,6 +352,14 @@ class RunEvents(_Reader, AsyncIterator[Event]):
         return structs.replace(event, seq=(self._place << REACHED) + self._begun + self._reached)
 
 
+class PastEvents(RunEvents):
+    """The same, of a run that is only looked at: no more come than are recorded."""
+
+    async def more(self) -> None:
+        """Nothing more is heard."""
+        raise StopAsyncIteration
+
+
 class _FailedAttempt(msgspec.Struct, frozen=True, gc=False):
     seq: int
     attempt: AttemptRow

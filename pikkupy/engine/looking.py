@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, NoReturn
@@ -13,6 +13,7 @@ from pikkupy.codec import Codec
 from pikkupy.core.model import RunStatus
 from pikkupy.engine import asking
 from pikkupy.engine.asking import Asked, UnderWay
+from pikkupy.engine.events import Event, Hub, Past, PastEvents
 from pikkupy.engine.views import Attempt, Page, Run, Step
 from pikkupy.errors import PikkuError
 from pikkupy.payloads import PayloadCodec
@@ -100,6 +101,17 @@ class Look:
     async def history(self, run_id: str) -> list[Attempt]:
         """As `Engine.history`."""
         return await asking.history(self._asked(), run_id)
+
+    def run_events(self, run_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
+        """As `Engine.run_events`, by the same numbers, up to what is recorded when it is read; then it ends."""
+
+        async def look(place: int, reached: int) -> Past:
+            return await asking.past_of(self._asked(), run_id, place, reached)
+
+        async def find() -> int:
+            return (await self._asked().row(run_id)).number
+
+        return PastEvents(Hub(0), find, look, after)
 
     async def open_steps(self, run_ids: Iterable[str]) -> dict[str, list[Step]]:
         """Per run the steps that it has reached and that have no outcome: what it does, or waits for.

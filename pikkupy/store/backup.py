@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from pikkupy.errors import JournalError
-from pikkupy.store.connection import connect, connect_reader, uri
+from pikkupy.store.connection import connect_copy, connect_reader
 from pikkupy.store.files import FILE_MODE, identify, quick_check
 from pikkupy.store.queries import QUERIES
 from pikkupy.store.viewing import View
@@ -81,7 +81,7 @@ def _copied(view: View, folder: Path) -> tuple[Path, Counts]:
     pages, copy = folder / "pages.db", folder / "copy.db"
     counts = view.ask(partial(_copy_pages, pages))
     os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_RDWR, FILE_MODE))
-    with closing(connect(uri(str(pages), "mode=rw"))) as db:
+    with closing(connect_copy(str(pages))) as db:
         db.execute(QUERIES["backup_into"], {"path": str(copy)})
     pages.unlink()
     with closing(connect_reader(str(copy), "immutable=1")) as db:
@@ -99,7 +99,7 @@ def _copy_pages(pages: Path, db: sqlite3.Connection) -> Counts:
     db.execute("BEGIN")
     try:
         counts = _how_much(db)
-        with closing(connect(uri(str(pages), "mode=rwc"))) as target:
+        with closing(connect_copy(str(pages))) as target:
             db.backup(target)  # of the state that was counted
     finally:
         db.execute("COMMIT")

@@ -238,6 +238,17 @@ def connect_reader(real: str, options: str = "mode=ro") -> sqlite3.Connection:
     return db
 
 
+def connect_copy(real: str) -> sqlite3.Connection:
+    """A connection that may make and write a file which nobody else has: a copy of what is not trusted."""
+    db = connect(uri(real, "mode=rwc"))
+    try:
+        set_pragmas(db, _SAFE)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
 def connect(database: str) -> sqlite3.Connection:
     """A bare connection for one URI, without transactions of its own."""
     db = sqlite3.connect(

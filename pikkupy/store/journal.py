@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pikkupy.core.model import (
+    AttemptRow,
     Change,
     EndedRun,
     Recorded,
@@ -190,6 +191,10 @@ class Journal(Reading):
     async def unfinished_relative(self, number: int) -> tuple[str, RunStatus, bool] | None:
         """What keeps an ended run from being deleted: id and status of a run, and whether it is the parent."""
         return await self._read(lambda db: reader.unfinished_relative(db, number))
+
+    async def attempt_rows(self, number: int) -> list[AttemptRow]:
+        """The finished attempts of one run that have a row, by seq."""
+        return await self._read(lambda db: self._opener.strict(db, reader.attempt_rows(db, number)))
 
     async def recorded(self, number: int) -> Recorded | None:
         """Everything that a replay of one run needs."""

@@ -134,9 +134,9 @@ def steps_after(db: sqlite3.Connection, number: int, place: int, reached: int) -
     return [step_without_output(row) for row in db.execute(QUERIES["steps_after"], wanted)]
 
 
-def attempt_rows(db: sqlite3.Connection, number: int) -> list[AttemptRow]:
+def attempt_rows(db: sqlite3.Connection, number: int, damaged: Damaged = refuse) -> list[AttemptRow]:
     """The finished attempts of one run that have a row, by seq."""
-    return [attempt_of(row) for row in db.execute(QUERIES["attempts"], {"run": number}).fetchall()]
+    return _intact(db.execute(QUERIES["attempts"], {"run": number}).fetchall(), attempt_of, damaged)
 
 
 def attempts(

@@ -89,7 +89,7 @@ class Reading(ABC):
 
     async def attempt_rows(self, number: int) -> list[AttemptRow]:
         """The finished attempts of one run that have a row, by seq."""
-        return await self._read(lambda db: self._opener.strict(db, reader.attempt_rows(db, number)))
+        return await self._show(lambda db: reader.attempt_rows(db, number, self._damaged))
 
     async def signals(self, number: int) -> list[SignalRow]:
         """All signals that were sent to one run, in the order of their arrival, without what they carried."""
