@@ -316,3 +316,19 @@ async def test_the_past_of_a_run_with_encoded_errors_is_told(db: Path) -> None:
 
     assert [event.attempt for event in told if event.kind == "attempt_failed"] == [1, 2, 3]
     assert all("is encoded with key 'k1'" in event.error.message for event in told if event.error is not None)
+
+
+async def test_an_error_beside_a_busy_engine_is_told_at_once(db: Path) -> None:
+    """There the file changes all the time, and what SQLite says holds all the same."""
+    async with application().open(db) as engine:
+        view, asked = View(str(db)), list[int]()
+
+        def question(connection: sqlite3.Connection) -> None:
+            asked.append(1)
+            os.utime(db)
+            connection.execute("SELECT a FROM nowhere")
+
+        with pytest.raises(JournalError, match="no such table"):
+            view.ask(question)
+        assert len(asked) == 1
+        assert await engine.counts() == {}

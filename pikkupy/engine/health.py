@@ -10,7 +10,7 @@ import msgspec
 
 from pikkupy.clock import SystemClock
 from pikkupy.moments import moment
-from pikkupy.store import Facts, facts_of
+from pikkupy.store import RESTORE, Facts, facts_of
 
 MEGABYTE = 1 << 20
 LARGE_WAL = 256 * MEGABYTE  # a checkpoint cuts it to 64 MiB: one that is larger is not being emptied
@@ -18,7 +18,6 @@ LITTLE_SPACE, NO_SPACE = 1024 * MEGABYTE, 64 * MEGABYTE
 SKEW_US = 1_000_000  # how far ahead a record may be, and
 WRONG_US = 60_000_000  # from where on timers are late by more than anybody would overlook
 WAL_RESET_CURED = (3, 51, 3)  # sqlite.org/wal.html#walresetbug
-OLDEST = (3, 37, 0)
 
 
 class Level(StrEnum):
@@ -112,9 +111,7 @@ def _owner(facts: Facts, _: int) -> Iterator[Check]:
 
 def _sqlite(facts: Facts, _: int) -> Iterator[Check]:
     version = ".".join(map(str, facts.sqlite))
-    if facts.sqlite < OLDEST:
-        yield _bad("sqlite", f"SQLite {version} has no STRICT tables", "use SQLite 3.51.3 or newer")
-    elif facts.sqlite < WAL_RESET_CURED:
+    if facts.sqlite < WAL_RESET_CURED:
         yield _warn(
             "sqlite",
             f"SQLite {version} has the WAL-reset bug: with two connections that write or checkpoint it can lose data",
@@ -172,11 +169,7 @@ def _pages(facts: Facts, _: int) -> Iterator[Check]:
     if facts.findings is None:
         yield _ok("pages", "not looked at; the file is large: use --check")
     elif facts.findings:
-        yield _bad(
-            "pages",
-            "; ".join(facts.findings),
-            "restore it from a backup, or save what is left with the sqlite3 shell's .recover into another file",
-        )
+        yield _bad("pages", "; ".join(facts.findings), RESTORE)
     else:
         yield _ok("pages", "SQLite finds nothing wrong")
 

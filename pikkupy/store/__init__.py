@@ -3,9 +3,8 @@
 `Journal` is its face. Behind it, from the file upwards: `files` looks before anything is opened, `owner` holds the lock
 and the epoch, `connection` sends one function per hop to a database thread, `migrations` and `schema.sql` make the
 tables, `rows` turns records into columns and back, `plan` groups changes into few statements, `writer` runs a
-transaction, `committer` decides when, `reader` answers questions, `reading` is how they are asked,
-`viewing` is how a file answers that somebody else owns, or nobody, `facts` what
-is said of it as a whole, `backup` how it is copied.
+transaction, `committer` decides when, `reader` answers questions, `reading` is how they are asked. `viewing` lets a
+file answer that somebody else owns, or nobody; `facts` is what is said of such a file as a whole, `backup` copies it.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from pikkupy.store.committer import Done as Done
 from pikkupy.store.connection import resolve as resolve
 from pikkupy.store.facts import Facts as Facts
 from pikkupy.store.facts import facts_of as facts_of
+from pikkupy.store.files import RESTORE as RESTORE
 from pikkupy.store.journal import Journal as Journal
 from pikkupy.store.reading import Reading as Reading
 from pikkupy.store.viewing import Viewing as Viewing

@@ -3,7 +3,7 @@
 SQLite has no one way to do that, so what lies there decides, anew for each question:
 
 - With a -wal and a -shm an engine is at work, or was cut off. SQLite reads along, over a connection that may not write;
-  what it writes are its marks in the -shm.
+  what it writes are its marks in the -shm. (If the engine leaves in just that moment, SQLite makes both anew, empty.)
 - Without a -wal all is in the file, and nobody has it open: SQLite takes it for immutable. Opened otherwise, it would
   make a -wal and a -shm, and leave them there. No lock is held then, so the answer counts only if nothing has changed.
 - A -wal without a -shm was copied there, or its -shm was deleted. SQLite would make a new one, so file and -wal are
@@ -83,10 +83,10 @@ class View:
                     files.identify(self.path, db, state.file.size)
                     answer = question(db)
             except (sqlite3.Error, JournalError, OSError) as error:
-                if state == self.state():
+                if _holds(state, self.state()):
                     raise self._told(error) from error
                 continue
-            if state.way is Way.ALONG or state == self.state():
+            if _holds(state, self.state()):
                 return answer
         raise JournalError(f"{self.path} has changed {TRIES} times while it was read; try again")
 
@@ -138,6 +138,11 @@ class View:
         if isinstance(error, sqlite3.Error):
             return files.unreadable(self.path, error)
         return error if isinstance(error, JournalError) else JournalError(f"{self.path} cannot be read: {error}")
+
+
+def _holds(before: State, after: State) -> bool:
+    """Whether what was read in between is to be believed. Beside an engine SQLite itself sees to that."""
+    return before.way is Way.ALONG or before == after
 
 
 def _mark(path: str) -> _Mark | None:
