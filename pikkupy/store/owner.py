@@ -53,7 +53,8 @@ class Lock:
         try:
             lock.acquire(blocking=False)
         except Timeout as error:
-            raise JournalLocked(f"{path} is held by {_holder(owner)}; close that engine first") from error
+            holder = holder_of(real) or "another engine, which has not given its name yet"
+            raise JournalLocked(f"{path} is held by {holder}; close that engine first") from error
         except (OSError, NotImplementedError) as error:
             raise JournalError(f"{path}: the lock file {real}.lock cannot be made: {error}") from error
         taken = cls(lock, owner)
@@ -78,33 +79,12 @@ class Lock:
             file.write(msgspec.json.encode(holder))
 
 
-def _holder(owner: Path) -> Holder | str:
-    return _signed(owner) or "another engine, which has not given its name yet"
-
-
-def _signed(owner: Path) -> Holder | None:
+def holder_of(real: str) -> Holder | None:
+    """Who holds the journal at `real`, or was killed while he did; None if it was left in order, or never opened."""
     try:
-        return msgspec.json.decode(owner.read_bytes(), type=Holder)
+        return msgspec.json.decode(Path(f"{real}.owner").read_bytes(), type=Holder)
     except (OSError, msgspec.MsgspecError):
         return None
-
-
-def is_locked(real: str) -> bool | None:
-    """Whether an engine holds the lock, without trying it: that could keep one out. None: the system does not tell.
-
-    Linux lists all locks with the number of the locked file (proc(5)), but not those of other containers. A number is
-    of one file system: whoever holds the lock of another file of that number is taken for the holder.
-    """
-    try:
-        number, locks = Path(f"{real}.lock").stat().st_ino, _LOCKS.read_text(encoding="ascii")
-    except FileNotFoundError:
-        return False if _LOCKS.exists() else None
-    except (OSError, UnicodeDecodeError):
-        return None
-    if any(" FLOCK " in line and f":{number} " in line for line in locks.splitlines()):
-        return True
-    signed = _signed(Path(f"{real}.owner"))  # one that was cut off has not taken its signature away
-    return None if signed is not None and signed.host != socket.gethostname() else False
 
 
 class Owned(msgspec.Struct, frozen=True):
@@ -135,3 +115,21 @@ def leave(db: sqlite3.Connection, epoch: int) -> None:
     db.execute(QUERIES["leave"], (epoch,))
     db.execute(f"PRAGMA busy_timeout = {LEAVE_TIMEOUT_MS}")
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def is_locked(real: str) -> bool | None:
+    """Whether an engine holds the lock, without trying it: that could keep one out. None: the system does not tell.
+
+    Linux lists all locks with the number of the locked file (proc(5)), but not those of other containers. A number is
+    of one file system: whoever holds the lock of another file of that number is taken for the holder.
+    """
+    try:
+        number, locks = Path(f"{real}.lock").stat().st_ino, _LOCKS.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return False if _LOCKS.exists() else None
+    except (OSError, UnicodeDecodeError):
+        return None
+    if any(" FLOCK " in line and f":{number} " in line for line in locks.splitlines()):
+        return True
+    signed = holder_of(real)  # one that was cut off has not taken its signature away
+    return None if signed is not None and signed.host != socket.gethostname() else False
