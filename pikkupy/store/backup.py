@@ -82,6 +82,7 @@ def _copied(view: View, folder: Path) -> tuple[Path, Counts]:
     counts = view.ask(partial(_copy_pages, pages))
     os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_RDWR, FILE_MODE))
     with closing(connect_copy(str(pages))) as db:
+        db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 1)  # SQLite attaches the new file
         db.execute(QUERIES["backup_into"], {"path": str(copy)})
     pages.unlink()
     with closing(connect_reader(str(copy), "immutable=1")) as db:
