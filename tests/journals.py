@@ -89,6 +89,8 @@ def cut_off(path: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All that is in the folder, but for the marks of readers in the -shm, and for what is said at the socket."""
-    silent = ("-shm", ".sock")
-    return {path.name: b"" if path.name.endswith(silent) else path.read_bytes() for path in folder.iterdir()}
+    """All that is in the folder, but for the marks of readers in the -shm, and what is in no file."""
+    return {
+        path.name: path.read_bytes() if path.is_file() and not path.name.endswith("-shm") else b""
+        for path in folder.iterdir()
+    }
