@@ -239,6 +239,11 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._main = task = RunTask(body, loop=self, name="main", context=variables)
         task.add_done_callback(finished, context=variables)
 
+    def error(self) -> BaseException | None:
+        """What the run's body has raised, if it has ended so."""
+        main = self._main
+        return main.exception() if main is not None and main.done() and not main.cancelled() else None
+
     def stop(self) -> None:
         """Run nothing more: the run has ended, or must not go on."""
         self._stopped = True

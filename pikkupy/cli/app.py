@@ -16,6 +16,7 @@ import pikkupy
 from pikkupy.cli.demo import demo
 from pikkupy.cli.exits import MEANINGS, Exit, exit_of
 from pikkupy.cli.files import backup, counts, doctor
+from pikkupy.cli.replays import check, export, replay
 from pikkupy.cli.running import run as run_command
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import say
@@ -37,6 +38,9 @@ app.command(counts)
 app.command(doctor)
 app.command(backup)
 app.command(prune)
+app.command(export)
+app.command(replay)
+app.command(check)
 
 
 @app.command(name="demo")

@@ -10,15 +10,17 @@ from typing import Any, NoReturn
 
 from pikkupy.clock import SystemClock
 from pikkupy.codec import Codec
-from pikkupy.core.model import RunStatus
+from pikkupy.core.model import AttemptRow, Recorded, RunFilter, RunStatus
 from pikkupy.engine import asking
-from pikkupy.engine.asking import Asked, UnderWay
+from pikkupy.engine.asking import Asked, UnderWay, not_found
 from pikkupy.engine.events import Event, Hub, Past, PastEvents
 from pikkupy.engine.views import Attempt, Page, Run, Step
 from pikkupy.errors import PikkuError
 from pikkupy.payloads import PayloadCodec
 from pikkupy.registry import WorkflowFunction
 from pikkupy.store import Viewing
+
+CHUNK = 100  # runs whose records are read together
 
 
 class Look:
@@ -112,6 +114,27 @@ class Look:
             return (await self._asked().row(run_id)).number
 
         return PastEvents(Hub(0), find, look, after)
+
+    async def recorded(self, run_id: str) -> tuple[Recorded, list[AttemptRow]]:
+        """All that the run is replayed from, and its attempts. Raises `RunNotFound`, and `JournalError` for damage."""
+        number = (await self._asked().row(run_id)).number
+        found, damaged = await self._use().records([number])
+        if not found:
+            raise damaged.get(number, not_found(run_id))
+        return found[0], await self._use().attempt_rows(number)
+
+    async def all_recorded(self, statuses: tuple[RunStatus, ...] | None = None) -> AsyncIterator[Recorded]:
+        """That of every run in one of these statuses, newest first. What is damaged is left out, and in `damaged`."""
+        which, before = RunFilter(statuses=statuses), None
+        while True:
+            rows, before = await self._use().page(which, limit=CHUNK, before=before)
+            found, damaged = await self._use().records([row.number for row in rows])
+            for error in damaged.values():
+                self._use().leave_out(error)
+            for recorded in reversed(found):
+                yield recorded
+            if before is None:
+                return
 
     async def open_steps(self, run_ids: Iterable[str]) -> dict[str, list[Step]]:
         """Per run the steps that it has reached and that have no outcome: what it does, or waits for.

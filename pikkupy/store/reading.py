@@ -12,6 +12,7 @@ from pikkupy.core.model import (
     AttemptRow,
     ChildRow,
     ChunkRow,
+    Recorded,
     RunFilter,
     RunRow,
     RunStatus,
@@ -61,6 +62,10 @@ class Reading(ABC):
         And the `before` of the next page; None: there are no more.
         """
         return await self._show(lambda db: reader.page(db, which, limit, before, self._damaged))
+
+    async def records(self, numbers: Sequence[int]) -> tuple[list[Recorded], dict[int, JournalError]]:
+        """All that these runs are replayed from, by number, and what is wrong with those that are damaged."""
+        return await self._read(lambda db: reader.recorded_runs(db, numbers, partial(self._opener.strict, db)))
 
     async def counts(self) -> list[tuple[str, RunStatus, int]]:
         """How many runs there are of each workflow in each status that has some."""

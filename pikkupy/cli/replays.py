@@ -1,0 +1,162 @@
+"""`pikku export`, `replay` and `check`: a run as a file, and what the present code makes of what is recorded."""
+
+from __future__ import annotations
+
+import os
+import pdb
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+import pikkupy
+from pikkupy import Pikku
+from pikkupy.cli.exits import Exit
+from pikkupy.cli.places import ENV, AsJson, file_and
+from pikkupy.cli.running import found_at
+from pikkupy.cli.screen import Screen, say
+from pikkupy.cli.words import clean, record
+from pikkupy.clock import SystemClock
+from pikkupy.core.machine import FINAL_RUNS
+from pikkupy.core.model import RunStatus
+from pikkupy.engine.exporting import document_of, recorded_of
+from pikkupy.engine.looking import Look
+from pikkupy.engine.replaying import Fits, Replay, Replayed
+from pikkupy.errors import BadValue
+from pikkupy.moments import moment
+
+AppDir = Annotated[str | None, Parameter(help="Import from this folder, before what is installed.")]
+
+_EXITS = {Fits.YES: Exit.DONE, Fits.NO: Exit.MISMATCH, Fits.OTHERWISE: Exit.FAILED, Fits.MISSING: Exit.NOT_FOUND}
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
+
+
+async def export(
+    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    run: Annotated[str | None, Parameter(name="RUN", show_default=False, help="The id of the run.")] = None,
+    /,
+    *,
+    output: Annotated[str, Parameter(name=["--output", "-o"], help="A new file; -: standard output.")] = "-",
+    redact: Annotated[
+        str | None, Parameter(help="module:name of a function that takes secrets out of a text; it is imported.")
+    ] = None,
+    app_dir: AppDir = None,
+) -> Exit:
+    """Write one run into a file: input, steps, attempts, errors, versions; all that its code is replayed from.
+
+    `pikku replay` replays it, here or on another machine. The file is readable by its owner alone.
+    """
+    path, run_id = file_and(file, run, "RUN")
+    hide: Any = None if redact is None else found_at(redact, app_dir)
+    async with Look(path) as look:
+        recorded, attempts = await look.recorded(run_id)
+    document = document_of(recorded, attempts, moment(SystemClock().now_us()), pikkupy.__version__, hide)
+    if output == "-":
+        sys.stdout.write(document.decode())
+        return Exit.DONE
+    try:
+        descriptor = os.open(output, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_LINKS, 0o600)
+    except FileExistsError:
+        raise FileExistsError(f"{output} is there already; give a name that is free") from None
+    with os.fdopen(descriptor, "wb") as written:
+        written.write(document)
+    say(f"{output}: run {run_id!r} with {len(recorded.steps):,} steps")
+    return Exit.DONE
+
+
+async def replay(
+    document: Annotated[str, Parameter(name="EXPORTED", help="A file that `pikku export` has written.")],
+    target: Annotated[str, Parameter(name="TARGET", help="module:name of the Pikku with the workflow.")],
+    /,
+    *,
+    app_dir: AppDir = None,
+    pdb: Annotated[
+        bool,
+        Parameter(negative="", show_default=False, help="Look at where the workflow failed, in pdb."),
+    ] = False,
+    json: AsJson = False,
+) -> Exit:
+    """Replay an exported run against the present code. Nothing is executed.
+
+    Says where code and record differ, if they do (exit code 6), if the run ends in another way than it did (1), and
+    what it goes on with otherwise (0).
+    """
+    recorded = recorded_of(_read(document), document)
+    one = Replay(recorded, pikku_of(target, app_dir))
+    replayed = await one.run()
+    if json:
+        Screen().json(replayed)
+    else:
+        _show(replayed)
+    if pdb and one.error is not None:
+        _debug(one.error)
+    return _EXITS[replayed.fits]
+
+
+async def check(
+    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    target: Annotated[
+        str | None, Parameter(name="TARGET", show_default=False, help="module:name of the Pikku with the workflows.")
+    ] = None,
+    /,
+    *,
+    unfinished: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Only runs that have not ended.")
+    ] = False,
+    app_dir: AppDir = None,
+    json: AsJson = False,
+) -> Exit:
+    """Replay every run of a journal against the present code, before it is deployed. Nothing is executed.
+
+    Prints the first difference of each run that has one. Exit code 0: all go on; 6: an engine would suspend some; 4:
+    the workflows of some are missing; 1: some that have ended would end in another way.
+    """
+    path, name = file_and(file, target, "TARGET")
+    pikku = pikku_of(name, app_dir)
+    wanted = tuple(status for status in RunStatus if status not in FINAL_RUNS) if unfinished else None
+    screen, differ, count = Screen(), list[Replayed](), 0
+    shows = sys.stderr.isatty()
+    async with Look(path) as look:
+        async for recorded in look.all_recorded(wanted):
+            replayed = await Replay(recorded, pikku).run()
+            count += 1
+            if shows:
+                sys.stderr.write(f"\r{count:,} runs")
+            if replayed.fits is not Fits.YES:
+                differ.append(replayed)
+                if not json:
+                    _show(replayed)
+        damaged = look.damaged
+    if shows:
+        sys.stderr.write("\r\x1b[K")
+    if json:
+        screen.json({"runs": count, "differ": list(map(record, differ)), "damaged": damaged})
+    for text in damaged:
+        say(f"left out: {text}")
+    say(f"{count:,} runs were replayed, {len(differ):,} differ")
+    found = {one.fits for one in differ}
+    worst = next((fits for fits in (Fits.NO, Fits.MISSING, Fits.OTHERWISE) if fits in found), Fits.YES)
+    return Exit.FAILED if damaged and worst is Fits.YES else _EXITS[worst]
+
+
+def pikku_of(target: str, app_dir: str | None) -> Pikku:
+    """The workflows. Raises `BadValue` if the target is no `Pikku`."""
+    found = found_at(target, app_dir)
+    if not isinstance(found, Pikku):
+        raise BadValue(f"{target} is {type(found).__name__}: use a Pikku")
+    found.resolve()
+    return found
+
+
+def _read(document: str) -> bytes:
+    return Path(document).read_bytes()
+
+
+def _show(replayed: Replayed) -> None:
+    sys.stdout.write(f"{clean(replayed.run_id)}\t{replayed.fits}\t{clean(replayed.what)}\n")
+
+
+def _debug(error: BaseException) -> None:
+    sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    pdb.post_mortem(error.__traceback__)

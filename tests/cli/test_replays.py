@@ -1,0 +1,237 @@
+"""A run as a file, and what other code makes of it: `pikku export`, `replay` and `check`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pikkupy import Pikku, PikkuError, RunFailed, Workflow
+from pikkupy.engine.exporting import recorded_of
+from pikkupy.engine.looking import Look
+from pikkupy.errors import JournalFormatError
+from pikkupy.testing import VirtualClock
+from tests.cli.shell import Ended, command, environment, piped
+
+SHOP = """
+from pathlib import Path
+from pikkupy import Pikku, Workflow
+
+pikku = Pikku()
+
+def effect(name):
+    Path(__file__).with_name("effects").open("a").write(f"{name}\\n")
+    return name
+
+@pikku.workflow
+async def order(workflow: Workflow, data: dict) -> str:
+    await workflow.do("Reserve", lambda: effect("reserve"))
+    await workflow.do("Charge", lambda: effect("charge"), retries=1)
+    await workflow.sleep("Wait", "1d")
+    return "sent"
+
+def hide(text):
+    return text.replace("secret", "***")
+"""
+CHANGED = SHOP.replace('"Charge"', '"Charge card"')
+BROKEN = SHOP.replace('    return "sent"', '    raise ValueError("new bug")')
+MORE = SHOP.replace('    return "sent"', '    await workflow.do("Mail", lambda: None)\n    return "sent"')
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has completed, one that has failed, one that sleeps, one that was cancelled."""
+    path = tmp_path_factory.mktemp("replays") / "app.db"
+    asyncio.run(_fill(path))
+    return path
+
+
+async def _fill(path: Path) -> None:
+    pikku, clock = Pikku(), VirtualClock(autojump=False)
+
+    @pikku.workflow
+    async def order(workflow: Workflow, data: dict[str, Any]) -> str:
+        def charge() -> str:
+            if data.get("card") == "bad":
+                raise ValueError("the secret bank says no")
+            return "charge"
+
+        await workflow.do("Reserve", lambda: "reserve")
+        await workflow.do("Charge", charge, retries=1)
+        await workflow.sleep("Wait", "1d")
+        return "sent"
+
+    async with pikku.open(path, clock=clock) as engine:
+        done = await engine.start(order, {"card": "secret card", "n": 1}, run_id="done")
+        with suppress(RunFailed):
+            await engine.run(order, {"card": "bad"}, run_id="failed")
+        await clock.advance("1d")
+        await done.result()
+        await engine.start(order, {"card": "good"}, run_id="gone")
+        await engine.cancel("gone", "no need")
+        await engine.start(order, {"card": "good"}, run_id="asleep")
+        while len(await engine.steps("asleep")) < 3:
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "shop.py").write_text(SHOP)
+    return tmp_path
+
+
+def check(journal: Path, shop: Path, *more: str) -> Ended:
+    return piped("check", journal, "shop:pikku", "--app-dir", shop, *more, cwd=shop)
+
+
+def exported(journal: Path, shop: Path, run_id: str) -> Path:
+    out = shop / f"{run_id}.pikku.json"
+    assert piped("export", journal, run_id, "-o", out).code == 0
+    return out
+
+
+def test_a_run_is_exported_as_people_can_read_it(journal: Path, shop: Path) -> None:
+    """For its owner alone; nothing is overwritten."""
+    out = exported(journal, shop, "done")
+
+    document = json.loads(out.read_text())
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert document["run"]["input"] == {"card": "secret card", "n": 1}
+    assert document["run"]["output"] == "sent"
+    assert [(step["name"], step["status"]) for step in document["steps"]] == [
+        ("Reserve", "succeeded"),
+        ("Charge", "succeeded"),
+        ("Wait", "succeeded"),
+    ]
+    assert set(document["versions"]) == {"pikkupy", "python"}
+    again = piped("export", journal, "done", "-o", out)
+    assert (again.code, json.loads(out.read_text())) == (5, document)
+    assert "is there already" in again.err
+    assert json.loads(piped("export", journal, "done").out)["run"] == document["run"]
+
+
+@pytest.mark.parametrize("run_id", ["done", "failed", "asleep", "gone"])
+async def test_what_is_exported_is_what_is_recorded(run_id: str, journal: Path, shop: Path) -> None:
+    """Every field of it."""
+    async with Look(journal) as look:
+        recorded, _ = await look.recorded(run_id)
+    out = exported(journal, shop, run_id)
+
+    back = recorded_of(out.read_bytes(), out.name)
+
+    for field in ("run", "steps", "timers", "signals", "set_aside", "changes"):
+        assert getattr(back, field) == getattr(recorded, field)
+
+
+def test_secrets_can_be_taken_out(journal: Path, shop: Path) -> None:
+    """Of values and of errors, by a function of the application."""
+    for run_id in ("done", "failed"):
+        told = piped("export", journal, run_id, "--redact", "shop:hide", "--app-dir", shop)
+        assert told.code == 0
+        assert "***" in told.out and "secret" not in told.out
+
+
+NEWER = {"pikku_run": 99, "exported_at": "2026-01-01T00:00:00Z", "versions": {}, "run": {}, "steps": []}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps(NEWER), "\xff"])
+def test_what_is_no_export_is_refused(text: str) -> None:
+    """With the name of the file."""
+    with pytest.raises(JournalFormatError, match=r"^bug\.json is "):
+        recorded_of(text.encode("latin-1"), "bug.json")
+
+
+@pytest.mark.parametrize("change", [{"status": "no"}, {"number": "x"}, {"input": None}, {"more": 1}, {"run_id": 3}])
+def test_a_changed_export_is_checked_field_by_field(change: dict[str, Any], journal: Path, shop: Path) -> None:
+    document = json.loads(exported(journal, shop, "done").read_text())
+    document["run"] |= change
+    try:
+        recorded_of(json.dumps(document).encode(), "bug.json")
+    except JournalFormatError:
+        return
+    assert change in ({"more": 1}, {"input": None})  # a field that nobody knows, and JSON's null, which is a value
+
+
+CASES = [
+    (SHOP, "done", 0, "yes", "ends as it did: completed with"),
+    (SHOP, "failed", 0, "yes", "ends as it did: failed with ValueError: the secret bank says no"),
+    (SHOP, "asleep", 0, "yes", "goes on: asks for 'Wait'"),
+    (SHOP, "gone", 0, "yes", "as it was cancelled"),
+    (CHANGED, "done", 6, "no", "ReplayMismatch: step 1: recorded 'Charge' (inline)"),
+    (CHANGED, "asleep", 6, "no", "asked for 'Charge card' (inline) at "),
+    (BROKEN, "done", 1, "otherwise", "now: failed with ValueError: new bug"),
+    (MORE, "done", 1, "otherwise", "it has completed, and now goes on: asks for 'Mail'"),
+    (MORE, "asleep", 0, "yes", "goes on: asks for 'Wait'"),
+    (SHOP.replace("order", "other"), "done", 4, "missing", "no workflow 'order' is registered"),
+]
+
+
+@pytest.mark.parametrize(("code", "run_id", "exit_code", "fits", "what"), CASES, ids=range(len(CASES)))
+def test_a_run_is_replayed_against_other_code(
+    code: str, run_id: str, exit_code: int, fits: str, what: str, journal: Path, shop: Path
+) -> None:
+    """It stops where it differs; nothing is executed."""
+    (shop / "shop.py").write_text(code)
+    out = exported(journal, shop, run_id)
+
+    done = piped("replay", out, "shop:pikku", "--app-dir", shop)
+    told = json.loads(piped("replay", out, "shop:pikku", "--app-dir", shop, "--json").out)
+
+    assert done.code == exit_code, done.err
+    assert done.out.split("\t")[:2] == [run_id, fits]
+    assert what in done.out
+    assert (told["fits"], told["run_id"]) == (fits, run_id)
+    assert not (shop / "effects").exists()
+
+
+def test_a_failure_is_looked_at_in_the_debugger(journal: Path, shop: Path) -> None:
+    """Where the workflow's own code stands."""
+    (shop / "shop.py").write_text(BROKEN)
+    out = exported(journal, shop, "done")
+    done = subprocess.run(
+        command("replay", out, "shop:pikku", "--app-dir", shop, "--pdb"),
+        input=b"p workflow.run_id\nq\n",
+        capture_output=True,
+        env=environment(),
+        check=False,
+    )
+    assert b"ValueError: new bug" in done.stderr
+    assert b'raise ValueError("new bug")' in done.stdout
+    assert b"'done'" in done.stdout
+
+
+def test_a_journal_is_checked_before_a_deploy(journal: Path, shop: Path) -> None:
+    """The first difference of each run that has one, and an exit code; the file is as it was."""
+    before = journal.read_bytes()
+    well = check(journal, shop)
+    assert (well.code, well.out) == (0, "")
+    assert "4 runs were replayed, 0 differ" in well.err
+    (shop / "shop.py").write_text(CHANGED)
+    differ = check(journal, shop)
+    assert differ.code == 6
+    assert [line[0] for line in differ.lines] == ["asleep", "failed", "done"]  # `gone` had not come so far
+    told = json.loads(check(journal, shop, "--json", "--unfinished").out)
+    assert (told["runs"], [one["run_id"] for one in told["differ"]]) == (1, ["asleep"])
+    (shop / "shop.py").write_text(MORE)
+    assert (check(journal, shop).code, check(journal, shop, "--unfinished").code) == (1, 0)
+    (shop / "shop.py").write_text("from pikkupy import Pikku\npikku = Pikku()\n")
+    assert check(journal, shop).code == 4
+    assert journal.read_bytes() == before
+    assert not (shop / "effects").exists()
+
+
+def test_what_cannot_be_is_said(journal: Path, shop: Path) -> None:
+    """Before anything is done."""
+    assert piped("export", journal, "nobody").code == 4
+    assert piped("check", journal, "shop:hide", "--app-dir", shop).code == 2
+    (shop / "no.json").write_text("{}")
+    done = piped("replay", shop / "no.json", "shop:pikku", "--app-dir", shop)
+    assert done.code == 1
+    assert "no.json is no run that `pikku export` has written" in done.err
+    assert issubclass(JournalFormatError, PikkuError)
