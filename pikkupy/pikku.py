@@ -74,8 +74,8 @@ class Pikku(Registry):
                 f"open() has no setting {min(unknown)!r}; the settings are {', '.join(Settings.__annotations__)}"
             )
         config = Config(**settings) if config is None else config
-        real = os.path.realpath(path) if config.control_socket and os.fspath(path) != ":memory:" else None
-        beside = None if real is None else partial(serving, registry=self, real=real)
+        served = config.control_socket and os.fspath(path) != ":memory:"
+        beside = partial(serving, registry=self, path=os.fspath(path)) if served else None
         make = partial(Engine, path, self, services, clock, config, beside=beside)
         if role == "engine":
             if wait is not None:
@@ -83,7 +83,7 @@ class Pikku(Registry):
             return make()
         if role != "auto":
             raise BadValue(f"role={role!r}: use 'engine' or 'auto'")
-        if real is None:
+        if not served:
             raise BadValue("role='auto' needs a file, and its control socket: other processes have to reach the engine")
         return Member(path, self, "5s" if wait is None else wait, make)
 

@@ -21,7 +21,7 @@ from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import Attempt, Chunk, Event, Page, Run, RunHandle, Step
 from pikkupy.engine.ids import Ids
 from pikkupy.engine.views import shown
-from pikkupy.errors import BadType, EngineClosed
+from pikkupy.errors import BadType, BadValue, EngineClosed
 from pikkupy.registry import Registry, WorkflowFunction
 
 In = TypeVar("In")
@@ -55,6 +55,8 @@ class Client:
 
     def __init__(self, path: str | os.PathLike[str], registry: Registry, wait: Duration) -> None:
         self._path = os.fspath(path)
+        if "\0" in self._path or not self._path:
+            raise BadValue(f"{path!r} is not a usable path")
         self._registry = registry
         self._ids = Ids(os.urandom)
         self._now_us = SystemClock().now_us

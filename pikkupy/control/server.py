@@ -27,11 +27,12 @@ _log = logger()
 
 
 @asynccontextmanager
-async def serving(engine: Engine, registry: Registry, real: str) -> AsyncIterator[None]:
-    """Serve the control socket of the engine that owns the journal at the absolute path `real`, until it is left.
+async def serving(engine: Engine, registry: Registry, path: str) -> AsyncIterator[None]:
+    """Serve the control socket of the engine that owns the journal at `path`, until it is left.
 
     An engine that cannot have one is still an engine: that is logged.
     """
+    real = os.path.realpath(path)
     loop, answerer = asyncio.get_running_loop(), Answerer(engine, registry)
     connections = set[_Connection]()
     try:

@@ -324,6 +324,12 @@ async def test_nobody_is_there(db: Path) -> None:
     assert list(db.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_what_is_no_path_is_refused_at_once(path: str) -> None:
+    with pytest.raises(ValueError, match="not a usable path"):
+        pikku.connect(path)
+
+
 async def test_a_client_waits_for_an_engine(db: Path) -> None:
     """As long as it was told to."""
     client = pikku.connect(db, wait="30s")
