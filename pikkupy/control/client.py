@@ -13,7 +13,7 @@ from msgspec import Raw, structs
 
 from pikkupy.clock import SystemClock
 from pikkupy.codec import Codec
-from pikkupy.control import messages
+from pikkupy.control import messages, places
 from pikkupy.control.line import Gone, Lines
 from pikkupy.control.messages import AnyCall
 from pikkupy.core.model import RunStatus
@@ -60,7 +60,7 @@ class Client:
         self._registry = registry
         self._ids = Ids(os.urandom)
         self._now_us = SystemClock().now_us
-        self._lines = Lines(self._path, os.path.realpath(self._path), microseconds(wait) / 1e6)
+        self._lines = Lines(self._path, places.real_path(self._path), microseconds(wait) / 1e6)
         self._way: Way = self._lines
 
     async def __aenter__(self) -> Client:

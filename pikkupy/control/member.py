@@ -14,7 +14,7 @@ from typing import Literal
 
 from msgspec import Raw
 
-from pikkupy.control import messages
+from pikkupy.control import messages, places
 from pikkupy.control.answering import Answerer
 from pikkupy.control.client import Client
 from pikkupy.control.line import Gone, Lines
@@ -48,7 +48,7 @@ class Member(Client):
         self._make = make
         self._wait_s = microseconds(wait) / 1e6
         # A connection that is kept while another process is the engine. It waits for none: this one may be next.
-        self._watch = Lines(self._path, os.path.realpath(self._path), 0)
+        self._watch = Lines(self._path, places.real_path(self._path), 0)
         self._way = self._ways = _Ways(self._lines)
         self._engine: Engine | None = None
         self._electing: asyncio.Task[None] | None = None

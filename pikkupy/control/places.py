@@ -32,6 +32,11 @@ class Port(msgspec.Struct, frozen=True):
     token: str
 
 
+def real_path(path: str) -> str:
+    """Where the journal is, links followed: its lock and its socket are beside that."""
+    return os.path.realpath(path)
+
+
 def socket_path(real: str) -> Path:
     """Of the Unix socket of the journal at the absolute path `real`."""
     return Path(f"{real}.sock")

@@ -32,7 +32,7 @@ async def serving(engine: Engine, registry: Registry, path: str) -> AsyncIterato
 
     An engine that cannot have one is still an engine: that is logged.
     """
-    real = os.path.realpath(path)
+    real = places.real_path(path)
     loop, answerer = asyncio.get_running_loop(), Answerer(engine, registry)
     connections = set[_Connection]()
     try:
