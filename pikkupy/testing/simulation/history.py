@@ -156,11 +156,13 @@ class History:
         try:
             await engine.__aenter__()
             self._opening = False
-            residents = engine._use().residents
-            self._checks.opened(
-                lambda number: residents.resident(number) is not None or residents.holds.is_held(number),
-                whole=not self.code.missing,
-            )
+            host, residents, _ = engine._use()
+
+            def is_coming(number: int) -> bool:
+                # While something is on disk that was not told yet, any run may be on its way because of that.
+                return host.journal.busy or residents.resident(number) is not None or residents.holds.is_held(number)
+
+            self._checks.opened(is_coming, whole=not self.code.missing)
             self._checks.look()
             await self._work(engine)
             await self._heal(engine)
