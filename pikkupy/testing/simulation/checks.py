@@ -72,6 +72,7 @@ _FACTS = {  # what finds a row that there must not be, with what it means
         LEFT JOIN pikkupy_steps AS other ON other.run = first.run AND other.position = first.position
         WHERE first.run NOT IN (SELECT run FROM pikkupy_signals WHERE name = '') -- its steps have other places now
         AND first.name IN ('s0', 's1') AND taker.kind = 'signal' AND taker.seq IS NOT NULL
+        AND first.sent_at <= coalesce(taker.wake_at, first.sent_at) -- or it was late, and the clock was set back then
         AND (first.position IS NULL OR (other.kind = 'signal' AND other.seq > taker.seq))""",
 }
 
