@@ -815,6 +815,33 @@ async def test_changed_is_false_for_runs_that_were_past_the_place(settings: dict
     assert sorted(app.effects) == ["before", "before", "new way", "new way"]
 
 
+@each_way
+async def test_changed_is_false_for_a_run_that_waits_behind_the_place(settings: dict[str, Any], db: Path) -> None:
+    """Nothing that is recorded of it has an outcome: that it waits is what shows that it was past the place."""
+    app = App(db, **settings)
+    app.clock = VirtualClock()
+
+    async def old(workflow: Workflow) -> list[Any]:
+        return [await workflow.wait_for_signal("go")]
+
+    async def new(workflow: Workflow) -> list[Any]:
+        way = workflow.changed("way")
+        if way:
+            await workflow.do("new way", app.step("new way"))
+        return [way, await workflow.wait_for_signal("go")]
+
+    async with app.open(old) as engine:
+        await engine.start("flow", run_id="r")
+        await app.clock.advance(0)
+    async with app.open(new) as engine:
+        await app.clock.advance(0)
+        assert (await engine.get_run("r")).status == "running"
+        await engine.signal("r", "go", 1)
+        await app.clock.advance(0)
+        run = await engine.get_run("r")
+    assert (run.status, run.reason, run.output) == ("completed", None, [False, 1])
+
+
 @pytest.mark.parametrize("change_id", [None, 5, "", "x\n", "y" * 300])
 async def test_a_bad_change_id_is_refused(change_id: Any) -> None:
     """TypeError or ValueError in the call, naming the run."""

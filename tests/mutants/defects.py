@@ -277,7 +277,7 @@ DEFECTS = (
         "execution/execution.py",
         "self._history.last_position >= self.reached",
         "self._history.last_position > self.reached + 1_000",
-        "contract/test_changed_code.py",
+        "contract/test_again.py",
     ),
     Defect(
         "no round trip",
