@@ -87,8 +87,15 @@ def what_objects(folder: Path, arguments: Sequence[str]) -> str | None:
     Raises `subprocess.TimeoutExpired`: a slow machine finds nothing, and what hangs is ended by pytest.
     """
     command = [sys.executable, *arguments]
+    variables = os.environ | {"PYTHONPATH": str(folder)}  # one that is set would lead to another tree
     with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     ) as process:
         try:
             said, _ = process.communicate(timeout=LONGEST_S)
