@@ -135,8 +135,8 @@ def left(path: Path) -> tuple[int, int]:
     """Unfinished runs, and steps that are recorded. Looks at a copy: the file is to be found as the crash left it."""
     folder = path.parent / "copy"
     folder.mkdir()
-    for file in path.parent.glob(f"{path.name}*"):
-        shutil.copy(file, folder)
+    for end in ("", "-wal"):
+        shutil.copy(f"{path}{end}", folder)
     with closing(sqlite3.connect(folder / path.name)) as db:
         (unfinished,) = db.execute("SELECT count(*) FROM pikku_runs WHERE ended_at IS NULL").fetchone()
         (recorded,) = db.execute("SELECT count(*) FROM pikku_steps WHERE ended_at IS NOT NULL").fetchone()

@@ -203,7 +203,8 @@ class Oracle:
         if before is None or step.run_id in self.accepted | self.changed | self.retried:
             return
         failed_us, jumps, final = before.what
-        if final and node.timeout_us is None:
+        # What it has raised is not known to the engine if its time was up, or if it was cut off and must not run again.
+        if final and node.timeout_us is None and not node.once:
             raise Violation(f"attempts: {where} begins after a NonRetryableError (I-19)")
         if jumps == self._clock.jumps and self._now_us() < failed_us + node.delay_us:
             raise Violation(f"early: {where} begins before the delay of its retry has passed (I-18)")
