@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 import pikkupy
+from pikkupy.cli.beginning import init
 from pikkupy.cli.demo import demo
 from pikkupy.cli.exits import MEANINGS, Exit, exit_of
 from pikkupy.cli.files import backup, counts, doctor
@@ -31,6 +32,7 @@ app = App(
     version=pikkupy.__version__,
     default_parameter=Parameter(show_env_var=False),
 )
+app.command(init)
 app.command(run_command, name="run")
 app.command(start)
 app.command(runs)

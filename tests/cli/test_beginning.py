@@ -1,0 +1,64 @@
+"""`pikku init`: what it makes runs, by the commands of its own README."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.shell import command, environment, piped
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A new project, and `pikku` beside it."""
+    assert piped("init", tmp_path / "shop").code == 0
+    script = tmp_path / "bin" / "pikku"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -P -W error -m pikkupy "$@"\n')
+    script.chmod(0o755)
+    return tmp_path / "shop"
+
+
+def test_the_new_project_runs_by_its_own_readme(project: Path) -> None:
+    """The engine, a run, a decision; killed in between, it goes on."""
+    guide = (project / "README.md").read_text()
+    engine, start, show, approve, tail = re.findall(r"^    (pikku .*)$", guide, re.M)
+    [check] = re.findall(r"`(pikku check [^`]*)`", guide)
+    variables = environment(PATH=f"{project.parent / 'bin'}:{os.environ['PATH']}")
+
+    def sh(line: str) -> str:
+        done = subprocess.run(
+            ["sh", "-c", line], cwd=project, capture_output=True, text=True, env=variables, check=False
+        )
+        assert done.returncode == 0, (line, done.stderr)
+        return done.stdout
+
+    words = engine.split()[1:]
+    first = subprocess.Popen(command(*words), cwd=project, env=variables, stderr=subprocess.DEVNULL)
+    try:
+        assert sh(f"{start} --engine-wait 30s") == "ada\n"
+        while "account" not in sh(show):
+            pass
+        first.kill()
+        first.wait()
+        first = subprocess.Popen(command(*words), cwd=project, env=variables, stderr=subprocess.DEVNULL)
+        sh(f"{approve} --engine-wait 30s")
+        assert sh(tail).splitlines()[-1].endswith("completed")
+        assert sh(check) == ""
+    finally:
+        first.kill()
+        first.wait()
+
+
+def test_nothing_is_overwritten(project: Path) -> None:
+    """The exit code says that something is in the way."""
+    before = {path.name: path.read_text() for path in project.iterdir()}
+    again = piped("init", project)
+    assert again.code == 5
+    assert "is there already" in again.err
+    assert {path.name: path.read_text() for path in project.iterdir()} == before
