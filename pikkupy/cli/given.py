@@ -14,7 +14,6 @@ from cyclopts import Parameter
 from pikkupy import Client, Pikku
 from pikkupy.cli.places import ENV, file_and, file_of, moment_of, tags_of
 from pikkupy.clock import SystemClock
-from pikkupy.engine import Run
 from pikkupy.errors import BadValue
 from pikkupy.moments import moment
 
@@ -107,13 +106,13 @@ def meant(file: str | None, run: str | None, filters: Filters) -> tuple[str, str
     return file_of(file), None
 
 
-async def found(client: Client, filters: Filters) -> list[Run]:
-    """All runs that the filters let through, newest first."""
+async def ids_of(client: Client, filters: Filters) -> list[str]:
+    """All runs that the filters let through, newest first: their ids alone, as there may be a million."""
     arguments = filters.arguments(moment(SystemClock().now_us()))
-    runs, cursor = list[Run](), None
+    ids, cursor = list[str](), None
     while True:
         page = await client.list_runs(**arguments, limit=500, cursor=cursor)
-        runs += page.runs
+        ids += (run.id for run in page.runs)
         cursor = page.next_cursor
         if cursor is None:
-            return runs
+            return ids

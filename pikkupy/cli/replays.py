@@ -14,8 +14,8 @@ import pikkupy
 from pikkupy import Pikku
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.places import ENV, AsJson, file_and
-from pikkupy.cli.running import found_at
-from pikkupy.cli.screen import Screen, say
+from pikkupy.cli.running import AppDir, found_at
+from pikkupy.cli.screen import Screen, say, tell
 from pikkupy.cli.words import clean, record
 from pikkupy.clock import SystemClock
 from pikkupy.core.machine import FINAL_RUNS
@@ -25,8 +25,6 @@ from pikkupy.engine.looking import Look
 from pikkupy.engine.replaying import Fits, Replay, Replayed
 from pikkupy.errors import BadValue
 from pikkupy.moments import moment
-
-AppDir = Annotated[str | None, Parameter(help="Import from this folder, before what is installed.")]
 
 _EXITS = {Fits.YES: Exit.DONE, Fits.NO: Exit.MISMATCH, Fits.OTHERWISE: Exit.FAILED, Fits.MISSING: Exit.NOT_FOUND}
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
@@ -116,20 +114,17 @@ async def check(
     pikku = pikku_of(name, app_dir)
     wanted = tuple(status for status in RunStatus if status not in FINAL_RUNS) if unfinished else None
     screen, differ, count = Screen(), list[Replayed](), 0
-    shows = sys.stderr.isatty()
     async with Look(path) as look:
         async for recorded in look.all_recorded(wanted):
             replayed = await Replay(recorded, pikku).run()
             count += 1
-            if shows:
-                sys.stderr.write(f"\r{count:,} runs")
+            tell(f"{count:,} runs")
             if replayed.fits is not Fits.YES:
                 differ.append(replayed)
                 if not json:
                     _show(replayed)
         damaged = look.damaged
-    if shows:
-        sys.stderr.write("\r\x1b[K")
+    tell("")
     if json:
         screen.json({"runs": count, "differ": list(map(record, differ)), "damaged": damaged})
     for text in damaged:

@@ -20,6 +20,7 @@ from pikkupy.cli.places import ENV
 from pikkupy.cli.words import clean, plain
 from pikkupy.errors import BadValue
 
+AppDir = Annotated[str | None, Parameter(help="Import from this folder, before what is installed.")]
 LEVELS = Literal["debug", "info", "warning", "error"]
 
 
@@ -30,7 +31,7 @@ async def run(
     ] = None,
     /,
     *,
-    app_dir: Annotated[str | None, Parameter(help="Import from this folder, before what is installed.")] = None,
+    app_dir: AppDir = None,
     durability: Annotated[Literal["full", "process"] | None, Parameter(help="[default: full]")] = None,
     grace: Annotated[str | None, Parameter(help="How long steps may go on when it ends. [default: 10s]")] = None,
     log: Annotated[Literal["json", "text"], Parameter(help="Lines on standard error.")] = "json",

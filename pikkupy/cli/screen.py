@@ -95,6 +95,13 @@ def say(words: str) -> None:
     sys.stderr.write(f"pikku: {clean(words)}\n")
 
 
+def tell(words: str) -> None:
+    """How far it is: on a terminal, on one line of standard error that the next call writes anew; empty: clear it."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{words}\x1b[K")
+        sys.stderr.flush()
+
+
 def table(*headings: str, right: Sequence[str] = (), gives: str = "") -> Table:
     """A table without lines. Where there is no room, the column `gives` gives way first."""
     made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)

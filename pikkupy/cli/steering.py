@@ -12,10 +12,10 @@ from cyclopts import Parameter
 
 from pikkupy import Client, RunHandle
 from pikkupy.cli.exits import Exit, exit_of
-from pikkupy.cli.given import Data, Filters, Wait, connected, found, meant, named, value_of, values_of
+from pikkupy.cli.given import Data, Filters, Wait, connected, ids_of, meant, named, value_of, values_of
 from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of, tags_of
 from pikkupy.cli.runs import runs
-from pikkupy.cli.screen import Screen, say
+from pikkupy.cli.screen import Screen, say, tell
 from pikkupy.cli.words import clean, record, rfc3339, short
 from pikkupy.durations import microseconds
 from pikkupy.engine import Event, EventKind
@@ -271,16 +271,13 @@ async def prune(
     json: AsJson = False,
 ) -> Exit:
     """Delete runs that ended long ago, a few at a time. The file does not get smaller; the room in it is used again."""
-    shows = sys.stderr.isatty()
 
     def progress(gone: int) -> None:
-        if shows:
-            sys.stderr.write(f"\r{gone:,} runs are gone")
+        tell(f"{gone:,} runs are gone")
 
     async with connected(file_of(file), engine_wait) as client:
         gone = await client.prune(older_than=older_than, statuses=status, keep=keep, progress=progress)
-    if shows:
-        sys.stderr.write("\r\x1b[K")
+    tell("")
     if json:
         Screen().json({"deleted": gone})
     else:
@@ -312,7 +309,7 @@ async def _act(
             await do(run_id, client)
             Screen().json({"done": [run_id], "failed": []}) if as_json else say(f"{verb}: run {run_id!r}")
             return Exit.DONE
-        ids = [one.id for one in await found(client, filters)]
+        ids = await ids_of(client, filters)
         if not _agreed(verb, len(ids), yes=yes):
             return Exit.USAGE
         done, failed = await _to_all(ids, do, client)
@@ -353,10 +350,8 @@ async def _to_all(
                 failed[run_id] = str(error)
             else:
                 done.append(run_id)
-            if sys.stderr.isatty():
-                sys.stderr.write(f"\r{len(done) + len(failed):,} of {len(ids):,}")
+            tell(f"{len(done) + len(failed):,} of {len(ids):,}")
 
     await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
+    tell("")
     return done, failed

@@ -21,9 +21,9 @@ from pikkupy.codec.refusal import Refused, class_name
 from pikkupy.codec.unpack import Unpacker
 from pikkupy.errors import PayloadError
 
-__all__ = ["Codec", "check_annotation"]
+__all__ = ["UNLIMITED", "Codec", "check_annotation"]
 
-_UNLIMITED = 1 << 62
+UNLIMITED = 1 << 62  # bytes, for values that somebody else has limited, or that were recorded
 _INT64 = 1 << 63
 
 _json_encode = msgspec.json.Encoder().encode
@@ -145,7 +145,7 @@ def _decoded(text: str, fit: Fit | None) -> Any:
     if fit is not None:
         value = fit(value)
     if unpacker.losses:
-        Packer(_UNLIMITED).tree(value)  # refuses what is still lost, with its path
+        Packer(UNLIMITED).tree(value)  # refuses what is still lost, with its path
     return value
 
 
@@ -156,7 +156,7 @@ def _check_round_trip(data: bytes, packed: Packer, fit: Fit | None) -> None:
     """
     nameless = ", ".join(sorted(map(class_name, packed.nameless)))
     try:
-        again = Packer(_UNLIMITED)
+        again = Packer(UNLIMITED)
         same = _json_encode(again.tree(_decoded(data.decode(), fit))) == data
     except Refused as refused:
         if nameless:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
 from msgspec import Raw, structs
 
-from pikkupy.codec import Codec
 from pikkupy.control import messages
-from pikkupy.control.messages import AnyCall, json_of
+from pikkupy.control.messages import AnyCall, json_of, values
 from pikkupy.engine import Chunk, Engine, Run, RunHandle, Step
+from pikkupy.engine.asking import types_of
 from pikkupy.errors import PayloadError
 from pikkupy.registry import Registry, WorkflowFunction
 
 TURN = 200  # items made in one turn of the loop
 
 Tell = Callable[[Raw], Awaitable[None]]  # sends one of many items
-
-_NO_LIMIT = 1 << 62  # the engine has its own, which it names in its errors
-_values = Codec(max_payload=_NO_LIMIT, warn_payload=_NO_LIMIT)
 
 
 class Answerer:
@@ -83,7 +80,7 @@ class Answerer:
         workflow = (await self._engine.get_run(call.run_id)).workflow
         handle = await self._engine.handle(call.run_id)
         output = await handle.result(_duration(call.timeout_us))
-        return json_of(messages.Outcome(workflow, self._sent(output, self._types_of(workflow)[1])))
+        return json_of(messages.Outcome(workflow, self._sent(output, types_of(self._registry, workflow)[1])))
 
     # Asking
 
@@ -98,18 +95,10 @@ class Answerer:
         return json_of(await self._engine.counts())
 
     async def _steps(self, call: messages.Steps, tell: Tell) -> Raw:
-        for made, step in enumerate(await self._engine.steps(call.run_id), 1):
-            await tell(json_of(self._sent_step(step)))
-            if made % TURN == 0:
-                await asyncio.sleep(0)
-        return messages.NULL
+        return await _each(await self._engine.steps(call.run_id), self._sent_step, tell)
 
     async def _history(self, call: messages.History, tell: Tell) -> Raw:
-        for made, attempt in enumerate(await self._engine.history(call.run_id), 1):
-            await tell(json_of(attempt))
-            if made % TURN == 0:
-                await asyncio.sleep(0)
-        return messages.NULL
+        return await _each(await self._engine.history(call.run_id), json_of, tell)
 
     async def _events(self, call: messages.Events, tell: Tell) -> Raw:
         return await _all(self._engine.events(after=call.after), json_of, tell)
@@ -181,28 +170,24 @@ class Answerer:
 
     # Values
 
-    def _types_of(self, workflow: str) -> tuple[Any, Any]:
-        found = self._registry.find(workflow)
-        return (found.data_type, found.result_type) if isinstance(found, WorkflowFunction) else (Any, Any)
-
     def _sent(self, value: Any, annotation: Any) -> Raw:
         """As the journal holds it, or the plain form of what does not fit its type any more."""
         if value is None:
             return messages.NULL
         try:
-            text = _values.encode(value, annotation, what="value")
+            text = values.encode(value, annotation, what="value")
         except PayloadError:
-            text = _values.encode(value, what="value")
+            text = values.encode(value, what="value")
         return Raw(text.encode())
 
     def _sent_run(self, run: Run) -> messages.SentRun:
-        input_type, output_type = self._types_of(run.workflow)
+        input_type, output_type = types_of(self._registry, run.workflow)
         given = structs.asdict(run)
         given["input"], given["output"] = self._sent(run.input, input_type), self._sent(run.output, output_type)
         return messages.SentRun(**given)
 
-    def _sent_step(self, step: Step) -> messages.SentStep:
-        return messages.SentStep(**{**structs.asdict(step), "output": self._sent(step.output, Any)})
+    def _sent_step(self, step: Step) -> Raw:
+        return json_of(messages.SentStep(**{**structs.asdict(step), "output": self._sent(step.output, Any)}))
 
     def _sent_chunk(self, chunk: Chunk) -> Raw:
         return json_of(messages.SentChunk(**{**structs.asdict(chunk), "value": self._sent(chunk.value, Any)}))
@@ -214,9 +199,18 @@ async def _all(found: AsyncIterator[Any], sent: Callable[[Any], Raw], tell: Tell
     return messages.NULL
 
 
+async def _each(found: Iterable[Any], sent: Callable[[Any], Raw], tell: Tell) -> Raw:
+    """As `_all`, of what is there already: others on the loop have their turns meanwhile."""
+    for made, one in enumerate(found, 1):
+        await tell(sent(one))
+        if made % TURN == 0:
+            await asyncio.sleep(0)
+    return messages.NULL
+
+
 def _received(text: Raw, annotation: Any, what: str, name: str) -> Any:
     data = bytes(text)
-    return None if data == b"null" else _values.decode(data.decode(), annotation, what=what, name=name)
+    return None if data == b"null" else values.decode(data.decode(), annotation, what=what, name=name)
 
 
 def _duration(us: int | None) -> timedelta | None:

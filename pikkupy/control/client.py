@@ -12,13 +12,13 @@ import msgspec
 from msgspec import Raw, structs
 
 from pikkupy.clock import SystemClock
-from pikkupy.codec import Codec
 from pikkupy.control import messages, places
 from pikkupy.control.line import Gone, Lines
-from pikkupy.control.messages import AnyCall
+from pikkupy.control.messages import AnyCall, values
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import Attempt, Chunk, Event, Page, Run, RunHandle, Step
+from pikkupy.engine.asking import types_of
 from pikkupy.engine.ids import Ids
 from pikkupy.engine.views import shown
 from pikkupy.errors import BadType, BadValue, EngineClosed
@@ -26,9 +26,6 @@ from pikkupy.registry import Registry, WorkflowFunction
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-
-_NO_LIMIT = 1 << 62  # the engine has its own
-_values = Codec(max_payload=_NO_LIMIT, warn_payload=_NO_LIMIT)
 
 
 class Way(Protocol):
@@ -314,8 +311,8 @@ class Client:
         """What `RunHandle.result` returns or raises."""
         call = messages.Result(run_id, None if timeout is None else microseconds(timeout))
         outcome = await self._ask(call, messages.Outcome, again=True)
-        _, output_type = self._types_of(outcome.workflow)
-        return _values.decode(bytes(outcome.output).decode(), output_type, what="output of run", name=run_id)
+        _, output_type = types_of(self._registry, outcome.workflow)
+        return values.decode(bytes(outcome.output).decode(), output_type, what="output of run", name=run_id)
 
     # Inside
 
@@ -358,19 +355,15 @@ class Client:
         async for chunk in sent:
             yield Chunk(**{**structs.asdict(chunk), "value": _shown(chunk.value, Any)})
 
-    def _types_of(self, workflow: str) -> tuple[Any, Any]:
-        found = self._registry.find(workflow)
-        return (found.data_type, found.result_type) if isinstance(found, WorkflowFunction) else (Any, Any)
-
     def _asked_for(self, workflow: Any) -> tuple[str, Any]:
         """Name and type of the input. Raises `WorkflowNotFound` for what is no workflow of this `Pikku`."""
         if isinstance(workflow, str):
-            return workflow, self._types_of(workflow)[0]
+            return workflow, types_of(self._registry, workflow)[0]
         found: WorkflowFunction[Any, Any] = self._registry.find_workflow(workflow)
         return found.name, found.data_type
 
     def _run(self, sent: messages.SentRun) -> Run:
-        input_type, output_type = self._types_of(sent.workflow)
+        input_type, output_type = types_of(self._registry, sent.workflow)
         given = structs.asdict(sent)
         given["input"], given["output"] = _shown(sent.input, input_type), _shown(sent.output, output_type)
         return Run(**given)
@@ -382,11 +375,11 @@ def _step(sent: messages.SentStep) -> Step:
 
 def _shown(text: Raw, annotation: Any) -> Any:
     data = bytes(text).decode()
-    return None if data == "null" else shown(_values, data, annotation)
+    return None if data == "null" else shown(values, data, annotation)
 
 
 def _sent(value: Any, annotation: Any, what: str, name: str) -> Raw:
-    return messages.NULL if value is None else Raw(_values.encode(value, annotation, what=what, name=name).encode())
+    return messages.NULL if value is None else Raw(values.encode(value, annotation, what=what, name=name).encode())
 
 
 def _texts(status: RunStatus | str | Iterable[RunStatus | str] | None) -> list[str] | None:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from pikkupy import errors
+from pikkupy.codec import UNLIMITED, Codec
 from pikkupy.core.model import ErrorInfo, RunStatus
 from pikkupy.engine import Chunk, Run, Step
 from pikkupy.errors import PikkuError, RunCancelled, RunFailed
@@ -267,6 +268,9 @@ class SentPage(msgspec.Struct, frozen=True):
 
 
 SentCounts = dict[str, dict[RunStatus, int]]
+
+values = Codec(UNLIMITED, UNLIMITED)
+"""Users' values on the wire. The engine has limits of its own, which it names in its errors."""
 
 _encode = msgspec.json.Encoder().encode
 read_call = msgspec.json.Decoder(AnyCall).decode

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from pikkupy.codec import Codec
+from pikkupy.codec import UNLIMITED, Codec
 from pikkupy.core.commands import Cancelled, Commands, Completed, End, Failed, Parked
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import Recorded, RunStatus
@@ -24,7 +24,6 @@ from pikkupy.log import logger
 from pikkupy.registry import Registry, WorkflowFunction
 
 SHOWN = 5  # steps that are named of many
-_NO_LIMIT = 1 << 62  # what was recorded was small enough then
 
 
 class Fits(StrEnum):
@@ -66,8 +65,7 @@ class Replay:
         found = self._registry.find(run.workflow)
         if not isinstance(found, WorkflowFunction):
             return self._verdict(Fits.MISSING, f"no workflow {run.workflow!r} is registered")
-        values = Codec(max_payload=_NO_LIMIT, warn_payload=_NO_LIMIT)
-        execution = Execution(found, self._recorded, values, lambda *_: None)
+        execution = Execution(found, self._recorded, Codec(UNLIMITED, UNLIMITED), lambda *_: None)
         context = Workflow(execution, self._registry, self._services, _silent)
         commands = execution.begin(context, copy_context())
         self.error = execution.loop.error()
