@@ -16,6 +16,8 @@ FLOORS: dict[str, int] = {
     "durations": 1,
     "names": 1,
     "payloads": 1,
+    "plain": 1,
+    "private": 1,
     "log": 1,
     "tuning": 1,
     "config": 2,

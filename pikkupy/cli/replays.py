@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pdb
 import sys
 from pathlib import Path
@@ -25,9 +24,9 @@ from pikkupy.engine.looking import Look
 from pikkupy.engine.replaying import Fits, Replay, Replayed
 from pikkupy.errors import BadValue
 from pikkupy.moments import moment
+from pikkupy.private import write_new
 
 _EXITS = {Fits.YES: Exit.DONE, Fits.NO: Exit.MISMATCH, Fits.OTHERWISE: Exit.FAILED, Fits.MISSING: Exit.NOT_FOUND}
-_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 
 
 async def export(
@@ -54,11 +53,9 @@ async def export(
         sys.stdout.write(document.decode())
         return Exit.DONE
     try:
-        descriptor = os.open(output, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_LINKS, 0o600)
+        write_new(output, document)
     except FileExistsError:
         raise FileExistsError(f"{output} is there already; give a name that is free") from None
-    with os.fdopen(descriptor, "wb") as written:
-        written.write(document)
     say(f"{output}: run {run_id!r} with {len(recorded.steps):,} steps")
     return Exit.DONE
 

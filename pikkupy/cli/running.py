@@ -17,8 +17,9 @@ from cyclopts import Parameter
 from pikkupy import Engine, Member, Pikku
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.places import ENV
-from pikkupy.cli.words import clean, plain
+from pikkupy.cli.words import clean
 from pikkupy.errors import BadValue
+from pikkupy.plain import plain
 
 AppDir = Annotated[str | None, Parameter(help="Import from this folder, before what is installed.")]
 LEVELS = Literal["debug", "info", "warning", "error"]

@@ -16,12 +16,13 @@ from pikkupy.cli.places import AsJson, File, file_and, file_of, moment_of, tags_
 from pikkupy.cli.screen import RUNS, STEPS, Screen, cut, say, table, whole
 from pikkupy.cli.timeline import timeline
 from pikkupy.cli.waits import waits_for, what_of
-from pikkupy.cli.words import clean, clean_lines, first_line, lasted, local, plain, record, rfc3339, short
+from pikkupy.cli.words import clean, clean_lines, first_line, lasted, local, record, short
 from pikkupy.clock import SystemClock
 from pikkupy.core.machine import FINAL_STEPS
 from pikkupy.engine.looking import Look
 from pikkupy.errors import BadValue
 from pikkupy.moments import moment
+from pikkupy.plain import plain, rfc3339
 
 LAST = 50  # steps of a long run that are shown
 VALUE = 500  # characters of an input or output that are shown

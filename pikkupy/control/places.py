@@ -18,10 +18,9 @@ from pathlib import Path
 import msgspec
 
 from pikkupy.errors import JournalError
+from pikkupy.private import MODE, NotPrivate, read_own, write_new
 
-MODE = 0o600
 LONGEST_PATH = 103  # bytes of a Unix socket's path, without the last NUL: 104 on macOS, 108 on Linux (unix(7))
-_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of SO_PEERCRED
 
 
@@ -79,9 +78,7 @@ def bound_port(real: str) -> tuple[socket.socket, Port]:
         port = Port(bound.getsockname()[1], secrets.token_urlsafe(32))
         path = port_path(real)
         path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_LINKS, MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(port))
+        write_new(path, msgspec.json.encode(port))
     except BaseException:
         bound.close()
         raise
@@ -97,21 +94,12 @@ def remove(real: str) -> None:
 
 def port_of(real: str) -> Port | None:
     """Where the file leads, if there is one that belongs to this user alone."""
-    path = port_path(real)
     try:
-        descriptor = os.open(path, os.O_RDONLY | _NO_LINKS)
-    except OSError:
-        return None
-    with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(file.fileno())
-        if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & 0o077):
-            raise JournalError(
-                f"{path} is not this user's alone (mode {stat.S_IMODE(about.st_mode):o}): it is not used"
-            )
-        try:
-            return msgspec.json.decode(file.read(), type=Port)
-        except msgspec.MsgspecError:
-            return None  # it is being written
+        return msgspec.json.decode(read_own(port_path(real)), type=Port)
+    except NotPrivate as error:
+        raise JournalError(str(error)) from None
+    except (OSError, msgspec.MsgspecError):
+        return None  # there is none, or it is being written
 
 
 def is_own(peer: socket.socket) -> bool:

@@ -15,18 +15,16 @@ import msgspec
 import pytest
 
 from pikkupy.cli.words import (
-    DEEP,
     clean,
     clean_lines,
     first_line,
     json_of,
     lasted,
     local,
-    plain,
     record,
-    rfc3339,
     short,
 )
+from pikkupy.plain import DEEP, plain, rfc3339
 
 NASTY = {
     "C0": "\x00\x07\x08\x1b[2J\x1b]0;title\x07",
