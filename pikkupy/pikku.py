@@ -11,7 +11,8 @@ from pikkupy.control import Client, Member, serving
 from pikkupy.core.clock import Clock
 from pikkupy.durations import Duration
 from pikkupy.engine import Engine
-from pikkupy.errors import BadType, BadValue
+from pikkupy.errors import BadType, BadValue, PikkuError
+from pikkupy.mounting import AsgiApp, HttpConfig
 from pikkupy.registry import Registry
 
 
@@ -76,7 +77,7 @@ class Pikku(Registry):
         config = Config(**settings) if config is None else config
         served = config.control_socket and os.fspath(path) != ":memory:"
         beside = partial(serving, registry=self, path=os.fspath(path)) if served else None
-        make = partial(Engine, path, self, services, clock, config, beside=beside)
+        make = partial(Engine, path, self, services, clock, config, beside=beside, mount=_mount)
         if role == "engine":
             if wait is not None:
                 raise BadType(f"wait={wait!r}: it is for role='auto'")
@@ -85,7 +86,7 @@ class Pikku(Registry):
             raise BadValue(f"role={role!r}: use 'engine' or 'auto'")
         if not served:
             raise BadValue("role='auto' needs a file, and its control socket: other processes have to reach the engine")
-        return Member(path, self, "5s" if wait is None else wait, make)
+        return Member(path, self, "5s" if wait is None else wait, make, _mount)
 
     def connect(self, path: str | os.PathLike[str], *, wait: Duration = "5s") -> Client:
         """A client of the engine that has the file open in another process, to be entered with `async with`.
@@ -93,4 +94,15 @@ class Pikku(Registry):
         It waits so long for one to appear: when it is entered, and for calls that can be asked again after the engine
         has gone. The workflows of this `Pikku` give values their types; it need not have any.
         """
-        return Client(path, self, wait)
+        return Client(path, self, wait, _mount)
+
+
+def _mount(engine: Engine | Client, path: str, registry: Registry, config: HttpConfig) -> AsgiApp:
+    """The door to the web, which is an extra."""
+    try:
+        from pikkupy.http import application  # noqa: PLC0415 - it may be missing
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.split(".")[0] == "pikkupy":
+            raise
+        raise PikkuError(f"asgi() needs {missing.name}, which is not installed: pip install 'pikkupy[http]'") from None
+    return application(engine, path, registry, config)

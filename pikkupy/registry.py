@@ -176,6 +176,11 @@ class Registry:
         """Whatever is registered under `name`."""
         return self._declared.get(name)
 
+    def workflows(self) -> list[WorkflowFunction[Any, Any]]:
+        """All workflows, by name."""
+        found = [one for one in self._declared.values() if isinstance(one, WorkflowFunction)]
+        return sorted(found, key=lambda one: one.name)
+
     def in_processes(self) -> list[Callable[..., object]]:
         """The functions that run in worker processes."""
         declared = self._declared.values()

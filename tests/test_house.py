@@ -32,16 +32,18 @@ FLOORS: dict[str, int] = {
     "store": 3,
     "timers": 3,
     "services": 4,
+    "mounting": 4,
     "execution": 4,
     "workers": 5,
     "engine": 6,
     "encryption": 7,
     "control": 7,
-    "pikku": 8,
-    "testing": 9,
-    "__init__": 9,
-    "cli": 10,
-    "__main__": 11,
+    "http": 8,
+    "pikku": 9,
+    "testing": 10,
+    "__init__": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 
 IMPURE = {"asyncio", "time", "random", "os", "sqlite3", "aiosqlite", "structlog", "anyio", "threading", "socket"}

@@ -22,6 +22,7 @@ from pikkupy.engine.asking import types_of
 from pikkupy.engine.ids import Ids
 from pikkupy.engine.views import shown
 from pikkupy.errors import BadType, BadValue, EngineClosed
+from pikkupy.mounting import Mount, Mounted
 from pikkupy.registry import Registry, WorkflowFunction
 
 In = TypeVar("In")
@@ -40,7 +41,7 @@ class Way(Protocol):
         ...
 
 
-class Client:
+class Client(Mounted):
     """The engine that owns a file, from another process of the same user. Made by `Pikku.connect`; use `async with`.
 
     Its methods are the engine's, and raise what the engine raises. Values have the types of the workflows that the
@@ -50,11 +51,14 @@ class Client:
     `JournalLocked` if one holds the file and does not answer.
     """
 
-    def __init__(self, path: str | os.PathLike[str], registry: Registry, wait: Duration) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], registry: Registry, wait: Duration, mount: Mount | None = None
+    ) -> None:
         self._path = os.fspath(path)
         if "\0" in self._path or not self._path:
             raise BadValue(f"{path!r} is not a usable path")
         self._registry = registry
+        self._mount = mount
         self._ids = Ids(os.urandom)
         self._now_us = SystemClock().now_us
         self._lines = Lines(self._path, places.real_path(self._path), microseconds(wait) / 1e6)

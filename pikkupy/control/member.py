@@ -23,6 +23,7 @@ from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import Engine
 from pikkupy.errors import EngineClosed, JournalLocked, PikkuError
 from pikkupy.log import logger
+from pikkupy.mounting import Mount
 from pikkupy.registry import Registry
 
 Role = Literal["engine", "client"]
@@ -42,9 +43,14 @@ class Member(Client):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], registry: Registry, wait: Duration, make: Callable[[], Engine]
+        self,
+        path: str | os.PathLike[str],
+        registry: Registry,
+        wait: Duration,
+        make: Callable[[], Engine],
+        mount: Mount | None = None,
     ) -> None:
-        super().__init__(path, registry, wait)
+        super().__init__(path, registry, wait, mount)
         self._make = make
         self._wait_s = microseconds(wait) / 1e6
         # A connection that is kept while another process is the engine. It waits for none: this one may be next.

@@ -51,6 +51,7 @@ from pikkupy.errors import (
 )
 from pikkupy.failures import safely, storable
 from pikkupy.log import logger
+from pikkupy.mounting import Mount, Mounted
 from pikkupy.names import check_name, check_step_name
 from pikkupy.payloads import check_readable
 from pikkupy.registry import Registry, WorkflowFunction
@@ -65,7 +66,7 @@ Out = TypeVar("Out")
 Beside = Callable[["Engine"], AbstractAsyncContextManager[None]]  # what is there as long as the engine is open
 
 
-class Engine:
+class Engine(Mounted):
     """One open journal and the runs in it. Made by `Pikku.open`; use it with `async with`.
 
     Entering opens the file, takes its lock and goes on with what is unfinished; it raises `JournalLocked`,
@@ -82,6 +83,7 @@ class Engine:
         config: Config,
         outside: Outside | None = None,
         beside: Beside | None = None,
+        mount: Mount | None = None,
     ) -> None:
         self._path = os.fspath(path)
         self._registry = registry
@@ -90,6 +92,7 @@ class Engine:
         self._config = config
         self._outside = Outside() if outside is None else outside
         self._beside = beside
+        self._mount = mount
         self._served: AbstractAsyncContextManager[None] | None = None
         self._log = logger(redact=safely(config.redact))
         self._parts: Parts | None = None

@@ -70,6 +70,19 @@ async def test_where_the_path_is_too_long_there_is_a_port_with_a_token(long_db: 
     assert not path.exists()
 
 
+async def test_an_answer_over_a_port_does_not_wait_for_more(long_db: Path) -> None:
+    """Without TCP_NODELAY each would take the 40 ms that the other side waits with its acknowledgement."""
+    bound, _ = places.bound_port(str(long_db))
+    places.remove(str(long_db))
+    made: asyncio.Future[asyncio.StreamWriter] = asyncio.get_running_loop().create_future()
+    async with await asyncio.start_server(lambda _, writer: made.set_result(writer), sock=bound) as listening:
+        _, ours = await asyncio.open_connection(*listening.sockets[0].getsockname())
+        theirs = await made
+        assert theirs.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        theirs.close()
+        ours.close()
+
+
 async def test_who_does_not_know_the_token_is_not_let_in(
     long_db: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,382 @@
+"""The operations: what is asked over HTTP, as calls of the engine's methods."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+from starlette.responses import Response
+
+from pikkupy.core.machine import FINAL_RUNS
+from pikkupy.core.model import RunStatus
+from pikkupy.engine import Attempt, Chunk, Event, EventKind, Run, Step
+from pikkupy.errors import EngineClosed, RunNotFound
+from pikkupy.http import kinds
+from pikkupy.http.asked import END, LONGEST_WAIT_S, Ask, Seen, json_of, list_of
+from pikkupy.http.operations import Operation, operation
+from pikkupy.http.queries import arguments_of
+from pikkupy.http.schemas import schema_of
+from pikkupy.http.streams import streamed
+from pikkupy.mounting import Scope
+from pikkupy.registry import WorkflowFunction
+
+READ, OPERATE, ADMIN = Scope
+
+
+class RunPage(msgspec.Struct, frozen=True):
+    """Some runs, newest first."""
+
+    runs: list[Run]
+    next_cursor: str | None
+    """For the next page; `null` if this is the last."""
+
+
+class Health(msgspec.Struct, frozen=True):
+    """How it is."""
+
+    status: str
+
+
+class WorkflowInfo(msgspec.Struct, frozen=True):
+    """A workflow that can be started."""
+
+    name: str
+    description: str | None
+    input: dict[str, Any] | None
+    """JSON Schema of its input; `null` if it takes none."""
+    output: dict[str, Any]
+
+
+class Started(msgspec.Struct, frozen=True):
+    """What the routes of the original say of a new run."""
+
+    runId: str  # noqa: N815 - its name there
+
+
+class StatusOfRun(msgspec.Struct, frozen=True):
+    """What the routes of the original say of a run."""
+
+    id: str
+    workflow: str
+    status: RunStatus
+    output: Any
+    error: Any
+    steps: list[dict[str, Any]]
+
+
+# Health
+
+
+@operation("GET", "/healthz", READ, {200: Health})
+async def health(_: Ask) -> Response:
+    """Whether the server answers."""
+    return json_of(Health("ok"))
+
+
+@operation("GET", "/readyz", READ, {200: Health})
+async def readiness(ask: Ask) -> Response:
+    """Whether the engine is open and its journal can be read."""
+    await ask.engine.list_runs(limit=1)
+    return json_of(Health("ready"))
+
+
+# Runs
+
+
+@operation(
+    "POST", "/api/runs", OPERATE, {200: Run, 202: Run},
+    body=kinds.StartRun, headers=kinds.StartHeaders, problems=(404, 409),
+)  # fmt: skip
+async def start_run(ask: Ask) -> Response:
+    """Start a run.
+
+    It is on disk when this answers. 202 says where it is to be asked for; with `Prefer: wait` 200 if it has ended.
+    """
+    wait_s = ask.wait_s
+    body = await ask.body(kinds.StartRun)
+    run_id = ask.key(body.id)
+    ask.take_start()
+    handle = await ask.engine.start(
+        body.workflow, body.input, run_id=run_id, tags=body.tags, at=body.at, delay=body.delay
+    )
+    place = ask.place(handle.id)
+    if wait_s is None:
+        return await ask.run_now(handle.id, 202, location=place)
+    try:
+        status = 200 if await ask.ended(handle.id, wait_s) else 202
+    except EngineClosed as error:
+        raise EngineClosed(f"run {handle.id!r} is on disk, but it is not known how it ended: {error}") from None
+    return await ask.run_now(handle.id, status, location=place, preference_applied=f"wait={wait_s}")
+
+
+@operation("GET", "/api/runs", READ, {200: RunPage}, query=kinds.ListRuns)
+async def list_runs(ask: Ask) -> Response:
+    """List runs, newest first: those of which all that is given is true."""
+    page = await ask.engine.list_runs(**arguments_of(ask.query(kinds.ListRuns)))
+    return json_of({"runs": [ask.shown(run) for run in page.runs], "next_cursor": page.next_cursor})
+
+
+@operation("GET", "/api/counts", READ, {200: dict[str, dict[str, int]]})
+async def count_runs(ask: Ask) -> Response:
+    """Count runs by workflow and status."""
+    return json_of(await ask.engine.counts())
+
+
+@operation("GET", "/api/runs/{run_id}", READ, {200: Run}, headers=kinds.WaitHeaders, problems=(404,))
+async def get_run(ask: Ask) -> Response:
+    """Get a run as it stands; with `Prefer: wait`, when it has ended."""
+    run_id, wait_s = ask.run_id, ask.wait_s
+    if wait_s is None:
+        return await ask.run_now(run_id)
+    await ask.ended(run_id, wait_s)
+    return await ask.run_now(run_id, preference_applied=f"wait={wait_s}")
+
+
+@operation("GET", "/api/runs/{run_id}/steps", READ, {200: list[Step]}, problems=(404,))
+async def list_steps(ask: Ask) -> Response:
+    """List the steps of a run, in the order in which it reached them."""
+    return await list_of(await ask.engine.steps(ask.run_id), ask.shown)
+
+
+@operation("GET", "/api/runs/{run_id}/history", READ, {200: list[Attempt]}, problems=(404,))
+async def list_attempts(ask: Ask) -> Response:
+    """List the finished attempts of a run's steps, oldest first."""
+    return await list_of(await ask.engine.history(ask.run_id), ask.shown)
+
+
+@operation(
+    "GET", "/api/runs/{run_id}/events", READ, {200: Event, 204: None},
+    headers=kinds.ListenHeaders, query=kinds.ListenFrom, problems=(404,), stream=True,
+)  # fmt: skip
+async def run_events(ask: Ask) -> Response:
+    """What has happened to a run and what happens to it, until it has ended.
+
+    204 if it has ended and everything was seen.
+    """
+    run_id, seen = ask.run_id, ask.last_seen
+    ended = (await ask.engine.get_run(run_id)).status in FINAL_RUNS
+
+    def events() -> AsyncIterator[Event]:
+        return _unseen(ask.engine.run_events(run_id, after=seen.after), seen)
+
+    return await streamed(ask, events, ask.shown, lambda event: event.kind, _id_of, ended)
+
+
+@operation(
+    "GET", "/api/runs/{run_id}/stream", READ, {200: Chunk, 204: None},
+    headers=kinds.ListenHeaders, problems=(404,), stream=True,
+    query=kinds.ListenTo,
+)  # fmt: skip
+async def run_stream(ask: Ask) -> Response:
+    """What the steps of a run have emitted and go on to emit, until it has ended."""
+    run_id, seen = ask.run_id, ask.last_seen
+    ended = (await ask.engine.get_run(run_id)).status in FINAL_RUNS
+    query = ask.query(kinds.ListenTo)
+    chunks = partial(
+        ask.engine.stream,
+        run_id,
+        after=-1 if seen.after is None else seen.after,
+        step=None if query.step is UNSET else query.step,
+        current=query.current,
+    )
+    return await streamed(ask, chunks, ask.shown, lambda _: "chunk", lambda chunk: str(chunk.offset), ended)
+
+
+@operation(
+    "GET", "/api/events", READ, {200: Event},
+    headers=kinds.ListenHeaders, query=kinds.ListenFrom, problems=(410,), stream=True,
+)  # fmt: skip
+async def all_events(ask: Ask) -> Response:
+    """What happens to all runs, from now on.
+
+    410 if what followed the last event that was seen is not known any more: list the runs, and listen anew.
+    """
+    events = partial(ask.engine.events, after=ask.last_seen.after)
+    return await streamed(ask, events, ask.shown, lambda event: event.kind, lambda event: str(event.seq))
+
+
+# Acting
+
+
+@operation("POST", "/api/runs/{run_id}/cancel", OPERATE, {200: Run}, body=kinds.CancelRun, problems=(404, 409))
+async def cancel_run(ask: Ask) -> Response:
+    """Cancel a run: when this answers, no further step of it starts."""
+    body = await ask.body(kinds.CancelRun)
+    await ask.engine.cancel(ask.run_id, body.reason)
+    return await ask.run_now(ask.run_id)
+
+
+@operation("POST", "/api/runs/{run_id}/signal", OPERATE, {200: Run}, body=kinds.SendSignal, problems=(404, 409))
+async def signal_run(ask: Ask) -> Response:
+    """Send a run a signal: when this answers, it is on disk."""
+    body = await ask.body(kinds.SendSignal)
+    await ask.engine.signal(ask.run_id, body.name, body.payload)
+    return await ask.run_now(ask.run_id)
+
+
+@operation("POST", "/api/runs/{run_id}/approve", OPERATE, {200: Run}, body=kinds.Decide, problems=(404, 409))
+async def approve_run(ask: Ask) -> Response:
+    """Decide what a run waits for."""
+    body = await ask.body(kinds.Decide)
+    by = ask.caller.name if body.decided_by is None else body.decided_by
+    await ask.engine.approve(ask.run_id, body.name, body.decision, decided_by=by)
+    return await ask.run_now(ask.run_id)
+
+
+@operation("POST", "/api/runs/{run_id}/resume", OPERATE, {200: Run}, body=kinds.ResumeRun, problems=(404, 409))
+async def resume_run(ask: Ask) -> Response:
+    """Let a suspended run go on."""
+    body = await ask.body(kinds.ResumeRun)
+    await ask.engine.resume(ask.run_id, accept=body.accept)
+    return await ask.run_now(ask.run_id)
+
+
+@operation("POST", "/api/runs/{run_id}/retry", OPERATE, {200: Run}, problems=(404, 409))
+async def retry_run(ask: Ask) -> Response:
+    """Let a failed run go on from its failed step."""
+    await ask.engine.retry(ask.run_id)
+    return await ask.run_now(ask.run_id)
+
+
+@operation(
+    "POST", "/api/runs/{run_id}/fork", OPERATE, {201: Run},
+    body=kinds.ForkRun, headers=kinds.NewRunHeaders, problems=(404, 409),
+)  # fmt: skip
+async def fork_run(ask: Ask) -> Response:
+    """Start a new run with the history of another one before one of its steps."""
+    body = await ask.body(kinds.ForkRun)
+    ask.take_start()
+    handle = await ask.engine.fork(
+        ask.run_id,
+        at=body.at,
+        input=body.input,
+        overrides=body.overrides,
+        new_run_id=ask.key(body.id),
+    )
+    return await ask.run_now(handle.id, 201, location=ask.place(handle.id))
+
+
+@operation("DELETE", "/api/runs/{run_id}", ADMIN, {204: None}, problems=(404, 409))
+async def delete_run(ask: Ask) -> Response:
+    """Delete a run that has ended, with its steps, its history and its child runs."""
+    await ask.engine.delete_run(ask.run_id)
+    return Response(status_code=204)
+
+
+# Workflows
+
+
+@operation("GET", "/api/workflows", READ, {200: list[WorkflowInfo]})
+async def list_workflows(ask: Ask) -> Response:
+    """List the workflows that can be started, with what they take and give."""
+    return json_of([_workflow_info(one) for one in ask.registry.workflows()])
+
+
+@operation("GET", "/api/workflows/{workflow}", READ, {200: WorkflowInfo}, problems=(404,))
+async def get_workflow(ask: Ask) -> Response:
+    """Say what a workflow takes and gives."""
+    found: WorkflowFunction[Any, Any] = ask.registry.find_workflow(ask.workflow)
+    return json_of(_workflow_info(found))
+
+
+# The routes of the original
+
+
+@operation(
+    "POST", "/workflow/{workflow}/start", OPERATE, {200: Started},
+    body=Any, headers=kinds.NewRunHeaders, problems=(404, 409),
+)  # fmt: skip
+async def start_workflow(ask: Ask) -> Response:
+    """Start a run of the workflow; the body is its input."""
+    return json_of(Started(await _started(ask)))
+
+
+@operation(
+    "POST", "/workflow/{workflow}/run", OPERATE, {200: Any},
+    body=Any, headers=kinds.NewRunHeaders, problems=(404, 408, 409),
+)  # fmt: skip
+async def run_workflow(ask: Ask) -> Response:
+    """Start a run of the workflow and wait for its output; the body is its input.
+
+    409 if it fails or is cancelled, 408 if it has not ended in a minute: the run goes on.
+    """
+    run_id = await _started(ask)
+    output = await (await ask.engine.handle(run_id)).result(f"{LONGEST_WAIT_S}s")
+    return json_of(ask.shown.value(output))
+
+
+@operation("GET", "/workflow/{workflow}/status/{run_id}", READ, {200: StatusOfRun}, problems=(404,))
+async def workflow_status(ask: Ask) -> Response:
+    """How a run of the workflow stands, with its steps."""
+    return json_of(await _status(ask))
+
+
+@operation(
+    "GET", "/workflow/{workflow}/status/{run_id}/stream", READ, {200: StatusOfRun, 204: None},
+    problems=(404,), stream=True,
+)  # fmt: skip
+async def workflow_status_stream(ask: Ask) -> Response:
+    """How a run of the workflow stands, now and whenever that changes, until it has ended."""
+    await _status(ask)
+
+    async def statuses() -> AsyncIterator[StatusOfRun]:
+        yield await _status(ask)
+        async for _ in ask.engine.run_events(ask.run_id):
+            yield await _status(ask)
+
+    return await streamed(ask, statuses, lambda status: status, lambda _: "status")
+
+
+@operation(
+    "POST", "/workflow/{workflow}/approve/{run_id}", OPERATE, {200: StatusOfRun}, body=kinds.Decide,
+    problems=(404, 409),
+)  # fmt: skip
+async def approve_workflow(ask: Ask) -> Response:
+    """Decide what a run of the workflow waits for."""
+    body = await ask.body(kinds.Decide)
+    await _status(ask)
+    by = ask.caller.name if body.decided_by is None else body.decided_by
+    await ask.engine.approve(ask.run_id, body.name, body.decision, decided_by=by)
+    return json_of(await _status(ask))
+
+
+OPERATIONS = tuple(one for one in globals().values() if isinstance(one, Operation))
+
+
+# Inside
+
+
+async def _unseen(events: AsyncIterator[Event], seen: Seen) -> AsyncIterator[Event]:
+    """Without the end of the run, which is always told, for who has seen it."""
+    async for event in events:
+        if not (seen.end and event.kind is EventKind.RUN_ENDED and event.seq == seen.after):
+            yield event
+
+
+def _id_of(event: Event) -> str:
+    return f"{event.seq}{END if event.kind is EventKind.RUN_ENDED else ''}"
+
+
+async def _started(ask: Ask) -> str:
+    data = await ask.value()
+    ask.take_start()
+    handle = await ask.engine.start(ask.workflow, data, run_id=ask.key(None))
+    return handle.id
+
+
+async def _status(ask: Ask) -> StatusOfRun:
+    run_id, workflow = ask.run_id, ask.workflow
+    run = await ask.engine.get_run(run_id)
+    if run.workflow != workflow:
+        raise RunNotFound(f"no run of workflow {workflow!r} with the id {run_id!r}")
+    steps = [ask.shown(step) for step in await ask.engine.steps(run_id)]
+    shown = ask.shown(run)
+    return StatusOfRun(run.id, run.workflow, run.status, shown["output"], shown["error"], steps)
+
+
+def _workflow_info(found: WorkflowFunction[Any, Any]) -> WorkflowInfo:
+    takes = schema_of(found.data_type) if found.takes_data else None
+    return WorkflowInfo(found.name, found.__doc__, takes, schema_of(found.result_type))

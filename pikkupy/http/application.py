@@ -1,0 +1,97 @@
+"""The composition root of the HTTP API: the guard, the routes, and what is done around each of them."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pikkupy.http.api import OPERATIONS
+from pikkupy.http.asked import Api, Ask, Steered, json_of
+from pikkupy.http.guard import Guard, segment
+from pikkupy.http.operations import Operation, operation
+from pikkupy.http.problems import Refused, response_to
+from pikkupy.http.schemas import openapi
+from pikkupy.http.tokens import Callers, Failures
+from pikkupy.log import logger
+from pikkupy.mounting import AsgiApp, HttpConfig, Scope
+from pikkupy.registry import Registry
+
+_log = logger()
+
+
+def application(engine: Steered, path: str, registry: Registry, config: HttpConfig) -> AsgiApp:
+    """The ASGI application of an engine or client for the journal at `path`."""
+    api = Api(engine, registry, config)
+    by_path: dict[str, list[Operation]] = {}
+    for one in all_operations():
+        by_path.setdefault(one.path, []).append(one)
+    routes = [_route(path, operations, api) for path, operations in by_path.items()]
+    inner = Starlette(routes=routes, exception_handlers={404: _no_route, 405: _no_route})
+    return Guard(inner, config, Callers(config, path), Failures())
+
+
+def all_operations() -> tuple[Operation, ...]:
+    """Everything that can be asked."""
+    return (*OPERATIONS, openapi_document)
+
+
+@operation("GET", "/openapi.json", Scope.READ, {200: dict[str, Any]})
+async def openapi_document(ask: Ask) -> Response:
+    """This document."""
+    server = ask.request.scope.get("root_path", "")
+    document = openapi(all_operations(), metadata.version("pikkupy"), server)
+    return json_of(document)
+
+
+def _route(path: str, operations: list[Operation], api: Api) -> Route:
+    """All that can be asked at a path: so that it knows what it allows."""
+    by_method: dict[str, Operation] = {one.method: one for one in operations}
+
+    async def endpoint(request: Request) -> Response:
+        return await _answered(by_method["GET" if request.method == "HEAD" else request.method], Ask(api, request))
+
+    route = Route(path, endpoint, methods=[one.method for one in operations])
+    if route.methods is not None and by_method.get("GET", operations[0]).stream:
+        route.methods.discard("HEAD")  # it would take a stream, and tell nothing
+    return route
+
+
+async def _answered(one: Operation, ask: Ask) -> Response:
+    try:
+        if one.scope is not Scope.READ and ask.read_only:
+            raise Refused(403, "Read only", "nothing can be changed here: asgi(read_only=True)")
+        if not ask.caller.scope.allows(one.scope):
+            has = f"this needs the scope `{one.scope}`, and the caller has `{ask.caller.scope}`"
+            raise Refused(403, "Not allowed", has)
+        answer = await one.handler(ask)
+    except Exception as error:  # noqa: BLE001 - it is answered, and logged if it is a defect
+        answer = ask.problem(error)
+    if one.scope is not Scope.READ:
+        _audit(one, ask, answer.status_code)
+    return answer
+
+
+def _audit(one: Operation, ask: Ask, status: int) -> None:
+    """An action, whatever came of it: who, what, on which run, from where."""
+    client = ask.request.client
+    _log.info(
+        "http_action",
+        action=one.name,
+        by=ask.caller.name,
+        address="-" if client is None else client.host,
+        status=status,
+        **{name: segment(text) for name, text in ask.request.path_params.items()},
+    )
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    if status == 405:
+        allowed = getattr(error, "headers", None) or {}
+        return response_to(Refused(405, "Method not allowed", **{name.lower(): text for name, text in allowed.items()}))
+    return response_to(Refused(404, "No such route", f"{request.url.path} is none; /openapi.json lists them"))

@@ -1,0 +1,184 @@
+"""A request as the handlers see it: with the engine that it is for, who has sent it, and what it says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import UNSET
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pikkupy.control import Client
+from pikkupy.engine import Engine, Run
+from pikkupy.errors import RunCancelled, RunFailed
+from pikkupy.failures import safely
+from pikkupy.http import bodies, kinds
+from pikkupy.http.guard import caller_in, quoted, segment
+from pikkupy.http.limits import Rate, Streams
+from pikkupy.http.problems import Refused, response_to
+from pikkupy.http.queries import headers_of, query_of
+from pikkupy.http.shown import Shown
+from pikkupy.mounting import Caller, HttpConfig, Scope
+from pikkupy.registry import Registry
+
+T = TypeVar("T")
+Query = TypeVar("Query", bound=msgspec.Struct)
+Steered: TypeAlias = Engine | Client
+
+LONGEST_WAIT_S = 60  # for the end of a run, in one request
+END = ".end"  # of the id of the event that tells a run's end, which has no number of its own
+TURN = 50  # items made in one turn of the loop
+
+
+class Seen(NamedTuple):
+    """What who listens has got already."""
+
+    after: int | None
+    end: bool = False
+    """That of the run is among it."""
+
+
+class Api:
+    """What is there for all requests."""
+
+    def __init__(self, engine: Steered, registry: Registry, config: HttpConfig) -> None:
+        self.engine = engine
+        self.registry = registry
+        self.config = config
+        self.redact = safely(config.redact)
+        self.shown = Shown(self.redact)
+        self.starts = Rate(config.starts_per_second)
+        self.streams = Streams(config.max_streams)
+
+
+class Ask:
+    """One request."""
+
+    def __init__(self, api: Api, request: Request) -> None:
+        self._api = api
+        self.request = request
+        self.engine = api.engine
+        self.registry = api.registry
+        self.shown = api.shown
+        self.read_only = api.config.read_only
+
+    # Who, and what about
+
+    @cached_property
+    def caller(self) -> Caller:
+        """Whom the guard has let in; without a token, who looks whether the engine is well."""
+        return caller_in(self.request.scope) or Caller("nobody", Scope.READ)
+
+    @property
+    def run_id(self) -> str:
+        """In the path."""
+        return segment(self.request.path_params["run_id"])
+
+    @property
+    def workflow(self) -> str:
+        """In the path."""
+        return segment(self.request.path_params["workflow"])
+
+    @property
+    def wait_s(self) -> int | None:
+        """Seconds that the client would wait for the end (RFC 7240); a preference that makes no sense is ignored."""
+        for preference in self.request.headers.get("prefer", "").split(","):
+            name, _, text = preference.partition(";")[0].strip().partition("=")
+            text = text.strip().strip('"')
+            if name.strip().lower() == "wait" and text.isascii() and text.isdigit() and len(text) <= 9:
+                return min(int(text), LONGEST_WAIT_S)
+        return None
+
+    @property
+    def last_seen(self) -> Seen:
+        """Of a stream: `Last-Event-ID`, or the parameter `after`. Raises `Refused`."""
+        parameter = self.query(kinds.ListenFrom).after
+        place = headers_of(self.request, kinds.ListenHeaders).last_event_id
+        if place is UNSET:
+            place = parameter
+        if place is UNSET:
+            return Seen(None)
+        number = place.removesuffix(END)
+        return Seen(int(number), number != place)
+
+    def key(self, run_id: str | None) -> str | None:
+        """The id that a new run is to have: `run_id` from the body, or `Idempotency-Key`. Raises `Refused`."""
+        key = headers_of(self.request, kinds.NewRunHeaders).idempotency_key
+        if key is UNSET:
+            return run_id
+        if run_id is not None and key != run_id:
+            raise Refused(
+                422, "Unprocessable content", "`Idempotency-Key` and `id` are two names for one thing: give one"
+            )
+        return key
+
+    def query(self, kind: type[Query]) -> Query:
+        """The parameters. Raises `Refused`."""
+        return query_of(self.request, kind)
+
+    async def body(self, kind: type[T]) -> T:
+        """As `kind`. Raises `Refused`."""
+        return await bodies.read(self.request, self._api.config, kind)
+
+    async def value(self) -> Any:
+        """The body as any JSON value. Raises `Refused`."""
+        return await bodies.read_value(self.request, self._api.config)
+
+    # What it costs
+
+    def take_start(self) -> None:
+        """One of the new runs that the caller may start. Raises `Refused`."""
+        self._api.starts.take(self.caller.name)
+
+    def slot(self) -> AbstractContextManager[None]:
+        """One of the streams that the caller may have open."""
+        return self._api.streams.one(self.caller.name)
+
+    # Answers
+
+    def problem(self, error: Exception) -> Response:
+        """What is said of an error."""
+        return response_to(error, self._api.redact)
+
+    def place(self, run_id: str) -> str:
+        """Where the run is to be asked for."""
+        return f"{self.request.scope.get('root_path', '')}/api/runs/{quoted(run_id)}"
+
+    async def ended(self, run_id: str, wait_s: int) -> bool:
+        """Wait for the end of the run; whether it came in time."""
+        handle = await self.engine.handle(run_id)
+        try:
+            await handle.result(f"{wait_s}s")
+        except (RunFailed, RunCancelled):
+            pass
+        except TimeoutError:
+            return False
+        return True
+
+    async def run_now(self, run_id: str, status: int = 200, **headers: str) -> Response:
+        """An answer with the run as it stands."""
+        run: Run = await self.engine.get_run(run_id)
+        return json_of(self.shown(run), status, {name.replace("_", "-"): text for name, text in headers.items()})
+
+
+async def list_of(items: Iterable[T], told: Callable[[T], Any]) -> Response:
+    """An answer with many values: others on the loop have their turns while it is made."""
+    body = bytearray(b"[")
+    for made, item in enumerate(items, 1):
+        if made > 1:
+            body += b","
+        body += msgspec.json.encode(told(item))
+        if made % TURN == 0:
+            await asyncio.sleep(0)
+    body += b"]"
+    return Response(bytes(body), media_type="application/json")
+
+
+def json_of(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer with a value."""
+    return Response(msgspec.json.encode(value), status, headers, "application/json")

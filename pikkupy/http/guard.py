@@ -1,0 +1,177 @@
+"""What stands before every route: it lets in nobody whom it does not know, and no web page of somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+from pikkupy.http.problems import Refused, response_to
+from pikkupy.http.tokens import Callers, Failures
+from pikkupy.log import logger
+from pikkupy.mounting import AsgiApp, Caller, Connection, HttpConfig, Receive, Send
+
+CALLER = "pikkupy.caller"  # in the connection, for those behind the guard
+SLASH = "\udc2f"  # stands for a slash within a segment of a path; no path that was sent can have it
+OPEN = frozenset({"/healthz", "/readyz"})
+USUAL_PORTS = {"http": 80, "https": 443}
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+HEADERS: dict[bytes, bytes] = {
+    b"cache-control": b"no-store",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"referrer-policy": b"no-referrer",
+    b"x-content-type-options": b"nosniff",
+}
+
+_log = logger()
+
+
+class Guard:
+    """An ASGI application around another one."""
+
+    def __init__(self, inner: AsgiApp, config: HttpConfig, callers: Callers, failures: Failures) -> None:
+        self._inner = inner
+        self._callers = callers
+        self._failures = failures
+        self._hosts = frozenset(host.lower() for host in config.hosts)
+        self._open_health = config.open_health
+        self._free = config.max_requests
+
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
+        """Answer a request. There are no WebSockets, and the lifespan of an engine is its application's."""
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "there are no WebSockets here"})
+            return
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        send = _sealed(send)
+        if self._free <= 0:
+            refused = Refused(503, "Too many requests at once", "try again soon", retry_after="1")
+            await response_to(refused)(scope, receive, send)
+            return
+        self._free -= 1
+        try:
+            try:
+                scope = await self._admitted(scope)
+            except Exception as error:  # noqa: BLE001 - it is answered
+                await response_to(error)(scope, receive, send)
+            else:
+                await self._inner(scope, receive, send)
+        finally:
+            self._free += 1
+
+    async def _admitted(self, connection: Connection) -> Connection:
+        """The connection with its caller, and with a path that can be taken apart. Raises `Refused`."""
+        connection = _placed(connection)
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in connection.get("headers", [])
+        }
+        address = (connection.get("client") or ("-",))[0]
+        try:
+            self._check_host(headers, connection)
+            _check_origin(headers, connection["method"])
+            caller = await self._known(headers, connection, address)
+        except Refused as refused:
+            _log.info("http_refused", status=refused.problem.status, why=refused.problem.title, address=address)
+            raise
+        return {**connection, CALLER: caller}
+
+    def _check_host(self, headers: dict[str, str], connection: Connection) -> None:
+        host = headers.get("host", "").lower()
+        if host in self._hosts:
+            return
+        name, port = _host_and_port(host, connection.get("scheme", "http"))
+        server = connection.get("server")
+        if name in LOOPBACK and server is not None and port == server[1]:
+            return
+        detail = f"Host {host!r} is not one of this server's; if it should be, name it: asgi(hosts=[{host!r}])"
+        raise Refused(421, "Misdirected request", detail)
+
+    async def _known(self, headers: dict[str, str], connection: Connection, address: str) -> Caller | None:
+        if self._open_health and connection["path"].removeprefix(connection.get("root_path", "")) in OPEN:
+            return None
+        wait_s = self._failures.wait_s(address)
+        if wait_s > 0:
+            detail = f"too many tokens from {address} were wrong; wait {wait_s:.0f} s"
+            raise Refused(429, "Too many failures", detail, retry_after=str(int(wait_s) + 1))
+        caller = await self._callers.caller_of(headers)
+        if caller is None:
+            self._failures.add(address)
+            detail = "send `Authorization: Bearer TOKEN`; the token is in the file beside the journal, PATH.token, "
+            detail += "or what asgi(token=...) was given"
+            raise Refused(401, "Who are you?", detail, www_authenticate="Bearer")
+        self._failures.forget(address)
+        return caller
+
+
+def caller_in(connection: MutableMapping[str, Any]) -> Caller | None:
+    """Whom the guard has let in."""
+    caller: Caller | None = connection[CALLER]
+    return caller
+
+
+def segment(text: str) -> str:
+    """A name from a path, as it was meant."""
+    return text.replace(SLASH, "/")
+
+
+def quoted(text: str) -> str:
+    """A name as a segment of a path."""
+    return quote(text, safe="")
+
+
+def _check_origin(headers: dict[str, str], method: str) -> None:
+    """Other sites' pages are not let in; clients that are no browser send none of these headers."""
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    if origin is not None:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or parts.netloc.lower() != headers.get("host", "").lower():
+            raise Refused(403, "Forbidden origin", f"a page of {origin} must not call this server")
+    if site in (None, "same-origin", "none"):
+        return
+    follows_link = method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate" and origin is None
+    if not (follows_link and headers.get("sec-fetch-dest") == "document"):
+        raise Refused(403, "Forbidden origin", f"a page of another site must not call this server ({site})")
+
+
+def _host_and_port(host: str, scheme: str) -> tuple[str, int | None]:
+    name, colon, port = host.rpartition(":")
+    if not colon or port.endswith("]"):
+        return host, USUAL_PORTS.get(scheme)
+    return name, int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else None
+
+
+def _placed(connection: Connection) -> Connection:
+    """The connection with its whole path, slashes within a name told apart, and what of it leads to this application.
+
+    Starlette leaves the path whole and says in `root_path` what leads here; Litestar takes that away, adds a slash at
+    the end, and says nothing; what was sent is in `raw_path`, if the server has it.
+    """
+    raw: bytes | None = connection.get("raw_path")
+    if raw is None:
+        return connection
+    segments = (unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/"))
+    whole = "/".join(segment.replace("/", SLASH) for segment in segments)
+    sent, path = whole.replace(SLASH, "/"), connection["path"]
+    if sent == path:
+        return {**connection, "path": whole}
+    sent, path = sent.rstrip("/"), path.rstrip("/")
+    if not sent.endswith(path):
+        return connection
+    return {**connection, "path": whole, "root_path": sent.removesuffix(path)}
+
+
+def _sealed(send: Send) -> Send:
+    """`send`, with the headers that every answer has."""
+
+    async def sealed(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            given = list(message.get("headers", []))
+            have = {name.lower() for name, _ in given}
+            message["headers"] = given + [pair for pair in HEADERS.items() if pair[0] not in have]
+        await send(message)
+
+    return sealed

@@ -1,0 +1,63 @@
+"""Parameters of a query, and headers, as records."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, structs
+from starlette.requests import Request
+
+from pikkupy.http.kinds import ListRuns
+from pikkupy.http.problems import Refused
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def query_of(request: Request, kind: type[T]) -> T:
+    """The parameters as `kind`. Raises `Refused`, naming the one that is wrong."""
+    repeated = {field.name for field in structs.fields(kind) if "list" in str(field.type)}
+    given: dict[str, Any] = {}
+    for name, text in request.query_params.multi_items():
+        if name in repeated:
+            given.setdefault(name, []).append(text)
+        elif name in given:
+            raise Refused(422, "Unprocessable content", f"`{name}` was given twice")
+        else:
+            given[name] = text
+    return _converted(given, kind)
+
+
+def headers_of(request: Request, kind: type[T]) -> T:
+    """The headers that `kind` names. Raises `Refused`."""
+    names = [field.encode_name for field in structs.fields(kind)]
+    return _converted({name: request.headers[name] for name in names if name in request.headers}, kind)
+
+
+def arguments_of(query: ListRuns) -> dict[str, Any]:
+    """Of `list_runs`. Raises `Refused`."""
+    arguments = {name: value for name, value in structs.asdict(query).items() if value is not UNSET}
+    if "tag" in arguments:
+        arguments["tags"] = _tags(arguments.pop("tag"))
+    return arguments
+
+
+def _converted(given: dict[str, Any], kind: type[T]) -> T:
+    try:
+        for field in structs.fields(kind):
+            if isinstance(field.default, int) and field.encode_name in given:  # a number, or true and false
+                with_value = msgspec.convert({field.encode_name: given[field.encode_name]}, kind, strict=False)
+                given[field.encode_name] = getattr(with_value, field.name)
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise Refused(422, "Unprocessable content", str(error)) from None
+
+
+def _tags(pairs: list[str]) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for pair in pairs:
+        name, _, value = pair.partition(":")
+        if tags.get(name, value) != value:
+            raise Refused(422, "Unprocessable content", f"`tag={pair}`: the tag {name!r} has another value, too")
+        tags[name] = value
+    return tags

@@ -1,0 +1,145 @@
+"""JSON Schema of types, and the OpenAPI document of the operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+from msgspec import structs
+
+from pikkupy.engine import Attempt, Chunk, Event, Run, Step
+from pikkupy.http.kinds import Name
+from pikkupy.http.operations import Operation
+from pikkupy.http.problems import MEDIA_TYPE, Problem
+
+REF = "#/components/schemas/{name}"
+EVERYWHERE = {
+    400: "The request cannot be read.",
+    401: "No valid token.",
+    403: "The caller may not, or a page of another site has sent it.",
+    408: "It took too long.",
+    409: "The run, or its id, is in another state.",
+    404: "There is no such run or workflow.",
+    410: "It is not known any more.",
+    413: "The body is too large.",
+    415: "The body is no JSON.",
+    421: "The header `Host` names another server.",
+    422: "What was sent does not fit.",
+    429: "Too many: `Retry-After` says when.",
+    500: "A defect; the log says more under its `error_id`.",
+    503: "The engine is not open, or its disk fails.",
+}
+ALWAYS = (401, 403, 421, 422, 429, 500, 503)
+WITH_BODY = (400, 408, 413, 415)
+
+
+def schema_of(annotation: Any) -> dict[str, Any]:
+    """JSON Schema of a user's type; one that says nothing for what there is none of."""
+    try:
+        return msgspec.json.schema(annotation, schema_hook=_anything)
+    except Exception:  # noqa: BLE001 - whatever users' types do
+        return {}
+
+
+def openapi(operations: Iterable[Operation], version: str, server: str) -> dict[str, Any]:
+    """The document (OpenAPI 3.1.0)."""
+    document = _Document()
+    paths: dict[str, dict[str, Any]] = {}
+    for one in operations:
+        paths.setdefault(one.path, {})[one.method.lower()] = document.operation(one)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "pikkupy", "version": version, "summary": "Durable workflows on one SQLite file."},
+        "servers": [{"url": server or "/"}],
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "schemas": document.components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+_RECORDS: dict[str, type[msgspec.Struct]] = {one.__name__: one for one in (Attempt, Chunk, Event, Run, Step)}
+
+
+class NoMore(msgspec.Struct, forbid_unknown_fields=True):
+    """With the event `end`: there is no more."""
+
+
+class _Document:
+    """Collects the types that operations name."""
+
+    def __init__(self) -> None:
+        self.components: dict[str, Any] = {}
+
+    def operation(self, one: Operation) -> dict[str, Any]:
+        """What stands under its path and method."""
+        made: dict[str, Any] = {
+            "operationId": one.name,
+            "summary": one.summary,
+            "description": f"{one.description} Scope: `{one.scope}`.",
+            "responses": {str(status): self._answer(one, status) for status in one.returns},
+        }
+        for status in sorted({*ALWAYS, *one.problems, *(WITH_BODY if one.body is not None else ())}):
+            content = {MEDIA_TYPE: {"schema": self._schema(Problem)}}
+            made["responses"][str(status)] = {"description": EVERYWHERE[status], "content": content}
+        parameters = [
+            {"name": name, "in": "path", "required": True, "schema": self._schema(Name)} for name in one.parameters
+        ]
+        parameters += [*self._fields("query", one.query), *self._fields("header", one.headers)]
+        if parameters:
+            made["parameters"] = parameters
+        if one.body is not None:
+            content = {"application/json": {"schema": self._schema(one.body)}}
+            required = issubclass(one.body, msgspec.Struct) and any(
+                field.required for field in structs.fields(one.body)
+            )
+            made["requestBody"] = {"content": content, "required": required}
+        return made
+
+    def _answer(self, one: Operation, status: int) -> dict[str, Any]:
+        kind = one.returns[status]
+        if kind is None:
+            return {"description": "Nothing more."}
+        if not one.stream:
+            return {"description": one.summary, "content": {"application/json": {"schema": self._schema(kind)}}}
+        told = {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"anyOf": [self._schema(one) for one in (kind, Problem, NoMore)]},
+        }
+        event = {"type": "object", "properties": {"event": {"type": "string"}, "id": {"type": "string"}, "data": told}}
+        return {"description": one.summary, "content": {"text/event-stream": {"schema": event}}}
+
+    def _fields(self, where: str, kind: type[msgspec.Struct] | None) -> Iterator[dict[str, Any]]:
+        """Those of a record as parameters, each of which may be left out."""
+        for field in () if kind is None else structs.fields(kind):
+            schema = self._schema(field.type)
+            said = schema.pop("description", "")
+            others = [other for other in schema.get("anyOf", []) if other != {"type": "null"}]
+            if len(others) == 1:
+                schema = others[0]
+            yield {"name": field.encode_name, "in": where, "description": said, "schema": schema}
+
+    def _schema(self, kind: Any) -> dict[str, Any]:
+        [found], components = msgspec.json.schema_components([kind], schema_hook=_anything, ref_template=REF)
+        for name, schema in components.items():
+            if name not in self.components:
+                self.components[name] = schema
+                _date(schema.get("properties", {}), _RECORDS.get(name))
+        return found
+
+
+def _date(properties: dict[str, Any], record: type[msgspec.Struct] | None) -> None:
+    """Say of which texts they are moments: msgspec says so only of those that must have a time zone."""
+    for field in () if record is None else structs.fields(record):
+        schema = properties[field.encode_name]
+        for one in schema.get("anyOf", [schema]):
+            if one.get("type") == "string" and "datetime" in str(field.type):
+                one["format"] = "date-time"
+
+
+def _anything(_: type[Any]) -> dict[str, Any]:
+    return {}

@@ -1,0 +1,121 @@
+"""Who calls: bearer tokens, the file that one is in if none is given, and those who try too often."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import inspect
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from pikkupy.clock import monotonic_s
+from pikkupy.errors import BadType, BadValue
+from pikkupy.mounting import LEAST_TOKEN, Caller, HttpConfig, Scope
+from pikkupy.private import read_own, write_new
+
+FAILURES = 10  # in a window, of one address; then it has to wait
+WINDOW_S = 60.0
+LONGEST_WAIT_S = 3_600.0
+MOST_ADDRESSES = 10_000  # that are remembered
+
+
+def token_path(path: str) -> Path:
+    """Of the file with the token for the journal at `path`."""
+    return Path(f"{os.path.realpath(path)}.token")
+
+
+def token_of_file(path: str) -> str:
+    """The token in the file beside the journal at `path`; made now if there is none.
+
+    Raises `OSError` if it can be neither read nor made, and for a file that others can read.
+    """
+    if path == ":memory:":
+        raise BadValue("a journal in memory has no file beside it for a token: give asgi(token=...)")
+    place = token_path(path)
+    new = secrets.token_urlsafe(32)
+    if not place.exists():
+        # Under another name first, so that nobody ever reads half of it; of several who do so one is the first.
+        draft = place.with_name(f"{place.name}.{secrets.token_hex(8)}")
+        write_new(draft, f"{new}\n".encode())
+        with suppress(FileExistsError):
+            os.link(draft, place)
+        draft.unlink()
+    token = read_own(place).decode("ascii", "replace").strip()
+    if len(token) < LEAST_TOKEN:
+        raise BadValue(
+            f"{place} holds no token of {LEAST_TOKEN} characters or more: remove it, and another one is made"
+        )
+    return token
+
+
+class Callers:
+    """Tells who calls."""
+
+    def __init__(self, config: HttpConfig, path: str) -> None:
+        self._authenticate = config.authenticate
+        self._known: list[tuple[bytes, Caller]] = []
+        if self._authenticate is not None:
+            return
+        for token, scope in config.tokens.items():
+            self._known.append((_digest(token), Caller(f"token:{Scope(scope)}", Scope(scope))))
+        if config.token is not None or not config.tokens:
+            token = token_of_file(path) if config.token is None else config.token
+            self._known.append((_digest(token), Caller("token", Scope.ADMIN)))
+
+    async def caller_of(self, headers: Mapping[str, str]) -> Caller | None:
+        """Who has sent these headers; `None` for nobody who is known."""
+        if self._authenticate is not None:
+            found = self._authenticate(headers)
+            caller = await found if inspect.isawaitable(found) else found
+            if not isinstance(caller, Caller | None):
+                raise BadType(f"authenticate() returned {type(caller).__name__}: a Caller or None was expected")
+            return caller
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        return self.caller_with(token.strip()) if kind.lower() == "bearer" else None
+
+    def caller_with(self, token: str) -> Caller | None:
+        """Whose token it is. It takes as long for a wrong one as for a right one."""
+        given, caller = _digest(token), None
+        for digest, known in self._known:
+            if hmac.compare_digest(digest, given):
+                caller = known
+        return caller
+
+
+class Failures:
+    """How often which address has given no valid token: ten times a minute, then it waits, each time twice as long."""
+
+    def __init__(self, now: Callable[[], float] = monotonic_s) -> None:
+        self._now = now
+        self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()  # address: when the window began, how many
+
+    def wait_s(self, address: str) -> float:
+        """Seconds that the address has to wait; 0 if it need not."""
+        began, count = self._seen.get(address, (0.0, 0))
+        if count < FAILURES:
+            return 0.0
+        wait_s = min(WINDOW_S * 2.0 ** min(count - FAILURES, 10), LONGEST_WAIT_S)
+        return max(0.0, began + wait_s - self._now())
+
+    def add(self, address: str) -> None:
+        """One more."""
+        began, count = self._seen.pop(address, (self._now(), 0))
+        if count >= FAILURES:
+            began = self._now()  # it has waited, and is wrong again
+        elif self._now() - began >= WINDOW_S:
+            began, count = self._now(), 0
+        self._seen[address] = (began, count + 1)
+        if len(self._seen) > MOST_ADDRESSES:
+            self._seen.popitem(last=False)
+
+    def forget(self, address: str) -> None:
+        """It has given a valid one."""
+        self._seen.pop(address, None)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,404 @@
+"""What is asked over HTTP, each operation by its route."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from pikkupy import Engine, Pikku, Workflow
+from tests.http.shop import HOST, TOKEN, caller, pikku
+
+
+@asynccontextmanager
+async def opened(db: Path, **settings: Any) -> AsyncIterator[tuple[Engine, httpx2.AsyncClient]]:
+    """An open engine, and who calls it over HTTP."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, **settings)) as http:
+        yield engine, http
+
+
+async def started(http: httpx2.AsyncClient, workflow: str, data: Any = None, **fields: Any) -> str:
+    """The id of a new run."""
+    answer = await http.post("/api/runs", json={"workflow": workflow, "input": data, **fields})
+    assert answer.status_code == 202, answer.text
+    run_id: str = answer.json()["id"]
+    return run_id
+
+
+async def test_a_run_is_started_and_asked_for(db: Path) -> None:
+    """202 with where to look for it; the input may be what its type can be made of."""
+    async with opened(db) as (_, http):
+        given = {"number": 21, "due": "2026-12-24T18:00:00Z"}
+        answer = await http.post("/api/runs", json={"workflow": "order", "input": given, "tags": {"shop": "1"}})
+        assert answer.status_code == 202
+        place = answer.headers["location"]
+        assert place == f"/api/runs/{answer.json()['id']}"
+        run = (await http.get(place, headers={"prefer": "wait=30"})).json()
+        assert run["status"] == "completed"
+        assert run["input"] == given
+        assert run["output"] == {"number": 21, "doubled": 42}
+        assert run["tags"] == {"shop": "1"}
+        steps = (await http.get(f"{place}/steps")).json()
+        assert [(step["name"], step["output"]) for step in steps] == [("double", 42)]
+        attempts = (await http.get(f"{place}/history")).json()
+        assert [(one["step_name"], one["attempt"], one["status"]) for one in attempts] == [("double", 1, "succeeded")]
+
+
+async def test_who_prefers_to_wait_gets_the_end(db: Path) -> None:
+    """RFC 7240: 200 with the run if it ends in time, else 202; the header says what was done."""
+    async with opened(db) as (_, http):
+        body = {"workflow": "order", "input": {"number": 2}}
+        answer = await http.post("/api/runs", json=body, headers={"prefer": "wait=30"})
+        assert (answer.status_code, answer.json()["status"]) == (200, "completed")
+        assert answer.headers["preference-applied"] == "wait=30"
+        failing = {"workflow": "failing", "input": "no stock"}
+        answer = await http.post("/api/runs", json=failing, headers={"prefer": "respond-async, wait=30"})
+        assert (answer.status_code, answer.json()["status"]) == (200, "failed")
+        assert "no stock" in answer.json()["error"]["message"]
+        answer = await http.post("/api/runs", json={"workflow": "waiting"}, headers={"prefer": "wait=0"})
+        assert (answer.status_code, answer.json()["status"]) == (202, "running")
+
+
+@pytest.mark.parametrize("prefer", ["wait", "wait=", "wait=x", "wait=-1", "wait=1e9", "handling=strict", "wait=²"])
+async def test_a_preference_that_makes_no_sense_is_ignored(db: Path, prefer: str) -> None:
+    async with opened(db) as (_, http):
+        answer = await http.post(
+            "/api/runs", json={"workflow": "waiting"}, headers={"prefer": prefer.encode("latin-1", "replace")}
+        )
+        assert answer.status_code == 202
+        assert "preference-applied" not in answer.headers
+
+
+async def test_the_same_key_starts_one_run(db: Path) -> None:
+    """`Idempotency-Key` is the id of the run: the same request again is the same run, another one a conflict."""
+    async with opened(db) as (engine, http):
+        key = {"idempotency-key": "order 7/a"}
+        body = {"workflow": "order", "input": {"number": 7}}
+        answers = [await http.post("/api/runs", json=body, headers=key) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [202] * 3
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        assert len((await engine.list_runs()).runs) == 1
+        other = await http.post("/api/runs", json={"workflow": "order", "input": {"number": 8}}, headers=key)
+        assert other.status_code == 409
+        assert other.headers["content-type"] == "application/problem+json"
+        assert other.json()["type"] == "urn:pikkupy:run-conflict"
+        both = await http.post("/api/runs", json={**body, "id": "x"}, headers=key)
+        assert both.status_code == 422
+
+
+@pytest.mark.parametrize("run_id", ["a/b", "a b", "a/steps", "../x", "%2F", "ä€😀", "a?b#c", "api/runs/x", "."])
+async def test_an_id_may_have_any_character(db: Path, run_id: str) -> None:
+    """A slash in an id is no slash of the path."""
+    async with opened(db) as (_, http):
+        await started(http, "order", {"number": 1}, id=run_id)
+        page = (await http.get("/api/runs")).json()
+        answer = await http.post("/api/runs", json={"workflow": "order", "input": {"number": 1}, "id": run_id})
+        place = answer.headers["location"]
+        assert page["runs"][0]["id"] == run_id
+        if run_id == ".":
+            return  # clients take the dot out of the path before they send it (RFC 3986, 5.2.4)
+        assert (await http.get(f"{HOST}{place}")).json()["id"] == run_id
+        assert [step["name"] for step in (await http.get(f"{HOST}{place}/steps")).json()] == ["double"]
+
+
+async def test_runs_are_listed_by_filters_and_pages(db: Path) -> None:
+    async with opened(db) as (_, http):
+        for number in range(5):
+            await started(http, "order", {"number": number}, id=f"order-{number}", tags={"odd": str(number % 2)})
+        failed = await started(http, "failing", "kaputt")
+        await http.get(f"/api/runs/{failed}", headers={"prefer": "wait=30"})
+        page = (await http.get("/api/runs", params={"limit": 2, "workflow": "order"})).json()
+        assert [run["id"] for run in page["runs"]] == ["order-4", "order-3"]
+        rest = (await http.get("/api/runs", params={"workflow": "order", "cursor": page["next_cursor"]})).json()
+        assert [run["id"] for run in rest["runs"]] == ["order-2", "order-1", "order-0"]
+        assert rest["next_cursor"] is None
+        odd = (await http.get("/api/runs", params={"tag": "odd:1"})).json()
+        assert [run["id"] for run in odd["runs"]] == ["order-3", "order-1"]
+        broken = (await http.get("/api/runs", params={"error": "kaputt", "status": ["failed", "cancelled"]})).json()
+        assert [run["id"] for run in broken["runs"]] == [failed]
+        assert (await http.get("/api/runs", params={"created_after": "2999-01-01T00:00:00Z"})).json()["runs"] == []
+        assert (await http.get("/api/counts")).json()["failing"] == {"failed": 1}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0", "limit=501", "limit=x", "limit=1&limit=2", "status=done", "tag=x", "tag=a:1&tag=a:2", "colour=red",
+        "cursor=x", "created_after=yesterday", "created_after=2026-01-01T00:00:00", "id_prefix=", "error=",
+    ],
+)  # fmt: skip
+async def test_a_filter_that_there_cannot_be_is_said(db: Path, query: str) -> None:
+    async with opened(db) as (_, http):
+        answer = await http.get(f"/api/runs?{query}")
+        assert answer.status_code == 422, answer.text
+        assert query.split("=", maxsplit=1)[0].split("&", maxsplit=1)[0] in answer.json()["detail"]
+
+
+async def test_runs_are_steered(db: Path) -> None:
+    """Signal, cancel, approve, resume, retry, fork and delete: each answers with the run as it stands."""
+    async with opened(db) as (engine, http):
+        run_id = await started(http, "waiting")
+        answer = await http.post(f"/api/runs/{run_id}/signal", json={"name": "go", "payload": {"a": [1]}})
+        assert answer.status_code == 200
+        assert await (await engine.handle(run_id)).result("30s") == {"a": [1]}
+
+        run_id = await started(http, "waiting")
+        answer = await http.post(f"/api/runs/{run_id}/cancel", json={"reason": "no longer wanted"})
+        assert (answer.json()["status"], answer.json()["reason"]) == ("cancelled", "no longer wanted")
+        again = await http.post(f"/api/runs/{run_id}/cancel", json={})
+        assert (again.status_code, again.json()["type"]) == (409, "urn:pikkupy:run-state-error")
+
+        run_id = await started(http, "asking")
+        late = await http.post(f"/api/runs/{run_id}/approve", json={"name": "other", "decision": True})
+        assert late.status_code == 409
+        wrong = await http.post(f"/api/runs/{run_id}/approve", json={"name": "ok", "decision": "yes"})
+        assert (wrong.status_code, wrong.json()["type"]) == (422, "urn:pikkupy:payload-error")
+        await http.post(f"/api/runs/{run_id}/approve", json={"name": "ok", "decision": True})
+        assert await (await engine.handle(run_id)).result("30s") == (True, "token")
+
+        run_id = await started(http, "gated")
+        while (await http.get(f"/api/runs/{run_id}")).json()["status"] != "suspended":
+            await asyncio.sleep(0)
+        assert (await http.post(f"/api/runs/{run_id}/resume", json={"accept": "old"})).status_code == 422
+        await http.post(f"/api/runs/{run_id}/resume")
+        assert await (await engine.handle(run_id)).result("30s") == "open"
+
+        run_id = await started(http, "failing", "once")
+        await http.get(f"/api/runs/{run_id}", headers={"prefer": "wait=30"})
+        assert (await http.post(f"/api/runs/{run_id}/retry")).status_code == 200
+        failed = await http.get(f"/api/runs/{run_id}", headers={"prefer": "wait=30"})
+        assert failed.json()["status"] == "failed"
+
+        source = await started(http, "order", {"number": 3})
+        await http.get(f"/api/runs/{source}", headers={"prefer": "wait=30"})
+        fork = await http.post(
+            f"/api/runs/{source}/fork", json={"at": "double", "input": {"number": 4}, "id": "fork/1"}
+        )
+        assert (fork.status_code, fork.headers["location"]) == (201, "/api/runs/fork%2F1")
+        assert (await (await engine.handle("fork/1")).result("30s")).doubled == 8
+        assert (await http.get("/api/runs/fork%2F1")).json()["forked_from"] == source
+
+        assert (await http.delete(f"/api/runs/{source}")).status_code == 204
+        assert (await http.get(f"/api/runs/{source}")).status_code == 404
+
+
+async def test_what_there_is_not_is_said(db: Path) -> None:
+    """Problem details (RFC 9457), which say what is missing."""
+    async with opened(db) as (_, http):
+        for answer in (
+            await http.get("/api/runs/nothing"),
+            await http.get("/api/runs/nothing/steps"),
+            await http.get("/api/runs/nothing/events"),
+            await http.post("/api/runs/nothing/cancel", json={}),
+            await http.delete("/api/runs/nothing"),
+        ):
+            assert answer.status_code == 404
+            assert answer.headers["content-type"] == "application/problem+json"
+            problem = answer.json()
+            assert problem["type"] == "urn:pikkupy:run-not-found"
+            assert problem["title"] == "Run not found"
+            assert "'nothing'" in problem["detail"]
+        workflow = await http.post("/api/runs", json={"workflow": "nothing"})
+        assert (workflow.status_code, workflow.json()["type"]) == (404, "urn:pikkupy:workflow-not-found")
+        route = await http.get("/api/nothing")
+        assert (route.status_code, route.json()["title"]) == (404, "No such route")
+        method = await http.put("/api/runs/x", json={})
+        assert (method.status_code, "GET" in method.headers["allow"]) == (405, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b"{", 400, "truncated"),
+        (b"[]", 422, "object"),
+        (b"{}", 422, "workflow"),
+        (b'{"workflow": 1}', 422, "$.workflow"),
+        (b'{"workflow": "order", "inptu": 1}', 422, "inptu"),
+        (b'{"workflow": "order", "input": {"number": "x"}}', 422, "$.number"),
+        (b'{"workflow": "order", "input": {"number": 1}, "delay": "soon"}', 422, "soon"),
+        (b'{"workflow": "order", "input": {"number": 1}, "at": "2026-01-01T00:00:00"}', 422, "$.at"),
+        (b'{"workflow": "order", "input": {"number": 1}, "at": "2026-01-01T00:00:00Z", "delay": 5}', 422, "delay"),
+        (b'{"workflow": "order", "input": {"number": 1}, "id": ""}', 422, "$.id"),
+        (b'{"workflow": "order", "input": {"number": 1}, "tags": {"a": 1}}', 422, "$.tags"),
+        (b'{"workflow": "\xff"}', 400, ""),
+        (b'{"workflow": "\\ud800"}', 400, ""),
+        (b'{"workflow": "echo", "input": ' + b"9" * 5000 + b"}", 422, "$.input"),
+    ],
+)
+async def test_a_body_that_does_not_fit_starts_nothing(db: Path, body: bytes, status: int, said: str) -> None:
+    async with opened(db) as (engine, http):
+        answer = await http.post("/api/runs", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == status, answer.text
+        assert said in answer.json()["detail"]
+        assert (await engine.list_runs()).runs == ()
+
+
+async def test_values_are_plain_json_both_ways(db: Path) -> None:
+    """What looks like the journal's own form for other values is a value like others; large integers are kept."""
+    async with opened(db) as (engine, http):
+        for value in (
+            {"$t": "os:system", "v": ["id"]},
+            {"$t": "tuple", "v": [1]},
+            2**70,
+            -(2**63),
+            1.5,
+            "x\u2028",
+            [[]],
+        ):
+            run_id = await started(http, "echo", value)
+            assert await (await engine.handle(run_id)).result("30s") == value
+        answer = (await http.get(f"/api/runs/{run_id}")).json()
+        assert answer["output"] == [[]]
+
+
+async def test_the_routes_of_the_original(db: Path) -> None:
+    async with opened(db) as (_, http):
+        run_id = (await http.post("/workflow/order/start", json={"number": 5})).json()["runId"]
+        assert (await http.post("/workflow/order/run", json={"number": 6})).json() == {"number": 6, "doubled": 12}
+        await http.get(f"/api/runs/{run_id}", headers={"prefer": "wait=30"})
+        status = (await http.get(f"/workflow/order/status/{run_id}")).json()
+        assert (status["id"], status["status"], status["output"]) == (run_id, "completed", {"number": 5, "doubled": 10})
+        assert [step["name"] for step in status["steps"]] == ["double"]
+        assert (await http.get(f"/workflow/waiting/status/{run_id}")).status_code == 404
+        failed = await http.post("/workflow/failing/run", json="sold out")
+        assert (failed.status_code, failed.json()["type"]) == (409, "urn:pikkupy:run-failed")
+        assert "sold out" in failed.json()["detail"]
+        assert failed.json()["run_id"]
+        asked = (await http.post("/workflow/asking/start")).json()["runId"]
+        decided = await http.post(f"/workflow/asking/approve/{asked}", json={"name": "ok", "decision": False})
+        assert decided.status_code == 200
+        other = await http.post(f"/workflow/order/approve/{asked}", json={"name": "ok", "decision": False})
+        assert other.status_code == 404
+
+
+async def test_workflows_say_what_they_take(db: Path) -> None:
+    async with opened(db) as (_, http):
+        listed = {one["name"]: one for one in (await http.get("/api/workflows")).json()}
+        assert set(listed) == {"order", "waiting", "asking", "failing", "gated", "echo", "talking"}
+        assert listed["order"]["description"] == "Double a number."
+        assert listed["waiting"]["input"] is None
+        assert "Order" in str(listed["order"]["input"])
+        assert (await http.get("/api/workflows/failing")).json()["input"] == {"type": "string"}
+        assert (await http.get("/api/workflows/nothing")).status_code == 404
+
+
+async def test_health_is_that_of_the_engine(db: Path) -> None:
+    """Before it is open, and after it was left, 503 with the cure; mounted, it never opens it by itself."""
+    engine = pikku.open(db)
+    async with caller(engine.asgi(token=TOKEN)) as http:
+        for path in ("/readyz", "/api/runs", "/api/runs/x"):
+            answer = await http.get(path)
+            assert answer.status_code == 503
+            assert answer.json()["type"] == "urn:pikkupy:engine-closed"
+            assert "lifespan=engine.lifespan" in answer.json()["cure"]
+            assert answer.headers["retry-after"] == "5"
+        assert not db.exists()
+        assert (await http.get("/healthz")).json() == {"status": "ok"}
+        async with engine:
+            assert (await http.get("/readyz")).json() == {"status": "ready"}
+        assert (await http.get("/readyz")).status_code == 503
+
+
+async def test_a_client_serves_the_engine_of_another(db: Path) -> None:
+    """What is mounted may be a client, or a member: the same routes."""
+    async with pikku.open(db), pikku.connect(db) as client, caller(client.asgi(token=TOKEN)) as http:
+        run_id = await started(http, "order", {"number": 1})
+        run = (await http.get(f"/api/runs/{run_id}", headers={"prefer": "wait=30"})).json()
+        assert run["output"] == {"number": 1, "doubled": 2}
+        assert (await http.get("/api/runs/nothing")).status_code == 404
+    async with pikku.open(db, role="auto") as member, caller(member.asgi(token=TOKEN)) as http:
+        assert (await http.get(f"/api/runs/{run_id}")).json()["output"] == {"number": 1, "doubled": 2}
+
+
+async def test_every_action_has_its_audit_line(db: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """S20: who, what, on which run, from where, and what came of it; also of what was refused."""
+    caplog.set_level(logging.INFO, "pikkupy")
+    async with opened(db, tokens={"only-to-look-at-it": "read"}) as (_, http):
+        run_id = await started(http, "waiting")
+        await http.post(f"/api/runs/{run_id}/cancel", json={"reason": "x"})
+        await http.delete(f"/api/runs/{run_id}")
+        await http.delete(f"/api/runs/{run_id}")
+        await http.delete("/api/runs/a%2Fb", headers={"authorization": "Bearer only-to-look-at-it"})
+        await http.get("/api/runs")
+    lines = [record.pikku for record in caplog.records if getattr(record, "pikku", {}).get("event") == "http_action"]
+    facts = [(line["action"], line.get("run_id"), line["by"], line["status"]) for line in lines]
+    assert facts == [
+        ("start_run", None, "token", 202),
+        ("cancel_run", run_id, "token", 200),
+        ("delete_run", run_id, "token", 204),
+        ("delete_run", run_id, "token", 404),
+        ("delete_run", "a/b", "token:read", 403),
+    ]
+    assert {line["address"] for line in lines} == {"127.0.0.1"}
+
+
+async def test_secrets_are_taken_out_of_what_is_sent(db: Path) -> None:
+    """S14: every text of users' values and errors goes through the hook; if that fails, the text is left out."""
+    async with opened(db, redact=lambda text: text.replace("s3cret", "***")) as (_, http):
+        run_id = await started(http, "echo", {"key s3cret": ["s3cret"]}, tags={"t": "s3cret"})
+        run = await http.get(f"/api/runs/{run_id}", headers={"prefer": "wait=30"})
+        assert run.json()["input"] == run.json()["output"] == {"key ***": ["***"]}
+        failed = await started(http, "failing", "s3cret")
+        await http.get(f"/api/runs/{failed}", headers={"prefer": "wait=30"})
+        for path in ("/api/runs", f"/api/runs/{failed}/steps", f"/api/runs/{failed}/history"):
+            answer = await http.get(path)
+            assert "***" in answer.text
+            assert "s3cret" not in answer.text
+        assert "s3cret" not in (await http.post("/workflow/failing/run", json="s3cret")).text
+
+    def broken(text: str) -> str:
+        raise RuntimeError(text)
+
+    async with opened(db, redact=broken) as (_, http):
+        assert "s3cret" not in (await http.get("/api/runs")).text
+
+
+async def test_what_is_broken_here_is_not_told(db: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """S14: 500 has an id alone; the log has the rest under it."""
+
+    class Broken(Engine):
+        async def counts(self) -> Any:
+            raise ZeroDivisionError("canary")
+
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN)) as http:
+        engine.__class__ = Broken
+        answer = await http.get("/api/counts")
+        engine.__class__ = Engine
+    assert answer.status_code == 500
+    assert "canary" not in answer.text
+    [record] = [record for record in caplog.records if "http_call_failed" in record.getMessage()]
+    assert answer.json()["error_id"] in record.getMessage()
+
+
+async def test_a_run_of_many_steps_is_answered_piece_by_piece(db: Path) -> None:
+    """Others on the loop have their turns while a long list is made."""
+    many = Pikku()
+
+    @many.workflow
+    async def long(workflow: Workflow) -> int:
+        for number in range(2_000):
+            await workflow.do(f"step {number}", lambda number=number: number)
+        return 1
+
+    async with many.open(db, durability="process") as engine, caller(engine.asgi(token=TOKEN)) as http:
+        handle = await engine.start(long)
+        await handle.result("60s")
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        counting = asyncio.ensure_future(count())
+        steps = (await http.get(f"/api/runs/{handle.id}/steps")).json()
+        counting.cancel()
+        assert [step["output"] for step in steps] == list(range(2_000))
+        assert turns >= 2_000 // 50

@@ -1,0 +1,421 @@
+"""Nobody gets in: every route of the table is tried, so that a new one that is open fails here."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pikkupy import Pikku, PikkuError
+from pikkupy.http import Caller, HttpConfig, Scope
+from pikkupy.http.application import all_operations
+from pikkupy.http.limits import Rate, Streams
+from pikkupy.http.operations import Operation
+from pikkupy.http.problems import Refused
+from pikkupy.http.tokens import FAILURES, MOST_ADDRESSES, Failures, token_of_file, token_path
+from pikkupy.mounting import HttpSettings
+from tests.http.shop import TOKEN, caller, pikku
+
+READER = "may-look-at-everything"
+OPERATOR = "may-start-and-steer-runs"
+SCOPES = {READER: "read", OPERATOR: "operate"}
+
+
+def path_of(one: Operation) -> str:
+    """The route with something in its gaps."""
+    return one.path.replace("{run_id}", "x").replace("{workflow}", "order")
+
+
+async def ask(http: Any, one: Operation, **headers: str) -> Any:
+    body = {"content": b"{}", "headers": {"content-type": "application/json", **headers}}
+    return await http.request(one.method, path_of(one), **(body if one.method == "POST" else {"headers": headers}))
+
+
+@pytest.fixture
+def app(db: Path) -> Any:
+    """An application whose engine is not open: what gets through the guard gets 503, 404 or 422, or says it is well."""
+    return pikku.open(db).asgi(token=TOKEN, tokens=SCOPES)
+
+
+every_route = pytest.mark.parametrize("one", all_operations(), ids=lambda one: one.name)
+
+
+def test_the_table_names_every_route() -> None:
+    """The sweeps below try what is in it; nothing else is routed."""
+    assert len(all_operations()) >= 25
+    assert len({(one.method, one.path) for one in all_operations()}) == len(all_operations())
+    assert all((one.method == "GET") == (one.scope is Scope.READ) for one in all_operations())
+
+
+@every_route
+async def test_without_a_token_nobody_gets_in(app: Any, one: Operation) -> None:
+    """S6: 401, and how to get in."""
+    async with caller(app, token=None) as http:
+        for headers in ({}, {"authorization": ""}, {"authorization": f"Basic {TOKEN}"}, {"authorization": "Bearer x"}):
+            answer = await ask(http, one, **headers)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert answer.headers["content-type"] == "application/problem+json"
+
+
+@every_route
+async def test_another_host_is_refused(app: Any, one: Operation) -> None:
+    """S5: a name that was rebound to this machine is no name of it, whoever asks."""
+    async with caller(app) as http:
+        for host in (
+            "evil.example:8700",
+            "127.0.0.1",
+            "127.0.0.1:80",
+            "localhost:87000",
+            "127.0.0.1.evil.example:8700",
+            "",
+        ):
+            answer = await ask(http, one, host=host)
+            assert answer.status_code == 421, host
+
+
+@every_route
+async def test_a_page_of_another_site_is_refused(app: Any, one: Operation) -> None:
+    """S5: whatever it knows."""
+    async with caller(app) as http:
+        for origin in ("http://evil.example", "null", "http://127.0.0.1:8701", "https://localhost:8700", "file://", ""):
+            answer = await ask(http, one, origin=origin)
+            assert answer.status_code == 403, origin
+        for site in ("cross-site", "same-site"):
+            answer = await ask(http, one, **{"sec-fetch-site": site})
+            assert answer.status_code == 403
+
+
+@every_route
+async def test_a_caller_may_do_what_its_scope_allows(app: Any, one: Operation) -> None:
+    """S6: the matrix of scopes."""
+    async with caller(app) as http:
+        for token, scope in ((READER, Scope.READ), (OPERATOR, Scope.OPERATE), (TOKEN, Scope.ADMIN)):
+            answer = await ask(http, one, authorization=f"Bearer {token}")
+            assert (answer.status_code == 403) == (not scope.allows(one.scope)), (scope, answer.text)
+
+
+@every_route
+async def test_read_only_is_for_everybody(db: Path, one: Operation) -> None:
+    async with caller(pikku.open(db).asgi(token=TOKEN, read_only=True)) as http:
+        answer = await ask(http, one)
+        assert (answer.status_code == 403) == (one.scope is not Scope.READ)
+
+
+@every_route
+async def test_every_answer_has_the_headers(app: Any, one: Operation) -> None:
+    """S4, S5: nothing is kept, framed or guessed at, and nothing lets other sites read it."""
+    async with caller(app) as http:
+        for token in (TOKEN, "wrong"):
+            headers = (await ask(http, one, authorization=f"Bearer {token}")).headers
+            assert headers["cache-control"] == "no-store"
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert headers["content-security-policy"].startswith("default-src 'none'")
+            assert not [name for name in headers if name.startswith("access-control")]
+
+
+HOSTS = {"127.0.0.1:8700": True, "LOCALHOST:8700": True, "shop.example": True, "shop.example:8443": False, "a.b": False}
+ORIGINS = {None: True, "same": True, "http://a.b": False, "null": False}
+SITES = {None: True, "none": True, "same-origin": True, "same-site": False, "cross-site": False}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE"])
+async def test_hosts_origins_and_methods(db: Path, method: str) -> None:
+    """S5: the table of who gets past the first door, for each method."""
+    app = pikku.open(db).asgi(token=TOKEN, hosts=["shop.example"])
+    async with caller(app) as http:
+        for (host, at_home), (origin, fits), (site, near) in itertools.product(
+            HOSTS.items(), ORIGINS.items(), SITES.items()
+        ):
+            headers = {"host": host, "content-type": "application/json"}
+            if origin is not None:
+                headers["origin"] = f"http://{host}" if origin == "same" else origin
+            if site is not None:
+                headers["sec-fetch-site"] = site
+            path = "/api/runs/x" + ("/retry" if method == "POST" else "")
+            status = (await http.request(method, path, headers=headers)).status_code
+            expected = 421 if not at_home else 403 if not (fits and near) else 503
+            assert status == expected, headers
+
+
+async def test_a_link_from_elsewhere_may_be_followed(app: Any) -> None:
+    """A navigation by GET shows a page to the person who has the token, and nothing to the page that it came from."""
+    async with caller(app) as http:
+        link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+        assert (await http.get("/healthz", headers=link)).status_code == 200
+        for other in ({"sec-fetch-mode": "no-cors"}, {"sec-fetch-dest": "iframe"}, {"origin": "http://a.b"}):
+            assert (await http.get("/healthz", headers={**link, **other})).status_code == 403
+        assert (await http.post("/api/runs", headers=link, json={})).status_code == 403
+
+
+async def test_health_may_be_open(db: Path) -> None:
+    """For probes that have no token, if the application says so, and still to no other host."""
+    async with caller(pikku.open(db).asgi(token=TOKEN, open_health=True), token=None) as http:
+        assert (await http.get("/healthz")).status_code == 200
+        assert (await http.get("/readyz")).status_code == 503
+        assert (await http.get("/api/runs")).status_code == 401
+        assert (await http.get("/healthz", headers={"host": "a.b"})).status_code == 421
+
+
+async def test_who_fails_too_often_has_to_wait(db: Path) -> None:
+    """S7: ten wrong tokens from one address, then 429, also for the right one; others go on."""
+    app = pikku.open(db).asgi(token=TOKEN)
+    async with caller(app, token="wrong") as http:
+        for _ in range(FAILURES):
+            assert (await http.get("/healthz")).status_code == 401
+        answer = await http.get("/healthz", headers={"authorization": f"Bearer {TOKEN}"})
+        assert answer.status_code == 429
+        assert 0 < int(answer.headers["retry-after"]) <= 61
+    async with caller(app, client=("10.0.0.2", 1)) as http:
+        assert (await http.get("/healthz")).status_code == 200
+
+
+def test_the_wait_doubles_and_is_forgotten() -> None:
+    """S7: by the clock that is given; memory is bounded whatever addresses there are."""
+    now = 0.0
+    failures = Failures(lambda: now)
+    for _ in range(FAILURES):
+        assert failures.wait_s("a") == 0
+        failures.add("a")
+    assert failures.wait_s("a") == 60
+    now = 60.0
+    assert failures.wait_s("a") == 0
+    failures.add("a")
+    assert failures.wait_s("a") == 120
+    now = 100_000.0
+    failures.forget("a")
+    assert failures.wait_s("a") == 0
+    for _ in range(FAILURES - 1):
+        failures.add("a")
+    now += 61
+    failures.add("a")  # a new window
+    assert failures.wait_s("a") == 0
+    for number in range(2 * MOST_ADDRESSES):
+        failures.add(str(number))
+    assert len(failures._seen) == MOST_ADDRESSES
+
+
+async def test_a_token_is_made_once_for_its_owner_alone(db: Path) -> None:
+    """S6, S15: 256 random bits in a file of mode 0600; whoever opens the same journal finds the same one."""
+    app = pikku.open(db).asgi()
+    place = token_path(str(db))
+    token = place.read_text().strip()
+    assert len(token) == 43
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+    assert token_of_file(str(db)) == token
+    assert [path.name for path in db.parent.iterdir()] == [place.name]
+    async with caller(app, token=token) as http:
+        assert (await http.get("/healthz")).status_code == 200
+    link = db.with_name("link.db")
+    link.symlink_to(db)
+    assert token_of_file(str(link)) == token
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_a_token_that_others_can_read_is_no_token(db: Path) -> None:
+    place = token_path(str(db))
+    place.write_text(TOKEN)
+    place.chmod(0o644)
+    with pytest.raises(PermissionError, match="not this user's alone"):
+        pikku.open(db).asgi()
+    place.chmod(0o600)
+    place.write_text("short")
+    with pytest.raises(ValueError, match="holds no token"):
+        pikku.open(db).asgi()
+    place.unlink()
+    place.symlink_to(db.with_name("elsewhere"))
+    with pytest.raises(OSError):
+        pikku.open(db).asgi()
+    assert not db.with_name("elsewhere").exists()
+
+
+def test_a_journal_in_memory_needs_a_token_that_is_given() -> None:
+    with pytest.raises(ValueError, match="token="):
+        pikku.open(":memory:").asgi()
+    assert pikku.open(":memory:").asgi(token=TOKEN)
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_an_application_may_say_who_calls(db: Path, kind: str) -> None:
+    """Instead of tokens: by its own sessions, for instance."""
+
+    def known(headers: Any) -> Caller | None:
+        return Caller("ada", Scope.OPERATE) if headers.get("cookie") == "session=ada" else None
+
+    async def known_later(headers: Any) -> Caller | None:
+        return known(headers)
+
+    app = pikku.open(db).asgi(authenticate=known if kind == "plain" else known_later)
+    assert not token_path(str(db)).exists()
+    async with caller(app) as http:
+        assert (await http.get("/healthz")).status_code == 401
+        http.cookies.set("session", "ada")
+        assert (await http.get("/healthz")).status_code == 200
+        assert (await http.delete("/api/runs/x")).status_code == 403
+    wrong: Any = lambda headers: "ada"  # noqa: E731
+    async with caller(pikku.open(db).asgi(authenticate=wrong)) as http:
+        assert (await http.get("/healthz")).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"token": "short"}, "16"), ({"token": "with a space in it"}, "spaces"), ({"token": 1}, "str"),
+        ({"tokens": {"short": "read"}}, "16"), ({"tokens": {TOKEN: "owner"}}, "admin"),
+        ({"authenticate": 1}, "function"),
+        ({"authenticate": print, "token": TOKEN}, "instead"),
+        ({"hosts": "shop.example"}, "list"), ({"hosts": [""]}, "list"),
+        ({"redact": 1}, "function"), ({"max_body": 0}, "max_body"), ({"max_streams": True}, "max_streams"),
+        ({"starts_per_second": 0}, "starts"), ({"starts_per_second": float("nan")}, "starts"),
+        ({"starts_per_second": "1"}, "number"), ({"colour": "red"}, "colour"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_makes_no_sense_is_said(db: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=said):
+        pikku.open(db).asgi(**settings)
+    assert not token_path(str(db)).exists()
+
+
+def test_settings_are_the_fields_of_the_configuration() -> None:
+    assert list(HttpSettings.__annotations__) == [field.name for field in msgspec.structs.fields(HttpConfig)]
+
+
+async def test_a_body_is_counted_as_it_arrives(db: Path) -> None:
+    """S8: whatever its header says; no compressed ones, and JSON alone."""
+    async with caller(pikku.open(db).asgi(token=TOKEN, max_body=1000)) as http:
+        seen = 0
+
+        async def endless() -> Any:
+            nonlocal seen
+            while True:
+                seen += 100
+                yield b"x" * 100
+
+        json = {"content-type": "application/json"}
+        assert (await http.post("/api/runs", content=endless(), headers=json)).status_code == 413
+        assert seen <= 1200
+        lie = {**json, "content-length": "5"}
+        assert (await http.post("/api/runs", content=b"x" * 1001, headers=lie)).status_code == 413
+        assert (await http.post("/api/runs", content=b"x" * 1000, headers=json)).status_code == 400
+        packed = {**json, "content-encoding": "gzip"}
+        assert (await http.post("/api/runs", content=b"{}", headers=packed)).status_code == 415
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
+            answer = await http.post("/api/runs", content=b"{}", headers={"content-type": kind})
+            assert answer.status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("data", "fits"),
+    [
+        (b"[" * 62 + b"]" * 62, True), (b"[" * 64 + b"]" * 64, False), (b"[" * 100_000, False),
+        (b'{"a":' * 100_000, False), (b'"' + b"[" * 100_000 + b'"', True), (b'"' + rb"\"[" * 50_000 + b'"', True),
+        (b"[" + b"[]," * 1000 + b"0]", True), (b"{" + b",".join(b'"%d":0' % n for n in range(9_000)) + b"}", True),
+        (b"{" + b",".join(b'"%d":0' % n for n in range(10_001)) + b"}", False), (b'"' + rb"\"" * 400_000, False),
+    ],
+    ids=["63 levels", "65 levels", "100,000 open", "100,000 objects", "in a text", "in a text with quotes", "wide",
+         "9,000 keys", "10,001 keys", "quotes without end"],
+)  # fmt: skip
+async def test_json_has_limits_of_depth_and_width(db: Path, data: bytes, fits: bool) -> None:
+    """S8, S10: seen before anything is made of it, and each byte is looked at once."""
+    body = b'{"workflow": "echo", "id": "x", "input": ' + data + b"}"
+    async with pikku.open(db, max_payload=10_000_000) as engine, caller(engine.asgi(token=TOKEN)) as http:
+        answer = await http.post("/api/runs", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == (202 if fits else 400 if data.startswith(b'"') else 422), answer.text[:200]
+
+
+async def test_so_many_new_runs_a_second(db: Path) -> None:
+    """S8: beyond it 429, and when to come back; other callers go on."""
+    async with pikku.open(db) as engine:
+        app = engine.asgi(token=TOKEN, tokens=SCOPES, starts_per_second=1e-6)
+        async with caller(app) as http:
+            assert (await http.post("/workflow/waiting/start")).status_code == 200
+            answer = await http.post("/workflow/waiting/start")
+            assert answer.status_code == 429
+            assert int(answer.headers["retry-after"]) > 1000
+            assert (await http.get("/api/runs")).status_code == 200
+        async with caller(app, token=OPERATOR) as http:
+            assert (await http.post("/workflow/waiting/start")).status_code == 200
+
+
+def test_rates_are_kept_in_the_long_run() -> None:
+    """So many a second, twice as many at once, whatever the callers."""
+    now = 0.0
+    rate = Rate(10, lambda: now)
+    taken = 0
+    for _ in range(1_000):
+        now += 0.01
+        try:
+            rate.take("a")
+            taken += 1
+        except Refused:
+            pass
+    assert taken == 20 + 10 * 10 - 1  # 20 at once, and those of the ten seconds
+    for number in range(30_000):
+        rate.take(str(number))
+    assert len(rate._due) == 10_000
+
+
+def test_streams_are_counted() -> None:
+    streams = Streams(1)
+    with streams.one("a"), streams.one("b"), pytest.raises(Refused), streams.one("a"):
+        pass
+    with streams.one("a"):
+        pass
+    assert not streams._open
+
+
+async def test_so_many_requests_at_once(db: Path) -> None:
+    """S8: beyond it 503, at once; nobody waits in a queue without end."""
+    async with pikku.open(db) as engine:
+        app = engine.asgi(token=TOKEN, max_requests=2)
+        async with caller(app) as http:
+            handle = await engine.start("waiting")
+            held = [
+                asyncio.ensure_future(http.get(f"/api/runs/{handle.id}", headers={"prefer": "wait=60"}))
+                for _ in range(2)
+            ]
+            for _ in range(20):
+                await asyncio.sleep(0)
+            answer = await http.get("/healthz")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            await handle.signal("go")
+            assert [(await one).status_code for one in held] == [200, 200]
+            assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_websockets_are_refused(app: Any) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app({"type": "websocket", "path": "/api/runs", "headers": []}, receive, send)
+    assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+def test_only_what_pikku_has_made_can_be_mounted(db: Path) -> None:
+    from pikkupy.config import Config
+    from pikkupy.engine import Engine
+
+    with pytest.raises(PikkuError, match=r"pikku\.open"):
+        Engine(db, Pikku(), None, None, Config()).asgi()
+
+
+def test_without_the_extra_it_is_said(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    for name in [name for name in sys.modules if name.startswith(("pikkupy.http", "starlette"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    with pytest.raises(PikkuError, match=r"pip install 'pikkupy\[http\]'"):
+        pikku.open(db).asgi(token=TOKEN)

@@ -1,0 +1,69 @@
+"""The OpenAPI document says what the server does: schemathesis reads the one and tries the other."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pikkupy import Pikku, Workflow
+from pikkupy.http.application import all_operations
+from tests.http.shop import TOKEN, Order, caller, served
+
+pikku = Pikku()
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+
+
+@pikku.workflow
+async def order(workflow: Workflow, data: Order) -> int:
+    """Something with a step. All runs of these workflows end soon: nobody waits for them."""
+    return await workflow.do("double", lambda: 2 * data.number)
+
+
+@pikku.workflow
+async def echo(workflow: Workflow, data: Any) -> Any:
+    """Give back what it is given."""
+    return data
+
+
+async def test_the_document_names_everything(db: Path) -> None:
+    """Each operation, with who may, and what there is to say of it."""
+    async with caller(pikku.open(db).asgi(token=TOKEN)) as http:
+        document = (await http.get("/openapi.json")).json()
+    assert document["openapi"] == "3.1.0"
+    assert document["security"] == [{"token": []}]
+    listed = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert listed == {(one.method, one.path) for one in all_operations()}
+    for one in all_operations():
+        said = document["paths"][one.path][one.method.lower()]
+        assert said["operationId"] == one.name
+        assert said["summary"]
+        assert f"Scope: `{one.scope}`" in said["description"]
+        assert {"401", "403", "421", "422", "429", "500", "503"} <= set(said["responses"])
+    run = document["components"]["schemas"]["Run"]["properties"]
+    assert run["status"]["$ref"] == "#/components/schemas/RunStatus"
+    assert run["created_at"] == {"type": "string", "format": "date-time"}
+
+
+@pytest.mark.slow
+async def test_the_server_keeps_to_the_document(db: Path) -> None:
+    """No answer that the document does not know, no server error, nothing invalid let in, nothing valid kept out."""
+    async with pikku.open(db) as engine:
+        for number in range(3):
+            await engine.run(order, Order(number), run_id=f"order {number}")
+        app = engine.asgi(token=TOKEN, starts_per_second=1e6)
+        async with served(app) as url:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION), "run"),
+                *(f"{url}/openapi.json", "--header", f"Authorization: Bearer {TOKEN}", "--checks", "all"),
+                *("--max-examples", "20", "--exclude-path", "/api/events", "--no-color", "--seed", "1"),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                cwd=db.parent,
+            )
+            said, _ = await process.communicate()
+        assert process.returncode == 0, said.decode()[-8000:]
+        assert b"24 selected / 25 total" in said, said.decode()[:2000]
