@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pikkupy import JournalError, Pikku, Workflow
+from pikkupy import EngineClosed, JournalError, Pikku, Workflow
 from pikkupy.core.model import Recorded
 from pikkupy.store import connection
 from pikkupy.testing import VirtualClock
@@ -68,3 +68,36 @@ async def test_a_call_that_was_reading_when_the_journal_failed_is_told(monkeypat
             told = await asyncio.gather(*calls, return_exceptions=True)
 
     assert [str(error) for error in told] == ["the disk is gone"] * 3
+
+
+async def test_an_engine_that_is_being_left_is_not_ready(db: Path) -> None:
+    """From the moment on in which it begins to be left, though its steps have their time, until it is open again."""
+    pikku, at_work, leave = Pikku(), asyncio.Event(), asyncio.Event()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        async def work() -> None:
+            at_work.set()
+            await leave.wait()
+
+        await workflow.do("work", work)
+
+    engine = pikku.open(db, shutdown_grace="30s")
+    with pytest.raises(EngineClosed):
+        await engine.ready()
+    async with engine:
+        await engine.ready()
+        handle = await engine.start(flow)
+        await at_work.wait()
+        leaving = asyncio.ensure_future(engine.__aexit__(None, None, None))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        with pytest.raises(EngineClosed, match="being left"):
+            await engine.ready()
+        leave.set()
+        await leaving
+        with pytest.raises(EngineClosed):
+            await engine.ready()
+    async with engine:
+        await engine.ready()
+        await (await engine.handle(handle.id)).result()

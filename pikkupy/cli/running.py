@@ -16,6 +16,7 @@ from cyclopts import Parameter
 
 from pikkupy import Engine, Member, Pikku
 from pikkupy.cli.exits import Exit
+from pikkupy.cli.http import Http
 from pikkupy.cli.places import ENV
 from pikkupy.cli.words import clean
 from pikkupy.errors import BadValue
@@ -37,6 +38,7 @@ async def run(
     grace: Annotated[str | None, Parameter(help="How long steps may go on when it ends. [default: 10s]")] = None,
     log: Annotated[Literal["json", "text"], Parameter(help="Lines on standard error.")] = "json",
     level: Annotated[LEVELS, Parameter(help="The least that is logged.")] = "info",
+    http: Http = Http(),  # noqa: B008 - it is frozen
 ) -> Exit:
     """Open an engine and keep it open, until SIGTERM or Ctrl-C.
 
@@ -59,7 +61,7 @@ async def run(
             loop.add_signal_handler(number, end, number)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda found, _: loop.call_soon_threadsafe(end, found))
-    async with engine:
+    async with http.served(engine), engine:  # while the engine is being left, who asks is told that it is not open
         failure = asyncio.ensure_future(engine._failure()) if isinstance(engine, Engine) else None
         waiting = asyncio.ensure_future(ends.wait())
         await asyncio.wait([one for one in (waiting, failure) if one is not None], return_when=asyncio.FIRST_COMPLETED)

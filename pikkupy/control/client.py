@@ -214,6 +214,10 @@ class Client(Mounted):
         counts: dict[str, dict[RunStatus, int]] = await self._ask(messages.Counts(), messages.SentCounts, again=True)
         return counts
 
+    async def ready(self) -> None:
+        """Return if there is an engine that answers; raises as every call does."""
+        await self.list_runs(limit=1)
+
     async def steps(self, run_id: str) -> list[Step]:
         """As `Engine.steps`."""
         return [_step(step) for step in await self._all(messages.Steps(run_id), messages.SentStep)]

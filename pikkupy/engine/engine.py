@@ -98,6 +98,7 @@ class Engine(Mounted):
         self._parts: Parts | None = None
         self._unusable: PikkuError = _not_open()
         self._has_failed = asyncio.Event()
+        self._leaving = False
 
     # Opening and leaving
 
@@ -118,6 +119,7 @@ class Engine(Mounted):
         )
         self._unusable = _not_open()  # a failure of an earlier life is over: the file has decided
         self._has_failed.clear()
+        self._leaving = False
         residents = Residents(host)
         host.moving = lambda: residents.busy
         self._parts = Parts(host, residents, Starts(host, residents))
@@ -153,6 +155,7 @@ class Engine(Mounted):
     async def _leave(self) -> None:
         if self._parts is None:
             return
+        self._leaving = True
         host, residents, _ = self._parts
         host.stop_dispatching()
         await host.workers.close(microseconds(self._config.shutdown_grace) / 1e6)
@@ -339,6 +342,12 @@ class Engine(Mounted):
     async def counts(self) -> dict[str, dict[RunStatus, int]]:
         """How many runs there are, by workflow and status; what there is none of is left out."""
         return await asking.counts(self._use().asked)
+
+    async def ready(self) -> None:
+        """Return if the engine is open and its file can be read; `EngineClosed` also while it is being left."""
+        if self._leaving:
+            raise EngineClosed("the engine is being left; unfinished runs go on at the next open")
+        await self.list_runs(limit=1)
 
     async def steps(self, run_id: str) -> list[Step]:
         """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""

@@ -79,7 +79,7 @@ async def health(_: Ask) -> Response:
 @operation("GET", "/readyz", READ, {200: Health})
 async def readiness(ask: Ask) -> Response:
     """Whether the engine is open and its journal can be read."""
-    await ask.engine.list_runs(limit=1)
+    await ask.engine.ready()
     return json_of(Health("ready"))
 
 
@@ -102,7 +102,7 @@ async def start_run(ask: Ask) -> Response:
     handle = await ask.engine.start(
         body.workflow, body.input, run_id=run_id, tags=body.tags, at=body.at, delay=body.delay
     )
-    place = ask.place(handle.id)
+    ask.made, place = handle.id, ask.place(handle.id)
     if wait_s is None:
         return await ask.run_now(handle.id, 202, location=place)
     try:
@@ -256,6 +256,7 @@ async def fork_run(ask: Ask) -> Response:
         overrides=body.overrides,
         new_run_id=ask.key(body.id),
     )
+    ask.made = handle.id
     return await ask.run_now(handle.id, 201, location=ask.place(handle.id))
 
 
@@ -364,6 +365,7 @@ async def _started(ask: Ask) -> str:
     data = await ask.value()
     ask.take_start()
     handle = await ask.engine.start(ask.workflow, data, run_id=ask.key(None))
+    ask.made = handle.id
     return handle.id
 
 

@@ -79,13 +79,16 @@ async def _answered(one: Operation, ask: Ask) -> Response:
 def _audit(one: Operation, ask: Ask, status: int) -> None:
     """An action, whatever came of it: who, what, on which run, from where."""
     client = ask.request.client
+    facts = {name: segment(text) for name, text in ask.request.path_params.items()}
+    if ask.made is not None:
+        facts["new_run_id" if "run_id" in facts else "run_id"] = ask.made
     _log.info(
         "http_action",
         action=one.name,
         by=ask.caller.name,
         address="-" if client is None else client.host,
         status=status,
-        **{name: segment(text) for name, text in ask.request.path_params.items()},
+        **facts,
     )
 
 

@@ -66,6 +66,8 @@ class Ask:
         self.registry = api.registry
         self.shown = api.shown
         self.read_only = api.config.read_only
+        self.made: str | None = None
+        """The id of the run that it has made, for the audit line."""
 
     # Who, and what about
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,3 +149,59 @@ def test_a_file_that_is_held_is_a_conflict(shop: Path) -> None:
         done = piped("run", "shop:pikku", "app.db", "--app-dir", ".", cwd=shop)
     assert done.code == 5
     assert "is held by process" in done.err
+
+
+def asked(url: str, token: str, **wanted: object) -> tuple[int, dict[str, object]]:
+    """Status and body."""
+    request = urllib.request.Request(
+        url, headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    )
+    if wanted:
+        request.data = json.dumps(wanted).encode()
+        request.add_header("Prefer", "wait=30")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_it_serves_the_http_api(shop: Path) -> None:
+    """From before the engine is open until after it was left: then it says that it is not ready."""
+    with running(shop, "shop:pikku", "app.db", "--http", "127.0.0.1:0", "--grace", "20s") as process:
+        assert process.stderr is not None
+        url = next(line["url"] for line in map(json.loads, process.stderr) if line["event"] == "http_serving")
+        next(line for line in map(json.loads, process.stderr) if line["event"] == "engine_opened")
+        token = (shop / "app.db.token").read_text().strip()
+        assert asked(f"{url}/readyz", token)[0] == 200
+        assert asked(f"{url}/readyz", "wrong")[0] == 401
+        status, run = asked(f"{url}/api/runs", token, workflow="hello", input="ada")
+        assert (status, run["output"]) == (200, "hello ada")
+        piped("start", shop / "app.db", "lasting", "-d", json.dumps(str(shop / "begun")), "--engine-wait", "30s")
+        while not (shop / "begun").exists():
+            pass
+        process.send_signal(signal.SIGTERM)
+        while asked(f"{url}/readyz", token)[0] == 200:
+            pass
+        status, problem = asked(f"{url}/readyz", token)
+        assert (status, problem["type"]) == (503, "urn:pikkupy:engine-closed")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--http", "0.0.0.0:0"), "--insecure"),
+        (("--http", "nowhere:80"), "no address of this machine"),
+        (("--read-only",), "--http"),
+        (("--http", "0", "--tls-key", "x"), "--tls-certificate"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_is_opened(
+    shop: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = piped("run", "shop:pikku", "app.db", "--app-dir", ".", *arguments, cwd=shop)
+    assert done.code == 2
+    assert said in done.err
+    assert not (shop / "app.db").exists()

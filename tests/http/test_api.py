@@ -322,6 +322,7 @@ async def test_every_action_has_its_audit_line(db: Path, caplog: pytest.LogCaptu
     async with opened(db, tokens={"only-to-look-at-it": "read"}) as (_, http):
         run_id = await started(http, "waiting")
         await http.post(f"/api/runs/{run_id}/cancel", json={"reason": "x"})
+        await http.post(f"/api/runs/{run_id}/fork", json={"at": "go", "id": "fork"})
         await http.delete(f"/api/runs/{run_id}")
         await http.delete(f"/api/runs/{run_id}")
         await http.delete("/api/runs/a%2Fb", headers={"authorization": "Bearer only-to-look-at-it"})
@@ -329,13 +330,15 @@ async def test_every_action_has_its_audit_line(db: Path, caplog: pytest.LogCaptu
     lines = [record.pikku for record in caplog.records if getattr(record, "pikku", {}).get("event") == "http_action"]
     facts = [(line["action"], line.get("run_id"), line["by"], line["status"]) for line in lines]
     assert facts == [
-        ("start_run", None, "token", 202),
+        ("start_run", run_id, "token", 202),
         ("cancel_run", run_id, "token", 200),
+        ("fork_run", run_id, "token", 201),
         ("delete_run", run_id, "token", 204),
         ("delete_run", run_id, "token", 404),
         ("delete_run", "a/b", "token:read", 403),
     ]
     assert {line["address"] for line in lines} == {"127.0.0.1"}
+    assert [line.get("new_run_id") for line in lines] == [None, None, "fork", None, None, None]
 
 
 async def test_secrets_are_taken_out_of_what_is_sent(db: Path) -> None:

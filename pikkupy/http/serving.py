@@ -1,0 +1,176 @@
+"""A server for the HTTP API where there is no application to mount it into: uvicorn, on one address."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pikkupy.errors import BadValue, PikkuError
+from pikkupy.mounting import AsgiApp
+
+PORT = 8799
+LONGEST_HEAD = 16_384  # bytes of a request's line and headers
+HEAD_S = 10.0  # that these may take to arrive
+KEPT_S = 5  # that a connection may stay without a request
+MOST_CONNECTIONS = 128  # twice as many as requests that are answered at once, if nobody has set that
+GRACE_S = 3  # for answers under way when it ends; streams have ended with the engine
+
+
+class Tls(NamedTuple):
+    """The files of a certificate, and of its key."""
+
+    certificate: Path
+    key: Path
+
+
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+
+
+def address_of(text: str) -> Address:
+    """`HOST:PORT`, `HOST`, `PORT` or `:PORT`; the loopback and port 8799 if they are left out. Raises `BadValue`."""
+    host, colon, port = text.rpartition(":")
+    if not text:
+        raise BadValue(f"'': use HOST:PORT, as in '127.0.0.1:{PORT}'")
+    if not colon:
+        host, port = ("", text) if text.isascii() and text.isdigit() else (text, str(PORT))
+    elif text.endswith("]") or (host.count(":") and not host.startswith("[")):
+        host, port = text, str(PORT)  # IPv6 without a port
+    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    if not (port.isascii() and port.isdigit() and int(port) <= 65_535):
+        raise BadValue(f"{text!r}: use HOST:PORT, as in '127.0.0.1:{PORT}'; a port is a number up to 65535")
+    if host != "localhost":
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise BadValue(
+                f"{text!r}: {host!r} is no address of this machine; use an IP address, or localhost"
+            ) from None
+    return Address(host, int(port))
+
+
+def check_reach(address: Address, tls: Tls | None, *, insecure: bool) -> None:
+    """Raises `BadValue` if others could reach the address, and could read along."""
+    if not address.is_loopback and tls is None and not insecure:
+        raise BadValue(
+            f"{address.host} can be reached from other machines, and the token would go there in plain text: give a "
+            "TLS certificate and key, put a proxy with TLS before 127.0.0.1, or say that it is meant so (--insecure)"
+        )
+
+
+@asynccontextmanager
+async def serving(app: AsgiApp, address: Address, tls: Tls | None = None) -> AsyncIterator[str]:
+    """Answer requests at the address as long as the block lasts; its URL. Raises `PikkuError` if it is taken."""
+    bound = _bound(address)
+    try:
+        config = uvicorn.Config(
+            app,
+            http=_Impatient,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # who is at the other end is what the system says
+            server_header=False,
+            h11_max_incomplete_event_size=LONGEST_HEAD,
+            timeout_keep_alive=KEPT_S,
+            timeout_graceful_shutdown=GRACE_S,
+            ssl_certfile=None if tls is None else tls.certificate,
+            ssl_keyfile=None if tls is None else tls.key,
+        )
+        config.load()  # the certificate is read here
+        server = _Server(config)
+        serving_ = asyncio.ensure_future(server.serve([bound]))
+    except BaseException:
+        bound.close()
+        raise
+    try:
+        await server.ready.wait()
+        host, port = bound.getsockname()[:2]
+        yield f"{'http' if tls is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
+    finally:
+        server.should_exit = True
+        await serving_
+        bound.close()
+
+
+class _Server(uvicorn.Server):
+    """One of several things that a process does: signals are for the process."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """As it is, but that who waits for its beginning is told of its end as well."""
+        try:
+            await super().serve(sockets)
+        finally:
+            self.ready.set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As it is, with word of it."""
+        await super().startup(sockets)
+        self.ready.set()
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+class _Impatient(H11Protocol):
+    """Closes connections on which no whole head of a request comes in time, and those that are too many."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._late is not None:
+            self._late.cancel()
+
+    def _watch(self) -> None:
+        """Time runs from the first byte of a head to its last; between requests it is uvicorn that waits."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self._late is not None:
+                self._late.cancel()
+            self._late = None
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
+
+
+def _bound(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    # With the protocol named, asyncio sets TCP_NODELAY on its connections: without it an answer takes 40 ms.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((address.host, address.port))
+    except OSError as error:
+        bound.close()
+        raise PikkuError(f"nothing can listen at {address.host}:{address.port}: {error.strerror or error}") from None
+    return bound

@@ -1,0 +1,168 @@
+"""The server of `pikku run --http`, by the bytes that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from pikkupy import PikkuError
+from pikkupy.http import serving as room
+from pikkupy.http.serving import PORT, Address, Tls, address_of, check_reach, serving
+from tests.http.shop import TOKEN, pikku
+
+ANYWHERE = Address("127.0.0.1", 0)
+
+
+def at(url: str) -> tuple[str, int]:
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("80", ("127.0.0.1", 80)), (":80", ("127.0.0.1", 80)), ("localhost:80", ("localhost", 80)),
+        ("0.0.0.0", ("0.0.0.0", PORT)), ("10.0.0.1:0", ("10.0.0.1", 0)), ("[::1]:80", ("::1", 80)),
+        ("::1", ("::1", PORT)),
+        ("[::]", ("::", PORT)),
+    ],
+)  # fmt: skip
+def test_an_address(text: str, address: tuple[str, int]) -> None:
+    assert tuple(address_of(text)) == address
+
+
+@pytest.mark.parametrize("text", ["shop.example:80", "127.0.0.1:http", "127.0.0.1:65536", "", "1.2.3:4", "a b:1", ":²"])
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ValueError, match=r"PORT|address"):
+        address_of(text)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "::", "192.0.2.1"])
+def test_where_others_can_reach_it_there_is_tls(host: str) -> None:
+    """S6: or somebody has said that the network is trusted."""
+    with pytest.raises(ValueError, match="--insecure"):
+        check_reach(Address(host, 80), None, insecure=False)
+    check_reach(Address(host, 80), None, insecure=True)
+    check_reach(Address(host, 80), Tls(Path("certificate"), Path("key")), insecure=False)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1.2.3"])
+def test_the_loopback_needs_none(host: str) -> None:
+    check_reach(Address(host, 80), None, insecure=False)
+
+
+async def test_requests_are_answered_until_the_block_ends(db: Path) -> None:
+    async with pikku.open(db) as engine:
+        async with serving(engine.asgi(token=TOKEN), ANYWHERE) as url:
+            async with httpx2.AsyncClient(base_url=url, headers={"authorization": f"Bearer {TOKEN}"}) as http:
+                assert (await http.get("/readyz")).json() == {"status": "ready"}
+                assert "server" not in (await http.get("/readyz")).headers
+            with pytest.raises(PikkuError, match=r"nothing can listen at 127\.0\.0\.1"):
+                async with serving(engine.asgi(token=TOKEN), Address(*at(url))):
+                    pass
+        with pytest.raises(OSError):
+            await asyncio.open_connection(*at(url))
+
+
+async def test_who_forwards_says_nothing_of_who_asks(db: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A header cannot be another address, or another scheme: failures are counted by who is at the other end."""
+    caplog.set_level("INFO", "pikkupy")
+    http = httpx2.AsyncClient(headers={"x-forwarded-for": "192.0.2.9", "forwarded": "for=192.0.2.9"})
+    async with pikku.open(db) as engine, serving(engine.asgi(token=TOKEN), ANYWHERE) as url, http:
+        assert (await http.get(f"{url}/readyz")).status_code == 401
+    assert "address=127.0.0.1" in caplog.text
+    assert "192.0.2.9" not in caplog.text
+
+
+async def test_who_says_nothing_is_sent_away(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S8: a head that comes byte by byte, or never, holds no connection for long."""
+    monkeypatch.setattr(room, "HEAD_S", 0.2)
+    async with pikku.open(db) as engine, serving(engine.asgi(token=TOKEN), ANYWHERE) as url:
+        reader, writer = await asyncio.open_connection(*at(url))
+        writer.write(b"GET /readyz HTTP/1.1\r\nHost: ")
+        began = asyncio.get_running_loop().time()
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert asyncio.get_running_loop().time() - began > 0.1
+        writer.close()
+
+
+async def test_a_head_has_a_limit(db: Path) -> None:
+    """S8: 16 KiB."""
+    async with pikku.open(db) as engine, serving(engine.asgi(token=TOKEN), ANYWHERE) as url:
+        reader, writer = await asyncio.open_connection(*at(url))
+        writer.write(b"GET /readyz HTTP/1.1\r\nX: " + b"x" * 200_000)
+        assert b" 400 " in await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+
+
+async def test_so_many_connections_and_no_more(db: Path) -> None:
+    """S8: those beyond are closed at once; the others go on."""
+    async with pikku.open(db) as engine, serving(engine.asgi(token=TOKEN), ANYWHERE) as url:
+        held = [await asyncio.open_connection(*at(url)) for _ in range(room.MOST_CONNECTIONS)]
+        reader, writer = await asyncio.open_connection(*at(url))
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await asyncio.wait_for(reader.readexactly(1), 10)
+        writer.close()
+        first, asked = held[0]
+        asked.write(f"GET /readyz HTTP/1.1\r\nHost: {url[7:]}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
+        assert b" 200 " in await asyncio.wait_for(first.readline(), 10)
+        for _, writer in held:
+            writer.close()
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S8: 408."""
+    monkeypatch.setattr("pikkupy.http.bodies.LONGEST_S", 0.2)
+    async with pikku.open(db) as engine, serving(engine.asgi(token=TOKEN), ANYWHERE) as url:
+        reader, writer = await asyncio.open_connection(*at(url))
+        head = (
+            f"POST /api/runs HTTP/1.1\r\nHost: {url[7:]}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 10\r\n\r\n"
+        )
+        writer.write(head.encode() + b"{")
+        assert b" 408 " in await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    folder = tmp_path_factory.mktemp("tls")
+    made = Tls(folder / "certificate.pem", folder / "key.pem")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    made.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
+    made.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return made
+
+
+async def test_https(db: Path, tls: Tls) -> None:
+    async with pikku.open(db) as engine, serving(engine.asgi(token=TOKEN), Address("localhost", 0), tls) as url:
+        assert url.startswith("https://")
+        trusted: Any = ssl.create_default_context(cafile=str(tls.certificate))
+        async with httpx2.AsyncClient(verify=trusted, headers={"authorization": f"Bearer {TOKEN}"}) as http:
+            port = url.rpartition(":")[2]
+            assert (await http.get(f"https://localhost:{port}/readyz")).status_code == 200
+
+
+async def test_a_certificate_that_there_is_not_is_said(db: Path, tmp_path: Path) -> None:
+    async with pikku.open(db) as engine:
+        with pytest.raises(OSError):
+            async with serving(engine.asgi(token=TOKEN), ANYWHERE, Tls(tmp_path / "none", tmp_path / "none")):
+                pass
