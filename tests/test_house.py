@@ -38,12 +38,14 @@ FLOORS: dict[str, int] = {
     "engine": 6,
     "encryption": 7,
     "control": 7,
+    "showing": 7,
     "http": 8,
-    "pikku": 9,
-    "testing": 10,
-    "__init__": 10,
-    "cli": 11,
-    "__main__": 12,
+    "console": 9,
+    "pikku": 10,
+    "testing": 11,
+    "__init__": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 
 IMPURE = {"asyncio", "time", "random", "os", "sqlite3", "aiosqlite", "structlog", "anyio", "threading", "socket"}

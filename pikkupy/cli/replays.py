@@ -15,7 +15,6 @@ from pikkupy.cli.exits import Exit
 from pikkupy.cli.places import ENV, AsJson, file_and
 from pikkupy.cli.running import AppDir, found_at
 from pikkupy.cli.screen import Screen, say, tell
-from pikkupy.cli.words import clean, record
 from pikkupy.clock import SystemClock
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
@@ -25,6 +24,7 @@ from pikkupy.engine.replaying import Fits, Replay, Replayed
 from pikkupy.errors import BadValue
 from pikkupy.moments import moment
 from pikkupy.private import write_new
+from pikkupy.showing.words import clean, record
 
 _EXITS = {Fits.YES: Exit.DONE, Fits.NO: Exit.MISMATCH, Fits.OTHERWISE: Exit.FAILED, Fits.MISSING: Exit.NOT_FOUND}
 

@@ -18,9 +18,9 @@ from pikkupy import Engine, Member, Pikku
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.http import Http
 from pikkupy.cli.places import ENV
-from pikkupy.cli.words import clean
 from pikkupy.errors import BadValue
 from pikkupy.plain import plain
+from pikkupy.showing.words import clean
 
 AppDir = Annotated[str | None, Parameter(help="Import from this folder, before what is installed.")]
 LEVELS = Literal["debug", "info", "warning", "error"]

@@ -15,14 +15,14 @@ from pikkupy.cli.exits import Exit
 from pikkupy.cli.places import AsJson, File, file_and, file_of, moment_of, tags_of
 from pikkupy.cli.screen import RUNS, STEPS, Screen, cut, say, table, whole
 from pikkupy.cli.timeline import timeline
-from pikkupy.cli.waits import waits_for, what_of
-from pikkupy.cli.words import clean, clean_lines, first_line, lasted, local, record, short
 from pikkupy.clock import SystemClock
 from pikkupy.core.machine import FINAL_STEPS
 from pikkupy.engine.looking import Look
 from pikkupy.errors import BadValue
 from pikkupy.moments import moment
 from pikkupy.plain import plain, rfc3339
+from pikkupy.showing.waits import waits_for, what_of
+from pikkupy.showing.words import clean, clean_lines, first_line, lasted, local, record, short
 
 LAST = 50  # steps of a long run that are shown
 VALUE = 500  # characters of an input or output that are shown

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pikkupy.cli.words import clean, json_of
+from pikkupy.showing.words import clean, json_of
 
 WIDEST = 48  # characters of a column
 PIPE_WIDTH = 120  # characters of a line that goes to no terminal, unless COLUMNS says otherwise

@@ -16,11 +16,11 @@ from pikkupy.cli.given import Data, Filters, Wait, connected, ids_of, meant, nam
 from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of, tags_of
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import Screen, say, tell
-from pikkupy.cli.words import clean, record, short
 from pikkupy.durations import microseconds
 from pikkupy.engine import Event, EventKind
 from pikkupy.errors import BadValue, PikkuError
 from pikkupy.plain import rfc3339
+from pikkupy.showing.words import clean, record, short
 
 AT_ONCE = 16  # calls of one command on many runs
 SHOWN = 200  # characters of a value or reason in a line

@@ -45,6 +45,7 @@ class Answerer:
         }
         self._many: dict[type[Any], Callable[[Any, Tell], Awaitable[Raw]]] = {
             messages.Steps: self._steps,
+            messages.OpenSteps: self._open_steps,
             messages.History: self._history,
             messages.Events: self._events,
             messages.RunEvents: self._run_events,
@@ -96,6 +97,14 @@ class Answerer:
 
     async def _steps(self, call: messages.Steps, tell: Tell) -> Raw:
         return await _each(await self._engine.steps(call.run_id), self._sent_step, tell)
+
+    async def _open_steps(self, call: messages.OpenSteps, tell: Tell) -> Raw:
+        found = await self._engine.open_steps(call.run_ids)
+
+        def sent(run_id: str) -> Raw:
+            return json_of({"run_id": run_id, "steps": [self._sent_step(step) for step in found[run_id]]})
+
+        return await _each(found, sent, tell)
 
     async def _history(self, call: messages.History, tell: Tell) -> Raw:
         return await _each(await self._engine.history(call.run_id), json_of, tell)

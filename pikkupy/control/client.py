@@ -222,6 +222,11 @@ class Client(Mounted):
         """As `Engine.steps`."""
         return [_step(step) for step in await self._all(messages.Steps(run_id), messages.SentStep)]
 
+    async def open_steps(self, run_ids: Iterable[str]) -> dict[str, list[Step]]:
+        """As `Engine.open_steps`."""
+        found = await self._all(messages.OpenSteps(list(run_ids)), messages.SentOpenSteps)
+        return {one.run_id: [_step(step) for step in one.steps] for one in found}
+
     async def history(self, run_id: str) -> list[Attempt]:
         """As `Engine.history`."""
         return await self._all(messages.History(run_id), Attempt)

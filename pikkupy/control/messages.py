@@ -73,6 +73,10 @@ class Steps(Call, frozen=True):
     run_id: str
 
 
+class OpenSteps(Call, frozen=True):
+    run_ids: list[str]
+
+
 class History(Call, frozen=True):
     run_id: str
 
@@ -149,6 +153,7 @@ AnyCall = (
     | ListRuns
     | Counts
     | Steps
+    | OpenSteps
     | History
     | Events
     | RunEvents
@@ -252,6 +257,13 @@ class SentStep(Step, frozen=True, kw_only=True):
     """A step on the wire."""
 
     output: Raw
+
+
+class SentOpenSteps(msgspec.Struct, frozen=True):
+    """Those of one run on the wire."""
+
+    run_id: str
+    steps: list[SentStep]
 
 
 class SentChunk(Chunk, frozen=True, kw_only=True):

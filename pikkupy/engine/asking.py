@@ -224,8 +224,15 @@ async def steps(asked: Asked, run_id: str) -> list[Step]:
 
 
 async def open_steps(asked: Asked, run_ids: Iterable[str]) -> dict[str, list[Step]]:
-    """Per run the steps that it has reached and that have no outcome, as the file knows them."""
-    found = await asked.reading.open_steps(list(run_ids))
+    """Per run the steps that it has reached and that have no outcome: of one in memory as they stand there."""
+    here, elsewhere = dict[str, list[StepRow]](), list[str]()
+    for run_id in run_ids:
+        active = asked.memory.active.get(run_id)
+        if active is None:
+            elsewhere.append(run_id)
+        elif rows := active.live_rows():
+            here[run_id] = rows
+    found = here | (await asked.reading.open_steps(elsewhere) if elsewhere else {})
     return {
         run_id: _shown(rows, partial(step_of, run_id=run_id, values=asked.values), asked.reading.leave_out)
         for run_id, rows in found.items()

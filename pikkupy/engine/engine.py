@@ -353,6 +353,13 @@ class Engine(Mounted):
         """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""
         return await self._done(asking.steps(self._use().asked, run_id))
 
+    async def open_steps(self, run_ids: Iterable[str]) -> dict[str, list[Step]]:
+        """Per run the steps that it has reached and that have no outcome: what it does, or waits for.
+
+        A run without any is left out, as is an id that there is not.
+        """
+        return await self._done(asking.open_steps(self._use().asked, run_ids))
+
     def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
         """What happens to runs from now on, or after the event of that `seq`: to be read with `async for`.
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from pikkupy import Attempt, Run, Step
-from pikkupy.cli.timeline import Bar, Scale, Shape, bars_of, draw, scale_of, timeline
+from pikkupy.cli.timeline import draw, timeline
 from pikkupy.core.model import AttemptStatus, RunStatus, StepKind, StepStatus
+from pikkupy.showing.bars import Bar, Scale, Shape, bars_of, scale_of
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -212,6 +212,17 @@ async def test_events_and_chunks_come_as_they_happen(engine: Engine, client: Cli
     await everything.aclose()  # type: ignore[attr-defined]
 
 
+async def test_open_steps_say_what_runs_wait_for(engine: Engine, client: Client) -> None:
+    """Of runs in memory and in the file; those that wait for nothing, and ids that there are not, are left out."""
+    await client.start(waiting, run_id="waits")
+    await client.run(doubled, Order(1), run_id="done")
+    while not (found := await client.open_steps(["waits", "done", "nothing"])):
+        pass
+    assert [(step.name, step.kind) for step in found["waits"]] == [("go", "signal")]
+    assert list(found) == ["waits"]
+    assert await engine.open_steps(["waits", "done", "nothing"]) == found
+
+
 async def test_result_takes_a_timeout(client: Client) -> None:
     """The run goes on."""
     handle = await client.start(waiting)

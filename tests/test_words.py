@@ -14,7 +14,8 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from pikkupy.cli.words import (
+from pikkupy.plain import DEEP, plain, rfc3339
+from pikkupy.showing.words import (
     clean,
     clean_lines,
     first_line,
@@ -24,7 +25,6 @@ from pikkupy.cli.words import (
     record,
     short,
 )
-from pikkupy.plain import DEEP, plain, rfc3339
 
 NASTY = {
     "C0": "\x00\x07\x08\x1b[2J\x1b]0;title\x07",

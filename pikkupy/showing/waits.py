@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from pikkupy import Run, Step
-from pikkupy.cli.words import clean, first_line, local
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind, StepStatus
+from pikkupy.engine import Run, Step
+from pikkupy.showing.words import clean, first_line, local
 
 _ORDER = (StepStatus.RUNNING, StepStatus.PENDING, StepStatus.SCHEDULED)
 
