@@ -29,9 +29,16 @@ class Inbox:
         self._kept.setdefault(row.name, deque()).append(row)
 
     def take(self, name: str, before: int | None) -> SignalRow | None:
-        """The oldest signal of that name, which is the caller's now; None if it was not sent `before` that time."""
-        kept = self._kept.get(name)
-        return kept.popleft() if kept and (before is None or kept[0].sent_at < before) else None
+        """The oldest signal of that name that was sent `before` that time, which is the caller's now; None if none was.
+
+        It need not be the first: what came before it was too late for the caller if the clock was set back since.
+        """
+        kept = self._kept.get(name, ())
+        for place, row in enumerate(kept):
+            if before is None or row.sent_at < before:
+                del self._kept[name][place]
+                return row
+        return None
 
     def wait(self, step: LiveStep) -> None:
         """The step waits for a signal, or for a decision."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -484,6 +485,25 @@ async def test_a_signal_for_a_run_without_its_workflow_counts_by_when_it_was_sen
         pikku.workflow(name="flow")(body)
         async with pikku.open(path, clock=clock) as engine:
             assert await result(engine) == expected
+
+
+async def test_a_late_signal_does_not_hide_one_in_time_after_the_clock_was_set_back(db: Path) -> None:
+    """I-39: the oldest that came in time is taken, whatever came before it too late."""
+    start, pikku = datetime(2026, 1, 5, 12, tzinfo=UTC), Pikku()
+
+    @pikku.workflow(name="flow")
+    async def flow(workflow: Workflow) -> Any:
+        return await workflow.wait_for_signal("go", timeout="1min")
+
+    async with pikku.open(db, clock=VirtualClock(start)) as engine:
+        await engine.start(flow, run_id="r")
+    late, back = VirtualClock(start + timedelta(minutes=5)), VirtualClock(start - timedelta(hours=1))
+    for clock, payload in ((late, "late"), (back, "in time")):
+        async with Pikku().open(db, clock=clock) as engine:
+            await engine.signal("r", "go", payload)
+    async with pikku.open(db, clock=back) as engine:
+        await back.advance(0)
+        assert (await engine.get_run("r")).output == "in time"
 
 
 @each_way
