@@ -74,6 +74,9 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool = False
     """Nothing can be changed, whatever the caller's scope."""
 
+    console: bool = False
+    """Serve the console for people at `/console/` as well (extra `console`)."""
+
     open_health: bool = False
     """`/healthz` and `/readyz` need no token: they say nothing but whether the engine is well."""
 
@@ -138,6 +141,7 @@ class HttpSettings(TypedDict, total=False):
     authenticate: Authenticate | None
     hosts: Sequence[str]
     read_only: bool
+    console: bool
     open_health: bool
     redact: Callable[[str], str] | None
     max_body: int

@@ -101,8 +101,17 @@ def _mount(engine: Engine | Client, path: str, registry: Registry, config: HttpC
     """The door to the web, which is an extra."""
     try:
         from pikkupy.http import application  # noqa: PLC0415 - it may be missing
+
+        pages = None
+        if config.console:
+            from pikkupy.console import CONSOLE  # noqa: PLC0415
+
+            pages = CONSOLE
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.split(".")[0] == "pikkupy":
             raise
-        raise PikkuError(f"asgi() needs {missing.name}, which is not installed: pip install 'pikkupy[http]'") from None
-    return application(engine, path, registry, config)
+        extra = "console" if config.console else "http"
+        raise PikkuError(
+            f"asgi() needs {missing.name}, which is not installed: pip install 'pikkupy[{extra}]'"
+        ) from None
+    return application(engine, path, registry, config, pages)

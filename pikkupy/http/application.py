@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -12,7 +13,7 @@ from starlette.routing import Route
 
 from pikkupy.http.api import OPERATIONS
 from pikkupy.http.asked import Api, Ask, Steered, json_of
-from pikkupy.http.guard import Guard, segment
+from pikkupy.http.guard import Door, Guard, segment
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused, response_to
 from pikkupy.http.schemas import openapi
@@ -24,15 +25,25 @@ from pikkupy.registry import Registry
 _log = logger()
 
 
-def application(engine: Steered, path: str, registry: Registry, config: HttpConfig) -> AsgiApp:
-    """The ASGI application of an engine or client for the journal at `path`."""
-    api = Api(engine, registry, config)
+def application(
+    engine: Steered, path: str, registry: Registry, config: HttpConfig, pages: Pages | None = None
+) -> AsgiApp:
+    """The ASGI application of an engine or client for the journal at `path`, with pages for people if there are any."""
+    callers, failures = Callers(config, path), Failures()
+    api = Api(engine, registry, config, callers, failures)
     by_path: dict[str, list[Operation]] = {}
-    for one in all_operations():
+    for one in (*all_operations(), *(() if pages is None else pages.operations)):
         by_path.setdefault(one.path, []).append(one)
     routes = [_route(path, operations, api) for path, operations in by_path.items()]
     inner = Starlette(routes=routes, exception_handlers={404: _no_route, 405: _no_route})
-    return Guard(inner, config, Callers(config, path), Failures())
+    return Guard(inner, config, callers, failures, None if pages is None else pages.door)
+
+
+class Pages(NamedTuple):
+    """What a console adds."""
+
+    operations: Sequence[Operation]
+    door: Door
 
 
 def all_operations() -> tuple[Operation, ...]:
@@ -70,7 +81,7 @@ async def _answered(one: Operation, ask: Ask) -> Response:
             raise Refused(403, "Not allowed", has)
         answer = await one.handler(ask)
     except Exception as error:  # noqa: BLE001 - it is answered, and logged if it is a defect
-        answer = ask.problem(error)
+        answer = ask.problem(error) if one.problem is None else one.problem(ask, error)
     if one.scope is not Scope.READ:
         _audit(one, ask, answer.status_code)
     return answer
@@ -79,7 +90,8 @@ async def _answered(one: Operation, ask: Ask) -> Response:
 def _audit(one: Operation, ask: Ask, status: int) -> None:
     """An action, whatever came of it: who, what, on which run, from where."""
     client = ask.request.client
-    facts = {name: segment(text) for name, text in ask.request.path_params.items()}
+    named = ask.request.path_params
+    facts: dict[str, str] = {name: segment(named[name]) for name in ("run_id", "workflow", "verb") if name in named}
     if ask.made is not None:
         facts["new_run_id" if "run_id" in facts else "run_id"] = ask.made
     _log.info(

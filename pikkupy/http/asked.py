@@ -23,6 +23,7 @@ from pikkupy.http.limits import Rate, Streams
 from pikkupy.http.problems import Refused, response_to
 from pikkupy.http.queries import headers_of, query_of
 from pikkupy.http.shown import Shown
+from pikkupy.http.tokens import Callers, Failures
 from pikkupy.mounting import Caller, HttpConfig, Scope
 from pikkupy.registry import Registry
 
@@ -46,7 +47,11 @@ class Seen(NamedTuple):
 class Api:
     """What is there for all requests."""
 
-    def __init__(self, engine: Steered, registry: Registry, config: HttpConfig) -> None:
+    def __init__(
+        self, engine: Steered, registry: Registry, config: HttpConfig, callers: Callers, failures: Failures
+    ) -> None:
+        self.callers = callers
+        self.failures = failures
         self.engine = engine
         self.registry = registry
         self.config = config
@@ -60,7 +65,7 @@ class Ask:
     """One request."""
 
     def __init__(self, api: Api, request: Request) -> None:
-        self._api = api
+        self.api = api
         self.request = request
         self.engine = api.engine
         self.registry = api.registry
@@ -79,12 +84,16 @@ class Ask:
     @property
     def run_id(self) -> str:
         """In the path."""
-        return segment(self.request.path_params["run_id"])
+        return self.segment("run_id")
 
     @property
     def workflow(self) -> str:
         """In the path."""
-        return segment(self.request.path_params["workflow"])
+        return self.segment("workflow")
+
+    def segment(self, name: str) -> str:
+        """Another one of the path."""
+        return segment(self.request.path_params[name])
 
     @property
     def wait_s(self) -> int | None:
@@ -125,27 +134,35 @@ class Ask:
 
     async def body(self, kind: type[T]) -> T:
         """As `kind`. Raises `Refused`."""
-        return await bodies.read(self.request, self._api.config, kind)
+        return await bodies.read(self.request, self.api.config, kind)
+
+    async def form(self) -> dict[str, str]:
+        """The fields of a form; of one that came twice the last. Raises `Refused`."""
+        return await bodies.read_form(self.request, self.api.config)
 
     async def value(self) -> Any:
         """The body as any JSON value. Raises `Refused`."""
-        return await bodies.read_value(self.request, self._api.config)
+        return await bodies.read_value(self.request, self.api.config)
+
+    def json(self, text: str) -> Any:
+        """The value that a text means; none means `None`. Raises `Refused`."""
+        return bodies.decoded(text.encode("utf-8", "surrogatepass"), self.api.config, object) if text.strip() else None
 
     # What it costs
 
     def take_start(self) -> None:
         """One of the new runs that the caller may start. Raises `Refused`."""
-        self._api.starts.take(self.caller.name)
+        self.api.starts.take(self.caller.name)
 
     def slot(self) -> AbstractContextManager[None]:
         """One of the streams that the caller may have open."""
-        return self._api.streams.one(self.caller.name)
+        return self.api.streams.one(self.caller.name)
 
     # Answers
 
     def problem(self, error: Exception) -> Response:
         """What is said of an error."""
-        return response_to(error, self._api.redact)
+        return response_to(error, self.api.redact)
 
     def place(self, run_id: str) -> str:
         """Where the run is to be asked for."""

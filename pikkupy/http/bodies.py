@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -22,7 +23,7 @@ _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}:]', re.DOTALL)
 
 async def read(request: Request, config: HttpConfig, kind: type[T]) -> T:
     """The body as `kind`. Raises `Refused`. No body is an empty object."""
-    body = await _bytes(request, config)
+    body = await _json(request, config)
     if not body:
         body = b"{}"
     return decoded(body, config, kind)
@@ -30,8 +31,20 @@ async def read(request: Request, config: HttpConfig, kind: type[T]) -> T:
 
 async def read_value(request: Request, config: HttpConfig) -> Any:
     """The body as any JSON value; no body is `None`. Raises `Refused`."""
-    body = await _bytes(request, config)
+    body = await _json(request, config)
     return decoded(body, config, object) if body else None
+
+
+async def read_form(request: Request, config: HttpConfig) -> dict[str, str]:
+    """The fields of a form that a browser has sent. Raises `Refused`."""
+    body = await _bytes(request, config)
+    if body and _kind_of(request) != "application/x-www-form-urlencoded":
+        raise Refused(415, "Unsupported media type", "send a form")
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=config.max_keys, errors="strict")
+    except ValueError as error:
+        raise Refused(400, "Not a form", str(error)) from None
+    return {name: text.replace("\r\n", "\n") for name, text in pairs}
 
 
 def decoded(body: bytes, config: HttpConfig, kind: type[T]) -> T:
@@ -61,10 +74,18 @@ async def _bytes(request: Request, config: HttpConfig) -> bytes:
         raise Refused(408, "Request timeout", f"the body had not arrived after {LONGEST_S:g} s") from None
     except ClientDisconnect:
         raise Refused(400, "Bad request", "the body did not arrive") from None
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if found and kind != "application/json" and not kind.endswith("+json"):
-        raise Refused(415, "Unsupported media type", "send JSON, with `Content-Type: application/json`")
     return bytes(found)
+
+
+async def _json(request: Request, config: HttpConfig) -> bytes:
+    body, kind = await _bytes(request, config), _kind_of(request)
+    if body and kind != "application/json" and not kind.endswith("+json"):
+        raise Refused(415, "Unsupported media type", "send JSON, with `Content-Type: application/json`")
+    return body
+
+
+def _kind_of(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _check_shape(body: bytes, config: HttpConfig) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+from starlette.responses import Response
 
 from pikkupy.http.problems import Refused, response_to
 from pikkupy.http.tokens import Callers, Failures
@@ -27,11 +29,25 @@ HEADERS: dict[bytes, bytes] = {
 _log = logger()
 
 
+class Door(Protocol):
+    """How a console lets people in."""
+
+    entrance: str
+    """The path of the form with the token, which is sent without one."""
+
+    def ask(self, connection: Connection, refused: Refused) -> Response | None:
+        """What somebody gets whom the guard does not know, if a person seems to ask."""
+        ...
+
+
 class Guard:
     """An ASGI application around another one."""
 
-    def __init__(self, inner: AsgiApp, config: HttpConfig, callers: Callers, failures: Failures) -> None:
+    def __init__(
+        self, inner: AsgiApp, config: HttpConfig, callers: Callers, failures: Failures, door: Door | None = None
+    ) -> None:
         self._inner = inner
+        self._door = door if config.authenticate is None else None  # else the application lets people in
         self._callers = callers
         self._failures = failures
         self._hosts = frozenset(host.lower() for host in config.hosts)
@@ -57,7 +73,10 @@ class Guard:
             try:
                 scope = await self._admitted(scope)
             except Exception as error:  # noqa: BLE001 - it is answered
-                await response_to(error)(scope, receive, send)
+                answer = None
+                if self._door is not None and isinstance(error, Refused):
+                    answer = self._door.ask(_placed(scope), error)
+                await (answer or response_to(error))(scope, receive, send)
             else:
                 await self._inner(scope, receive, send)
         finally:
@@ -73,6 +92,7 @@ class Guard:
         try:
             self._check_host(headers, connection)
             _check_origin(headers, connection["method"])
+            _check_forged(headers, connection["method"])
             caller = await self._known(headers, connection, address)
         except Refused as refused:
             _log.info("http_refused", status=refused.problem.status, why=refused.problem.title, address=address)
@@ -91,12 +111,15 @@ class Guard:
         raise Refused(421, "Misdirected request", detail)
 
     async def _known(self, headers: dict[str, str], connection: Connection, address: str) -> Caller | None:
-        if self._open_health and connection["path"].removeprefix(connection.get("root_path", "")) in OPEN:
+        route = route_of(connection)
+        if self._open_health and route in OPEN:
             return None
         wait_s = self._failures.wait_s(address)
         if wait_s > 0:
             detail = f"too many tokens from {address} were wrong; wait {wait_s:.0f} s"
             raise Refused(429, "Too many failures", detail, retry_after=str(int(wait_s) + 1))
+        if self._door is not None and route == self._door.entrance and connection["method"] == "POST":
+            return None  # it says itself whether the token is one
         caller = await self._callers.caller_of(headers)
         if caller is None:
             self._failures.add(address)
@@ -105,6 +128,12 @@ class Guard:
             raise Refused(401, "Who are you?", detail, www_authenticate="Bearer")
         self._failures.forget(address)
         return caller
+
+
+def route_of(connection: Connection) -> str:
+    """The path below where this application is mounted."""
+    path: str = connection["path"]
+    return path.removeprefix(connection.get("root_path", ""))
 
 
 def caller_in(connection: MutableMapping[str, Any]) -> Caller | None:
@@ -126,6 +155,8 @@ def quoted(text: str) -> str:
 def _check_origin(headers: dict[str, str], method: str) -> None:
     """Other sites' pages are not let in; clients that are no browser send none of these headers."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    if origin == "null" and site == "same-origin":
+        origin = None  # a form of our own page, which has no referrer to tell; the browser knows where it is from
     if origin is not None:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or parts.netloc.lower() != headers.get("host", "").lower():
@@ -135,6 +166,13 @@ def _check_origin(headers: dict[str, str], method: str) -> None:
     follows_link = method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate" and origin is None
     if not (follows_link and headers.get("sec-fetch-dest") == "document"):
         raise Refused(403, "Forbidden origin", f"a page of another site must not call this server ({site})")
+
+
+def _check_forged(headers: dict[str, str], method: str) -> None:
+    """Who is known by a cookie, which browsers send by themselves, has to say from which page it comes."""
+    by_cookie = "cookie" in headers and "authorization" not in headers
+    if by_cookie and method not in ("GET", "HEAD") and not {"origin", "sec-fetch-site"} & headers.keys():
+        raise Refused(403, "Forbidden origin", "a request with a cookie has to say where it comes from: send `Origin`")
 
 
 def _host_and_port(host: str, scheme: str) -> tuple[str, int | None]:

@@ -37,6 +37,8 @@ class Operation:
     """Headers of the request that it looks at."""
     stream: bool = False
     """It answers with server-sent events."""
+    problem: Callable[[Ask, Exception], Response] | None = None
+    """How it says what is wrong; `None`: as problem details."""
 
     @property
     def summary(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import msgspec
 from starlette.responses import Response
@@ -80,17 +79,23 @@ class Refused(Exception):
 
 
 def response_to(error: Exception, redact: Callable[[str], str] | None = None) -> Response:
-    """The problem that an error is for who has asked; `redact` takes secrets out of it.
+    """The problem that an error is for who has asked, as JSON."""
+    problem, headers = problem_of(error, redact)
+    return Response(msgspec.json.encode(problem), problem.status, headers, MEDIA_TYPE)
+
+
+def problem_of(error: Exception, redact: Callable[[str], str] | None = None) -> tuple[Problem, Mapping[str, str]]:
+    """The problem that an error is for who has asked, with its headers; `redact` takes secrets out of it.
 
     What is nobody's fault but ours is logged, and not told.
     """
     if isinstance(error, Refused):
-        return _response(error.problem, error.headers)
+        return error.problem, error.headers
     status = next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), None)
     if status is None:
         error_id = str(uuid.uuid4())
         _log.error("http_call_failed", error_id=error_id, exc_info=error)
-        return _response(Problem("about:blank", "Something is broken here", 500, error_id=error_id))
+        return Problem("about:blank", "Something is broken here", 500, error_id=error_id), {}
     name = type(error).__name__
     words = re.sub("(?<=[a-z])(?=[A-Z])", " ", name)
     problem = Problem(
@@ -101,8 +106,4 @@ def response_to(error: Exception, redact: Callable[[str], str] | None = None) ->
         run_id=error.run_id if isinstance(error, RunFailed | RunCancelled) else None,
         cure=CURE if isinstance(error, EngineClosed) else None,
     )
-    return _response(problem, {"retry-after": "5"} if status == 503 else {})
-
-
-def _response(problem: Problem, headers: Mapping[str, Any] | None = None) -> Response:
-    return Response(msgspec.json.encode(problem), problem.status, headers, MEDIA_TYPE)
+    return problem, {"retry-after": "5"} if status == 503 else {}

@@ -26,6 +26,10 @@ class Shown:
                 found[name] = self.value(found[name], plain_already=True)
         return found
 
+    def text(self, text: str) -> str:
+        """A text that may hold one."""
+        return text if self._redact is None else self._redact(text)
+
     def value(self, value: Any, *, plain_already: bool = False) -> Any:
         """One of a user's values."""
         found = value if plain_already else plain(value)

@@ -29,7 +29,7 @@ async def streamed(
     ask: Ask,
     source: Callable[[], AsyncIterator[T]],
     told: Callable[[T], Any],
-    kind: Callable[[T], str],
+    kind: Callable[[T], str | None],
     place: Callable[[T], str | None] = lambda _: None,
     ended: bool = False,
 ) -> Response:
@@ -127,5 +127,6 @@ async def _next_of(source: AsyncIterator[T]) -> T:
         raise _End from None
 
 
-def _event(told: Any, kind: str, place: str | None) -> ServerSentEvent:
-    return ServerSentEvent(msgspec.json.encode(told).decode(), event=kind, id=place)
+def _event(told: Any, kind: str | None, place: str | None) -> ServerSentEvent:
+    text = told if isinstance(told, str) else msgspec.json.encode(told).decode()
+    return ServerSentEvent(text, event=kind, id=place)

@@ -8,8 +8,9 @@ import inspect
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
 from pikkupy.clock import monotonic_s
@@ -21,6 +22,8 @@ FAILURES = 10  # in a window, of one address; then it has to wait
 WINDOW_S = 60.0
 LONGEST_WAIT_S = 3_600.0
 MOST_ADDRESSES = 10_000  # that are remembered
+SESSION = "pikku_session"  # the cookie of a browser
+SECURE_SESSION = f"__Host-{SESSION}"  # and its name where there is TLS: no other host can set it then
 
 
 def token_path(path: str) -> Path:
@@ -58,13 +61,14 @@ class Callers:
     def __init__(self, config: HttpConfig, path: str) -> None:
         self._authenticate = config.authenticate
         self._known: list[tuple[bytes, Caller]] = []
+        self._sessions: list[tuple[bytes, Caller]] = []
         if self._authenticate is not None:
             return
         for token, scope in config.tokens.items():
-            self._known.append((_digest(token), Caller(f"token:{Scope(scope)}", Scope(scope))))
+            self._know(token, Caller(f"token:{Scope(scope)}", Scope(scope)))
         if config.token is not None or not config.tokens:
             token = token_of_file(path) if config.token is None else config.token
-            self._known.append((_digest(token), Caller("token", Scope.ADMIN)))
+            self._know(token, Caller("token", Scope.ADMIN))
 
     async def caller_of(self, headers: Mapping[str, str]) -> Caller | None:
         """Who has sent these headers; `None` for nobody who is known."""
@@ -75,15 +79,34 @@ class Callers:
                 raise BadType(f"authenticate() returned {type(caller).__name__}: a Caller or None was expected")
             return caller
         kind, _, token = headers.get("authorization", "").partition(" ")
-        return self.caller_with(token.strip()) if kind.lower() == "bearer" else None
+        if kind.lower() == "bearer":
+            return self.caller_with(token.strip())
+        cookies = SimpleCookie()
+        with suppress(CookieError):
+            cookies.load(headers.get("cookie", ""))
+        session = cookies.get(SECURE_SESSION) or cookies.get(SESSION)
+        return None if session is None else self._caller_by(_digest(session.value), self._sessions)
 
     def caller_with(self, token: str) -> Caller | None:
         """Whose token it is. It takes as long for a wrong one as for a right one."""
-        given, caller = _digest(token), None
-        for digest, known in self._known:
+        return self._caller_by(_digest(token), self._known)
+
+    @staticmethod
+    def session_of(token: str) -> str:
+        """What a browser keeps in a cookie instead of the token; the token cannot be made of it."""
+        return hmac.new(token.encode(), b"pikkupy console", "sha256").hexdigest()
+
+    @staticmethod
+    def _caller_by(given: bytes, known: Sequence[tuple[bytes, Caller]]) -> Caller | None:
+        found = None
+        for digest, caller in known:
             if hmac.compare_digest(digest, given):
-                caller = known
-        return caller
+                found = caller
+        return found
+
+    def _know(self, token: str, caller: Caller) -> None:
+        self._known.append((_digest(token), caller))
+        self._sessions.append((_digest(self.session_of(token)), caller))
 
 
 class Failures:

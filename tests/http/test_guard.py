@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from pikkupy import Pikku, PikkuError
+from pikkupy.console.pages import PAGES
 from pikkupy.http import Caller, HttpConfig, Scope
 from pikkupy.http.application import all_operations
 from pikkupy.http.limits import Rate, Streams
@@ -27,9 +28,13 @@ OPERATOR = "may-start-and-steer-runs"
 SCOPES = {READER: "read", OPERATOR: "operate"}
 
 
+EVERY = (*all_operations(), *PAGES)
+
+
 def path_of(one: Operation) -> str:
     """The route with something in its gaps."""
-    return one.path.replace("{run_id}", "x").replace("{workflow}", "order")
+    path = one.path.replace("{run_id}", "x").replace("{workflow}", "order").replace("{verb}", "retry")
+    return path.replace("{action}", "cancel").replace("{which}", "input").replace("{file}", "console.css")
 
 
 async def ask(http: Any, one: Operation, **headers: str) -> Any:
@@ -40,17 +45,19 @@ async def ask(http: Any, one: Operation, **headers: str) -> Any:
 @pytest.fixture
 def app(db: Path) -> Any:
     """An application whose engine is not open: what gets through the guard gets 503, 404 or 422, or says it is well."""
-    return pikku.open(db).asgi(token=TOKEN, tokens=SCOPES)
+    return pikku.open(db).asgi(token=TOKEN, tokens=SCOPES, console=True)
 
 
-every_route = pytest.mark.parametrize("one", all_operations(), ids=lambda one: one.name)
+every_route = pytest.mark.parametrize("one", EVERY, ids=lambda one: f"{one.method} {one.path}")
 
 
 def test_the_table_names_every_route() -> None:
     """The sweeps below try what is in it; nothing else is routed."""
-    assert len(all_operations()) >= 25
-    assert len({(one.method, one.path) for one in all_operations()}) == len(all_operations())
-    assert all((one.method == "GET") == (one.scope is Scope.READ) for one in all_operations())
+    assert len(EVERY) >= 45
+    assert len({(one.method, one.path) for one in EVERY}) == len(EVERY)
+    changes_nothing = {"/console/login", "/console/logout"}
+    for one in EVERY:
+        assert (one.method == "GET" or one.path in changes_nothing) == (one.scope is Scope.READ), one.path
 
 
 @every_route
@@ -61,7 +68,8 @@ async def test_without_a_token_nobody_gets_in(app: Any, one: Operation) -> None:
             answer = await ask(http, one, **headers)
             assert answer.status_code == 401
             assert answer.headers["www-authenticate"] == "Bearer"
-            assert answer.headers["content-type"] == "application/problem+json"
+            page = one.path.startswith("/console") and not one.path.startswith(("/console/static", "/console/live"))
+            assert answer.headers["content-type"].split(";")[0] == ("text/html" if page else "application/problem+json")
 
 
 @every_route
@@ -103,7 +111,7 @@ async def test_a_caller_may_do_what_its_scope_allows(app: Any, one: Operation) -
 
 @every_route
 async def test_read_only_is_for_everybody(db: Path, one: Operation) -> None:
-    async with caller(pikku.open(db).asgi(token=TOKEN, read_only=True)) as http:
+    async with caller(pikku.open(db).asgi(token=TOKEN, read_only=True, console=True)) as http:
         answer = await ask(http, one)
         assert (answer.status_code == 403) == (one.scope is not Scope.READ)
 
@@ -114,7 +122,9 @@ async def test_every_answer_has_the_headers(app: Any, one: Operation) -> None:
     async with caller(app) as http:
         for token in (TOKEN, "wrong"):
             headers = (await ask(http, one, authorization=f"Bearer {token}")).headers
-            assert headers["cache-control"] == "no-store"
+            fixed = token == TOKEN and one.path.startswith("/console/static")
+            assert headers["cache-control"] == ("private, max-age=31536000, immutable" if fixed else "no-store")
+            assert "unsafe" not in headers["content-security-policy"]
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["referrer-policy"] == "no-referrer"
             assert headers["content-security-policy"].startswith("default-src 'none'")
@@ -141,6 +151,7 @@ async def test_hosts_origins_and_methods(db: Path, method: str) -> None:
                 headers["sec-fetch-site"] = site
             path = "/api/runs/x" + ("/retry" if method == "POST" else "")
             status = (await http.request(method, path, headers=headers)).status_code
+            fits = fits or (origin, site) == ("null", "same-origin")  # a form of a page without a referrer
             expected = 421 if not at_home else 403 if not (fits and near) else 503
             assert status == expected, headers
 

@@ -1,0 +1,94 @@
+"""How a browser gets in: a form for the token, and a cookie that stands for it from then on.
+
+The link that is printed has the token behind `#`, which browsers send to nobody; a script of the form puts it in.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from pikkupy.console.rendering import HOME, STATIC, problem_page
+from pikkupy.http.asked import Ask
+from pikkupy.http.guard import route_of
+from pikkupy.http.operations import operation
+from pikkupy.http.problems import Refused
+from pikkupy.http.tokens import SECURE_SESSION, SESSION
+from pikkupy.mounting import Connection, Scope
+
+ENTRANCE = "/console/login"
+WEEK_S = 7 * 24 * 3600
+
+
+class PersonsDoor:
+    """Shows the form to whoever asks for a page without being known."""
+
+    entrance = ENTRANCE
+
+    def ask(self, connection: Connection, refused: Refused) -> Response | None:
+        """The form, with the status that the refusal has; `None` for programs, and for who must not get in at all."""
+        route = route_of(connection)
+        asks_for_page = route.startswith("/console") and not route.startswith(("/console/static/", "/console/live"))
+        if refused.problem.status not in (401, 429) or not asks_for_page or connection["method"] == "HEAD":
+            return None
+        said = "" if refused.problem.status == 401 else refused.problem.detail or ""
+        return login_page(connection.get("root_path", ""), refused, said)
+
+
+def login_page(base: str, refused: Refused, said: str) -> Response:
+    """The form. It is all in one: what it would load is not to be had without a token."""
+    page, policy = _login()
+    text = page.replace("{{base}}", base).replace("{{said}}", said)
+    return HTMLResponse(text, refused.problem.status, {"content-security-policy": policy, **refused.headers})
+
+
+@operation("POST", ENTRANCE, Scope.READ, {303: None}, problem=problem_page)
+async def login(ask: Ask) -> Response:
+    """Let in whoever has the token."""
+    try:
+        token = (await ask.form()).get("token", "").strip()
+    except Refused:
+        token = ""  # what is no form holds none
+    client = ask.request.client
+    address = "-" if client is None else client.host
+    base = ask.request.scope.get("root_path", "")
+    if ask.api.callers.caller_with(token) is None:
+        ask.api.failures.add(address)
+        return login_page(base, Refused(401, "Who are you?", www_authenticate="Bearer"), "That is not the token.")
+    ask.api.failures.forget(address)
+    answer = RedirectResponse(f"{base}{HOME}", 303)
+    secure = ask.request.url.scheme == "https"
+    answer.set_cookie(
+        SECURE_SESSION if secure else SESSION,
+        ask.api.callers.session_of(token),
+        max_age=WEEK_S,
+        secure=secure,
+        httponly=True,
+        samesite="strict",
+    )
+    return answer
+
+
+@operation("POST", "/console/logout", Scope.READ, {303: None}, problem=problem_page)
+async def logout(ask: Ask) -> Response:
+    """Forget the browser."""
+    answer = RedirectResponse(f"{ask.request.scope.get('root_path', '')}{HOME}", 303)
+    for name in (SECURE_SESSION, SESSION):
+        answer.delete_cookie(name, secure=name == SECURE_SESSION, httponly=True, samesite="strict")
+    return answer
+
+
+@cache
+def _login() -> tuple[str, str]:
+    """The form, and the policy that lets its own style and script be, and nothing else."""
+    page = (STATIC.parent / "templates" / "login.html").read_text(encoding="utf-8")
+    style, script = (_hash(page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]) for tag in ("style", "script"))
+    policy = f"default-src 'none'; style-src '{style}'; script-src '{script}'; form-action 'self'; "
+    return page, policy + "base-uri 'none'; frame-ancestors 'none'"
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

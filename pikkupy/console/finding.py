@@ -1,0 +1,137 @@
+"""The list of runs: what it is asked for in the URL, and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from pikkupy.clock import SystemClock
+from pikkupy.core.machine import FINAL_RUNS
+from pikkupy.core.model import RunStatus
+from pikkupy.durations import microseconds
+from pikkupy.engine import Page, Run
+from pikkupy.errors import DurationError, RunNotFound
+from pikkupy.http.asked import Ask
+from pikkupy.http.problems import Refused
+from pikkupy.moments import moment
+from pikkupy.showing.waits import what_of
+
+LIMIT = 50  # runs of a page
+COUNTS_S = 1.0  # that a count is good for: of a million runs it takes longer than the page itself
+
+Wanted = Annotated[list[str] | UnsetType, Meta(description="In this status; repeat it for several.")]
+
+
+class Find(msgspec.Struct, forbid_unknown_fields=True):
+    """What the URL says. A field of a form that was left empty says nothing."""
+
+    status: Wanted = UNSET
+    workflow: str = ""
+    since: str = ""
+    q: str = ""
+    cursor: str = ""
+    done: str = ""
+    """What was done just now."""
+
+    @property
+    def statuses(self) -> list[str]:
+        """Those that are wanted; none: all."""
+        return [] if self.status is UNSET else [one for one in self.status if one]
+
+    def query(self, **other: Any) -> dict[str, Any]:
+        """For a URL that asks for the same, but for what is given."""
+        asked = {"status": self.statuses, "workflow": self.workflow, "since": self.since, "q": self.q}
+        return asked | {"cursor": self.cursor} | other
+
+    def filters(self, now: datetime) -> dict[str, Any]:
+        """Arguments of `list_runs`, but for the text that is looked for. Raises `Refused`."""
+        found: dict[str, Any] = {}
+        if self.statuses:
+            found["status"] = self.statuses
+        if self.workflow:
+            found["workflow"] = self.workflow
+        if self.since:
+            try:
+                found["created_after"] = now - timedelta(microseconds=microseconds(self.since))
+            except DurationError as error:
+                raise Refused(422, "Unprocessable content", f"since: {error}") from None
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A run of the list."""
+
+    run: Run
+    what: str
+    took: timedelta
+
+
+def now() -> datetime:
+    """The time."""
+    return moment(SystemClock().now_us())
+
+
+async def rows_of(ask: Ask, find: Find) -> tuple[list[Row], str | None]:
+    """The runs that were asked for, and where the next page begins."""
+    page = await _page(ask, find)
+    open_ids = [run.id for run in page.runs if run.status not in FINAL_RUNS]
+    steps = await ask.engine.open_steps(open_ids) if open_ids else {}
+    at = now()
+    rows = [Row(run, ask.shown.text(what_of(run, steps.get(run.id, []), at)), took(run, at)) for run in page.runs]
+    return rows, page.next_cursor
+
+
+def took(run: Run, at: datetime) -> timedelta:
+    """How long it has taken so far."""
+    return max(timedelta(0), (run.ended_at or at) - run.starts_at)
+
+
+async def _page(ask: Ask, find: Find) -> Page:
+    filters = find.filters(now())
+    if not find.q:
+        return await ask.engine.list_runs(**filters, limit=LIMIT, cursor=find.cursor or None)
+    if find.cursor:  # which is that of the errors: the others have been shown
+        return await ask.engine.list_runs(**filters, error=find.q, limit=LIMIT, cursor=find.cursor)
+    # What is looked for may be an id, its beginning, the name of a workflow, or in an error.
+    by_id, by_error, by_name = await asyncio.gather(
+        ask.engine.list_runs(**filters, id_prefix=find.q[:256], limit=LIMIT),
+        ask.engine.list_runs(**filters, error=find.q, limit=LIMIT),
+        ask.engine.list_runs(**{**filters, "workflow": find.q[:256]}, limit=LIMIT) if not find.workflow else _none(),
+    )
+    found = {run.id: run for one in (by_id, by_error, by_name) for run in one.runs}
+    newest = sorted(found.values(), key=lambda run: run.created_at, reverse=True)
+    return Page(runs=tuple(newest), next_cursor=by_error.next_cursor)
+
+
+async def _none() -> Page:
+    return Page(runs=(), next_cursor=None)
+
+
+async def exactly(ask: Ask, find: Find) -> Run | None:
+    """The run whose id was looked for."""
+    try:
+        return await ask.engine.get_run(find.q)
+    except RunNotFound:
+        return None
+
+
+class Counts:
+    """Runs by status; looked at once in a while, however many look."""
+
+    def __init__(self) -> None:
+        self._counted_us = 0
+        self._found: dict[str, dict[RunStatus, int]] = {}
+
+    async def get(self, ask: Ask) -> dict[str, dict[RunStatus, int]]:
+        """By workflow and status."""
+        at_us = SystemClock().now_us()
+        if at_us - self._counted_us > COUNTS_S * 1e6 or at_us < self._counted_us:
+            self._found = await ask.engine.counts()
+            self._counted_us = at_us
+        return self._found

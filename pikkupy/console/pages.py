@@ -1,0 +1,190 @@
+"""The pages, each an operation of the table: what it shows is what the engine's methods say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import msgspec
+from starlette.responses import RedirectResponse, Response
+
+from pikkupy.console import door, steering
+from pikkupy.console.drawing import drawing_of
+from pikkupy.console.finding import Counts, Find, exactly, now, rows_of, took
+from pikkupy.console.rendering import HOME, STATIC, page, problem_page, rendered, static_version
+from pikkupy.core.machine import FINAL_RUNS
+from pikkupy.core.model import RunStatus
+from pikkupy.engine import Attempt
+from pikkupy.http.asked import Ask
+from pikkupy.http.guard import quoted
+from pikkupy.http.operations import Operation, operation
+from pikkupy.http.problems import Refused
+from pikkupy.http.streams import streamed
+from pikkupy.mounting import Scope
+from pikkupy.showing.waits import waits_for
+
+LIVE_S = 1.0  # from one look at what has changed to the next
+STEPS = 200  # of a page
+KINDS = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".txt": "text/plain",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+}
+
+_counts: WeakKeyDictionary[object, Counts] = WeakKeyDictionary()  # by engine
+
+
+class ShowRun(msgspec.Struct):
+    """What of a run is to be shown."""
+
+    page: int = 0
+    """Of its steps; 0: the last."""
+    failed: bool = False
+    done: str = ""
+    """What was done to it just now."""
+
+
+async def _runs_values(ask: Ask, find: Find) -> dict[str, Any]:
+    rows, cursor = await rows_of(ask, find)
+    by_workflow = await _counts.setdefault(ask.engine, Counts()).get(ask)
+    chosen = [by_workflow.get(find.workflow, {})] if find.workflow else list(by_workflow.values())
+    chips = {status: sum(one.get(status, 0) for one in chosen) for status in RunStatus}
+    return {"find": find, "rows": rows, "cursor": cursor, "chips": chips, "workflows": sorted(by_workflow)}
+
+
+@operation("GET", HOME, Scope.READ, {200: None}, problem=problem_page)
+async def runs_page(ask: Ask) -> Response:
+    """The list of runs."""
+    find = ask.query(Find)
+    if find.q and (run := await exactly(ask, find)) is not None:
+        return RedirectResponse(f"{_base(ask)}/console/runs/{quoted(run.id)}", 303)
+    return page(ask, "runs.html", **await _runs_values(ask, find), live=_live_query(ask))
+
+
+@operation("GET", "/console/live", Scope.READ, {200: None}, stream=True, problem=problem_page)
+async def runs_live(ask: Ask) -> Response:
+    """The list, again whenever it has changed."""
+    find = ask.query(Find)
+
+    async def look() -> str:
+        return rendered(ask, "_runs.html", **await _runs_values(ask, find))
+
+    return await _live(ask, look)
+
+
+async def _run_values(ask: Ask, show: ShowRun) -> dict[str, Any]:
+    run = await ask.engine.get_run(ask.run_id)
+    steps, attempts = await ask.engine.steps(run.id), await ask.engine.history(run.id)
+    by_step: defaultdict[str, list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        by_step[attempt.step_name].append(attempt)
+    wanted = [step for step in steps if step.error is not None] if show.failed else steps
+    pages = max(1, -(-len(wanted) // STEPS))
+    number = min(show.page or pages, pages)
+    shown = wanted[(number - 1) * STEPS : number * STEPS]
+    at = now()
+    waiting = [] if run.status in FINAL_RUNS else [step for step in steps if step.ended_at is None]
+    return {
+        "run": run,
+        "shown": ask.shown(run),
+        "took": took(run, at),
+        "waits": [ask.shown.text(waits_for(step)) for step in waiting[:5]],
+        "waiting": len(waiting),
+        "steps": [(step, ask.shown(step), by_step.get(step.name, [])) for step in shown],
+        "drawing": drawing_of(run, shown, by_step, at, whole=len(shown) == len(steps)),
+        "in_all": len(steps),
+        "pages": pages,
+        "number": number,
+        "show": show,
+        "actions": steering.actions_for(ask, run, waiting),
+    }
+
+
+@operation("GET", "/console/runs/{run_id}", Scope.READ, {200: None}, problem=problem_page)
+async def run_page(ask: Ask) -> Response:
+    """One run."""
+    return page(ask, "run.html", **await _run_values(ask, ask.query(ShowRun)), live=_live_query(ask))
+
+
+@operation("GET", "/console/runs/{run_id}/live", Scope.READ, {200: None}, stream=True, problem=problem_page)
+async def run_live(ask: Ask) -> Response:
+    """One run, again whenever it has changed."""
+    show = ask.query(ShowRun)
+    show.done = ""
+
+    async def look() -> str:
+        return rendered(ask, "_run.html", **await _run_values(ask, show))
+
+    return await _live(ask, look)
+
+
+@operation("GET", "/console/runs/{run_id}/value/{which}", Scope.READ, {200: None}, problem=problem_page)
+async def value_file(ask: Ask) -> Response:
+    """A value as a file: `input`, `output`, or the output of the step of that name after `step:`."""
+    which = ask.segment("which")
+    if which in ("input", "output"):
+        found = ask.shown(await ask.engine.get_run(ask.run_id))[which]
+    else:
+        name = which.removeprefix("step:")
+        steps = {step.name: step for step in await ask.engine.steps(ask.run_id)}
+        if name not in steps:
+            raise Refused(404, "No such step", f"run {ask.run_id!r} has no step {name!r}")
+        found = ask.shown(steps[name])["output"]
+    headers = {"content-disposition": "attachment; filename=value.json"}
+    return Response(msgspec.json.format(msgspec.json.encode(found)), 200, headers, "application/octet-stream")
+
+
+@operation("GET", "/console/workflows", Scope.READ, {200: None}, problem=problem_page)
+async def workflows_page(ask: Ask) -> Response:
+    """The workflows that can be started, and how their runs stand."""
+    counts = await _counts.setdefault(ask.engine, Counts()).get(ask)
+    known = {one.name: one for one in ask.registry.workflows()}
+    names = sorted({*known, *counts})
+    return page(ask, "workflows.html", names=names, known=known, counts=counts, statuses=list(RunStatus))
+
+
+@operation("GET", "/console/static/{file}", Scope.READ, {200: None}, problem=problem_page)
+async def static_file(ask: Ask) -> Response:
+    """A file of the console's own, by its name alone."""
+    name = ask.segment("file")
+    if name not in {path.name for path in STATIC.iterdir()}:
+        raise Refused(404, "No such file")
+    path = STATIC / name
+    etag = f'"{static_version(name)}"'
+    headers = {"cache-control": "private, max-age=31536000, immutable", "etag": etag}
+    return Response(path.read_bytes(), 200, headers, KINDS[path.suffix])
+
+
+PAGES: tuple[Operation, ...] = tuple(
+    one for one in (*globals().values(), *vars(door).values(), *vars(steering).values()) if isinstance(one, Operation)
+)
+
+
+# Inside
+
+
+def _base(ask: Ask) -> str:
+    base: str = ask.request.scope.get("root_path", "")
+    return base
+
+
+def _live_query(ask: Ask) -> str:
+    return ask.request.url.query
+
+
+async def _live(ask: Ask, look: Callable[[], Awaitable[str]]) -> Response:
+    async def changes() -> AsyncIterator[str]:
+        last = ""
+        while True:
+            found = await look()
+            if found != last:
+                yield found
+                last = found
+            await asyncio.sleep(LIVE_S)
+
+    return await streamed(ask, changes, lambda html: html, lambda _: None)

@@ -1,0 +1,124 @@
+"""Templates and the answers that are made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import jinja2
+from markupsafe import Markup
+from starlette.responses import HTMLResponse, Response
+
+from pikkupy.core.model import RunStatus, StepStatus
+from pikkupy.http.asked import Ask
+from pikkupy.http.guard import quoted
+from pikkupy.http.problems import problem_of
+from pikkupy.plain import rfc3339
+from pikkupy.showing.words import clean, clean_lines, first_line, lasted, local
+
+HOME = "/console/"
+STATIC = Path(__file__).with_name("static")
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+SHORT = 400  # characters of a value that are shown at once
+
+# Never by colour alone: each has a sign of its own as well.
+SIGNS: dict[str, str] = {
+    RunStatus.RUNNING: "▶",
+    RunStatus.SUSPENDED: "▮▮",
+    RunStatus.COMPLETED: "✔",
+    RunStatus.FAILED: "✘",
+    RunStatus.CANCELLED: "⊘",
+    StepStatus.PENDING: "○",
+    StepStatus.RUNNING: "▶",
+    StepStatus.SCHEDULED: "↻",
+    StepStatus.SUCCEEDED: "✔",
+    StepStatus.FAILED: "✘",
+    StepStatus.CANCELLED: "⊘",
+}
+
+
+def page(ask: Ask, name: str, status: int = 200, **values: Any) -> Response:
+    """A whole page."""
+    return HTMLResponse(rendered(ask, name, **values), status, {"content-security-policy": POLICY})
+
+
+def rendered(ask: Ask, name: str, **values: Any) -> str:
+    """A template with these values, and with what all of them know."""
+    base = ask.request.scope.get("root_path", "")
+    return (
+        _templates()
+        .get_template(name)
+        .render(
+            base=base,
+            url=lambda path, **query: _url(base, path, query),
+            caller=ask.caller,
+            may=lambda scope: not ask.read_only and ask.caller.scope.allows(scope),
+            read_only=ask.read_only,
+            here=ask.request.url.path.removeprefix(base),
+            **values,
+        )
+    )
+
+
+def problem_page(ask: Ask, error: Exception) -> Response:
+    """What is wrong, for people."""
+    problem, headers = problem_of(error, ask.api.redact)
+    answer = page(ask, "problem.html", problem.status, problem=problem)
+    answer.headers.update(headers)
+    return answer
+
+
+def static_version(name: str) -> str:
+    """Of a file: it changes with what is in it."""
+    return _versions()[name]
+
+
+def _url(base: str, path: str, query: Mapping[str, Any]) -> str:
+    pairs = [(name, value) for name, value in query.items() if value not in (None, "", [])]
+    return f"{base}/console/{path}" + (f"?{urlencode(pairs, doseq=True)}" if pairs else "")
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in STATIC.iterdir()}
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("pikkupy.console"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "clean": clean,
+        "lines": clean_lines,
+        "first_line": first_line,
+        "lasted": lasted,
+        "moment": _moment,
+        "quoted": quoted,
+        "json": _json_text,
+    }
+    made.globals |= {"version_of": static_version, "signs": SIGNS, "SHORT": SHORT}
+    return made
+
+
+def _moment(when: datetime | None) -> Markup:
+    return Markup("") if when is None else Markup('<time datetime="{}">{}</time>').format(rfc3339(when), local(when))
+
+
+def _json_text(value: Any, indent: int | None = 2) -> str:
+    """As it is read: what is not printable is written as an escape."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
+    return "\n".join(clean(line) for line in text.split("\n"))

@@ -1,0 +1,36 @@
+// What needs JavaScript: copying, and the keyboard. Everything else works without.
+"use strict";
+
+function withCopy(root) {
+  for (const place of root.querySelectorAll("[data-copy], [data-copy-text]")) {
+    if (place.nextElementSibling?.classList.contains("copy")) continue;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "copy";
+    button.textContent = "copy";
+    place.after(button);
+  }
+}
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest?.("button.copy");
+  if (!button) return;
+  await navigator.clipboard.writeText(button.previousElementSibling.textContent);
+  button.textContent = "copied";
+  setTimeout(() => { button.textContent = "copy"; }, 1500);
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
+  const links = [...document.querySelectorAll("td.id a")];
+  const at = links.indexOf(document.activeElement);
+  if (event.key === "/") document.getElementById("q").focus();
+  else if (event.key === "j" && links.length) links[Math.min(at + 1, links.length - 1)].focus();
+  else if (event.key === "k" && links.length) links[Math.max(at - 1, 0)].focus();
+  else return;
+  event.preventDefault();
+});
+
+withCopy(document);
+const live = document.querySelector("[data-live]");
+if (live) new MutationObserver(() => withCopy(live)).observe(live, { childList: true, subtree: true });

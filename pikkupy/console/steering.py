@@ -1,0 +1,271 @@
+"""What people do to runs: each action has a page that asks whether it is meant, and a form that does it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+import msgspec
+from starlette.responses import RedirectResponse, Response
+
+from pikkupy.console.finding import Find, now
+from pikkupy.console.forms import fields_of, value_of_fields
+from pikkupy.console.rendering import page, problem_page
+from pikkupy.core.machine import FINAL_RUNS
+from pikkupy.core.model import RunStatus, StepKind
+from pikkupy.engine import Run, Step
+from pikkupy.errors import PikkuError
+from pikkupy.http.asked import Ask
+from pikkupy.http.guard import quoted
+from pikkupy.http.operations import operation
+from pikkupy.http.problems import Refused
+from pikkupy.http.schemas import schema_of
+from pikkupy.mounting import Scope
+from pikkupy.registry import WorkflowFunction
+
+MOST_AT_ONCE = 10_000  # runs of one action on all that match
+
+
+class Action(NamedTuple):
+    """Something that can be done to a run."""
+
+    name: str
+    label: str
+    done: str
+    scope: Scope
+    why_not: str | None = None
+    """Why it cannot be done to this one now."""
+
+
+class Choice(msgspec.Struct):
+    """What a page that asks is to be filled with."""
+
+    at: str = ""
+    name: str = ""
+
+
+class StartWhat(msgspec.Struct):
+    """Which workflow."""
+
+    workflow: str = ""
+    from_run: str = ""
+    """With the input of this run."""
+
+
+ACTIONS = {
+    one.name: one
+    for one in (
+        Action("cancel", "Cancel", "cancelled", Scope.OPERATE),
+        Action("retry", "Retry", "retried", Scope.OPERATE),
+        Action("resume", "Resume", "resumed", Scope.OPERATE),
+        Action("signal", "Send a signal", "the signal was sent", Scope.OPERATE),
+        Action("approve", "Decide", "the decision was made", Scope.OPERATE),
+        Action("fork", "Fork", "forked", Scope.OPERATE),
+        Action("delete", "Delete", "deleted", Scope.ADMIN),
+    )
+}
+
+
+def actions_for(ask: Ask, run: Run, waiting: Sequence[Step]) -> list[Action]:
+    """All of them, each with the reason if it cannot be done."""
+    return [one._replace(why_not=_why_not(ask, one, run, waiting)) for one in ACTIONS.values()]
+
+
+def _why_not(ask: Ask, action: Action, run: Run, waiting: Sequence[Step]) -> str | None:
+    if ask.read_only:
+        return "this console is read-only"
+    if not ask.caller.scope.allows(action.scope):
+        return f"your token allows `{ask.caller.scope}`; this needs `{action.scope}`"
+    ended = run.status in FINAL_RUNS
+    asks = any(step.kind is StepKind.SIGNAL for step in waiting)
+    reasons = {
+        "cancel": f"the run is {run.status}" if ended else None,
+        "retry": None if run.status is RunStatus.FAILED else f"the run is {run.status}, not failed",
+        "resume": None if run.status is RunStatus.SUSPENDED else f"the run is {run.status}, not suspended",
+        "signal": f"the run is {run.status}" if ended else None,
+        "approve": None if asks and not ended else "the run does not wait for a decision",
+        "delete": None if ended else f"the run is {run.status}: cancel it first",
+    }
+    return reasons.get(action.name)
+
+
+@operation("GET", "/console/runs/{run_id}/confirm/{action}", Scope.READ, {200: None}, problem=problem_page)
+async def confirm_page(ask: Ask) -> Response:
+    """Ask whether an action is meant, and for what it needs."""
+    run = await ask.engine.get_run(ask.run_id)
+    steps = await ask.engine.steps(run.id)
+    waiting = [step for step in steps if step.ended_at is None]
+    found = {one.name: one for one in actions_for(ask, run, waiting)}
+    action = found.get(ask.segment("action"))
+    if action is None:
+        raise Refused(404, "No such action")
+    choice = ask.query(Choice)
+    names = [step.name for step in waiting if step.kind is StepKind.SIGNAL]
+    values: dict[str, Any] = {"run": run, "action": action, "steps": steps, "names": names, "choice": choice}
+    return page(ask, "confirm.html", 409 if action.why_not else 200, input=ask.shown(run)["input"], **values)
+
+
+async def _act(ask: Ask, action: str) -> Response:
+    form = await ask.form()
+    run_id, text = ask.run_id, form.get("value", "")
+    match action:
+        case "cancel":
+            await ask.engine.cancel(run_id, form.get("reason") or f"cancelled in the console by {ask.caller.name}")
+        case "retry":
+            await ask.engine.retry(run_id)
+        case "resume":
+            await ask.engine.resume(run_id, accept="new" if form.get("accept") == "new" else None)
+        case "signal":
+            await ask.engine.signal(run_id, form.get("name", ""), ask.json(text))
+        case "approve":
+            await ask.engine.approve(run_id, form.get("name", ""), ask.json(text), decided_by=ask.caller.name)
+        case "delete":
+            await ask.engine.delete_run(run_id)
+            return _to(ask, "", done=f"run {run_id} was deleted")
+        case _:
+            handle = await ask.engine.fork(run_id, at=form.get("at", ""), input=ask.json(text) if text else None)
+            ask.made = handle.id
+            return _to(ask, f"runs/{quoted(handle.id)}", done=f"forked from {run_id}")
+    return _to(ask, f"runs/{quoted(run_id)}", done=ACTIONS[action].done)
+
+
+@operation("POST", "/console/runs/{run_id}/cancel", Scope.OPERATE, {303: None}, problem=problem_page)
+async def cancel_in_console(ask: Ask) -> Response:
+    """Cancel a run."""
+    return await _act(ask, "cancel")
+
+
+@operation("POST", "/console/runs/{run_id}/retry", Scope.OPERATE, {303: None}, problem=problem_page)
+async def retry_in_console(ask: Ask) -> Response:
+    """Retry a run."""
+    return await _act(ask, "retry")
+
+
+@operation("POST", "/console/runs/{run_id}/resume", Scope.OPERATE, {303: None}, problem=problem_page)
+async def resume_in_console(ask: Ask) -> Response:
+    """Resume a run."""
+    return await _act(ask, "resume")
+
+
+@operation("POST", "/console/runs/{run_id}/signal", Scope.OPERATE, {303: None}, problem=problem_page)
+async def signal_in_console(ask: Ask) -> Response:
+    """Send a run a signal."""
+    return await _act(ask, "signal")
+
+
+@operation("POST", "/console/runs/{run_id}/approve", Scope.OPERATE, {303: None}, problem=problem_page)
+async def approve_in_console(ask: Ask) -> Response:
+    """Decide what a run waits for."""
+    return await _act(ask, "approve")
+
+
+@operation("POST", "/console/runs/{run_id}/fork", Scope.OPERATE, {303: None}, problem=problem_page)
+async def fork_in_console(ask: Ask) -> Response:
+    """Fork a run."""
+    return await _act(ask, "fork")
+
+
+@operation("POST", "/console/runs/{run_id}/delete", Scope.ADMIN, {303: None}, problem=problem_page)
+async def delete_in_console(ask: Ask) -> Response:
+    """Delete a run."""
+    return await _act(ask, "delete")
+
+
+# Starting
+
+
+@operation("GET", "/console/start", Scope.READ, {200: None}, problem=problem_page)
+async def start_page(ask: Ask) -> Response:
+    """Ask what is to be started."""
+    what = ask.query(StartWhat)
+    given = None
+    if what.from_run:
+        run = await ask.engine.get_run(what.from_run)
+        what, given = StartWhat(run.workflow, run.id), ask.shown(run)["input"]
+    workflow: WorkflowFunction[Any, Any] | None = None
+    if what.workflow:
+        workflow = ask.registry.find_workflow(what.workflow)
+    takes = None if workflow is None or not workflow.takes_data else schema_of(workflow.data_type)
+    fields = None if takes is None else fields_of(takes, given)
+    names = [one.name for one in ask.registry.workflows()]
+    return page(ask, "start.html", names=names, workflow=workflow, takes=takes, fields=fields, given=given, what=what)
+
+
+@operation("POST", "/console/start", Scope.OPERATE, {303: None}, problem=problem_page)
+async def start_in_console(ask: Ask) -> Response:
+    """Start a run."""
+    form = await ask.form()
+    workflow: WorkflowFunction[Any, Any] = ask.registry.find_workflow(form.get("workflow", ""))
+    data = None
+    if workflow.takes_data:
+        fields = fields_of(schema_of(workflow.data_type))
+        by_fields = form.get("as") == "fields" and fields is not None
+        data = value_of_fields(fields or [], form) if by_fields else ask.json(form.get("value", ""))
+    ask.take_start()
+    handle = await ask.engine.start(workflow.name, data, run_id=form.get("id") or None)
+    ask.made = handle.id
+    return _to(ask, f"runs/{quoted(handle.id)}", done="started")
+
+
+# All that match
+
+
+@operation("GET", "/console/all/{verb}", Scope.READ, {200: None}, problem=problem_page)
+async def confirm_all_page(ask: Ask) -> Response:
+    """Ask whether an action on all runs that match is meant, and say how many there are."""
+    action, find = _for_many(ask), ask.query(Find)
+    ids = await _matching(ask, find, action)
+    return page(ask, "confirm_all.html", action=action, find=find, count=len(ids), most=MOST_AT_ONCE)
+
+
+@operation("POST", "/console/all/{verb}", Scope.OPERATE, {200: None}, problem=problem_page)
+async def act_on_all(ask: Ask) -> Response:
+    """Do it to all runs that match, one after another; those that cannot be helped are told."""
+    action, find = _for_many(ask), ask.query(Find)
+    form = await ask.form()
+    ids = await _matching(ask, find, action)
+    failed = list[tuple[str, str]]()
+    for number, run_id in enumerate(ids):
+        try:
+            if action.name == "retry":
+                await ask.engine.retry(run_id)
+            else:
+                await ask.engine.cancel(run_id, form.get("reason") or f"cancelled in the console by {ask.caller.name}")
+        except PikkuError as error:
+            failed.append((run_id, str(error)))
+        if number % 50 == 0:
+            await asyncio.sleep(0)
+    return page(ask, "done_all.html", action=action, find=find, count=len(ids) - len(failed), failed=failed)
+
+
+def _for_many(ask: Ask) -> Action:
+    name = ask.segment("verb")
+    if name not in ("cancel", "retry"):
+        raise Refused(404, "No such action", "all runs that match can be cancelled or retried")
+    return ACTIONS[name]
+
+
+async def _matching(ask: Ask, find: Find, action: Action) -> list[str]:
+    """The runs that match and that this can be done to; never more than so many at once."""
+    able = {"retry": {RunStatus.FAILED}, "cancel": {RunStatus.RUNNING, RunStatus.SUSPENDED}}[action.name]
+    wanted = able & set(find.statuses) if find.statuses else able
+    if not wanted:
+        return []
+    filters: dict[str, Any] = find.filters(now()) | {"status": sorted(wanted)}
+    if find.q:
+        filters["error"] = find.q
+    ids, cursor = list[str](), None
+    while len(ids) < MOST_AT_ONCE:
+        found = await ask.engine.list_runs(**filters, limit=500, cursor=cursor)
+        ids += (run.id for run in found.runs)
+        cursor = found.next_cursor
+        if cursor is None:
+            break
+    return ids[:MOST_AT_ONCE]
+
+
+def _to(ask: Ask, path: str, *, done: str) -> Response:
+    base = ask.request.scope.get("root_path", "")
+    return RedirectResponse(f"{base}/console/{path}?{urlencode({'done': done})}", 303)

@@ -1,0 +1,339 @@
+"""The console in a real Chromium: what people see and do, live, with the keyboard, and without JavaScript."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.console.conftest import Watched
+from tests.console.stage import Stage, staged
+from tests.http.shop import TOKEN, pikku
+
+AXE = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Live pages look often."""
+    monkeypatch.setattr("pikkupy.console.pages.LIVE_S", 0.05)
+    monkeypatch.setattr("pikkupy.console.finding.COUNTS_S", 0.0)
+
+
+@pytest.fixture
+def stage(db: Path) -> Iterator[Stage]:
+    with staged(pikku, db) as made:
+        yield made
+
+
+def entered(browser: Browser, stage: Stage, watched: Watched, path: str = "", **options: Any) -> Page:
+    """A page of the console, for who has the token."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    watched.watch(context, page, stage.url)
+    if options.get("java_script_enabled", True):
+        page.goto(f"{stage.url}/console/#token={TOKEN}")
+    else:
+        page.goto(f"{stage.url}/console/")
+        page.get_by_label("Token").fill(TOKEN)
+        page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    if path:
+        page.goto(f"{stage.url}/console/{path}")
+    return page
+
+
+async def some(stage: Stage) -> None:
+    """Runs of every kind."""
+    for number in range(3):
+        await stage.engine.run("order", {"number": number}, run_id=f"order {number}")
+    await stage.engine.start("waiting", run_id="waits", tags={"customer": "ada"})
+    await stage.engine.start("asking", run_id="asks")
+    handle = await stage.engine.start("gated", run_id="held")
+    failed = await stage.engine.start("failing", "no stock\nsecond line", run_id="fails")
+    while await handle.status() != "suspended" or await failed.status() != "failed":
+        await asyncio.sleep(0.001)
+    await stage.engine.start("waiting", run_id="gone")
+    await stage.engine.cancel("gone", "not wanted")
+
+
+def test_the_link_lets_in_and_the_token_is_not_kept_in_it(browser: Browser, stage: Stage, watched: Watched) -> None:
+    page = entered(browser, stage, watched)
+    assert page.url == f"{stage.url}/console/"
+    [cookie] = page.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["name"]) == (True, "Strict", "pikku_session")
+    assert TOKEN not in cookie["value"]
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_label("Token")).to_be_visible()
+    page.get_by_label("Token").fill("wrong")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("alert")).to_have_text("That is not the token.")
+
+
+def test_the_list_is_filtered_by_what_is_in_the_url(browser: Browser, stage: Stage, watched: Watched) -> None:
+    stage.call(some(stage))
+    page = entered(browser, stage, watched)
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(8)
+    expect(page.get_by_role("link", name="failed 1")).to_be_visible()
+    page.get_by_role("link", name="failed 1").click()
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("ValueError: no stock")
+    expect(rows).not_to_contain_text("second line")
+    assert "status=failed" in page.url
+    page.locator("main select[name=workflow]").select_option("order")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_text("There are no such runs.")).to_be_visible()
+    page.goto(f"{stage.url}/console/?workflow=order&since=1h")
+    expect(rows).to_have_count(3)
+    page.get_by_label("Find an id").fill("no stock")
+    page.get_by_role("button", name="Find").click()
+    expect(rows).to_have_count(1)
+    page.get_by_label("Find an id").fill("order")
+    page.get_by_label("Find an id").press("Enter")
+    expect(rows).to_have_count(3)
+    page.get_by_label("Find an id").fill("order 1")
+    page.get_by_label("Find an id").press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("order 1")
+
+
+def test_the_list_is_live_and_keeps_the_focus(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """What happens is seen without loading anew; who stands on a row goes on standing there."""
+    stage.call(stage.engine.start("waiting", run_id="waits"))
+    page = entered(browser, stage, watched)
+    row = page.locator("tbody tr").first
+    expect(row).to_contain_text("waits for the signal go")
+    page.get_by_role("link", name="waits").focus()
+    stage.call(stage.engine.signal("waits", "go"))
+    expect(row).to_contain_text("completed")
+    expect(page.get_by_role("link", name="waits")).to_be_focused()
+    expect(page.get_by_role("link", name="completed 1")).to_be_visible()
+    stage.call(stage.engine.start("waiting", run_id="another"))
+    expect(page.locator("tbody tr")).to_have_count(2)
+
+
+def test_a_run_says_what_it_waits_for_and_is_live(browser: Browser, stage: Stage, watched: Watched) -> None:
+    stage.call(some(stage))
+    page = entered(browser, stage, watched, "runs/waits")
+    expect(page.locator(".waits")).to_have_text("waits for the signal go")
+    expect(page.get_by_text("customer=ada")).to_be_visible()
+    expect(page.locator("svg.timeline rect.bar.wait")).to_have_count(1)
+    stage.call(stage.engine.signal("waits", "go", {"said": ["by", "whom"]}))
+    expect(page.get_by_role("heading", level=1)).to_contain_text("completed")
+    expect(page.locator("section", has=page.get_by_role("heading", name="Output"))).to_contain_text('"whom"')
+    page.goto(f"{stage.url}/console/runs/fails")
+    expect(page.locator(".error").first).to_contain_text("ValueError: no stock")
+    page.locator(".error summary").first.click()
+    expect(page.locator(".error pre").first).to_contain_text("second line")
+    expect(page.locator("svg.timeline rect.bar.failed")).to_have_count(1)
+    page.goto(f"{stage.url}/console/runs/held")
+    expect(page.locator(".reason")).to_contain_text("closed")
+
+
+def test_a_value_is_copied_and_loaded_as_a_file(browser: Browser, stage: Stage, watched: Watched) -> None:
+    stage.call(some(stage))
+    page = entered(browser, stage, watched, "runs/order%201", permissions=["clipboard-read", "clipboard-write"])
+    section = page.locator("section", has=page.get_by_role("heading", name="Output"))
+    section.get_by_role("button", name="copy").click()
+    assert json.loads(page.evaluate("navigator.clipboard.readText()")) == {"number": 1, "doubled": 2}
+    with page.expect_download() as download:
+        section.get_by_role("link", name="as a file").click()
+    assert json.loads(Path(download.value.path()).read_text()) == {"number": 1, "doubled": 2}
+
+
+@pytest.mark.parametrize("scripted", [True, False], ids=["JavaScript", "no JavaScript"])
+def test_every_action(browser: Browser, stage: Stage, watched: Watched, scripted: bool) -> None:
+    """Each asks whether it is meant, and says what was done; what cannot be done says why."""
+    stage.call(some(stage))
+    page = entered(browser, stage, watched, java_script_enabled=scripted)
+
+    def act(run: str, action: str) -> None:
+        page.goto(f"{stage.url}/console/runs/{run}")
+        page.get_by_role("link", name=action, exact=True).click()
+
+    def done(text: str) -> None:
+        expect(page.locator(".done")).to_contain_text(text)
+
+    act("waits", "Send a signal")
+    expect(page.get_by_label("Name")).to_have_value("go")
+    page.get_by_label("Payload").fill('{"a": [1, 2]}')
+    page.get_by_role("button", name="Send a signal").click()
+    done("the signal was sent")
+    assert stage.call(stage.engine.run("echo", 1)) == 1  # the loop has turned
+    assert stage.call(stage.engine.get_run("waits")).output == {"a": [1, 2]}
+
+    act("asks", "Decide")
+    page.get_by_label("Decision").fill("maybe")
+    page.get_by_role("button", name="Decide").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    act("asks", "Decide")
+    page.get_by_role("button", name="Decide").click()
+    done("the decision was made")
+
+    act("held", "Resume")
+    page.get_by_role("button", name="Resume").click()
+    done("resumed")
+
+    act("fails", "Retry")
+    page.get_by_role("button", name="Retry").click()
+    done("retried")
+
+    act("order%201", "Fork")
+    page.get_by_label("Input").fill('{"number": 50}')
+    page.get_by_role("button", name="Fork").click()
+    done("forked from order 1")
+    expect(page.get_by_role("heading", level=1)).not_to_contain_text("order 1")
+
+    stage.call(stage.engine.start("waiting", run_id="victim"))
+    act("victim", "Cancel")
+    page.get_by_label("Why").fill("no longer wanted")
+    page.get_by_role("button", name="Cancel").click()
+    done("cancelled")
+    expect(page.locator(".reason")).to_have_text("no longer wanted")
+    act("victim", "Delete")
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    page.goto(f"{stage.url}/console/runs/victim")
+    expect(page.get_by_role("alert")).to_contain_text("no run with the id 'victim'")
+
+    page.goto(f"{stage.url}/console/runs/order%201")
+    expect(page.locator(".off", has_text="Cancel")).to_have_attribute("title", "the run is completed")
+
+
+@pytest.mark.parametrize("scripted", [True, False], ids=["JavaScript", "no JavaScript"])
+def test_a_run_is_started_by_a_form_of_its_type(
+    browser: Browser, stage: Stage, watched: Watched, scripted: bool
+) -> None:
+    page = entered(browser, stage, watched, java_script_enabled=scripted)
+    page.get_by_role("link", name="Start a run").click()
+    page.locator("main select[name=workflow]").select_option("order")
+    page.get_by_role("button", name="Go on").click()
+    page.get_by_label("Id;").fill("by form")
+    page.get_by_label("number").fill("twenty")
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_role("alert")).to_contain_text("number")
+    page.go_back()
+    page.get_by_label("number").fill("20")
+    page.get_by_label("due").fill("2026-12-24T18:00:00Z")
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("by form")
+    assert stage.call(stage.engine.run("echo", 1)) == 1
+    assert stage.call(stage.engine.get_run("by form")).output.doubled == 40
+    page.goto(f"{stage.url}/console/start?workflow=echo")
+    page.get_by_label("Input").fill("[1, {}]")
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.goto(f"{stage.url}/console/start?from_run=by+form")
+    expect(page.get_by_label("number")).to_have_value("20")
+
+
+def test_all_that_match_are_steered_at_once(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """With their number, and a question first."""
+
+    async def many() -> None:
+        for number in range(5):
+            await stage.engine.start("waiting", run_id=f"w{number}")
+        await stage.engine.start("asking", run_id="other")
+
+    stage.call(many())
+    page = entered(browser, stage, watched, "?workflow=waiting")
+    page.get_by_role("link", name="Cancel all unfinished that match").click()
+    expect(page.get_by_text("5 runs of waiting")).to_be_visible()
+    page.get_by_label("Why").fill("spring cleaning")
+    page.get_by_role("button", name="Cancel 5 runs").click()
+    expect(page.get_by_role("status")).to_contain_text("5 runs were cancelled")
+    found = stage.call(stage.engine.list_runs(status="cancelled")).runs
+    assert {(run.id, run.reason) for run in found} == {(f"w{number}", "spring cleaning") for number in range(5)}
+    assert stage.call(stage.engine.get_run("other")).status == "running"
+
+
+def test_with_the_keyboard_alone(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """From the list to a run, and an action done."""
+    stage.call(some(stage))
+    page = entered(browser, stage, watched)
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    expect(page.locator("td.id a").first).to_be_focused()
+    page.keyboard.press("/")
+    expect(page.get_by_label("Find an id")).to_be_focused()
+    page.keyboard.type("waits")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("waits")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="To the content")).to_be_focused()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "Cancel":
+            break
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Why")).to_be_focused()
+    page.keyboard.type("by hand")
+    page.keyboard.press("Enter")
+    expect(page.locator(".done")).to_contain_text("cancelled")
+
+
+PAGES = [
+    "", "?status=failed", "runs/fails", "runs/waits", "runs/held", "runs/order%201", "runs/nothing", "workflows",
+    "start", "start?workflow=order", "start?workflow=echo", "runs/fails/confirm/retry", "runs/waits/confirm/cancel",
+    "runs/waits/confirm/signal", "runs/order%201/confirm/fork", "runs/order%201/confirm/cancel", "all/retry",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_it(browser: Browser, stage: Stage, watched: Watched, scheme: Any) -> None:
+    """WCAG 2.1 AA, as far as axe can tell, on every page."""
+    stage.call(some(stage))
+    page = entered(browser, stage, watched, color_scheme=scheme)
+    found = {}
+    for path in PAGES:
+        page.goto(f"{stage.url}/console/{path}")
+        wrong = Axe().run(page, options=AXE).response["violations"]
+        found[path] = [(one["id"], [node["html"][:150] for node in one["nodes"]]) for one in wrong]
+    page.context.clear_cookies()
+    page.goto(f"{stage.url}/console/")
+    wrong = Axe().run(page, options=AXE).response["violations"]
+    found["login"] = [(one["id"], [node["html"][:150] for node in one["nodes"]]) for one in wrong]
+    assert {path: wrong for path, wrong in found.items() if wrong} == {}
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for it."""
+    while not true():
+        await asyncio.sleep(0.005)
+
+
+def test_a_hidden_tab_does_not_ask(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """It pauses while nobody sees it, and catches up when somebody does."""
+    page = entered(browser, stage, watched)
+    expect(page.get_by_text("There are no such runs.")).to_be_visible()
+    hide = """hidden => { Object.defineProperty(document, 'hidden', {configurable: true, get: () => hidden});
+        document.dispatchEvent(new Event('visibilitychange')) }"""
+    stage.call(until(lambda: stage.streams() == 1))
+    page.evaluate(hide, True)
+    stage.call(until(lambda: stage.streams() == 0))
+    stage.call(stage.engine.start("waiting", run_id="waits"))
+    expect(page.locator("tbody tr")).to_have_count(0)
+    page.evaluate(hide, False)
+    expect(page.locator("tbody tr")).to_have_count(1)
+
+
+def test_under_a_prefix_and_read_only(browser: Browser, db: Path, watched: Watched) -> None:
+    """Every link and form works where it is mounted; who may only look sees no way to do more."""
+    with staged(pikku, db, prefix="/tools/pikku", read_only=True) as stage:
+        stage.call(some(stage))
+        page = entered(browser, stage, watched)
+        expect(page.locator("tbody tr")).to_have_count(8)
+        page.get_by_role("link", name="fails").click()
+        expect(page.locator(".off", has_text="Retry")).to_have_attribute("title", "this console is read-only")
+        assert page.get_by_role("link", name="Start anew").count() == 0
+        stage.call(stage.engine.retry("fails"))
+        page.goto(f"{stage.url}/console/runs/fails/confirm/retry")
+        expect(page.get_by_role("alert")).to_contain_text("read-only")
