@@ -14,7 +14,9 @@ from rich.console import Console
 
 import pikkupy
 from pikkupy.cli.beginning import init
+from pikkupy.cli.console import console
 from pikkupy.cli.demo import demo
+from pikkupy.cli.developing import dev
 from pikkupy.cli.exits import MEANINGS, Exit, exit_of
 from pikkupy.cli.files import backup, counts, doctor
 from pikkupy.cli.replays import check, export, replay
@@ -34,6 +36,8 @@ app = App(
 )
 app.command(init)
 app.command(run_command, name="run")
+app.command(dev)
+app.command(console)
 app.command(start)
 app.command(runs)
 app.command(counts)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 
 from pikkupy import Engine, Member
-from pikkupy.errors import BadValue
+from pikkupy.errors import BadValue, PikkuError
 from pikkupy.log import logger
+from pikkupy.mounting import AsgiApp, HttpConfig
+from pikkupy.registry import Registry
+
+Serving: TypeAlias = Callable[[AsgiApp, str], AbstractAsyncContextManager[str]]
 
 
 @Parameter(name="*")
@@ -29,6 +33,9 @@ class Http:
     ] = None
     tls_certificate: Annotated[Path | None, Parameter(help="Serve HTTPS with it; with --tls-key.")] = None
     tls_key: Annotated[Path | None, Parameter(help="Of the certificate.")] = None
+    console: Annotated[
+        bool, Parameter(negative="", show_default=False, help="With the console for people, at /console/.")
+    ] = False
     read_only: Annotated[bool, Parameter(negative="", show_default=False, help="Nothing can be changed over HTTP.")] = (
         False
     )
@@ -56,7 +63,9 @@ class Http:
         if self.http is None:
             yield
             return
-        app = engine.asgi(hosts=self.allow_host or [], read_only=self.read_only)  # it says what is not installed
+        app = engine.asgi(
+            hosts=self.allow_host or [], read_only=self.read_only, console=self.console
+        )  # it says what is not installed
         from pikkupy.http.serving import Tls, address_of, check_reach, serving  # noqa: PLC0415 - the extra is there
 
         address = address_of(self.http)
@@ -68,3 +77,22 @@ class Http:
         async with serving(app, address, tls) as url:
             logger().info("http_serving", url=url)
             yield
+
+
+def serving_of(found: Any, path: str, registry: Registry, config: HttpConfig) -> tuple[AsgiApp, Serving, str]:
+    """The application for an engine, a client or a look, what serves it, and the token. Raises `PikkuError`."""
+    try:
+        from pikkupy.console import CONSOLE  # noqa: PLC0415 - the extra may be missing
+        from pikkupy.http import application  # noqa: PLC0415
+        from pikkupy.http.serving import address_of, check_reach, serving  # noqa: PLC0415
+        from pikkupy.http.tokens import token_of_file  # noqa: PLC0415
+    except ModuleNotFoundError as missing:
+        raise PikkuError(f"{missing.name} is not installed: pip install 'pikkupy[cli,console]'") from None
+
+    def serve(app: AsgiApp, text: str) -> AbstractAsyncContextManager[str]:
+        address = address_of(text)
+        check_reach(address, None, insecure=False)
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        return serving(app, address)
+
+    return application(found, path, registry, config, CONSOLE), serve, token_of_file(path)

@@ -160,9 +160,8 @@ async def static_file(ask: Ask) -> Response:
     return Response(path.read_bytes(), 200, headers, KINDS[path.suffix])
 
 
-PAGES: tuple[Operation, ...] = tuple(
-    one for one in (*globals().values(), *vars(door).values(), *vars(steering).values()) if isinstance(one, Operation)
-)
+_OWN = (*globals().values(), *vars(door).values(), *vars(steering).values())
+PAGES: tuple[Operation, ...] = (*(one for one in _OWN if isinstance(one, Operation)), *steering.ACTING)
 
 
 # Inside

@@ -19,7 +19,7 @@ from pikkupy.engine import Run, Step
 from pikkupy.errors import PikkuError
 from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
-from pikkupy.http.operations import operation
+from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused
 from pikkupy.http.schemas import schema_of
 from pikkupy.mounting import Scope
@@ -131,46 +131,17 @@ async def _act(ask: Ask, action: str) -> Response:
     return _to(ask, f"runs/{quoted(run_id)}", done=ACTIONS[action].done)
 
 
-@operation("POST", "/console/runs/{run_id}/cancel", Scope.OPERATE, {303: None}, problem=problem_page)
-async def cancel_in_console(ask: Ask) -> Response:
-    """Cancel a run."""
-    return await _act(ask, "cancel")
+def _operation_of(action: Action) -> Operation:
+    async def act(ask: Ask) -> Response:
+        return await _act(ask, action.name)
+
+    act.__name__ = f"{action.name}_in_console"
+    act.__doc__ = f"{action.label}, in the console."
+    path = f"/console/runs/{{run_id}}/{action.name}"
+    return operation("POST", path, action.scope, {303: None}, problem=problem_page)(act)
 
 
-@operation("POST", "/console/runs/{run_id}/retry", Scope.OPERATE, {303: None}, problem=problem_page)
-async def retry_in_console(ask: Ask) -> Response:
-    """Retry a run."""
-    return await _act(ask, "retry")
-
-
-@operation("POST", "/console/runs/{run_id}/resume", Scope.OPERATE, {303: None}, problem=problem_page)
-async def resume_in_console(ask: Ask) -> Response:
-    """Resume a run."""
-    return await _act(ask, "resume")
-
-
-@operation("POST", "/console/runs/{run_id}/signal", Scope.OPERATE, {303: None}, problem=problem_page)
-async def signal_in_console(ask: Ask) -> Response:
-    """Send a run a signal."""
-    return await _act(ask, "signal")
-
-
-@operation("POST", "/console/runs/{run_id}/approve", Scope.OPERATE, {303: None}, problem=problem_page)
-async def approve_in_console(ask: Ask) -> Response:
-    """Decide what a run waits for."""
-    return await _act(ask, "approve")
-
-
-@operation("POST", "/console/runs/{run_id}/fork", Scope.OPERATE, {303: None}, problem=problem_page)
-async def fork_in_console(ask: Ask) -> Response:
-    """Fork a run."""
-    return await _act(ask, "fork")
-
-
-@operation("POST", "/console/runs/{run_id}/delete", Scope.ADMIN, {303: None}, problem=problem_page)
-async def delete_in_console(ask: Ask) -> Response:
-    """Delete a run."""
-    return await _act(ask, "delete")
+ACTING = tuple(map(_operation_of, ACTIONS.values()))
 
 
 # Starting

@@ -15,7 +15,7 @@ from pikkupy.engine import asking
 from pikkupy.engine.asking import Asked, UnderWay, not_found
 from pikkupy.engine.events import Event, Hub, Past, PastEvents
 from pikkupy.engine.views import Attempt, Page, Run, Step
-from pikkupy.errors import PikkuError
+from pikkupy.errors import EngineClosed, PikkuError
 from pikkupy.payloads import PayloadCodec
 from pikkupy.registry import WorkflowFunction
 from pikkupy.store import Viewing
@@ -115,6 +115,27 @@ class Look:
 
         return PastEvents(Hub(0), find, look, after)
 
+    # What only an engine can say
+
+    async def ready(self) -> None:
+        """Return if the file can be read."""
+        await self.list_runs(limit=1)
+
+    async def handle(self, run_id: str) -> NoReturn:
+        """There is nobody to wait with. Raises `RunNotFound`, or `EngineClosed`."""
+        await self.get_run(run_id)
+        raise _nobody()
+
+    def events(self, *, after: int | None = None) -> NoReturn:  # noqa: ARG002
+        """Nothing happens. Raises `EngineClosed`."""
+        raise _nobody()
+
+    def stream(self, run_id: str, *, after: int = -1, step: str | None = None, current: bool = False) -> NoReturn:  # noqa: ARG002
+        """Nothing is emitted. Raises `EngineClosed`."""
+        raise _nobody()
+
+    # For replays
+
     async def recorded(self, run_id: str) -> tuple[Recorded, list[AttemptRow]]:
         """All that the run is replayed from, and its attempts. Raises `RunNotFound`, and `JournalError` for damage."""
         number = (await self._asked().row(run_id)).number
@@ -150,6 +171,10 @@ class Look:
         if self._viewing is None:
             raise PikkuError("this look is over, or has not begun: use `async with Look(path) as look:`")
         return self._viewing
+
+
+def _nobody() -> EngineClosed:
+    return EngineClosed("no engine has the file open: it is only looked at")
 
 
 class _Nothing:

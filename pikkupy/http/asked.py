@@ -29,7 +29,7 @@ from pikkupy.registry import Registry
 
 T = TypeVar("T")
 Query = TypeVar("Query", bound=msgspec.Struct)
-Steered: TypeAlias = Engine | Client
+Steered: TypeAlias = Engine | Client  # or a `Look`, which has what they have to show; then nothing can be changed
 
 LONGEST_WAIT_S = 60  # for the end of a run, in one request
 END = ".end"  # of the id of the event that tells a run's end, which has no number of its own
