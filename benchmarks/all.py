@@ -19,6 +19,7 @@ from _common import Progress, parser_for, surroundings
 QUICK = {
     "sequential": "--steps 5 --payload 0 10 --repeat 1",
     "throughput": "--runs 4 --steps 2 --payload 10 --repeat 1",
+    "pages": "--runs 1000 --seconds 0.6 --every 0.01 --repeat 1",
     "start_rate": "--callers 1 4 --seconds 0.02 --repeat 1",
     "rpc": "--calls 5 --kills 1 --repeat 1",
     "signals": "--runs 5 --at-once 10 --repeat 1",

@@ -37,6 +37,15 @@ BENCHMARKS: dict[str, tuple[set[str], list[str], set[str]]] = {
         ["runs that end at once", "runs that only sleep"],
         {"question", "durability", "callers", "starts_per_s", *SPREAD, "p50_ms", "p99_ms"},
     ),
+    "pages": (
+        {"repeat", "every_s"},
+        [
+            *("the list", "the list by status", "the list by workflow and time", "the list by a text in the error"),
+            *("a run", "list_runs", "get_run", "start_run", "steps, nobody asks", "steps, somebody asks"),
+            "what is left of the steps",
+        ],
+        {"question", "runs", "figure", "median", *SPREAD, "p99"},
+    ),
     "rpc": (
         {"repeat"},
         [
