@@ -4,8 +4,8 @@
 
 The file is made once: runs of two workflows, a tenth of them failed, the others completed. Then the engine works at
 full speed, on runs of five steps begun by 200 callers, for `--seconds`, without and with a client in a process of its
-own that asks for one page after another, one every `--every` seconds, while a tab of the console is open. The last lines
-say what the engine does in a second without and with them, and what share is left.
+own that asks for one page after another, one every `--every` seconds, while a tab of the console is open. The last
+lines say what the engine does in a second without and with them, and what share is left.
 """
 
 from __future__ import annotations
