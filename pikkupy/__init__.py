@@ -3,7 +3,7 @@
 from pikkupy.config import Config
 from pikkupy.control import Client, Member
 from pikkupy.core.clock import Clock
-from pikkupy.engine import Attempt, Chunk, Engine, Event, EventKind, Page, Run, RunHandle, Step
+from pikkupy.engine import Attempt, Chunk, Engine, Event, EventKind, Page, Run, RunHandle, Step, StepPage
 from pikkupy.errors import (
     DurationError,
     EngineClosed,
@@ -82,6 +82,7 @@ __all__ = [
     "Step",
     "StepContext",
     "StepFailed",
+    "StepPage",
     "StreamFull",
     "WorkerLost",
     "Workflow",

@@ -48,6 +48,7 @@ PUBLIC = [
     "Step",
     "StepContext",
     "StepFailed",
+    "StepPage",
     "StreamFull",
     "WorkerLost",
     "Workflow",

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 from starlette.responses import RedirectResponse, Response
 
+from pikkupy.clock import monotonic_s
 from pikkupy.console import door, steering
 from pikkupy.console.drawing import drawing_of
 from pikkupy.console.finding import Counts, Find, exactly, now, rows_of, took
@@ -27,6 +28,7 @@ from pikkupy.mounting import Scope
 from pikkupy.showing.waits import waits_for
 
 LIVE_S = 1.0  # from one look at what has changed to the next
+SHARE = 20  # times as long as a look has taken, whatever there is to see: what is live takes a twentieth at most
 STEPS = 200  # of a page
 KINDS = {
     ".js": "text/javascript",
@@ -79,25 +81,24 @@ async def runs_live(ask: Ask) -> Response:
 
 async def _run_values(ask: Ask, show: ShowRun) -> dict[str, Any]:
     run = await ask.engine.get_run(ask.run_id)
-    steps, attempts = await ask.engine.steps(run.id), await ask.engine.history(run.id)
-    by_step: defaultdict[str, list[Attempt]] = defaultdict(list)
-    for attempt in attempts:
-        by_step[attempt.step_name].append(attempt)
-    wanted = [step for step in steps if step.error is not None] if show.failed else steps
-    pages = max(1, -(-len(wanted) // STEPS))
+    found = await ask.engine.some_steps(run.id, first=0, limit=1, with_errors=show.failed)
+    pages = max(1, -(-found.in_all // STEPS))
     number = min(show.page or pages, pages)
-    shown = wanted[(number - 1) * STEPS : number * STEPS]
+    found = await ask.engine.some_steps(run.id, first=(number - 1) * STEPS, limit=STEPS, with_errors=show.failed)
+    by_step: defaultdict[str, list[Attempt]] = defaultdict(list)
+    for attempt in found.attempts:
+        by_step[attempt.step_name].append(attempt)
     at = now()
-    waiting = [] if run.status in FINAL_RUNS else [step for step in steps if step.ended_at is None]
+    waiting = [] if run.status in FINAL_RUNS else (await ask.engine.open_steps([run.id])).get(run.id, [])
     return {
         "run": run,
         "shown": ask.shown(run),
         "took": took(run, at),
         "waits": [ask.shown.text(waits_for(step)) for step in waiting[:5]],
         "waiting": len(waiting),
-        "steps": [(step, ask.shown(step), by_step.get(step.name, [])) for step in shown],
-        "drawing": drawing_of(run, shown, by_step, at, whole=len(shown) == len(steps)),
-        "in_all": len(steps),
+        "steps": [(step, ask.shown(step), by_step.get(step.name, [])) for step in found.steps],
+        "drawing": drawing_of(run, found.steps, by_step, at, whole=pages == 1 and not show.failed),
+        "in_all": found.in_all,
         "pages": pages,
         "number": number,
         "show": show,
@@ -180,10 +181,11 @@ async def _live(ask: Ask, look: Callable[[], Awaitable[str]]) -> Response:
     async def changes() -> AsyncIterator[str]:
         last = ""
         while True:
+            began = monotonic_s()
             found = await look()
             if found != last:
                 yield found
                 last = found
-            await asyncio.sleep(LIVE_S)
+            await asyncio.sleep(max(LIVE_S, SHARE * (monotonic_s() - began)))
 
     return await streamed(ask, changes, lambda html: html, lambda _: None)

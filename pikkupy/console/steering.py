@@ -95,15 +95,16 @@ def _why_not(ask: Ask, action: Action, run: Run, waiting: Sequence[Step]) -> str
 async def confirm_page(ask: Ask) -> Response:
     """Ask whether an action is meant, and for what it needs."""
     run = await ask.engine.get_run(ask.run_id)
-    steps = await ask.engine.steps(run.id)
-    waiting = [step for step in steps if step.ended_at is None]
+    waiting = (await ask.engine.open_steps([run.id])).get(run.id, [])
     found = {one.name: one for one in actions_for(ask, run, waiting)}
     action = found.get(ask.segment("action"))
     if action is None:
         raise Refused(404, "No such action")
     choice = ask.query(Choice)
     names = [step.name for step in waiting if step.kind is StepKind.SIGNAL]
-    values: dict[str, Any] = {"run": run, "action": action, "steps": steps, "names": names, "choice": choice}
+    steps = await ask.engine.some_steps(run.id, limit=500) if action.name == "fork" else None
+    at = [] if steps is None else [step.name for step in steps.steps]
+    values: dict[str, Any] = {"run": run, "action": action, "at": at, "names": names, "choice": choice}
     return page(ask, "confirm.html", 409 if action.why_not else 200, input=ask.shown(run)["input"], **values)
 
 

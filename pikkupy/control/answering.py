@@ -34,6 +34,7 @@ class Answerer:
             messages.GetRun: self._get_run,
             messages.ListRuns: self._list_runs,
             messages.Counts: self._counts,
+            messages.SomeSteps: self._some_steps,
             messages.Cancel: self._cancel,
             messages.Signal: self._signal,
             messages.Approve: self._approve,
@@ -97,6 +98,13 @@ class Answerer:
 
     async def _steps(self, call: messages.Steps, tell: Tell) -> Raw:
         return await _each(await self._engine.steps(call.run_id), self._sent_step, tell)
+
+    async def _some_steps(self, call: messages.SomeSteps) -> Raw:
+        page = await self._engine.some_steps(
+            call.run_id, first=call.first, limit=call.limit, with_errors=call.with_errors
+        )
+        steps = [self._sent_step(step) for step in page.steps]
+        return json_of({"steps": steps, "attempts": page.attempts, "in_all": page.in_all})
 
     async def _open_steps(self, call: messages.OpenSteps, tell: Tell) -> Raw:
         found = await self._engine.open_steps(call.run_ids)

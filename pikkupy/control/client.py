@@ -17,7 +17,7 @@ from pikkupy.control.line import Gone, Lines
 from pikkupy.control.messages import AnyCall, values
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import Duration, microseconds
-from pikkupy.engine import Attempt, Chunk, Event, Page, Run, RunHandle, Step
+from pikkupy.engine import Attempt, Chunk, Event, Page, Run, RunHandle, Step, StepPage
 from pikkupy.engine.asking import types_of
 from pikkupy.engine.ids import Ids
 from pikkupy.engine.views import shown
@@ -221,6 +221,12 @@ class Client(Mounted):
     async def steps(self, run_id: str) -> list[Step]:
         """As `Engine.steps`."""
         return [_step(step) for step in await self._all(messages.Steps(run_id), messages.SentStep)]
+
+    async def some_steps(self, run_id: str, *, first: int = 0, limit: int = 50, with_errors: bool = False) -> StepPage:
+        """As `Engine.some_steps`."""
+        call = messages.SomeSteps(run_id, first, limit, with_errors)
+        page = await self._ask(call, messages.SentStepPage, again=True)
+        return StepPage(steps=list(map(_step, page.steps)), attempts=page.attempts, in_all=page.in_all)
 
     async def open_steps(self, run_ids: Iterable[str]) -> dict[str, list[Step]]:
         """As `Engine.open_steps`."""

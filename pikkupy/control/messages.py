@@ -18,7 +18,7 @@ from msgspec import Raw
 from pikkupy import errors
 from pikkupy.codec import UNLIMITED, Codec
 from pikkupy.core.model import ErrorInfo, RunStatus
-from pikkupy.engine import Chunk, Run, Step
+from pikkupy.engine import Attempt, Chunk, Run, Step
 from pikkupy.errors import PikkuError, RunCancelled, RunFailed
 
 PROTOCOL: Final = 1
@@ -71,6 +71,13 @@ class Counts(Call, frozen=True):
 
 class Steps(Call, frozen=True):
     run_id: str
+
+
+class SomeSteps(Call, frozen=True):
+    run_id: str
+    first: int
+    limit: int
+    with_errors: bool
 
 
 class OpenSteps(Call, frozen=True):
@@ -153,6 +160,7 @@ AnyCall = (
     | ListRuns
     | Counts
     | Steps
+    | SomeSteps
     | OpenSteps
     | History
     | Events
@@ -257,6 +265,14 @@ class SentStep(Step, frozen=True, kw_only=True):
     """A step on the wire."""
 
     output: Raw
+
+
+class SentStepPage(msgspec.Struct, frozen=True):
+    """A page of steps on the wire."""
+
+    steps: list[SentStep]
+    attempts: list[Attempt]
+    in_all: int
 
 
 class SentOpenSteps(msgspec.Struct, frozen=True):

@@ -3,6 +3,6 @@
 from pikkupy.engine.engine import Engine
 from pikkupy.engine.events import Event, EventKind
 from pikkupy.engine.handle import RunHandle
-from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step
+from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step, StepPage
 
-__all__ = ["Attempt", "Chunk", "Engine", "Event", "EventKind", "Page", "Run", "RunHandle", "Step"]
+__all__ = ["Attempt", "Chunk", "Engine", "Event", "EventKind", "Page", "Run", "RunHandle", "Step", "StepPage"]

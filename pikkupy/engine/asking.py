@@ -14,12 +14,12 @@ from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
-from pikkupy.core.model import CODE_ACCEPTED, RunFilter, RunRow, RunStatus, StepKind, StepRow
+from pikkupy.core.model import CODE_ACCEPTED, MAX_OWN, AttemptRow, RunFilter, RunRow, RunStatus, StepKind, StepRow
 from pikkupy.core.ports import Values
 from pikkupy.engine.events import Past
 from pikkupy.engine.listing import check_limit, filter_of, number_of
-from pikkupy.engine.views import Attempt, Page, Run, Step, attempts_of, progress_of, run_of, step_of
-from pikkupy.errors import BadType, JournalError, RunNotFound, WorkflowNotFound
+from pikkupy.engine.views import Attempt, Page, Run, Step, StepPage, attempts_of, progress_of, run_of, step_of
+from pikkupy.errors import BadType, BadValue, JournalError, RunNotFound, WorkflowNotFound
 from pikkupy.failures import storable
 from pikkupy.progress import Progress
 from pikkupy.registry import Registry, WorkflowFunction
@@ -223,6 +223,38 @@ async def steps(asked: Asked, run_id: str) -> list[Step]:
     return _shown(rows, show, asked.reading.leave_out)
 
 
+async def some_steps(asked: Asked, run_id: str, *, first: int, limit: int, with_errors: bool) -> StepPage:
+    """Some steps of the run, for users. Raises `RunNotFound`, and `BadValue`."""
+    if not isinstance(first, int) or isinstance(first, bool) or not 0 <= first <= MAX_OWN:
+        raise BadValue(f"first={first!r}: use a whole number of 0 or more")
+    row = await asked.row(run_id)
+    active = asked.memory.active.get(run_id)
+    progress = {} if active is None else active.progress()
+    attempts, in_all = list[AttemptRow](), 0
+
+    async def read(number: int) -> list[StepRow]:
+        nonlocal attempts, in_all
+        rows, attempts, in_all = await asked.reading.some_steps(
+            number, first, check_limit(limit), with_errors=with_errors
+        )
+        return rows
+
+    if with_errors:
+        rows = await read(row.number)
+    else:
+        rows = await _step_rows(asked, row, read, range(first, first + check_limit(limit)))
+        in_all = max(in_all, 0 if active is None else active.reached)
+    children: dict[int, str] = {}
+    if any(step.kind is StepKind.WORKFLOW for step in rows):
+        children = {child.position: child.run_id for child in await asked.reading.children(row.number)}
+
+    def show(step: StepRow) -> Step:
+        return step_of(step, run_id, asked.values, progress.get(step.position), children.get(step.position))
+
+    shown = _shown(rows, show, asked.reading.leave_out)
+    return StepPage(steps=shown, attempts=attempts_of(rows, (), attempts), in_all=in_all)
+
+
 async def open_steps(asked: Asked, run_ids: Iterable[str]) -> dict[str, list[Step]]:
     """Per run the steps that it has reached and that have no outcome: of one in memory as they stand there."""
     here, elsewhere = dict[str, list[StepRow]](), list[str]()
@@ -239,11 +271,14 @@ async def open_steps(asked: Asked, run_ids: Iterable[str]) -> dict[str, list[Ste
     }
 
 
-async def _step_rows(asked: Asked, row: RunRow, read: Callable[[int], Awaitable[list[StepRow]]]) -> list[StepRow]:
+async def _step_rows(
+    asked: Asked, row: RunRow, read: Callable[[int], Awaitable[list[StepRow]]], within: range | None = None
+) -> list[StepRow]:
     # What is under way is in memory first. It is looked at before the file, and later steps are left out: so every step
     # that the run has reached at this moment is in memory or in the file.
     active = asked.memory.active.get(row.run_id)
-    shown = {} if active is None else {step.position: step for step in active.live_rows()}
+    live = [] if active is None else active.live_rows()
+    shown = {step.position: step for step in live if within is None or step.position in within}
     reached = math.inf if active is None else active.reached
     rows = [
         step

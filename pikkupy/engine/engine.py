@@ -37,7 +37,7 @@ from pikkupy.engine.pruning import Pruning, Sweep, check_deletable
 from pikkupy.engine.residents import Residents
 from pikkupy.engine.starts import Starts, terms_of
 from pikkupy.engine.streams import Stream
-from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step
+from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step, StepPage
 from pikkupy.errors import (
     BadType,
     BadValue,
@@ -352,6 +352,15 @@ class Engine(Mounted):
     async def steps(self, run_id: str) -> list[Step]:
         """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""
         return await self._done(asking.steps(self._use().asked, run_id))
+
+    async def some_steps(self, run_id: str, *, first: int = 0, limit: int = 50, with_errors: bool = False) -> StepPage:
+        """Some steps of the run, however many it has: at most `limit` (1 to 500) from the number `first` (from 0) on.
+
+        `with_errors`: only those whose last finished attempt has failed, as far as that is on disk; `first` counts
+        these then. Raises `RunNotFound`, and `ValueError` for a number that there cannot be.
+        """
+        asked = self._use().asked
+        return await self._done(asking.some_steps(asked, run_id, first=first, limit=limit, with_errors=with_errors))
 
     async def open_steps(self, run_ids: Iterable[str]) -> dict[str, list[Step]]:
         """Per run the steps that it has reached and that have no outcome: what it does, or waits for.

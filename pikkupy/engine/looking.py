@@ -14,7 +14,7 @@ from pikkupy.core.model import AttemptRow, Recorded, RunFilter, RunStatus
 from pikkupy.engine import asking
 from pikkupy.engine.asking import Asked, UnderWay, not_found
 from pikkupy.engine.events import Event, Hub, Past, PastEvents
-from pikkupy.engine.views import Attempt, Page, Run, Step
+from pikkupy.engine.views import Attempt, Page, Run, Step, StepPage
 from pikkupy.errors import EngineClosed, PikkuError
 from pikkupy.payloads import PayloadCodec
 from pikkupy.registry import WorkflowFunction
@@ -99,6 +99,10 @@ class Look:
     async def steps(self, run_id: str) -> list[Step]:
         """As `Engine.steps`. A step that has just begun gets its row after a moment."""
         return await asking.steps(self._asked(), run_id)
+
+    async def some_steps(self, run_id: str, *, first: int = 0, limit: int = 50, with_errors: bool = False) -> StepPage:
+        """As `Engine.some_steps`."""
+        return await asking.some_steps(self._asked(), run_id, first=first, limit=limit, with_errors=with_errors)
 
     async def history(self, run_id: str) -> list[Attempt]:
         """As `Engine.history`."""

@@ -95,6 +95,15 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: datetime
 
 
+class StepPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some steps of a run, in the order in which it reached them, with their finished attempts, oldest first."""
+
+    steps: list[Step]
+    attempts: list[Attempt]
+    in_all: int
+    """How many steps there are, or with errors if these were asked for."""
+
+
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """One value that a step has emitted into its run's stream."""
 

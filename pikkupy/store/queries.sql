@@ -151,6 +151,43 @@ SELECT
 FROM pikkupy_steps
 WHERE key >= (SELECT number << 26 FROM pikkupy_runs WHERE number = :run) AND key < :run + 1 << 26 ORDER BY key;
 
+-- name: some_steps
+-- Steps of one run, in order: at most `limit` from the position `first` on.
+SELECT
+    run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at, started_at,
+    checksum
+FROM pikkupy_steps
+WHERE key >= (SELECT number << 26 FROM pikkupy_runs WHERE number = :run) + :first AND key < :run + 1 << 26
+ORDER BY key LIMIT :limit;
+
+-- name: steps_with_errors
+-- Steps of one run whose last finished attempt has failed, in order: at most `limit` after the `first` of them.
+SELECT
+    run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at, started_at,
+    checksum
+FROM pikkupy_steps
+WHERE key >= (SELECT number << 26 FROM pikkupy_runs WHERE number = :run) AND key < :run + 1 << 26 AND error IS NOT NULL
+ORDER BY key LIMIT :limit OFFSET :first;
+
+-- name: how_many_steps
+-- How many steps one run has reached, as far as they are written: those before the last one are, or are on their way.
+SELECT position + 1 FROM pikkupy_steps
+WHERE key >= (SELECT number << 26 FROM pikkupy_runs WHERE number = :run) AND key < :run + 1 << 26 ORDER BY key DESC LIMIT 1;
+
+-- name: how_many_steps_with_errors
+-- The number of those of `steps_with_errors`.
+SELECT count(*) FROM pikkupy_steps
+WHERE key >= (SELECT number << 26 FROM pikkupy_runs WHERE number = :run) AND key < :run + 1 << 26 AND error IS NOT NULL;
+
+-- name: attempts_of_steps
+-- The finished attempts of one run's steps at a JSON list of positions, oldest first, without those that were set aside.
+SELECT run, position, attempt, seq, status, error, started_at, ended_at, name, checksum
+FROM pikkupy_attempts
+WHERE
+    key >= (SELECT number << 26 FROM pikkupy_runs WHERE number = :run) AND key < :run + 1 << 26
+    AND name IS NULL AND position IN (SELECT value FROM json_each(:positions))
+ORDER BY key;
+
 -- name: steps_after
 -- The steps of one run, in order, without their outputs; left out are those of which a reader of events has seen all.
 SELECT

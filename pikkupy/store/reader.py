@@ -119,6 +119,21 @@ def steps(db: sqlite3.Connection, number: int, damaged: Damaged = refuse) -> lis
     return _intact(db.execute(QUERIES["steps"], {"run": number}).fetchall(), step_of, damaged)
 
 
+def some_steps(
+    db: sqlite3.Connection, number: int, first: int, limit: int, damaged: Damaged = refuse, *, with_errors: bool
+) -> tuple[list[StepRow], list[AttemptRow], int]:
+    """Some steps of one run, their finished attempts, and how many such steps it has, as of one moment."""
+    kind = "steps_with_errors" if with_errors else "some_steps"
+    how_many = "how_many_steps_with_errors" if with_errors else "how_many_steps"
+    with _moment(db):
+        rows = db.execute(QUERIES[kind], {"run": number, "first": first, "limit": limit}).fetchall()
+        counted = db.execute(QUERIES[how_many], {"run": number}).fetchall()
+        steps = _intact(rows, step_of, damaged)
+        wanted = {"run": number, "positions": json.dumps([step.position for step in steps])}
+        attempt_rows = db.execute(QUERIES["attempts_of_steps"], wanted).fetchall()
+    return steps, _intact(attempt_rows, attempt_of, damaged), counted[0][0] if counted else 0
+
+
 def open_steps(db: sqlite3.Connection, run_ids: Sequence[str], damaged: Damaged = refuse) -> dict[str, list[StepRow]]:
     """The steps without an outcome of the runs of these ids that have some, by position."""
     found: defaultdict[str, list[StepRow]] = defaultdict(list)

@@ -79,6 +79,14 @@ class Reading(ABC):
         """The steps of one run, by position."""
         return await self._show(lambda db: reader.steps(db, number, self._damaged))
 
+    async def some_steps(
+        self, number: int, first: int, limit: int, *, with_errors: bool
+    ) -> tuple[list[StepRow], list[AttemptRow], int]:
+        """Some steps of one run, their finished attempts, and how many such steps it has."""
+        return await self._show(
+            lambda db: reader.some_steps(db, number, first, limit, self._damaged, with_errors=with_errors)
+        )
+
     async def open_steps(self, run_ids: Sequence[str]) -> dict[str, list[StepRow]]:
         """The steps without an outcome of the runs of these ids that have some, by position."""
         return await self._read(lambda db: self._open_steps(db, run_ids))

@@ -175,6 +175,10 @@ def _body(text: str) -> list[str]:
 
 BY_KEY = [
     "steps",
+    "some_steps",
+    "steps_with_errors",
+    "how_many_steps",
+    "attempts_of_steps",
     "steps_after",
     "attempts",
     "steps_of_runs",
@@ -190,7 +194,7 @@ BY_KEY = [
 ]
 
 
-COUNTED = {"counts", "how_much"}  # what counts rows looks at all of them
+COUNTED = {"counts", "how_much", "how_many_steps_with_errors"}  # what counts rows looks at all of them
 
 
 @pytest.mark.parametrize(
