@@ -333,8 +333,15 @@ DEFECTS = (
     Defect(
         "the last signal first",
         "engine/inbox.py",
-        "return kept.popleft() if kept and",
-        "return kept.pop() if kept and",
+        "for place, row in enumerate(kept):",
+        "for place, row in reversed(list(enumerate(kept))):",
+        "contract/test_signals.py",
+    ),
+    Defect(
+        "a late signal hides one in time",
+        "engine/inbox.py",
+        "                return row\n        return None",
+        "                return row\n            break\n        return None",
         "contract/test_signals.py",
     ),
     Defect(
