@@ -3,7 +3,7 @@
 from pikkupy.config import Config
 from pikkupy.control import Client, Member
 from pikkupy.core.clock import Clock
-from pikkupy.engine import Attempt, Chunk, Engine, Event, EventKind, Page, Run, RunHandle, Step, StepPage
+from pikkupy.engine import Attempt, Chunk, Engine, Event, EventKind, Load, Page, Run, RunHandle, Slots, Step, StepPage
 from pikkupy.errors import (
     DurationError,
     EngineClosed,
@@ -59,6 +59,7 @@ __all__ = [
     "JournalError",
     "JournalFormatError",
     "JournalLocked",
+    "Load",
     "Member",
     "NonRetryableError",
     "Page",
@@ -79,6 +80,7 @@ __all__ = [
     "RunStateError",
     "Services",
     "SignalTimeout",
+    "Slots",
     "Step",
     "StepContext",
     "StepFailed",

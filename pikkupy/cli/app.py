@@ -34,6 +34,7 @@ app = App(
     version=pikkupy.__version__,
     default_parameter=Parameter(show_env_var=False),
 )
+app.register_install_completion_command(help="Let the shell complete commands and options: bash, zsh or fish.")
 app.command(init)
 app.command(run_command, name="run")
 app.command(dev)

@@ -15,6 +15,7 @@ from pikkupy.clock import monotonic_s
 from pikkupy.console import door, steering
 from pikkupy.console.drawing import drawing_of
 from pikkupy.console.finding import Counts, Find, exactly, now, rows_of, took
+from pikkupy.console.overview import overview_of
 from pikkupy.console.rendering import HOME, STATIC, page, problem_page, rendered, static_version
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
@@ -138,6 +139,22 @@ async def value_file(ask: Ask) -> Response:
         found = ask.shown(steps[name])["output"]
     headers = {"content-disposition": "attachment; filename=value.json"}
     return Response(msgspec.json.format(msgspec.json.encode(found)), 200, headers, "application/octet-stream")
+
+
+@operation("GET", "/console/overview", Scope.READ, {200: None}, problem=problem_page)
+async def overview_page(ask: Ask) -> Response:
+    """How all runs stand, and what the engine does."""
+    return page(ask, "overview.html", **await overview_of(ask, _counts.setdefault(ask.engine, Counts())))
+
+
+@operation("GET", "/console/live/overview", Scope.READ, {200: None}, stream=True, problem=problem_page)
+async def overview_live(ask: Ask) -> Response:
+    """The overview, again whenever it has changed."""
+
+    async def look() -> str:
+        return rendered(ask, "_overview.html", **await overview_of(ask, _counts.setdefault(ask.engine, Counts())))
+
+    return await _live(ask, look)
 
 
 @operation("GET", "/console/workflows", Scope.READ, {200: None}, problem=problem_page)

@@ -34,6 +34,7 @@ class Answerer:
             messages.GetRun: self._get_run,
             messages.ListRuns: self._list_runs,
             messages.Counts: self._counts,
+            messages.GetLoad: self._load,
             messages.SomeSteps: self._some_steps,
             messages.Cancel: self._cancel,
             messages.Signal: self._signal,
@@ -98,6 +99,9 @@ class Answerer:
 
     async def _steps(self, call: messages.Steps, tell: Tell) -> Raw:
         return await _each(await self._engine.steps(call.run_id), self._sent_step, tell)
+
+    async def _load(self, _: messages.GetLoad) -> Raw:
+        return json_of(await self._engine.load())
 
     async def _some_steps(self, call: messages.SomeSteps) -> Raw:
         page = await self._engine.some_steps(

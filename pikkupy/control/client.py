@@ -17,7 +17,7 @@ from pikkupy.control.line import Gone, Lines
 from pikkupy.control.messages import AnyCall, values
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import Duration, microseconds
-from pikkupy.engine import Attempt, Chunk, Event, Page, Run, RunHandle, Step, StepPage
+from pikkupy.engine import Attempt, Chunk, Event, Load, Page, Run, RunHandle, Step, StepPage
 from pikkupy.engine.asking import types_of
 from pikkupy.engine.ids import Ids
 from pikkupy.engine.views import shown
@@ -217,6 +217,11 @@ class Client(Mounted):
     async def ready(self) -> None:
         """Return if there is an engine that answers; raises as every call does."""
         await self.list_runs(limit=1)
+
+    async def load(self) -> Load:
+        """As `Engine.load`."""
+        load: Load = await self._ask(messages.GetLoad(), Load, again=True)
+        return load
 
     async def steps(self, run_id: str) -> list[Step]:
         """As `Engine.steps`."""

@@ -69,6 +69,10 @@ class Counts(Call, frozen=True):
     pass
 
 
+class GetLoad(Call, frozen=True, tag="load"):
+    pass
+
+
 class Steps(Call, frozen=True):
     run_id: str
 
@@ -159,6 +163,7 @@ AnyCall = (
     | GetRun
     | ListRuns
     | Counts
+    | GetLoad
     | Steps
     | SomeSteps
     | OpenSteps

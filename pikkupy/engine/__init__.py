@@ -3,6 +3,19 @@
 from pikkupy.engine.engine import Engine
 from pikkupy.engine.events import Event, EventKind
 from pikkupy.engine.handle import RunHandle
-from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step, StepPage
+from pikkupy.engine.views import Attempt, Chunk, Load, Page, Run, Slots, Step, StepPage
 
-__all__ = ["Attempt", "Chunk", "Engine", "Event", "EventKind", "Page", "Run", "RunHandle", "Step", "StepPage"]
+__all__ = [
+    "Attempt",
+    "Chunk",
+    "Engine",
+    "Event",
+    "EventKind",
+    "Load",
+    "Page",
+    "Run",
+    "RunHandle",
+    "Slots",
+    "Step",
+    "StepPage",
+]

@@ -37,7 +37,7 @@ from pikkupy.engine.pruning import Pruning, Sweep, check_deletable
 from pikkupy.engine.residents import Residents
 from pikkupy.engine.starts import Starts, terms_of
 from pikkupy.engine.streams import Stream
-from pikkupy.engine.views import Attempt, Chunk, Page, Run, Step, StepPage
+from pikkupy.engine.views import Attempt, Chunk, Load, Page, Run, Slots, Step, StepPage
 from pikkupy.errors import (
     BadType,
     BadValue,
@@ -348,6 +348,21 @@ class Engine(Mounted):
         if self._leaving:
             raise EngineClosed("the engine is being left; unfinished runs go on at the next open")
         await self.list_runs(limit=1)
+
+    async def load(self) -> Load:
+        """What the engine does just now: its workers and their limits, and the runs in memory."""
+        host, residents, _ = self._use()
+        slots = host.workers.slots()
+        waiting = host.journal.waiting
+        return Load(
+            workers={
+                kind: Slots(running=running, waiting=waits, limit=limit)
+                for kind, (running, waits, limit) in slots.items()
+            },
+            resident_runs=len(residents.active),
+            resident_limit=self._config.resident_runs,
+            waits_for_disk=None if waiting is None else str(waiting),
+        )
 
     async def steps(self, run_id: str) -> list[Step]:
         """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""

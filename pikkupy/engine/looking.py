@@ -130,6 +130,10 @@ class Look:
         await self.get_run(run_id)
         raise _nobody()
 
+    async def load(self) -> NoReturn:
+        """Nobody works. Raises `EngineClosed`."""
+        raise _nobody()
+
     def events(self, *, after: int | None = None) -> NoReturn:  # noqa: ARG002
         """Nothing happens. Raises `EngineClosed`."""
         raise _nobody()

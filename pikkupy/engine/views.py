@@ -95,6 +95,30 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: datetime
 
 
+class Slots(msgspec.Struct, frozen=True, kw_only=True):
+    """The slots of one kind of worker."""
+
+    running: int
+    """Attempts that have one."""
+    waiting: int
+    """Attempts that wait for one."""
+    limit: int
+    """How many there are: `async_workers`, `thread_workers`, `process_workers`."""
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine does at a moment."""
+
+    workers: dict[str, Slots]
+    """By kind: `async` (with inline steps), `thread`, `process`."""
+    resident_runs: int
+    """Runs in memory; the others wait in the file."""
+    resident_limit: int
+    """`Config.resident_runs`: beyond it those that only wait leave memory."""
+    waits_for_disk: str | None
+    """Why nothing can be written now, if that is so: it goes on by itself."""
+
+
 class StepPage(msgspec.Struct, frozen=True, kw_only=True):
     """Some steps of a run, in the order in which it reached them, with their finished attempts, oldest first."""
 

@@ -23,7 +23,7 @@ class Lane(Generic[T]):
     def __init__(self, limit: int, loop: asyncio.AbstractEventLoop, emptied: Callable[[], None]) -> None:
         self.running: set[T] = set()
         self.waiting: OrderedDict[T, None] = OrderedDict()  # a queue from which any one can be taken out at once
-        self._limit = limit
+        self.limit = limit
         self._loop = loop
         self._emptied = emptied
         self._filling = False
@@ -31,7 +31,7 @@ class Lane(Generic[T]):
     @property
     def has_room(self) -> bool:
         """True if a slot is free and nobody waits for one."""
-        return not self.waiting and len(self.running) < self._limit
+        return not self.waiting and len(self.running) < self.limit
 
     def enter(self, attempt: T) -> None:
         """Start `attempt`, now or when its turn comes."""
@@ -56,7 +56,7 @@ class Lane(Generic[T]):
             self._loop.call_soon(self._fill)
 
     def _fill(self) -> None:
-        while self.waiting and len(self.running) < self._limit:
+        while self.waiting and len(self.running) < self.limit:
             attempt, _ = self.waiting.popitem(last=False)
             self.running.add(attempt)
             attempt.start()

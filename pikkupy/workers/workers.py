@@ -90,6 +90,11 @@ class Workers:
         """Attempts that wait for a slot."""
         return sum(len(lane.waiting) for lane in self._each_lane)
 
+    def slots(self) -> dict[str, tuple[int, int, int]]:
+        """Per kind how many attempts run, how many wait, and how many can run at once."""
+        lanes = {"async": self.on_loop, "thread": self._on_threads, "process": self._in_processes}
+        return {kind: (len(lane.running), len(lane.waiting), lane.limit) for kind, lane in lanes.items()}
+
     @property
     def elsewhere(self) -> int:
         """Those of `running` whose body is not on the event loop, so that a quiet loop says nothing about them."""

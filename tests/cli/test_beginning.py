@@ -62,3 +62,14 @@ def test_nothing_is_overwritten(project: Path) -> None:
     assert again.code == 5
     assert "is there already" in again.err
     assert {path.name: path.read_text() for path in project.iterdir()} == before
+
+
+def test_the_shell_completes_commands(tmp_path: Path) -> None:
+    """It says which file it has written, in the home of the user alone."""
+    variables = {"HOME": str(tmp_path), "SHELL": "/bin/bash"}
+    done = piped("--install-completion", "--shell", "bash", **variables)
+    assert done.code == 0, done.err
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("pikku" in path.read_text() for path in written)
+    assert "doctor" in "".join(path.read_text() for path in written)
+    assert str(tmp_path) in done.out + done.err

@@ -254,6 +254,20 @@ def test_all_that_match_are_steered_at_once(browser: Browser, stage: Stage, watc
     assert stage.call(stage.engine.get_run("other")).status == "running"
 
 
+def test_the_overview_is_live(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """How all stand, what has failed last, and what the workers do."""
+    stage.call(some(stage))
+    page = entered(browser, stage, watched, "overview")
+    expect(page.get_by_role("link", name="completed 3")).to_be_visible()
+    expect(page.locator("svg.chart rect")).not_to_have_count(0)
+    expect(page.locator("section", has_text="Failed last")).to_contain_text("fails")
+    workers = page.locator("section", has_text="Workers").locator("tbody tr")
+    expect(workers).to_have_count(3)
+    expect(workers.first).to_contain_text("async")
+    stage.call(stage.engine.run("echo", 1))
+    expect(page.get_by_role("link", name="completed 4")).to_be_visible()
+
+
 def test_with_the_keyboard_alone(browser: Browser, stage: Stage, watched: Watched) -> None:
     """From the list to a run, and an action done."""
     stage.call(some(stage))
