@@ -18,6 +18,7 @@ FLOORS: dict[str, int] = {
     "payloads": 1,
     "plain": 1,
     "private": 1,
+    "schemas": 1,
     "log": 1,
     "tuning": 1,
     "config": 2,

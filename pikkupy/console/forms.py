@@ -16,7 +16,7 @@ class Field(NamedTuple):
     """One part."""
 
     name: str
-    kind: str  # text, number, integer, boolean, choice, moment, json
+    kind: str  # text, number, integer, boolean, answer (which has to be given), choice, moment, json
     required: bool
     value: str
     choices: Sequence[str] = ()
@@ -40,6 +40,23 @@ def fields_of(schema: Mapping[str, Any], given: Any = None) -> list[Field] | Non
         _field(name, _resolved(part, schema), name in required, values.get(name, part.get("default")))
         for name, part in properties.items()
     ]
+
+
+def decision_fields(schema: Mapping[str, Any]) -> tuple[list[Field], bool]:
+    """The parts of a decision; True: there is one, which is the decision itself."""
+    found = fields_of(schema)
+    if found is not None:
+        return found, False
+    part = _resolved(schema, schema)
+    if part.get("type") == "boolean":
+        return [Field("decision", "answer", True, "", ("true", "false"))], True
+    return [_field("decision", part, True, None)], True
+
+
+def decision_of(fields: Sequence[Field], whole: bool, form: Mapping[str, str]) -> Any:
+    """The decision that a form means. Raises `Refused`."""
+    found = value_of_fields(fields, form)
+    return found.get("decision") if whole else found
 
 
 def value_of_fields(fields: Sequence[Field], form: Mapping[str, str]) -> dict[str, Any]:

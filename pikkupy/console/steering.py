@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import RedirectResponse, Response
 
 from pikkupy.console.finding import Find, now
-from pikkupy.console.forms import fields_of, value_of_fields
+from pikkupy.console.forms import Field, decision_fields, decision_of, fields_of, value_of_fields
 from pikkupy.console.rendering import page, problem_page
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind
@@ -21,9 +21,9 @@ from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused
-from pikkupy.http.schemas import schema_of
 from pikkupy.mounting import Scope
 from pikkupy.registry import WorkflowFunction
+from pikkupy.schemas import schema_of
 
 MOST_AT_ONCE = 10_000  # runs of one action on all that match
 
@@ -104,7 +104,11 @@ async def confirm_page(ask: Ask) -> Response:
     names = [step.name for step in waiting if step.kind is StepKind.SIGNAL]
     steps = await ask.engine.some_steps(run.id, limit=500) if action.name == "fork" else None
     at = [] if steps is None else [step.name for step in steps.steps]
-    values: dict[str, Any] = {"run": run, "action": action, "at": at, "names": names, "choice": choice}
+    asked = dict[str, list[Field]]()
+    if action.name == "approve" and action.why_not is None:
+        approvals = await ask.engine.approvals(run.id)
+        asked = {name: decision_fields(schema)[0] for name, schema in approvals.items()}
+    values: dict[str, Any] = {"asked": asked, "run": run, "action": action, "at": at, "names": names, "choice": choice}
     return page(ask, "confirm.html", 409 if action.why_not else 200, input=ask.shown(run)["input"], **values)
 
 
@@ -121,7 +125,10 @@ async def _act(ask: Ask, action: str) -> Response:
         case "signal":
             await ask.engine.signal(run_id, form.get("name", ""), ask.json(text))
         case "approve":
-            await ask.engine.approve(run_id, form.get("name", ""), ask.json(text), decided_by=ask.caller.name)
+            name = form.get("name", "")
+            schema = (await ask.engine.approvals(run_id)).get(name, {})
+            decision = decision_of(*decision_fields(schema), form)
+            await ask.engine.approve(run_id, name, decision, decided_by=ask.caller.name)
         case "delete":
             await ask.engine.delete_run(run_id)
             return _to(ask, "", done=f"run {run_id} was deleted")

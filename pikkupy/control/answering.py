@@ -39,6 +39,7 @@ class Answerer:
             messages.Cancel: self._cancel,
             messages.Signal: self._signal,
             messages.Approve: self._approve,
+            messages.Approvals: self._approvals,
             messages.Resume: self._resume,
             messages.Retry: self._retry,
             messages.Fork: self._fork,
@@ -146,6 +147,9 @@ class Answerer:
         decision = _received(call.decision, Any, "decision", call.name)
         await self._engine.approve(call.run_id, call.name, decision, decided_by=call.decided_by)
         return messages.NULL
+
+    async def _approvals(self, call: messages.Approvals) -> Raw:
+        return json_of(await self._engine.approvals(call.run_id))
 
     async def _resume(self, call: messages.Resume) -> Raw:
         await self._engine.resume(call.run_id, accept=call.accept)  # type: ignore[arg-type]  # it says what is wrong

@@ -270,6 +270,13 @@ class Client(Mounted):
         """As `Engine.approve`."""
         await self._ask(messages.Approve(run_id, name, _sent(decision, Any, "decision", name), decided_by), None)
 
+    async def approvals(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """As `Engine.approvals`."""
+        found: dict[str, dict[str, Any]] = await self._ask(
+            messages.Approvals(run_id), dict[str, dict[str, Any]], again=True
+        )
+        return found
+
     async def resume(self, run_id: str, *, accept: Literal["new"] | None = None) -> None:
         """As `Engine.resume`."""
         await self._ask(messages.Resume(run_id, accept), None)

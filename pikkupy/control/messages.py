@@ -126,6 +126,10 @@ class Approve(Call, frozen=True):
     decided_by: str | None = None
 
 
+class Approvals(Call, frozen=True):
+    run_id: str
+
+
 class Resume(Call, frozen=True):
     run_id: str
     accept: str | None = None
@@ -174,6 +178,7 @@ AnyCall = (
     | Cancel
     | Signal
     | Approve
+    | Approvals
     | Resume
     | Retry
     | Fork

@@ -130,6 +130,10 @@ class Look:
         await self.get_run(run_id)
         raise _nobody()
 
+    async def approvals(self, run_id: str) -> NoReturn:  # noqa: ARG002
+        """Nobody can decide. Raises `EngineClosed`."""
+        raise _nobody()
+
     async def load(self) -> NoReturn:
         """Nobody works. Raises `EngineClosed`."""
         raise _nobody()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from msgspec import structs
 
@@ -15,7 +16,9 @@ from pikkupy.engine.inbox import decision_in, decision_text
 from pikkupy.engine.live import LiveStep, due_at
 from pikkupy.engine.resident import Resident
 from pikkupy.errors import PayloadError, RunStateError
+from pikkupy.execution import decision_type
 from pikkupy.failures import describe
+from pikkupy.schemas import schema_of
 from pikkupy.store import Done
 
 
@@ -91,6 +94,15 @@ def decide(run: Resident, name: str, decision: object, decided_by: str | None, d
     now_us, position = run.host.now_us(), step.call.position
     row = SignalRow(run=run.run.number, seq=run.next_seq(), name=name, payload=None, sent_at=now_us, position=position)
     _take(run, step, Succeeded(text), row, partial(_is_on_disk, run, row, done))
+
+
+def asked_for(run: Resident) -> dict[str, dict[str, Any]]:
+    """The decisions that the run waits for, and JSON Schema of each."""
+    return {
+        step.call.body: schema_of(decision_type(step.call.result_type))
+        for step in run.steps.values()
+        if step.call.approval
+    }
 
 
 def _first(run: Resident, name: str) -> LiveStep | None:

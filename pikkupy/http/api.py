@@ -18,10 +18,10 @@ from pikkupy.http import kinds
 from pikkupy.http.asked import END, LONGEST_WAIT_S, Ask, Seen, json_of, list_of
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.queries import arguments_of
-from pikkupy.http.schemas import schema_of
 from pikkupy.http.streams import streamed
 from pikkupy.mounting import Scope
 from pikkupy.registry import WorkflowFunction
+from pikkupy.schemas import schema_of
 
 READ, OPERATE, ADMIN = Scope
 

@@ -1,4 +1,4 @@
-"""JSON Schema of types, and the OpenAPI document of the operations."""
+"""The OpenAPI document of the operations."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pikkupy.engine import Attempt, Chunk, Event, Run, Step
 from pikkupy.http.kinds import Name
 from pikkupy.http.operations import Operation
 from pikkupy.http.problems import MEDIA_TYPE, Problem
+from pikkupy.schemas import anything
 
 REF = "#/components/schemas/{name}"
 EVERYWHERE = {
@@ -32,14 +33,6 @@ EVERYWHERE = {
 }
 ALWAYS = (401, 403, 421, 422, 429, 500, 503)
 WITH_BODY = (400, 408, 413, 415)
-
-
-def schema_of(annotation: Any) -> dict[str, Any]:
-    """JSON Schema of a user's type; one that says nothing for what there is none of."""
-    try:
-        return msgspec.json.schema(annotation, schema_hook=_anything)
-    except Exception:  # noqa: BLE001 - whatever users' types do
-        return {}
 
 
 def openapi(operations: Iterable[Operation], version: str, server: str) -> dict[str, Any]:
@@ -124,7 +117,7 @@ class _Document:
             yield {"name": field.encode_name, "in": where, "description": said, "schema": schema}
 
     def _schema(self, kind: Any) -> dict[str, Any]:
-        [found], components = msgspec.json.schema_components([kind], schema_hook=_anything, ref_template=REF)
+        [found], components = msgspec.json.schema_components([kind], schema_hook=anything, ref_template=REF)
         for name, schema in components.items():
             if name not in self.components:
                 self.components[name] = schema
@@ -139,7 +132,3 @@ def _date(properties: dict[str, Any], record: type[msgspec.Struct] | None) -> No
         for one in schema.get("anyOf", [schema]):
             if one.get("type") == "string" and "datetime" in str(field.type):
                 one["format"] = "date-time"
-
-
-def _anything(_: type[Any]) -> dict[str, Any]:
-    return {}

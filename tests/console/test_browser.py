@@ -23,6 +23,7 @@ AXE = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wc
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Live pages look often."""
     monkeypatch.setattr("pikkupy.console.pages.LIVE_S", 0.05)
+    monkeypatch.setattr("pikkupy.console.pages.SHARE", 0)
     monkeypatch.setattr("pikkupy.console.finding.COUNTS_S", 0.0)
 
 
@@ -170,12 +171,12 @@ def test_every_action(browser: Browser, stage: Stage, watched: Watched, scripted
     assert stage.call(stage.engine.get_run("waits")).output == {"a": [1, 2]}
 
     act("asks", "Decide")
-    page.get_by_label("Decision").fill("maybe")
-    page.get_by_role("button", name="Decide").click()
-    expect(page.get_by_role("alert")).to_be_visible()
-    act("asks", "Decide")
-    page.get_by_role("button", name="Decide").click()
+    expect(page.get_by_role("heading", name="ok")).to_be_visible()
+    page.get_by_label("no", exact=True).check()
+    page.get_by_role("button", name="Decide: ok").click()
     done("the decision was made")
+    assert stage.call(stage.engine.run("echo", 1)) == 1
+    assert stage.call(stage.engine.get_run("asks")).output == (False, "token")
 
     act("held", "Resume")
     page.get_by_role("button", name="Resume").click()
@@ -297,7 +298,8 @@ def test_with_the_keyboard_alone(browser: Browser, stage: Stage, watched: Watche
 PAGES = [
     "", "?status=failed", "runs/fails", "runs/waits", "runs/held", "runs/order%201", "runs/nothing", "workflows",
     "start", "start?workflow=order", "start?workflow=echo", "runs/fails/confirm/retry", "runs/waits/confirm/cancel",
-    "runs/waits/confirm/signal", "runs/order%201/confirm/fork", "runs/order%201/confirm/cancel", "all/retry",
+    "runs/waits/confirm/signal",
+    "runs/asks/confirm/approve", "runs/order%201/confirm/fork", "runs/order%201/confirm/cancel", "all/retry",
 ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ NAMES = [text for text in PAYLOADS if text.isprintable() and "\ufeff" not in tex
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Live pages look often: what they swap in is looked at, too."""
     monkeypatch.setattr("pikkupy.console.pages.LIVE_S", 0.05)
+    monkeypatch.setattr("pikkupy.console.pages.SHARE", 0)
 
 
 @pytest.mark.parametrize("number", range(3))

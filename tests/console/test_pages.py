@@ -6,16 +6,17 @@ import base64
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
 
-from pikkupy.console.forms import fields_of, value_of_fields
+from pikkupy import RunNotFound
+from pikkupy.console.forms import decision_fields, decision_of, fields_of, value_of_fields
 from pikkupy.console.rendering import STATIC
 from pikkupy.http.problems import Refused
-from pikkupy.http.schemas import schema_of
 from pikkupy.http.tokens import FAILURES
+from pikkupy.schemas import schema_of
 from tests.http.shop import HOST, TOKEN, caller, pikku
 
 SAME = {"origin": HOST}
@@ -182,6 +183,37 @@ def test_a_form_is_made_of_a_type() -> None:
 @pytest.mark.parametrize("annotation", [Any, str, int, list[int], dict[str, int], Given | Address, None])
 def test_what_has_no_named_parts_is_written_as_json(annotation: Any) -> None:
     assert fields_of(schema_of(annotation)) is None
+
+
+@pytest.mark.parametrize(
+    ("annotation", "form", "decision"),
+    [
+        (bool, {"field:decision": "true"}, True), (bool, {"field:decision": "false"}, False),
+        (str, {"field:decision": ""}, ""),
+        (Literal["air", "sea"], {"field:decision": "sea"}, "sea"), (int, {"field:decision": "7"}, 7),
+        (Given, {"field:name": "x", "field:count": "1"}, {"name": "x", "count": 1, "sure": False}),
+        (Any, {"field:decision": '{"a": 1}'}, {"a": 1}), (list[int], {"field:decision": "[1]"}, [1]),
+    ],
+)  # fmt: skip
+def test_a_decision_is_made_by_a_form_of_its_type(annotation: Any, form: dict[str, str], decision: object) -> None:
+    fields, whole = decision_fields(schema_of(annotation))
+    assert decision_of(fields, whole, form) == decision
+
+
+async def test_what_is_to_be_decided_is_known_of_a_run_in_the_file(db: Path) -> None:
+    """It is read for that; what was decided is asked for no more."""
+    settings: dict[str, Any] = {"resident_runs": 0, "unload_after": 0}
+    async with pikku.open(db, **settings) as engine, pikku.connect(db) as client:
+        await engine.start("asking", run_id="r")
+        while (found := await engine.approvals("r")) == {}:
+            pass
+        assert found == {"ok": {"type": "boolean"}}
+        assert await client.approvals("r") == found
+        await engine.approve("r", "ok", True)
+        await (await engine.handle("r")).result("30s")
+        assert await engine.approvals("r") == {}
+        with pytest.raises(RunNotFound):
+            await engine.approvals("nothing")
 
 
 async def test_a_run_of_many_steps_comes_in_pages(db: Path) -> None:
