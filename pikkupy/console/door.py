@@ -42,7 +42,9 @@ def login_page(base: str, refused: Refused, said: str) -> Response:
     """The form. It is all in one: what it would load is not to be had without a token."""
     page, policy = _login()
     text = page.replace("{{base}}", base).replace("{{said}}", said)
-    return HTMLResponse(text, refused.problem.status, {"content-security-policy": policy, **refused.headers})
+    answer = HTMLResponse(text, refused.problem.status, {"content-security-policy": policy, **refused.headers})
+    _forget(answer)
+    return answer
 
 
 @operation("POST", ENTRANCE, Scope.READ, {303: None}, problem=problem_page)
@@ -76,9 +78,14 @@ async def login(ask: Ask) -> Response:
 async def logout(ask: Ask) -> Response:
     """Forget the browser."""
     answer = RedirectResponse(f"{ask.request.scope.get('root_path', '')}{HOME}", 303)
+    _forget(answer)
+    return answer
+
+
+def _forget(answer: Response) -> None:
+    """Let the browser drop its cookie: one that is no good any more would count as a guess, again and again."""
     for name in (SECURE_SESSION, SESSION):
         answer.delete_cookie(name, secure=name == SECURE_SESSION, httponly=True, samesite="strict")
-    return answer
 
 
 @cache

@@ -122,7 +122,8 @@ class Guard:
             return None  # it says itself whether the token is one
         caller = await self._callers.caller_of(headers)
         if caller is None:
-            self._failures.add(address)
+            if self._callers.has_tried(headers):
+                self._failures.add(address)
             detail = "send `Authorization: Bearer TOKEN`; the token is in the file beside the journal, PATH.token, "
             detail += "or what asgi(token=...) was given"
             raise Refused(401, "Who are you?", detail, www_authenticate="Bearer")

@@ -14,7 +14,7 @@ from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
 from pikkupy.clock import monotonic_s
-from pikkupy.errors import BadType, BadValue
+from pikkupy.errors import BadValue
 from pikkupy.mounting import LEAST_TOKEN, Caller, HttpConfig, Scope
 from pikkupy.private import read_own, write_new
 
@@ -76,16 +76,19 @@ class Callers:
             found = self._authenticate(headers)
             caller = await found if inspect.isawaitable(found) else found
             if not isinstance(caller, Caller | None):
-                raise BadType(f"authenticate() returned {type(caller).__name__}: a Caller or None was expected")
+                raise TypeError(f"authenticate() returned {type(caller).__name__}: a Caller or None was expected")
             return caller
         kind, _, token = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
             return self.caller_with(token.strip())
-        cookies = SimpleCookie()
-        with suppress(CookieError):
-            cookies.load(headers.get("cookie", ""))
-        session = cookies.get(SECURE_SESSION) or cookies.get(SESSION)
-        return None if session is None else self._caller_by(_digest(session.value), self._sessions)
+        session = _session_in(headers)
+        return None if session is None else self._caller_by(_digest(session), self._sessions)
+
+    def has_tried(self, headers: Mapping[str, str]) -> bool:
+        """Whether they say at all who it is: who has said nothing has not guessed."""
+        if self._authenticate is not None:
+            return "authorization" in headers or "cookie" in headers
+        return "authorization" in headers or _session_in(headers) is not None
 
     def caller_with(self, token: str) -> Caller | None:
         """Whose token it is. It takes as long for a wrong one as for a right one."""
@@ -138,6 +141,14 @@ class Failures:
     def forget(self, address: str) -> None:
         """It has given a valid one."""
         self._seen.pop(address, None)
+
+
+def _session_in(headers: Mapping[str, str]) -> str | None:
+    cookies = SimpleCookie()
+    with suppress(CookieError):
+        cookies.load(headers.get("cookie", ""))
+    session = cookies.get(SECURE_SESSION) or cookies.get(SESSION)
+    return None if session is None else session.value
 
 
 def _digest(token: str) -> bytes:

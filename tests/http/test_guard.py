@@ -188,6 +188,18 @@ async def test_who_fails_too_often_has_to_wait(db: Path) -> None:
         assert (await http.get("/healthz")).status_code == 200
 
 
+async def test_who_says_nothing_has_not_guessed(db: Path) -> None:
+    """Nor who comes with the cookies of other applications on this machine: a page that was left open locks out nobody."""
+    async with caller(pikku.open(db).asgi(token=TOKEN, console=True), token=None) as http:
+        for _ in range(2 * FAILURES):
+            assert (await http.get("/console/", headers={"cookie": "other=1"})).status_code == 401
+            assert (await http.get("/healthz")).status_code == 401
+        stale = await http.get("/console/", headers={"cookie": "pikku_session=stale"})
+        assert "pikku_session=" in stale.headers["set-cookie"]
+        assert "Max-Age=0" in stale.headers["set-cookie"]
+        assert (await http.get("/healthz", headers={"authorization": f"Bearer {TOKEN}"})).status_code == 200
+
+
 def test_the_wait_doubles_and_is_forgotten() -> None:
     """S7: by the clock that is given; memory is bounded whatever addresses there are."""
     now = 0.0
@@ -254,7 +266,7 @@ def test_a_journal_in_memory_needs_a_token_that_is_given() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "async"])
-async def test_an_application_may_say_who_calls(db: Path, kind: str) -> None:
+async def test_an_application_may_say_who_calls(db: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """Instead of tokens: by its own sessions, for instance."""
 
     def known(headers: Any) -> Caller | None:
@@ -272,7 +284,8 @@ async def test_an_application_may_say_who_calls(db: Path, kind: str) -> None:
         assert (await http.delete("/api/runs/x")).status_code == 403
     wrong: Any = lambda headers: "ada"  # noqa: E731
     async with caller(pikku.open(db).asgi(authenticate=wrong)) as http:
-        assert (await http.get("/healthz")).status_code == 422
+        assert (await http.get("/healthz")).status_code == 500
+    assert "authenticate() returned str" in caplog.text
 
 
 @pytest.mark.parametrize(
