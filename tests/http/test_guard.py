@@ -189,7 +189,7 @@ async def test_who_fails_too_often_has_to_wait(db: Path) -> None:
 
 
 async def test_who_says_nothing_has_not_guessed(db: Path) -> None:
-    """Nor who comes with the cookies of other applications on this machine: a page that was left open locks out nobody."""
+    """Nor who comes with cookies of other applications on this machine: a page that is left open locks out nobody."""
     async with caller(pikku.open(db).asgi(token=TOKEN, console=True), token=None) as http:
         for _ in range(2 * FAILURES):
             assert (await http.get("/console/", headers={"cookie": "other=1"})).status_code == 401
