@@ -246,7 +246,7 @@ DEFECTS = (
     Defect(
         "more attempts at once than there are slots",
         "workers/lanes.py",
-        "return not self.waiting and len(self.running) < self._limit",
+        "return not self.waiting and len(self.running) < self.limit",
         "return not self.waiting",
         "workers",
     ),
