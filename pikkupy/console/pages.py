@@ -26,6 +26,7 @@ from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused
 from pikkupy.http.streams import streamed
 from pikkupy.mounting import Scope
+from pikkupy.showing.mismatch import mismatch_of
 from pikkupy.showing.waits import waits_for
 
 LIVE_S = 1.0  # from one look at what has changed to the next
@@ -95,6 +96,7 @@ async def _run_values(ask: Ask, show: ShowRun) -> dict[str, Any]:
         "run": run,
         "shown": ask.shown(run),
         "took": took(run, at),
+        "mismatch": mismatch_of(ask.shown(run)["reason"]),
         "waits": [ask.shown.text(waits_for(step)) for step in waiting[:5]],
         "waiting": len(waiting),
         "steps": [(step, ask.shown(step), by_step.get(step.name, [])) for step in found.steps],

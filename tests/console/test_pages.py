@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from pikkupy import RunNotFound
+from pikkupy import Pikku, RunNotFound, StepFailed, Workflow
 from pikkupy.console.forms import decision_fields, decision_of, fields_of, value_of_fields
 from pikkupy.console.rendering import STATIC
 from pikkupy.http.problems import Refused
@@ -218,8 +219,6 @@ async def test_what_is_to_be_decided_is_known_of_a_run_in_the_file(db: Path) -> 
 
 async def test_a_run_of_many_steps_comes_in_pages(db: Path) -> None:
     """The last ones first; those with errors by themselves."""
-    from pikkupy import Pikku, StepFailed, Workflow
-
     many = Pikku()
 
     def fail() -> None:
@@ -241,6 +240,37 @@ async def test_a_run_of_many_steps_comes_in_pages(db: Path) -> None:
         assert "page 1 of 3" in first and "step 0" in first
         failed = (await http.get("/console/runs/long?failed=true")).text
         assert failed.count("✘") == 4 and "step 250" in failed
+
+
+async def test_code_that_does_not_fit_is_shown_beside_what_is_recorded(db: Path) -> None:
+    """With the cures, and the action that accepts it."""
+
+    def shop(name: str) -> Pikku:
+        made = Pikku()
+
+        @made.workflow
+        async def order(workflow: Workflow) -> None:
+            await workflow.do(name, lambda: 1)
+            await workflow.wait_for_signal("go")
+
+        return made
+
+    old, new = shop("Charge"), shop("Check <b>")
+    async with old.open(db) as engine:
+        await engine.start("order", run_id="r")
+        while len(await engine.steps("r")) < 2:
+            await asyncio.sleep(0)
+    async with new.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        while (await engine.get_run("r")).status != "suspended":
+            await asyncio.sleep(0)
+        page = (await http.get("/console/runs/r")).text
+        assert "The code does not fit what is recorded" in page
+        assert "<code>&#39;Charge&#39; (inline)</code>" in page
+        assert "&#39;Check &lt;b&gt;&#39; (inline)" in page
+        assert "Accept the code as it is" in (await http.get("/console/runs/r/confirm/resume")).text
+        await http.post("/console/runs/r/resume", data={"accept": "new"})
+        while (await engine.get_run("r")).status != "running":
+            await asyncio.sleep(0)
 
 
 async def test_what_is_asked_wrongly_is_a_page(db: Path) -> None:
