@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -189,19 +190,22 @@ async def test_an_idle_thread_ends_after_a_while(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_result_for_a_loop_that_is_gone_is_dropped() -> None:
-    """A thread that outlives its loop ends quietly."""
+    """A thread that outlives its loop has no trouble with that, and ends when it is told to."""
     release = threading.Event()
     before = set(pool_threads())
 
-    async def main() -> None:
+    async def main() -> Scene:
         stage = Scene(None, {})
         stage.begin(lambda services: release.wait(), "thread")
         await turns()
         await asyncio.sleep(0)
+        return stage
 
-    asyncio.run(main())
+    stage = asyncio.run(main())
+    [thread] = set(pool_threads()) - before
+    assert thread.name == "pikkupy Charge"
     release.set()
-
-    for thread in set(pool_threads()) - before:
-        if thread.name == "pikkupy Charge":
-            thread.join(10)
+    while thread.name == "pikkupy Charge":
+        time.sleep(0.001)
+    stage.workers._premises.threads.close()
+    assert not thread.is_alive()
