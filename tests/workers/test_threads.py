@@ -191,14 +191,19 @@ async def test_an_idle_thread_ends_after_a_while(monkeypatch: pytest.MonkeyPatch
 
 def test_a_result_for_a_loop_that_is_gone_is_dropped() -> None:
     """A thread that outlives its loop has no trouble with that, and ends when it is told to."""
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
+
+    def work(services: object) -> None:
+        begun.set()
+        release.wait()
+
     before = set(pool_threads())
 
     async def main() -> Scene:
         stage = Scene(None, {})
-        stage.begin(lambda services: release.wait(), "thread")
-        await turns()
-        await asyncio.sleep(0)
+        stage.begin(work, "thread")
+        while not begun.is_set():
+            await asyncio.sleep(0)
         return stage
 
     stage = asyncio.run(main())
