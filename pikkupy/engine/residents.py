@@ -201,6 +201,18 @@ class Residents:
             await self._host.journal.commit([])  # that it is parked, or goes on
         return self.resident(number)
 
+    async def reopen(self, number: int) -> None:
+        """Let a run that the caller holds go on after its end: in memory, or from its start on if that is to come again.
+
+        It has begun before; but if the clock was set back since, and no step counts from then, it waits for its start,
+        as it would after a crash.
+        """
+        recorded = await self._host.journal.recorded(number)
+        if recorded is not None and self._starts_later(recorded):
+            await in_callback(self._host.loop, partial(self._adopt, recorded, clean=True, changes=[]))
+        else:
+            await self.load(number)
+
     def _has_workflow(self, run: RunRow) -> bool:
         return isinstance(self._host.registry.find(run.workflow), WorkflowFunction)
 

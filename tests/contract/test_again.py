@@ -939,3 +939,28 @@ async def test_a_fork_from_the_first_step_begins_at_once_after_the_clock_was_set
         forked = await engine.fork("r", at="step")
 
         assert await asyncio.wait_for(forked.result(), 10) == "done"
+
+
+@each_way
+async def test_a_retried_run_whose_start_is_to_come_again_waits_for_it(settings: dict[str, Any]) -> None:
+    """I9, I-41: it had begun, and failed without a step; then the clock was set back to before its start."""
+    pikku, clock, did, broken = Pikku(), VirtualClock(), list[int](), [True]
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> str:
+        if broken:
+            raise ValueError("not yet")
+        await workflow.do("work", lambda: did.append(1))
+        return "done"
+
+    async with pikku.open(":memory:", clock=clock, **settings) as engine:
+        handle = await engine.start(flow, delay="1min")
+        await clock.advance("1min")
+        assert await handle.status() == "failed"
+        broken.clear()
+        clock._now_us -= 3_600_000_000
+        await engine.retry(handle.id)
+        await clock.advance("59min")
+        assert (await handle.status(), did) == ("running", [])
+        await clock.advance("2min")
+        assert (await handle.status(), did) == ("completed", [1])
