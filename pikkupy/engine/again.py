@@ -171,7 +171,7 @@ def fork(
         )
     later = [step.seq for step in recorded.steps if step.position >= place and step.seq is not None]
     cut = min(later, default=recorded.last_seq + 1)
-    number, kept = run.number, {step.position for step in shared}
+    number = run.number
     changes: list[Change] = [run]
     what = f"fork of run {recorded.run.run_id!r}: override of step"
     for step in shared:
@@ -179,7 +179,11 @@ def fork(
         if step.name in overrides:
             copied = _overridden(copied, overrides[step.name], values, registry, approvals, what)
         changes.append(copied)
-    changes += [structs.replace(row, run=number) for row in attempts if row.position in kept and row.name is None]
+    changes += [
+        structs.replace(row, run=number, position=step.position, name=None)
+        for step in shared
+        for row in _attempts_of(step, attempts)
+    ]
     # What fired later may be another timer in the new run.
     changes += [structs.replace(timer, run=number) for timer in recorded.timers if timer.seq < cut]
     early = _signals_before(recorded, signals, place, cut, values, approvals)
@@ -189,6 +193,17 @@ def fork(
         # Nothing counts from the time at which the other body began, and the clock may have been set back since.
         changes[0] = structs.replace(run, starts_at=min(run.starts_at, run.created_at))
     return changes
+
+
+def _attempts_of(step: StepRow, attempts: Sequence[AttemptRow]) -> Iterator[AttemptRow]:
+    """The recorded attempts of a step, also those from before it had its place: `accept="new"` moves steps on."""
+    own = {row.attempt: row for row in attempts if row.position == step.position and row.name is None}
+    earlier = {
+        row.attempt: row
+        for row in attempts
+        if row.name == step.name and row.attempt < step.attempts and row.seq < (step.seq or 0)
+    }
+    yield from (earlier | own).values()
 
 
 def _signals_before(

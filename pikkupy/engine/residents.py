@@ -202,7 +202,7 @@ class Residents:
         return self.resident(number)
 
     async def reopen(self, number: int) -> None:
-        """Let a run that the caller holds go on after its end: in memory, or from its start on if that is to come again.
+        """Let a run that the caller holds go on after its end: in memory, or from its start on, if that comes again.
 
         It has begun before; but if the clock was set back since, and no step counts from then, it waits for its start,
         as it would after a crash.

@@ -964,3 +964,42 @@ async def test_a_retried_run_whose_start_is_to_come_again_waits_for_it(settings:
         assert (await handle.status(), did) == ("running", [])
         await clock.advance("2min")
         assert (await handle.status(), did) == ("completed", [1])
+
+
+@each_way
+async def test_a_fork_has_all_attempts_of_a_step_that_changed_code_has_moved(
+    settings: dict[str, Any], db: Path
+) -> None:
+    """I6, I-15: also those from before the changed code was accepted."""
+    clock, tries = VirtualClock(), list[int]()
+
+    def fail_once() -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ValueError("once")
+        return "charged"
+
+    def shop(*, changed: bool) -> Pikku:
+        pikku = Pikku()
+
+        @pikku.workflow
+        async def order(workflow: Workflow) -> None:
+            for name in ("Charge", "Pack") if changed else ("Pack", "Charge"):
+                await workflow.do(name, fail_once if name == "Charge" else str, retries=1, retry_delay="1min")
+
+        return pikku
+
+    async with shop(changed=False).open(db, clock=clock, **settings) as engine:
+        await engine.start("order", run_id="r")
+        await clock.advance(0)
+    async with shop(changed=True).open(db, clock=clock, **settings) as engine:
+        await clock.advance("1min")
+        await engine.resume("r", accept="new")
+        await clock.advance(0)
+        handle = await engine.fork("r", at="Pack", new_run_id="fork")
+        await handle.result()
+        for run_id in ("r", "fork"):
+            told = [(one.step_name, one.attempt, one.status) for one in await engine.history(run_id)]
+            assert [one for one in told if one[0] == "Charge"] == [("Charge", 1, "failed"), ("Charge", 2, "succeeded")]
+        [step, _] = await engine.steps("fork")
+        assert (step.name, step.attempts) == ("Charge", 2)
