@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -42,6 +43,11 @@ def environment(**more: str) -> dict[str, str]:
 
 def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-P", "-W", "error", "-m", "pikkupy", *map(str, arguments)]
+
+
+def minds_ctrl_c() -> None:
+    """Of a new process: a shell lets what it starts in the background ignore SIGINT, and that is handed down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def piped(*arguments: str | Path, cwd: Path | None = None, **env: str) -> Ended:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pikkupy.cli.app import run
-from tests.cli.shell import ROOT, Ended, command, environment, on_terminal, piped
+from tests.cli.shell import ROOT, Ended, command, environment, minds_ctrl_c, on_terminal, piped
 
 ENGINE = """
 import asyncio, sys
@@ -208,7 +208,11 @@ def test_many_runs_are_steered_at_once(pikku: Any, journal: Path) -> None:
 def test_what_happens_to_all_runs_is_shown_as_it_happens(pikku: Any, journal: Path) -> None:
     """Until Ctrl-C."""
     with subprocess.Popen(
-        command("runs", "tail", journal, "--all", "--jsonl"), stdout=subprocess.PIPE, env=environment(), text=True
+        command("runs", "tail", journal, "--all", "--jsonl"),
+        stdout=subprocess.PIPE,
+        env=environment(),
+        text=True,
+        preexec_fn=minds_ctrl_c,
     ) as tail:
         ends = threading.Event()
 
