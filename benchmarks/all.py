@@ -19,8 +19,8 @@ from _common import Progress, parser_for, surroundings
 QUICK = {
     "sequential": "--steps 5 --payload 0 10 --repeat 1",
     "throughput": "--runs 4 --steps 2 --payload 10 --repeat 1",
-    "pages": "--runs 1000 --seconds 0.6 --every 0.01 --repeat 1",
     "start_rate": "--callers 1 4 --seconds 0.02 --repeat 1",
+    "pages": "--runs 1000 --seconds 0.6 --every 0.01 --repeat 1",
     "rpc": "--calls 5 --kills 1 --repeat 1",
     "signals": "--runs 5 --at-once 10 --repeat 1",
     "busy_loop": "--turns 0.2 --seconds 0.1 --connections 2 --runs 2 --repeat 1",
