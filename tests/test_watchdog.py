@@ -189,6 +189,7 @@ async def test_c_code_that_keeps_the_interpreter_is_noticed(lines: pytest.LogCap
             re.match(r"(a+)+$", f"{text}b")
             spent_s = time.process_time() - began
             text += "a"
+        time.sleep(0.1)  # the first moment in which the watchdog can run; the loop is still blocked by this step
 
     @pikku.workflow
     async def backtracking(workflow: Workflow) -> None:
