@@ -11,12 +11,10 @@ from cyclopts import Parameter
 
 from pikkupy import Client, EngineClosed, Pikku
 from pikkupy.cli.exits import Exit
-from pikkupy.cli.http import serving_of
+from pikkupy.cli.http import console_of, listening
 from pikkupy.cli.places import File, file_of
 from pikkupy.cli.screen import say
 from pikkupy.engine.looking import Look
-from pikkupy.mounting import HttpConfig
-from pikkupy.registry import Registry
 
 
 async def console(
@@ -41,9 +39,8 @@ async def console(
     async with AsyncExitStack() as stack:
         found = await _opened(stack, path, engine_wait)
         looks = isinstance(found, Look)
-        config = HttpConfig(read_only=read_only or looks, console=True)
-        app, serving, token = serving_of(found, path, Registry(), config)
-        url = await stack.enter_async_context(serving(app, http))
+        app, token = console_of(found, path, read_only=read_only or looks)
+        url = await stack.enter_async_context(listening(app, http))
         if looks:
             say("no engine has the file open: it can be looked at, and nothing be done")
         say(f"{url}/console/#token={token}")

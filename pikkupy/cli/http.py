@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pikkupy import Engine, Member
+from pikkupy import Client, Engine, Member
+from pikkupy.engine.looking import Look
 from pikkupy.errors import BadValue, PikkuError
 from pikkupy.log import logger
 from pikkupy.mounting import AsgiApp, HttpConfig
 from pikkupy.registry import Registry
-
-Serving: TypeAlias = Callable[[AsgiApp, str], AbstractAsyncContextManager[str]]
 
 
 @Parameter(name="*")
@@ -63,36 +62,36 @@ class Http:
         if self.http is None:
             yield
             return
-        app = engine.asgi(
-            hosts=self.allow_host or [], read_only=self.read_only, console=self.console
-        )  # it says what is not installed
-        from pikkupy.http.serving import Tls, address_of, check_reach, serving  # noqa: PLC0415 - the extra is there
-
-        address = address_of(self.http)
+        # It says what is not installed.
+        app = engine.asgi(hosts=self.allow_host or [], read_only=self.read_only, console=self.console)
         tls = None
         if self.tls_certificate is not None and self.tls_key is not None:
-            tls = Tls(self.tls_certificate, self.tls_key)
-        check_reach(address, tls, insecure=self.insecure)
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)  # that it begins and ends is said by others
-        async with serving(app, address, tls) as url:
+            tls = (self.tls_certificate, self.tls_key)
+        async with listening(app, self.http, tls, insecure=self.insecure) as url:
             logger().info("http_serving", url=url)
             yield
 
 
-def serving_of(found: Any, path: str, registry: Registry, config: HttpConfig) -> tuple[AsgiApp, Serving, str]:
-    """The application for an engine, a client or a look, what serves it, and the token. Raises `PikkuError`."""
+def listening(
+    app: AsgiApp, text: str, tls: tuple[Path, Path] | None = None, *, insecure: bool = False
+) -> AbstractAsyncContextManager[str]:
+    """Serve the application at the address that a text means; its URL. Raises `BadValue` and `PikkuError`."""
+    from pikkupy.http.serving import Tls, address_of, check_reach, serving  # noqa: PLC0415 - who has an app has the extra
+
+    address, files = address_of(text), None if tls is None else Tls(*tls)
+    check_reach(address, files, insecure=insecure)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # that it begins and ends is said by others
+    return serving(app, address, files)
+
+
+def console_of(found: Client | Look, path: str, *, read_only: bool) -> tuple[AsgiApp, str]:
+    """The application with the console of a client or a look, and its token. Raises `PikkuError`."""
     try:
         from pikkupy.console import CONSOLE  # noqa: PLC0415 - the extra may be missing
         from pikkupy.http import application  # noqa: PLC0415
-        from pikkupy.http.serving import address_of, check_reach, serving  # noqa: PLC0415
         from pikkupy.http.tokens import token_of_file  # noqa: PLC0415
     except ModuleNotFoundError as missing:
         raise PikkuError(f"{missing.name} is not installed: pip install 'pikkupy[cli,console]'") from None
-
-    def serve(app: AsgiApp, text: str) -> AbstractAsyncContextManager[str]:
-        address = address_of(text)
-        check_reach(address, None, insecure=False)
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
-        return serving(app, address)
-
-    return application(found, path, registry, config, CONSOLE), serve, token_of_file(path)
+    config = HttpConfig(read_only=read_only, console=True)
+    engine: Any = found  # a look has what the pages need of an engine
+    return application(engine, path, Registry(), config, CONSOLE), token_of_file(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -21,7 +21,7 @@ from pikkupy.engine.looking import Look
 from pikkupy.errors import BadValue
 from pikkupy.moments import moment
 from pikkupy.plain import plain, rfc3339
-from pikkupy.showing.waits import waits_for, what_of
+from pikkupy.showing.waits import took, waits_for, what_of
 from pikkupy.showing.words import clean, clean_lines, first_line, lasted, local, record, short
 
 LAST = 50  # steps of a long run that are shown
@@ -105,12 +105,8 @@ def _run_json(run: Run, steps: Sequence[Step]) -> dict[str, Any]:
 
 
 def _row(run: Run, steps: Sequence[Step], now: datetime) -> list[str]:
-    seconds = (_took(run, now)).total_seconds()
+    seconds = took(run, now).total_seconds()
     return [run.status, run.id, run.workflow, rfc3339(run.created_at), f"{seconds:.3f}", what_of(run, steps, now)]
-
-
-def _took(run: Run, now: datetime) -> timedelta:
-    return max(timedelta(0), (run.ended_at or now) - run.starts_at)
 
 
 def _show_page(screen: Screen, page: Page, steps: dict[str, list[Step]], now: datetime) -> None:
@@ -125,7 +121,7 @@ def _show_page(screen: Screen, page: Page, steps: dict[str, list[Step]], now: da
             whole(run.id),
             whole(run.workflow),
             local(run.created_at),
-            lasted(_took(run, now)),
+            lasted(took(run, now)),
             cut(what, "red" if run.error is not None else "dim"),
         )
     screen.show(made)
@@ -179,7 +175,7 @@ async def show_command(
 def _show_run(screen: Screen, run: Run, now: datetime) -> None:
     headline = screen.marked(RUNS[run.status], run.status)
     screen.show(headline.append(f"  {clean(run.id)}", "bold default").append(f"  {clean(run.workflow)}", "default"))
-    facts = {"started": local(run.starts_at), "took": lasted(_took(run, now)) if run.starts_at <= now else ""}
+    facts = {"started": local(run.starts_at), "took": lasted(took(run, now)) if run.starts_at <= now else ""}
     if run.starts_at > run.created_at:
         facts = {"created": local(run.created_at), **facts}
     if run.ended_at is None:

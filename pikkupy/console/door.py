@@ -54,14 +54,11 @@ async def login(ask: Ask) -> Response:
         token = (await ask.form()).get("token", "").strip()
     except Refused:
         token = ""  # what is no form holds none
-    client = ask.request.client
-    address = "-" if client is None else client.host
-    base = ask.request.scope.get("root_path", "")
     if ask.api.callers.caller_with(token) is None:
-        ask.api.failures.add(address)
-        return login_page(base, Refused(401, "Who are you?", www_authenticate="Bearer"), "That is not the token.")
-    ask.api.failures.forget(address)
-    answer = RedirectResponse(f"{base}{HOME}", 303)
+        ask.api.failures.add(ask.address)
+        return login_page(ask.base, Refused(401, "Who are you?", www_authenticate="Bearer"), "That is not the token.")
+    ask.api.failures.forget(ask.address)
+    answer = RedirectResponse(f"{ask.base}{HOME}", 303)
     secure = ask.request.url.scheme == "https"
     answer.set_cookie(
         SECURE_SESSION if secure else SESSION,
@@ -77,7 +74,7 @@ async def login(ask: Ask) -> Response:
 @operation("POST", "/console/logout", Scope.READ, {303: None}, problem=problem_page)
 async def logout(ask: Ask) -> Response:
     """Forget the browser."""
-    answer = RedirectResponse(f"{ask.request.scope.get('root_path', '')}{HOME}", 303)
+    answer = RedirectResponse(f"{ask.base}{HOME}", 303)
     _forget(answer)
     return answer
 

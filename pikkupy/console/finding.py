@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -19,7 +20,7 @@ from pikkupy.errors import DurationError, RunNotFound
 from pikkupy.http.asked import Ask
 from pikkupy.http.problems import Refused
 from pikkupy.moments import moment
-from pikkupy.showing.waits import what_of
+from pikkupy.showing.waits import took, what_of
 
 LIMIT = 50  # runs of a page
 COUNTS_S = 1.0  # that a count is good for: of a million runs it takes longer than the page itself
@@ -87,11 +88,6 @@ async def rows_of(ask: Ask, find: Find) -> tuple[list[Row], str | None]:
     return rows, page.next_cursor
 
 
-def took(run: Run, at: datetime) -> timedelta:
-    """How long it has taken so far."""
-    return max(timedelta(0), (run.ended_at or at) - run.starts_at)
-
-
 async def _page(ask: Ask, find: Find) -> Page:
     filters = find.filters(now())
     if not find.q:
@@ -121,7 +117,7 @@ async def exactly(ask: Ask, find: Find) -> Run | None:
         return None
 
 
-class Counts:
+class _Counts:
     """Runs by status; looked at once in a while, however many look."""
 
     def __init__(self) -> None:
@@ -135,3 +131,11 @@ class Counts:
             self._found = await ask.engine.counts()
             self._counted_us = at_us
         return self._found
+
+
+_counts: WeakKeyDictionary[object, _Counts] = WeakKeyDictionary()  # by engine
+
+
+async def counts_of(ask: Ask) -> dict[str, dict[RunStatus, int]]:
+    """Runs by workflow and status, at most `COUNTS_S` old."""
+    return await _counts.setdefault(ask.engine, _Counts()).get(ask)

@@ -49,7 +49,7 @@ def decision_fields(schema: Mapping[str, Any]) -> tuple[list[Field], bool]:
         return found, False
     part = _resolved(schema, schema)
     if part.get("type") == "boolean":
-        return [Field("decision", "answer", True, "", ("true", "false"))], True
+        return [Field("decision", "answer", True, "")], True
     return [_field("decision", part, True, None)], True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from pikkupy.console.finding import Counts, now
+from pikkupy.console.finding import counts_of, now
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
 from pikkupy.engine import Load, Run
@@ -39,9 +39,9 @@ class Chart(NamedTuple):
     """How long each part is."""
 
 
-async def overview_of(ask: Ask, counts: Counts) -> dict[str, Any]:
+async def overview_of(ask: Ask) -> dict[str, Any]:
     """What the page shows."""
-    by_workflow = await counts.get(ask)
+    by_workflow = await counts_of(ask)
     totals = {status: sum(one.get(status, 0) for one in by_workflow.values()) for status in RunStatus}
     newest = (await ask.engine.list_runs(limit=NEWEST)).runs
     failed = (await ask.engine.list_runs(status=RunStatus.FAILED, limit=5)).runs

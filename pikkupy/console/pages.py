@@ -6,7 +6,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import msgspec
 from starlette.responses import RedirectResponse, Response
@@ -14,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from pikkupy.clock import monotonic_s
 from pikkupy.console import door, steering
 from pikkupy.console.drawing import drawing_of
-from pikkupy.console.finding import Counts, Find, exactly, now, rows_of, took
+from pikkupy.console.finding import Find, counts_of, exactly, now, rows_of
 from pikkupy.console.overview import overview_of
 from pikkupy.console.rendering import HOME, STATIC, page, problem_page, rendered, static_version
 from pikkupy.core.machine import FINAL_RUNS
@@ -27,20 +26,12 @@ from pikkupy.http.problems import Refused
 from pikkupy.http.streams import streamed
 from pikkupy.mounting import Scope
 from pikkupy.showing.mismatch import mismatch_of
-from pikkupy.showing.waits import waits_for
+from pikkupy.showing.waits import took, waits_for
 
 LIVE_S = 1.0  # from one look at what has changed to the next
 SHARE = 20  # times as long as a look has taken, whatever there is to see: what is live takes a twentieth at most
 STEPS = 200  # of a page
-KINDS = {
-    ".js": "text/javascript",
-    ".css": "text/css",
-    ".txt": "text/plain",
-    ".json": "application/json",
-    ".svg": "image/svg+xml",
-}
-
-_counts: WeakKeyDictionary[object, Counts] = WeakKeyDictionary()  # by engine
+KINDS = {".js": "text/javascript", ".css": "text/css", ".txt": "text/plain", ".json": "application/json"}
 
 
 class ShowRun(msgspec.Struct):
@@ -55,7 +46,7 @@ class ShowRun(msgspec.Struct):
 
 async def _runs_values(ask: Ask, find: Find) -> dict[str, Any]:
     rows, cursor = await rows_of(ask, find)
-    by_workflow = await _counts.setdefault(ask.engine, Counts()).get(ask)
+    by_workflow = await counts_of(ask)
     chosen = [by_workflow.get(find.workflow, {})] if find.workflow else list(by_workflow.values())
     chips = {status: sum(one.get(status, 0) for one in chosen) for status in RunStatus}
     return {"find": find, "rows": rows, "cursor": cursor, "chips": chips, "workflows": sorted(by_workflow)}
@@ -66,8 +57,8 @@ async def runs_page(ask: Ask) -> Response:
     """The list of runs."""
     find = ask.query(Find)
     if find.q and (run := await exactly(ask, find)) is not None:
-        return RedirectResponse(f"{_base(ask)}/console/runs/{quoted(run.id)}", 303)
-    return page(ask, "runs.html", **await _runs_values(ask, find), live=_live_query(ask))
+        return RedirectResponse(f"{ask.base}/console/runs/{quoted(run.id)}", 303)
+    return page(ask, "runs.html", **await _runs_values(ask, find), live=ask.request.url.query)
 
 
 @operation("GET", "/console/live", Scope.READ, {200: None}, stream=True, problem=problem_page)
@@ -83,20 +74,22 @@ async def runs_live(ask: Ask) -> Response:
 
 async def _run_values(ask: Ask, show: ShowRun) -> dict[str, Any]:
     run = await ask.engine.get_run(ask.run_id)
-    found = await ask.engine.some_steps(run.id, first=0, limit=1, with_errors=show.failed)
+    found = await ask.engine.some_steps(run.id, limit=STEPS, with_errors=show.failed)
     pages = max(1, -(-found.in_all // STEPS))
     number = min(show.page or pages, pages)
-    found = await ask.engine.some_steps(run.id, first=(number - 1) * STEPS, limit=STEPS, with_errors=show.failed)
+    if number > 1:
+        found = await ask.engine.some_steps(run.id, first=(number - 1) * STEPS, limit=STEPS, with_errors=show.failed)
     by_step: defaultdict[str, list[Attempt]] = defaultdict(list)
     for attempt in found.attempts:
         by_step[attempt.step_name].append(attempt)
     at = now()
     waiting = [] if run.status in FINAL_RUNS else (await ask.engine.open_steps([run.id])).get(run.id, [])
+    shown = ask.shown(run)
     return {
         "run": run,
-        "shown": ask.shown(run),
+        "shown": shown,
         "took": took(run, at),
-        "mismatch": mismatch_of(ask.shown(run)["reason"]),
+        "mismatch": mismatch_of(shown["reason"]),
         "waits": [ask.shown.text(waits_for(step)) for step in waiting[:5]],
         "waiting": len(waiting),
         "steps": [(step, ask.shown(step), by_step.get(step.name, [])) for step in found.steps],
@@ -112,7 +105,7 @@ async def _run_values(ask: Ask, show: ShowRun) -> dict[str, Any]:
 @operation("GET", "/console/runs/{run_id}", Scope.READ, {200: None}, problem=problem_page)
 async def run_page(ask: Ask) -> Response:
     """One run."""
-    return page(ask, "run.html", **await _run_values(ask, ask.query(ShowRun)), live=_live_query(ask))
+    return page(ask, "run.html", **await _run_values(ask, ask.query(ShowRun)), live=ask.request.url.query)
 
 
 @operation("GET", "/console/runs/{run_id}/live", Scope.READ, {200: None}, stream=True, problem=problem_page)
@@ -146,7 +139,7 @@ async def value_file(ask: Ask) -> Response:
 @operation("GET", "/console/overview", Scope.READ, {200: None}, problem=problem_page)
 async def overview_page(ask: Ask) -> Response:
     """How all runs stand, and what the engine does."""
-    return page(ask, "overview.html", **await overview_of(ask, _counts.setdefault(ask.engine, Counts())))
+    return page(ask, "overview.html", **await overview_of(ask))
 
 
 @operation("GET", "/console/live/overview", Scope.READ, {200: None}, stream=True, problem=problem_page)
@@ -154,7 +147,7 @@ async def overview_live(ask: Ask) -> Response:
     """The overview, again whenever it has changed."""
 
     async def look() -> str:
-        return rendered(ask, "_overview.html", **await overview_of(ask, _counts.setdefault(ask.engine, Counts())))
+        return rendered(ask, "_overview.html", **await overview_of(ask))
 
     return await _live(ask, look)
 
@@ -162,7 +155,7 @@ async def overview_live(ask: Ask) -> Response:
 @operation("GET", "/console/workflows", Scope.READ, {200: None}, problem=problem_page)
 async def workflows_page(ask: Ask) -> Response:
     """The workflows that can be started, and how their runs stand."""
-    counts = await _counts.setdefault(ask.engine, Counts()).get(ask)
+    counts = await counts_of(ask)
     known = {one.name: one for one in ask.registry.workflows()}
     names = sorted({*known, *counts})
     return page(ask, "workflows.html", names=names, known=known, counts=counts, statuses=list(RunStatus))
@@ -185,15 +178,6 @@ PAGES: tuple[Operation, ...] = (*(one for one in _OWN if isinstance(one, Operati
 
 
 # Inside
-
-
-def _base(ask: Ask) -> str:
-    base: str = ask.request.scope.get("root_path", "")
-    return base
-
-
-def _live_query(ask: Ask) -> str:
-    return ask.request.url.query
 
 
 async def _live(ask: Ask, look: Callable[[], Awaitable[str]]) -> Response:

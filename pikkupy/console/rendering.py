@@ -53,7 +53,7 @@ def page(ask: Ask, name: str, status: int = 200, **values: Any) -> Response:
 
 def rendered(ask: Ask, name: str, **values: Any) -> str:
     """A template with these values, and with what all of them know."""
-    base = ask.request.scope.get("root_path", "")
+    base = ask.base
     return (
         _templates()
         .get_template(name)

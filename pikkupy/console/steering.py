@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -117,7 +117,7 @@ async def _act(ask: Ask, action: str) -> Response:
     run_id, text = ask.run_id, form.get("value", "")
     match action:
         case "cancel":
-            await ask.engine.cancel(run_id, form.get("reason") or f"cancelled in the console by {ask.caller.name}")
+            await ask.engine.cancel(run_id, _reason(ask, form))
         case "retry":
             await ask.engine.retry(run_id)
         case "resume":
@@ -137,6 +137,10 @@ async def _act(ask: Ask, action: str) -> Response:
             ask.made = handle.id
             return _to(ask, f"runs/{quoted(handle.id)}", done=f"forked from {run_id}")
     return _to(ask, f"runs/{quoted(run_id)}", done=ACTIONS[action].done)
+
+
+def _reason(ask: Ask, form: Mapping[str, str]) -> str:
+    return form.get("reason") or f"cancelled in the console by {ask.caller.name}"
 
 
 def _operation_of(action: Action) -> Operation:
@@ -211,9 +215,9 @@ async def act_on_all(ask: Ask) -> Response:
             if action.name == "retry":
                 await ask.engine.retry(run_id)
             else:
-                await ask.engine.cancel(run_id, form.get("reason") or f"cancelled in the console by {ask.caller.name}")
+                await ask.engine.cancel(run_id, _reason(ask, form))
         except PikkuError as error:
-            failed.append((run_id, str(error)))
+            failed.append((run_id, ask.shown.text(str(error))))
         if number % 50 == 0:
             await asyncio.sleep(0)
     return page(ask, "done_all.html", action=action, find=find, count=len(ids) - len(failed), failed=failed)
@@ -246,5 +250,4 @@ async def _matching(ask: Ask, find: Find, action: Action) -> list[str]:
 
 
 def _to(ask: Ask, path: str, *, done: str) -> Response:
-    base = ask.request.scope.get("root_path", "")
-    return RedirectResponse(f"{base}/console/{path}?{urlencode({'done': done})}", 303)
+    return RedirectResponse(f"{ask.base}/console/{path}?{urlencode({'done': done})}", 303)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from msgspec import structs
@@ -181,8 +182,8 @@ def fork(
         changes.append(copied)
     changes += [
         structs.replace(row, run=number, position=step.position, name=None)
-        for step in shared
-        for row in _attempts_of(step, attempts)
+        for step, rows in _attempts_of(shared, attempts)
+        for row in rows
     ]
     # What fired later may be another timer in the new run.
     changes += [structs.replace(timer, run=number) for timer in recorded.timers if timer.seq < cut]
@@ -195,15 +196,24 @@ def fork(
     return changes
 
 
-def _attempts_of(step: StepRow, attempts: Sequence[AttemptRow]) -> Iterator[AttemptRow]:
-    """The recorded attempts of a step, also those from before it had its place: `accept="new"` moves steps on."""
-    own = {row.attempt: row for row in attempts if row.position == step.position and row.name is None}
-    earlier = {
-        row.attempt: row
-        for row in attempts
-        if row.name == step.name and row.attempt < step.attempts and row.seq < (step.seq or 0)
-    }
-    yield from (earlier | own).values()
+def _attempts_of(
+    steps: Sequence[StepRow], attempts: Sequence[AttemptRow]
+) -> Iterator[tuple[StepRow, Iterable[AttemptRow]]]:
+    """Each step with its recorded attempts, also those from before it had its place: `accept="new"` moves steps on."""
+    here: defaultdict[int, dict[int, AttemptRow]] = defaultdict(dict)
+    before: defaultdict[str, list[AttemptRow]] = defaultdict(list)
+    for row in attempts:
+        if row.name is None:
+            here[row.position][row.attempt] = row
+        else:
+            before[row.name].append(row)
+    for step in steps:
+        earlier = {
+            row.attempt: row
+            for row in before.get(step.name, ())
+            if row.attempt < step.attempts and row.seq < (step.seq or 0)
+        }
+        yield step, (earlier | here.get(step.position, {})).values()
 
 
 def _signals_before(

@@ -210,17 +210,8 @@ async def _changed(asked: Asked, numbers: list[int]) -> dict[int, int]:
 async def steps(asked: Asked, run_id: str) -> list[Step]:
     """The steps of the run, for users. Raises `RunNotFound`."""
     row = await asked.row(run_id)
-    active = asked.memory.active.get(run_id)
-    progress = {} if active is None else active.progress()
-    rows = await _step_rows(asked, row, asked.reading.steps)
-    children: dict[int, str] = {}
-    if any(step.kind is StepKind.WORKFLOW for step in rows):
-        children = {child.position: child.run_id for child in await asked.reading.children(row.number)}
-
-    def show(step: StepRow) -> Step:
-        return step_of(step, run_id, asked.values, progress.get(step.position), children.get(step.position))
-
-    return _shown(rows, show, asked.reading.leave_out)
+    progress = _progress(asked, run_id)
+    return await _steps(asked, row, progress, await _step_rows(asked, row, asked.reading.steps))
 
 
 async def some_steps(asked: Asked, run_id: str, *, first: int, limit: int, with_errors: bool) -> StepPage:
@@ -228,8 +219,7 @@ async def some_steps(asked: Asked, run_id: str, *, first: int, limit: int, with_
     if not isinstance(first, int) or isinstance(first, bool) or not 0 <= first <= MAX_OWN:
         raise BadValue(f"first={first!r}: use a whole number of 0 or more")
     row = await asked.row(run_id)
-    active = asked.memory.active.get(run_id)
-    progress = {} if active is None else active.progress()
+    active, progress = asked.memory.active.get(run_id), _progress(asked, run_id)
     attempts, in_all = list[AttemptRow](), 0
 
     async def read(number: int) -> list[StepRow]:
@@ -244,15 +234,26 @@ async def some_steps(asked: Asked, run_id: str, *, first: int, limit: int, with_
     else:
         rows = await _step_rows(asked, row, read, range(first, first + check_limit(limit)))
         in_all = max(in_all, 0 if active is None else active.reached)
+    shown = await _steps(asked, row, progress, rows)
+    return StepPage(steps=shown, attempts=attempts_of(rows, (), attempts), in_all=in_all)
+
+
+def _progress(asked: Asked, run_id: str) -> Mapping[int, Progress]:
+    """What steps have told last, by position; to be asked for before their rows are read."""
+    active = asked.memory.active.get(run_id)
+    return {} if active is None else active.progress()
+
+
+async def _steps(asked: Asked, row: RunRow, progress: Mapping[int, Progress], rows: Sequence[StepRow]) -> list[Step]:
+    """These steps of the run, for users."""
     children: dict[int, str] = {}
     if any(step.kind is StepKind.WORKFLOW for step in rows):
         children = {child.position: child.run_id for child in await asked.reading.children(row.number)}
 
     def show(step: StepRow) -> Step:
-        return step_of(step, run_id, asked.values, progress.get(step.position), children.get(step.position))
+        return step_of(step, row.run_id, asked.values, progress.get(step.position), children.get(step.position))
 
-    shown = _shown(rows, show, asked.reading.leave_out)
-    return StepPage(steps=shown, attempts=attempts_of(rows, (), attempts), in_all=in_all)
+    return _shown(rows, show, asked.reading.leave_out)
 
 
 async def open_steps(asked: Asked, run_ids: Iterable[str]) -> dict[str, list[Step]]:

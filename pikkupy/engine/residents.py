@@ -180,17 +180,20 @@ class Residents:
         run = recorded.run
         return run.status not in FINAL_RUNS and run.parked in (None, ParkedFor.WORKFLOW)
 
-    async def load(self, number: int) -> ActiveRun | None:
+    async def load(self, number: int, *, reopened: bool = False) -> ActiveRun | None:
         """Bring a run that the caller holds into memory; None if it has ended, is parked or has not begun.
 
-        If it is parked just now, because it does not fit its code, or goes on because its workflow is there again, that
-        is on disk when this returns.
+        `reopened`: it goes on after its end. If the clock was set back since to before its start, and no step counts
+        from then, nothing waits for that yet: it does from now on, as after a crash. If it is parked just now, because
+        it does not fit its code, or goes on because its workflow is there again, that is on disk when this returns.
         """
         active = self.resident(number)
         if active is not None:
             return active
         recorded = await self._host.journal.recorded(number)
-        if recorded is None or not self._is_waiting(recorded) or self._starts_later(recorded):
+        if recorded is None or not self._is_waiting(recorded):
+            return None
+        if self._starts_later(recorded) and not reopened:
             return None  # it goes on waiting where it does
         if recorded.run.parked is not None and not self._has_workflow(recorded.run):
             return None
@@ -200,18 +203,6 @@ class Residents:
         if active is None or recorded.run.parked is not None:
             await self._host.journal.commit([])  # that it is parked, or goes on
         return self.resident(number)
-
-    async def reopen(self, number: int) -> None:
-        """Let a run that the caller holds go on after its end: in memory, or from its start on, if that comes again.
-
-        It has begun before; but if the clock was set back since, and no step counts from then, it waits for its start,
-        as it would after a crash.
-        """
-        recorded = await self._host.journal.recorded(number)
-        if recorded is not None and self._starts_later(recorded):
-            await in_callback(self._host.loop, partial(self._adopt, recorded, clean=True, changes=[]))
-        else:
-            await self.load(number)
 
     def _has_workflow(self, run: RunRow) -> bool:
         return isinstance(self._host.registry.find(run.workflow), WorkflowFunction)

@@ -220,9 +220,7 @@ async def signal_run(ask: Ask) -> Response:
 @operation("POST", "/api/runs/{run_id}/approve", OPERATE, {200: Run}, body=kinds.Decide, problems=(404, 409))
 async def approve_run(ask: Ask) -> Response:
     """Decide what a run waits for."""
-    body = await ask.body(kinds.Decide)
-    by = ask.caller.name if body.decided_by is None else body.decided_by
-    await ask.engine.approve(ask.run_id, body.name, body.decision, decided_by=by)
+    await _decide(ask, await ask.body(kinds.Decide))
     return await ask.run_now(ask.run_id)
 
 
@@ -339,8 +337,7 @@ async def approve_workflow(ask: Ask) -> Response:
     """Decide what a run of the workflow waits for."""
     body = await ask.body(kinds.Decide)
     await _status(ask)
-    by = ask.caller.name if body.decided_by is None else body.decided_by
-    await ask.engine.approve(ask.run_id, body.name, body.decision, decided_by=by)
+    await _decide(ask, body)
     return json_of(await _status(ask))
 
 
@@ -359,6 +356,11 @@ async def _unseen(events: AsyncIterator[Event], seen: Seen) -> AsyncIterator[Eve
 
 def _id_of(event: Event) -> str:
     return f"{event.seq}{END if event.kind is EventKind.RUN_ENDED else ''}"
+
+
+async def _decide(ask: Ask, body: kinds.Decide) -> None:
+    by = ask.caller.name if body.decided_by is None else body.decided_by
+    await ask.engine.approve(ask.run_id, body.name, body.decision, decided_by=by)
 
 
 async def _started(ask: Ask) -> str:

@@ -54,9 +54,7 @@ def all_operations() -> tuple[Operation, ...]:
 @operation("GET", "/openapi.json", Scope.READ, {200: dict[str, Any]})
 async def openapi_document(ask: Ask) -> Response:
     """This document."""
-    server = ask.request.scope.get("root_path", "")
-    document = openapi(all_operations(), metadata.version("pikkupy"), server)
-    return json_of(document)
+    return json_of(openapi(all_operations(), metadata.version("pikkupy"), ask.base))
 
 
 def _route(path: str, operations: list[Operation], api: Api) -> Route:
@@ -89,7 +87,6 @@ async def _answered(one: Operation, ask: Ask) -> Response:
 
 def _audit(one: Operation, ask: Ask, status: int) -> None:
     """An action, whatever came of it: who, what, on which run, from where."""
-    client = ask.request.client
     named = ask.request.path_params
     facts: dict[str, str] = {name: segment(named[name]) for name in ("run_id", "workflow", "verb") if name in named}
     if ask.made is not None:
@@ -98,7 +95,7 @@ def _audit(one: Operation, ask: Ask, status: int) -> None:
         "http_action",
         action=one.name,
         by=ask.caller.name,
-        address="-" if client is None else client.host,
+        address=ask.address,
         status=status,
         **facts,
     )

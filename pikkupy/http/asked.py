@@ -82,6 +82,18 @@ class Ask:
         return caller_in(self.request.scope) or Caller("nobody", Scope.READ)
 
     @property
+    def address(self) -> str:
+        """Where it comes from."""
+        client = self.request.client
+        return "-" if client is None else client.host
+
+    @property
+    def base(self) -> str:
+        """The path below which this application is mounted; empty for none."""
+        base: str = self.request.scope.get("root_path", "")
+        return base
+
+    @property
     def run_id(self) -> str:
         """In the path."""
         return self.segment("run_id")
@@ -166,7 +178,7 @@ class Ask:
 
     def place(self, run_id: str) -> str:
         """Where the run is to be asked for."""
-        return f"{self.request.scope.get('root_path', '')}/api/runs/{quoted(run_id)}"
+        return f"{self.base}/api/runs/{quoted(run_id)}"
 
     async def ended(self, run_id: str, wait_s: int) -> bool:
         """Wait for the end of the run; whether it came in time."""

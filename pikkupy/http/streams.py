@@ -91,7 +91,7 @@ class _Live(EventSourceResponse):
     """An answer that goes on as long as there is something to tell."""
 
     def __init__(self, events: AsyncIterator[ServerSentEvent], found: _Ahead[Any], slot: ExitStack) -> None:
-        super().__init__(events, ping=PING_S, headers={"cache-control": "no-store"})
+        super().__init__(events, ping=PING_S)
         self._found = found
         self._slot = slot
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind, StepStatus
@@ -11,6 +11,11 @@ from pikkupy.engine import Run, Step
 from pikkupy.showing.words import clean, first_line, local
 
 _ORDER = (StepStatus.RUNNING, StepStatus.PENDING, StepStatus.SCHEDULED)
+
+
+def took(run: Run, now: datetime) -> timedelta:
+    """How long it has taken, so far or in all; nothing before its start."""
+    return max(timedelta(0), (run.ended_at or now) - run.starts_at)
 
 
 def what_of(run: Run, steps: Sequence[Step], now: datetime) -> str:
