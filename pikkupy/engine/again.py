@@ -226,10 +226,9 @@ def _signals_before(
     }  # the last: decisions before it did not fit
     for step in recorded.steps:
         signal = taken.get(step.position)
-        if signal is None or step.position < place or step.output is None or step.started_at is None:
+        if signal is None or step.position < place or step.output is None:
             continue
-        # A step that had waited for it has the place that follows; clocks stand still, and are set back.
-        waited = step.seq == signal.seq + 1 and signal.sent_at >= step.started_at
+        waited = step.seq == signal.seq + 1  # times do not tell: clocks stand still, and are set back
         if signal.seq < cut and not waited:
             payload = _payload_of(step, step.output, values, approvals)
             if payload is not None:

@@ -29,6 +29,7 @@ def wait(run: Resident, step: LiveStep) -> None:
         outcome = _outcome_of(run, call, kept.payload or "null")
         taken = SignalTaken(run=kept.run, seq=kept.seq, position=call.position)
         if isinstance(outcome, Succeeded) or not call.approval:
+            run.next_seq()  # its outcome does not follow on the signal, as that of a step that had waited does
             _take(run, step, outcome, taken)
             return
         # Nobody can be told any more that it does not fit. It is used up, and the step waits for another.

@@ -643,6 +643,50 @@ async def test_a_signal_that_came_before_a_fork_is_not_lost_while_the_clock_stan
 
 
 @each_way
+async def test_a_signal_from_before_the_start_is_there_in_a_fork(settings: dict[str, Any]) -> None:
+    """Also if nothing was recorded between it and the step that has taken it."""
+    app = App(**settings)
+    app.clock = VirtualClock()
+
+    async def body(workflow: Workflow) -> int:
+        return await workflow.wait_for_signal("go")
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r", delay="1h")
+        await engine.signal("r", "go", 1)
+        await app.clock.advance("1h")
+        assert (await engine.get_run("r")).output == 1
+        forked = await engine.fork("r", at="go")
+        await app.clock.advance(0)
+        assert (await engine.get_run(forked.id)).output == 1
+
+
+@each_way
+async def test_what_a_step_has_waited_for_is_not_there_in_a_fork_when_the_clock_was_set_back(
+    db: Path, settings: dict[str, Any]
+) -> None:
+    """It was sent at an earlier time than that at which the step began to wait."""
+    app = App(db, **settings)
+
+    async def body(workflow: Workflow) -> int:
+        return await workflow.wait_for_signal("go")
+
+    async with app.open(body) as engine:
+        await engine.start("flow", run_id="r")
+    app.clock = VirtualClock(app.clock.now() - timedelta(hours=1))
+    async with app.open(body) as engine:
+        await engine.signal("r", "go", 1)
+        await app.clock.advance(0)
+        assert (await engine.get_run("r")).output == 1
+        forked = await engine.fork("r", at="go")
+        await app.clock.advance(0)
+        assert (await engine.get_run(forked.id)).status == "running"
+        await forked.signal("go", 2)
+        await app.clock.advance(0)
+        assert (await engine.get_run(forked.id)).output == 2
+
+
+@each_way
 @pytest.mark.parametrize("decided", [True, False])
 async def test_a_decision_that_came_before_a_fork_is_not_lost(settings: dict[str, Any], decided: bool) -> None:
     """One that did not fit is used up."""

@@ -438,6 +438,20 @@ DEFECTS = (
         "contract/test_again.py",
     ),
     Defect(
+        "a fork without the signal before its first step",
+        "engine/signals.py",
+        "            run.next_seq()  # its outcome does not follow",
+        "            # its outcome does not follow",
+        "contract/test_again.py",
+    ),
+    Defect(
+        "forget a retried run that has not begun",
+        "engine/acting.py",
+        "await residents.load(number, reopened=True)",
+        "await residents.load(number)",
+        "contract/test_again.py",
+    ),
+    Defect(
         "retry what had succeeded",
         "engine/again.py",
         "if step.status is StepStatus.FAILED and (step.name in names or (step.seq or 0) > seen)",
