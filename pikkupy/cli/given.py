@@ -69,13 +69,19 @@ class Filters:
     tag: Annotated[list[str] | None, Parameter(negative="", help="All with this tag, name=value.")] = None
     id_prefix: Annotated[str | None, Parameter(help="All with an id that begins so.")] = None
     error: Annotated[str | None, Parameter(help="All with this text in the type or message of the error.")] = None
+    text: Annotated[
+        str | None,
+        Parameter(help="All with an id that begins so, of a workflow of that name, or with that in the error."),
+    ] = None
     since: Annotated[str | None, Parameter(help="All started so long ago or later ('2h'), or since a time.")] = None
     until: Annotated[str | None, Parameter(help="All started before that.")] = None
 
     @property
     def given(self) -> bool:
         """Whether there is any."""
-        return any((self.workflow, self.status, self.tag, self.id_prefix, self.error, self.since, self.until))
+        return any(
+            (self.workflow, self.status, self.tag, self.id_prefix, self.error, self.text, self.since, self.until)
+        )
 
     def arguments(self, now: datetime) -> dict[str, Any]:
         """Of `list_runs`."""
@@ -85,6 +91,7 @@ class Filters:
             "tags": tags_of(self.tag or []),
             "id_prefix": self.id_prefix,
             "error": self.error,
+            "text": self.text,
             "created_after": moment_of("--since", self.since, now),
             "created_before": moment_of("--until", self.until, now),
         }

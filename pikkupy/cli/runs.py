@@ -47,6 +47,9 @@ async def list_command(
     ] = None,
     id_prefix: Annotated[str | None, Parameter(help="With an id that begins so.")] = None,
     error: Annotated[str | None, Parameter(help="With this text in the type or message of the error.")] = None,
+    text: Annotated[
+        str | None, Parameter(help="With an id that begins so, of a workflow of that name, or with that in the error.")
+    ] = None,
     since: Annotated[str | None, Parameter(help="Started so long ago or later ('2h', '30d'), or since a time.")] = None,
     until: Annotated[str | None, Parameter(help="Started before that.")] = None,
     limit: Annotated[int, Parameter(help="So many at most, 1 to 500.")] = 50,
@@ -69,6 +72,7 @@ async def list_command(
             tags=tags_of(tag or []),
             id_prefix=id_prefix,
             error=error,
+            text=text,
             created_after=moment_of("--since", since, now),
             created_before=moment_of("--until", until, now),
             limit=limit,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ from pikkupy.clock import SystemClock
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import microseconds
-from pikkupy.engine import Page, Run
+from pikkupy.engine import Run
 from pikkupy.errors import DurationError, RunNotFound
 from pikkupy.http.asked import Ask
 from pikkupy.http.problems import Refused
@@ -50,8 +49,8 @@ class Find(msgspec.Struct, forbid_unknown_fields=True):
         return asked | {"cursor": self.cursor} | other
 
     def filters(self, now: datetime) -> dict[str, Any]:
-        """Arguments of `list_runs`, but for the text that is looked for. Raises `Refused`."""
-        found: dict[str, Any] = {}
+        """Arguments of `list_runs`. Raises `Refused`."""
+        found: dict[str, Any] = {"text": self.q or None}
         if self.statuses:
             found["status"] = self.statuses
         if self.workflow:
@@ -80,33 +79,12 @@ def now() -> datetime:
 
 async def rows_of(ask: Ask, find: Find) -> tuple[list[Row], str | None]:
     """The runs that were asked for, and where the next page begins."""
-    page = await _page(ask, find)
+    page = await ask.engine.list_runs(**find.filters(now()), limit=LIMIT, cursor=find.cursor or None)
     open_ids = [run.id for run in page.runs if run.status not in FINAL_RUNS]
     steps = await ask.engine.open_steps(open_ids) if open_ids else {}
     at = now()
     rows = [Row(run, ask.shown.text(what_of(run, steps.get(run.id, []), at)), took(run, at)) for run in page.runs]
     return rows, page.next_cursor
-
-
-async def _page(ask: Ask, find: Find) -> Page:
-    filters = find.filters(now())
-    if not find.q:
-        return await ask.engine.list_runs(**filters, limit=LIMIT, cursor=find.cursor or None)
-    if find.cursor:  # which is that of the errors: the others have been shown
-        return await ask.engine.list_runs(**filters, error=find.q, limit=LIMIT, cursor=find.cursor)
-    # What is looked for may be an id, its beginning, the name of a workflow, or in an error.
-    by_id, by_error, by_name = await asyncio.gather(
-        ask.engine.list_runs(**filters, id_prefix=find.q[:256], limit=LIMIT),
-        ask.engine.list_runs(**filters, error=find.q, limit=LIMIT),
-        ask.engine.list_runs(**{**filters, "workflow": find.q[:256]}, limit=LIMIT) if not find.workflow else _none(),
-    )
-    found = {run.id: run for one in (by_id, by_error, by_name) for run in one.runs}
-    newest = sorted(found.values(), key=lambda run: run.created_at, reverse=True)
-    return Page(runs=tuple(newest), next_cursor=by_error.next_cursor)
-
-
-async def _none() -> Page:
-    return Page(runs=(), next_cursor=None)
 
 
 async def exactly(ask: Ask, find: Find) -> Run | None:

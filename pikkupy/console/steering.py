@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -16,6 +16,7 @@ from pikkupy.console.rendering import page, problem_page
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind
 from pikkupy.engine import Run, Step
+from pikkupy.engine.listing import MAX_PAGE
 from pikkupy.errors import PikkuError
 from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
@@ -25,7 +26,8 @@ from pikkupy.mounting import Scope
 from pikkupy.registry import WorkflowFunction
 from pikkupy.schemas import schema_of
 
-MOST_AT_ONCE = 10_000  # runs of one action on all that match
+MOST_AT_ONCE = 10_000  # runs of one action on all that match: some seconds
+TOGETHER = 100  # of them under way at once, so that they are written together
 
 
 class Action(NamedTuple):
@@ -37,6 +39,14 @@ class Action(NamedTuple):
     scope: Scope
     why_not: str | None = None
     """Why it cannot be done to this one now."""
+
+
+class Part(NamedTuple):
+    """Some of the runs that match."""
+
+    ids: list[str]
+    more: bool
+    """Whether there are others after these."""
 
 
 class Choice(msgspec.Struct):
@@ -199,18 +209,21 @@ async def start_in_console(ask: Ask) -> Response:
 async def confirm_all_page(ask: Ask) -> Response:
     """Ask whether an action on all runs that match is meant, and say how many there are."""
     action, find = _for_many(ask), ask.query(Find)
-    ids = await _matching(ask, find, action)
-    return page(ask, "confirm_all.html", action=action, find=find, count=len(ids), most=MOST_AT_ONCE)
+    count, more = 0, False
+    async for part in _matching(ask, find, action):
+        count, more = count + len(part.ids), part.more
+    return page(ask, "confirm_all.html", action=action, find=find, count=count, more=more)
 
 
 @operation("POST", "/console/all/{verb}", Scope.OPERATE, {200: None}, problem=problem_page)
 async def act_on_all(ask: Ask) -> Response:
-    """Do it to all runs that match, one after another; those that cannot be helped are told."""
+    """Do it to all runs that match, many at a time; those that cannot be helped are told."""
     action, find = _for_many(ask), ask.query(Find)
     form = await ask.form()
-    ids = await _matching(ask, find, action)
-    failed = list[tuple[str, str]]()
-    for number, run_id in enumerate(ids):
+    count, more, failed = 0, False, list[tuple[str, str]]()
+
+    async def act(run_id: str) -> None:
+        nonlocal count
         try:
             if action.name == "retry":
                 await ask.engine.retry(run_id)
@@ -218,9 +231,14 @@ async def act_on_all(ask: Ask) -> Response:
                 await ask.engine.cancel(run_id, _reason(ask, form))
         except PikkuError as error:
             failed.append((run_id, ask.shown.text(str(error))))
-        if number % 50 == 0:
-            await asyncio.sleep(0)
-    return page(ask, "done_all.html", action=action, find=find, count=len(ids) - len(failed), failed=failed)
+        else:
+            count += 1
+
+    async for part in _matching(ask, find, action):
+        more = part.more
+        for chunk in range(0, len(part.ids), TOGETHER):
+            await asyncio.gather(*map(act, part.ids[chunk : chunk + TOGETHER]))
+    return page(ask, "done_all.html", action=action, find=find, count=count, failed=failed, more=more)
 
 
 def _for_many(ask: Ask) -> Action:
@@ -230,23 +248,18 @@ def _for_many(ask: Ask) -> Action:
     return ACTIONS[name]
 
 
-async def _matching(ask: Ask, find: Find, action: Action) -> list[str]:
-    """The runs that match and that this can be done to; never more than so many at once."""
+async def _matching(ask: Ask, find: Find, action: Action) -> AsyncIterator[Part]:
+    """The runs that match and that this can be done to, up to so many as a browser waits for."""
     able = {"retry": {RunStatus.FAILED}, "cancel": {RunStatus.RUNNING, RunStatus.SUSPENDED}}[action.name]
     wanted = able & set(find.statuses) if find.statuses else able
-    if not wanted:
-        return []
     filters: dict[str, Any] = find.filters(now()) | {"status": sorted(wanted)}
-    if find.q:
-        filters["error"] = find.q
-    ids, cursor = list[str](), None
-    while len(ids) < MOST_AT_ONCE:
-        found = await ask.engine.list_runs(**filters, limit=500, cursor=cursor)
-        ids += (run.id for run in found.runs)
-        cursor = found.next_cursor
+    left, cursor = MOST_AT_ONCE if wanted else 0, None
+    while left > 0:
+        found = await ask.engine.list_runs(**filters, limit=min(left, MAX_PAGE), cursor=cursor)
+        left, cursor = left - len(found.runs), found.next_cursor
+        yield Part([run.id for run in found.runs], cursor is not None)
         if cursor is None:
-            break
-    return ids[:MOST_AT_ONCE]
+            return
 
 
 def _to(ask: Ask, path: str, *, done: str) -> Response:

@@ -59,6 +59,7 @@ class ListRuns(Call, frozen=True):
     tags: dict[str, str] | None = None
     id_prefix: str | None = None
     error: str | None = None
+    text: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
     limit: int = 50

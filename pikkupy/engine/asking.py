@@ -117,6 +117,7 @@ async def list_runs(
     tags: Mapping[str, str] | None,
     id_prefix: str | None,
     error: str | None,
+    text: str | None,
     created_after: datetime | None,
     created_before: datetime | None,
     limit: int,
@@ -129,6 +130,7 @@ async def list_runs(
         tags=tags,
         id_prefix=id_prefix,
         error=error,
+        text=text,
         created_after=created_after,
         created_before=created_before,
     )

@@ -313,6 +313,7 @@ class Engine(Mounted):
         tags: Mapping[str, str] | None = None,
         id_prefix: str | None = None,
         error: str | None = None,
+        text: str | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         limit: int = 50,
@@ -323,6 +324,7 @@ class Engine(Mounted):
         Only those of which all that is given is true: of that workflow, in that status or one of several, with all of
         those tags, with an id that begins with `id_prefix`, with an error whose type or message contains `error` (upper
         and lower case differ), created at `created_after` or later and before `created_before` (aware `datetime`s).
+        `text` finds what a person would look for: an id that begins so, a workflow of that name, or a text in an error.
         Runs that start meanwhile do not disturb the pages. Raises `TypeError` or `ValueError` for an argument that
         there cannot be.
         """
@@ -333,6 +335,7 @@ class Engine(Mounted):
             tags=tags,
             id_prefix=id_prefix,
             error=error,
+            text=text,
             created_after=created_after,
             created_before=created_before,
             limit=limit,

@@ -23,6 +23,7 @@ def filter_of(
     tags: Mapping[str, str] | None,
     id_prefix: str | None,
     error: str | None,
+    text: str | None,
     created_after: datetime | None,
     created_before: datetime | None,
 ) -> RunFilter:
@@ -33,6 +34,7 @@ def filter_of(
         tags=checked_tags(tags),
         id_prefix=None if id_prefix is None else check_name(id_prefix, "id_prefix"),
         error=None if error is None else _text("error", error),
+        text=None if text is None else _text("text", text),
         created_after=_aware_us("created_after", created_after),
         created_before=_aware_us("created_before", created_before),
     )

@@ -98,6 +98,10 @@ class ListRuns(msgspec.Struct, forbid_unknown_fields=True):
     tag: Annotated[list[Tag] | UnsetType, Meta(description="With this tag, `name:value`; or several.")] = UNSET
     id_prefix: Annotated[Name | UnsetType, Meta(description="With an id that begins so.")] = UNSET
     error: Annotated[Text | UnsetType, Meta(description="With this text in the type or message of the error.")] = UNSET
+    text: Annotated[
+        Text | UnsetType,
+        Meta(description="With an id that begins so, of a workflow of that name, or with that in the error."),
+    ] = UNSET
     created_after: Annotated[Moment | UnsetType, Meta(description="Started at that time or later.")] = UNSET
     created_before: Annotated[Moment | UnsetType, Meta(description="Started before that time.")] = UNSET
     limit: Annotated[int, Meta(ge=1, le=500, description="At most so many.")] = 50

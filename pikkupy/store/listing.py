@@ -23,9 +23,9 @@ FEW, MANY = 2_000, 100_000
 class Way(msgspec.Struct, frozen=True):
     """One way to the runs."""
 
-    kind: str  # tags, prefix, statuses or all
+    kind: str  # tags, prefix, text, statuses or all
     parts: tuple[str, ...]  # each finds runs in the order of their numbers; together they find each run once
-    counted: tuple[str, ...]  # the same, for counting
+    counted: tuple[str, ...]  # what is counted of them
 
     def covers(self, condition: str) -> bool:
         """True if the way itself leads to nothing else."""
@@ -35,6 +35,7 @@ class Way(msgspec.Struct, frozen=True):
 _COVERED = {
     "tags": frozenset[str](),  # one of them; it costs nothing to ask for it again
     "prefix": frozenset({"and_prefix"}),
+    "text": frozenset({"and_text"}),
     "statuses": frozenset({"and_statuses", "and_workflow"}),
     "all": frozenset[str](),
 }
@@ -67,13 +68,40 @@ def ways(which: RunFilter) -> list[Way]:
     wanted = wanted_statuses(which)
     dated = which.created_after is not None or which.created_before is not None
     if wanted is not None or which.workflow is not None or dated:
-        query = "listed_of_status" if which.workflow is None else "listed_of_workflow"
-        parts = tuple(_named(query, status=f"status_{status}") for status in wanted or RunStatus)
+        parts = tuple(_of_status(which.workflow, status) for status in wanted or RunStatus)
         found.append(Way("statuses", parts, parts))
+    if not found:
+        part = QUERIES["listed"]
+        found.append(Way("all", (part,), (part,)))
     if which.id_prefix is not None:
-        part = QUERIES["listed_of_prefix"]
+        part = _named("listed_of_prefix", prefix="prefix")
         found.append(Way("prefix", (part,), (part,)))
-    return found or [Way("all", (QUERIES["listed"],), ())]
+    if which.text is not None:
+        found.append(_way_of_text(which, wanted))
+    return found
+
+
+def _way_of_text(which: RunFilter, wanted: tuple[RunStatus, ...] | None) -> Way:
+    """The runs whose ids begin with the text, then others of the workflow that is called so, then other failures.
+
+    The failures are not counted: a text that few of them have is not found sooner in any other way.
+    """
+    by_id = _named("listed_of_prefix", prefix="text")
+    by_name: list[str] = []
+    if which.workflow in (None, which.text):
+        by_name = [_of_status("text", status, parameter="text") for status in wanted or RunStatus]
+    parts = [by_id, *("\n".join([part, QUERIES["and_not_begun_so"]]) for part in by_name)]
+    if wanted is None or RunStatus.FAILED in wanted:
+        failed = _of_status(which.workflow, RunStatus.FAILED)
+        others = [QUERIES["and_not_begun_so"], QUERIES["and_not_called_so"], _named("and_error", error="text")]
+        parts.append("\n".join([failed, *others]))
+    return Way("text", tuple(parts), (by_id, *by_name))
+
+
+def _of_status(workflow: str | None, status: RunStatus, *, parameter: str = "workflow") -> str:
+    if workflow is None:
+        return _named("listed_of_status", status=f"status_{status}")
+    return _named("listed_of_workflow", status=f"status_{status}", workflow=parameter)
 
 
 def statement(way: Way, which: RunFilter) -> str:
@@ -85,12 +113,13 @@ def statement(way: Way, which: RunFilter) -> str:
 
 def parameters_of(which: RunFilter, limit: int, before: int) -> dict[str, object]:
     """What the statements ask for."""
-    error = None if which.error is None else json_text(which.error)
     parameters: dict[str, object] = {
         "workflow": which.workflow,
         "prefix": which.id_prefix,
         "error": which.error,
-        "error_json": error,
+        "error_json": None if which.error is None else json_text(which.error),
+        "text": which.text,
+        "text_json": None if which.text is None else json_text(which.text),
         "created_after": which.created_after,
         "created_before": which.created_before,
         "statuses": json.dumps([status.value for status in wanted_statuses(which) or RunStatus]),
@@ -119,7 +148,9 @@ def _conditions(which: RunFilter) -> Iterator[tuple[str, str]]:
     yield from ((name, QUERIES[name]) for name, value in present.items() if value is not None)
     yield from (("and_tag", _named("and_tag", name=f"name{n}", value=f"value{n}")) for n in range(len(which.tags)))
     if which.error is not None:  # last: it takes the longest
-        yield "and_error", QUERIES["and_error"]
+        yield "and_error", _named("and_error", error="error")
+    if which.text is not None:
+        yield "and_text", QUERIES["and_text"]
 
 
 def _shortest(db: sqlite3.Connection, found: list[Way], parameters: dict[str, object]) -> Way:

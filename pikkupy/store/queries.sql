@@ -48,7 +48,7 @@ WHERE listed.status = :{status} AND listed.number < :before
 -- name: listed_of_workflow
 -- Those of one workflow in one status.
 SELECT listed.number AS number FROM pikkupy_runs AS listed INDEXED BY pikkupy_runs_by_workflow
-WHERE listed.workflow = :workflow AND listed.status = :{status} AND listed.number < :before
+WHERE listed.workflow = :{workflow} AND listed.status = :{status} AND listed.number < :before
 
 -- name: listed_of_tag
 -- Those with one tag.
@@ -58,7 +58,7 @@ WHERE tag.name = :{name} AND tag.value = :{value} AND tag.run < :before
 -- name: listed_of_prefix
 -- Those whose id begins with a text; they have to be sorted. No UTF-8 has a byte FF: it comes after all that begins so.
 SELECT listed.number AS number FROM pikkupy_runs AS listed INDEXED BY sqlite_autoindex_pikkupy_runs_1
-WHERE listed.run_id >= :prefix AND listed.run_id < :prefix || CAST(x'FF' AS TEXT) AND listed.number < :before
+WHERE listed.run_id >= :{prefix} AND listed.run_id < :{prefix} || CAST(x'FF' AS TEXT) AND listed.number < :before
 
 -- name: and_workflow
 AND listed.workflow = :workflow
@@ -74,11 +74,32 @@ AND listed.run_id >= :prefix AND listed.run_id < :prefix || CAST(x'FF' AS TEXT)
 
 -- name: and_error
 -- The text as JSON writes it rules out nearly all that the two after it would have to take apart.
-AND instr(listed.error, :error_json)
+AND instr(listed.error, :{error}_json)
 AND (
-    instr(json_extract(listed.error, '$.type'), :error)
-    OR instr(json_extract(listed.error, '$.message'), :error)
+    instr(json_extract(listed.error, '$.type'), :{error})
+    OR instr(json_extract(listed.error, '$.message'), :{error})
 )
+
+-- name: and_text
+-- The id begins with it, or the workflow is called so, or it is in the error.
+AND (
+    (listed.run_id >= :text AND listed.run_id < :text || CAST(x'FF' AS TEXT))
+    OR listed.workflow = :text
+    OR (
+        listed.error IS NOT NULL
+        AND instr(listed.error, :text_json)
+        AND (
+            instr(json_extract(listed.error, '$.type'), :text)
+            OR instr(json_extract(listed.error, '$.message'), :text)
+        )
+    )
+)
+
+-- name: and_not_begun_so
+AND NOT (listed.run_id >= :text AND listed.run_id < :text || CAST(x'FF' AS TEXT))
+
+-- name: and_not_called_so
+AND listed.workflow <> :text
 
 -- name: and_created_after
 AND listed.created_at >= :created_after

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from pikkupy import Pikku, RunNotFound, StepFailed, Workflow
+from pikkupy.console import steering
 from pikkupy.console.forms import decision_fields, decision_of, fields_of, value_of_fields
 from pikkupy.console.rendering import STATIC
 from pikkupy.http.problems import Refused
@@ -271,6 +272,29 @@ async def test_code_that_does_not_fit_is_shown_beside_what_is_recorded(db: Path)
         await http.post("/console/runs/r/resume", data={"accept": "new"})
         while (await engine.get_run("r")).status != "running":
             await asyncio.sleep(0)
+
+
+async def test_all_that_the_list_shows_are_meant_when_all_are_steered(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever they were found by; and what is more than a browser waits for is said."""
+    monkeypatch.setattr(steering, "MOST_AT_ONCE", 4)
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        for number in range(6):
+            await engine.start("waiting", run_id=f"w{number}")
+        await engine.start("asking", run_id="waiting for you")
+        await engine.start("asking", run_id="other")
+        assert (await http.get("/console/?q=waiting")).text.count('<tr id="row-') == 7
+        asked = (await http.get("/console/all/cancel?q=waiting")).text
+        assert "4 runs now, and then again: there are more after these" in asked
+        done = (await http.post("/console/all/cancel?q=waiting", data={"reason": "enough"}, headers=SAME)).text
+        assert "4 runs were cancelled." in done
+        assert "There are more that match." in done
+        done = (await http.post("/console/all/cancel?q=waiting", data={"reason": "enough"}, headers=SAME)).text
+        assert "3 runs were cancelled." in done
+        assert "There are more that match." not in done
+        left = await engine.list_runs(status="running")
+        assert [run.id for run in left.runs] == ["other"]
 
 
 async def test_what_is_asked_wrongly_is_a_page(db: Path) -> None:

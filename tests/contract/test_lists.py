@@ -99,6 +99,26 @@ async def test_a_list_by_text_of_the_error() -> None:
         assert await ids(engine, error="Declined", workflow="fail", status=["failed", "running"]) == ["b", "a"]
 
 
+async def test_a_list_by_what_a_person_would_look_for() -> None:
+    """The beginning of an id, the name of a workflow, or a text in the error; each run once, the newest first."""
+    async with application().open(":memory:") as engine:
+        await engine.run("echo", run_id="fail-1")
+        await fails(engine, "no echo", "echo-2")
+        await fails(engine, "out of money", "3")
+        await engine.run("echo", run_id="4")
+
+        assert await ids(engine, text="echo") == ["4", "echo-2", "fail-1"]
+        assert await ids(engine, text="fail") == ["3", "echo-2", "fail-1"]
+        assert await ids(engine, text="money") == ["3"]
+        assert await ids(engine, text="ech") == ["echo-2"]
+        assert await ids(engine, text="echo", workflow="echo") == ["4", "fail-1"]
+        assert await ids(engine, text="echo", status="failed", error="no") == ["echo-2"]
+        assert await ids(engine, text="%") == []
+        first = await engine.list_runs(text="echo", limit=2)
+        assert [run.id for run in first.runs] == ["4", "echo-2"]
+        assert await ids(engine, text="echo", cursor=first.next_cursor) == ["fail-1"]
+
+
 async def test_a_list_of_a_span_of_time() -> None:
     """After is inclusive, before is exclusive, in any time zone."""
     clock = VirtualClock()
@@ -191,6 +211,9 @@ NAIVE = datetime(2030, 1, 1)
         ("tags", {"": "a"}, ValueError),
         ("id_prefix", 5, TypeError),
         ("id_prefix", "", ValueError),
+        ("text", 5, TypeError),
+        ("text", "", ValueError),
+        ("text", "\ud800", ValueError),
         ("id_prefix", "\ud800", ValueError),
         ("error", 5, TypeError),
         ("error", "", ValueError),

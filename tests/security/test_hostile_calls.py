@@ -70,6 +70,7 @@ filters = st.lists(
             "tags": st.dictionaries(texts, texts, min_size=1, max_size=2),
             "id_prefix": texts,
             "error": texts,
+            "text": texts,
         },
     ),
     min_size=1,
@@ -89,6 +90,12 @@ def expected(run: Given, wanted: dict[str, Any]) -> bool:
             "error" not in wanted
             or (run.fails is not None and (wanted["error"] in run.fails or wanted["error"] in "ValueError"))
         )
+        and (
+            "text" not in wanted
+            or run.run_id.startswith(wanted["text"])
+            or run.workflow == wanted["text"]
+            or (run.fails is not None and (wanted["text"] in run.fails or wanted["text"] in "ValueError"))
+        )
     )
 
 
@@ -100,7 +107,15 @@ def test_filters_find_what_python_would(given_runs: list[Given], wanted: list[di
     for run in given_runs:
         start = run.run_id[: data.draw(st.integers(1, len(run.run_id)))]
         wanted.append(
-            pick([{"id_prefix": start}, {"workflow": run.workflow}, {"tags": run.tags}, {"error": run.fails or start}])
+            pick(
+                [
+                    {"id_prefix": start},
+                    {"workflow": run.workflow},
+                    {"tags": run.tags},
+                    {"error": run.fails or start},
+                    {"text": pick([start, run.workflow, run.fails or start])},
+                ]
+            )
         )
     wanted = [one for one in wanted if one.get("tags") != {}]
 
