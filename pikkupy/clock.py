@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
+
+from pikkupy.moments import moment
 
 
 class SystemClock:
@@ -16,6 +19,11 @@ class SystemClock:
 
     def poke(self) -> None:
         """Real time does not wait for anybody."""
+
+
+def now() -> datetime:
+    """The system's time, in UTC: for those who look, not for what is due."""
+    return moment(SystemClock().now_us())
 
 
 monotonic_s = time.monotonic

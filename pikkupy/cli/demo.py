@@ -19,19 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pikkupy.cli.demo_app import REPORT, WAIT, Entry, Report, StepLine
+from pikkupy.showing.marks import STEPS
 
 PACE = 1.0
 FAST_PACE = 0.2  # of the sleeps and waits
 NUMBERS = {"attempts", "began", "failed", "done"}  # headings of columns of numbers
-
-MARKS = {
-    "pending": ("·", "dim"),
-    "scheduled": ("◷", "yellow"),
-    "running": ("▶", "cyan"),
-    "succeeded": ("✔", "green"),
-    "failed": ("✘", "red"),
-    "cancelled": ("-", "dim"),
-}
 
 
 class Summary(msgspec.Struct):
@@ -158,9 +150,10 @@ class Screen:
         for heading in ("", "step", "kind", "status", "attempts", ""):
             table.add_column(heading, justify="right" if heading == "attempts" else "left")
         for step in steps:
-            mark, style = MARKS[step.status]
+            mark = STEPS[step.status]
             attempts = str(step.attempts) if step.attempts else ""
-            table.add_row(Text(mark, style), step.name, step.kind, Text(step.status, style), attempts, self._note(step))
+            sign, status = Text(mark.symbol, mark.style), Text(step.status, mark.style)
+            table.add_row(sign, step.name, step.kind, status, attempts, self._note(step))
         return table
 
     def _note(self, step: StepLine) -> Text:

@@ -12,11 +12,12 @@ from rich.text import Text
 
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.places import AsJson, File, file_and, file_of
-from pikkupy.cli.screen import LEVELS, RUNS, Screen, say, table, whole
+from pikkupy.cli.screen import Screen, say, table, whole
 from pikkupy.core.model import RunStatus
 from pikkupy.engine.health import Level, examine
 from pikkupy.engine.looking import Look
 from pikkupy.plain import plain
+from pikkupy.showing.marks import LEVELS, RUNS
 from pikkupy.showing.words import clean, lasted
 from pikkupy.store import back_up
 

@@ -11,11 +11,9 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from cyclopts import Parameter
 
-from pikkupy import Client, Pikku
+from pikkupy import Client, Pikku, clock
 from pikkupy.cli.places import ENV, file_and, file_of, moment_of, tags_of
-from pikkupy.clock import SystemClock
 from pikkupy.errors import BadValue
-from pikkupy.moments import moment
 
 Data: TypeAlias = Annotated[
     str | None,
@@ -115,7 +113,7 @@ def meant(file: str | None, run: str | None, filters: Filters) -> tuple[str, str
 
 async def ids_of(client: Client, filters: Filters) -> list[str]:
     """All runs that the filters let through, newest first: their ids alone, as there may be a million."""
-    arguments = filters.arguments(moment(SystemClock().now_us()))
+    arguments = filters.arguments(clock.now())
     ids, cursor = list[str](), None
     while True:
         page = await client.list_runs(**arguments, limit=500, cursor=cursor)

@@ -10,19 +10,17 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 import pikkupy
-from pikkupy import Pikku
+from pikkupy import Pikku, clock
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.places import ENV, AsJson, file_and
 from pikkupy.cli.running import AppDir, found_at
 from pikkupy.cli.screen import Screen, say, tell
-from pikkupy.clock import SystemClock
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
 from pikkupy.engine.exporting import document_of, recorded_of
 from pikkupy.engine.looking import Look
 from pikkupy.engine.replaying import Fits, Replay, Replayed
 from pikkupy.errors import BadValue
-from pikkupy.moments import moment
 from pikkupy.private import write_new
 from pikkupy.showing.words import clean, record
 
@@ -48,7 +46,7 @@ async def export(
     hide: Any = None if redact is None else found_at(redact, app_dir)
     async with Look(path) as look:
         recorded, attempts = await look.recorded(run_id)
-    document = document_of(recorded, attempts, moment(SystemClock().now_us()), pikkupy.__version__, hide)
+    document = document_of(recorded, attempts, clock.now(), pikkupy.__version__, hide)
     if output == "-":
         sys.stdout.write(document.decode())
         return Exit.DONE

@@ -10,17 +10,16 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from pikkupy import Attempt, Page, Run, Step
+from pikkupy import Attempt, Page, Run, Step, clock
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.places import AsJson, File, file_and, file_of, moment_of, tags_of
-from pikkupy.cli.screen import RUNS, STEPS, Screen, cut, say, table, whole
+from pikkupy.cli.screen import Screen, cut, say, table, whole
 from pikkupy.cli.timeline import timeline
-from pikkupy.clock import SystemClock
 from pikkupy.core.machine import FINAL_STEPS
 from pikkupy.engine.looking import Look
 from pikkupy.errors import BadValue
-from pikkupy.moments import moment
 from pikkupy.plain import plain, rfc3339
+from pikkupy.showing.marks import RUNS, STEPS
 from pikkupy.showing.waits import took, waits_for, what_of
 from pikkupy.showing.words import clean, clean_lines, first_line, lasted, local, record, short
 
@@ -64,7 +63,7 @@ async def list_command(
     On a terminal a table; on a pipe a line per run with tabs between status, id, workflow, start, seconds, and what it
     waits for or why it ended. All filters have to fit.
     """
-    screen, now = Screen(), moment(SystemClock().now_us())
+    screen, now = Screen(), clock.now()
     async with Look(file_of(file)) as look:
         page = await look.list_runs(
             workflow=workflow,
@@ -150,7 +149,7 @@ async def show_command(
     path, run_id = file_and(file, run, "RUN")
     if last is not None and last < 0:
         raise BadValue(f"--last={last}: use a number of steps, or 0 for all")
-    screen, now = Screen(), moment(SystemClock().now_us())
+    screen, now = Screen(), clock.now()
     async with Look(path) as look:
         found, steps, attempts = await look.get_run(run_id), await look.steps(run_id), await look.history(run_id)
         damaged = look.damaged

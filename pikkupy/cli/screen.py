@@ -5,42 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pikkupy.showing.marks import Mark
 from pikkupy.showing.words import clean, json_of
 
 WIDEST = 48  # characters of a column
 PIPE_WIDTH = 120  # characters of a line that goes to no terminal, unless COLUMNS says otherwise
-
-
-class Mark(NamedTuple):
-    """How a status looks, with colour and without, also where there is no Unicode."""
-
-    symbol: str
-    plain: str
-    style: str
-
-
-RUNS = {
-    "running": Mark("▶", ">", "cyan"),
-    "suspended": Mark("‖", "=", "yellow"),
-    "completed": Mark("✔", "+", "green"),
-    "failed": Mark("✘", "x", "red"),
-    "cancelled": Mark("∅", "-", "dim"),
-}
-STEPS = {
-    "pending": Mark("·", ".", "dim"),
-    "scheduled": Mark("◷", "o", "yellow"),
-    "running": RUNS["running"],
-    "succeeded": RUNS["completed"],
-    "failed": RUNS["failed"],
-    "cancelled": RUNS["cancelled"],
-}
-LEVELS = {"ok": RUNS["completed"], "warn": Mark("!", "!", "yellow"), "bad": RUNS["failed"]}
 
 
 class Screen:

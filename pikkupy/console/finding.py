@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from pikkupy.clock import SystemClock
+from pikkupy.clock import SystemClock, now
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import microseconds
@@ -18,7 +18,6 @@ from pikkupy.engine import Run
 from pikkupy.errors import DurationError, RunNotFound
 from pikkupy.http.asked import Ask
 from pikkupy.http.problems import Refused
-from pikkupy.moments import moment
 from pikkupy.showing.waits import took, what_of
 
 LIMIT = 50  # runs of a page
@@ -70,11 +69,6 @@ class Row:
     run: Run
     what: str
     took: timedelta
-
-
-def now() -> datetime:
-    """The time."""
-    return moment(SystemClock().now_us())
 
 
 async def rows_of(ask: Ask, find: Find) -> tuple[list[Row], str | None]:

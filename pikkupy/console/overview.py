@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from pikkupy.console.finding import counts_of, now
+from pikkupy.clock import now
+from pikkupy.console.finding import counts_of
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
 from pikkupy.engine import Load, Run

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 from starlette.responses import RedirectResponse, Response
 
-from pikkupy.clock import monotonic_s
+from pikkupy.clock import monotonic_s, now
 from pikkupy.console import door, steering
 from pikkupy.console.drawing import drawing_of
-from pikkupy.console.finding import Find, counts_of, exactly, now, rows_of
+from pikkupy.console.finding import Find, counts_of, exactly, rows_of
 from pikkupy.console.overview import overview_of
 from pikkupy.console.rendering import HOME, STATIC, page, problem_page, rendered, static_version
 from pikkupy.core.machine import FINAL_RUNS

@@ -15,11 +15,11 @@ import jinja2
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
-from pikkupy.core.model import RunStatus, StepStatus
 from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
 from pikkupy.http.problems import problem_of
 from pikkupy.plain import rfc3339
+from pikkupy.showing.marks import SIGNS
 from pikkupy.showing.words import clean, clean_lines, first_line, lasted, local
 
 HOME = "/console/"
@@ -29,21 +29,6 @@ POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 SHORT = 400  # characters of a value that are shown at once
-
-# Never by colour alone: each has a sign of its own as well.
-SIGNS: dict[str, str] = {
-    RunStatus.RUNNING: "▶",
-    RunStatus.SUSPENDED: "▮▮",
-    RunStatus.COMPLETED: "✔",
-    RunStatus.FAILED: "✘",
-    RunStatus.CANCELLED: "⊘",
-    StepStatus.PENDING: "○",
-    StepStatus.RUNNING: "▶",
-    StepStatus.SCHEDULED: "↻",
-    StepStatus.SUCCEEDED: "✔",
-    StepStatus.FAILED: "✘",
-    StepStatus.CANCELLED: "⊘",
-}
 
 
 def page(ask: Ask, name: str, status: int = 200, **values: Any) -> Response:

@@ -10,7 +10,8 @@ from urllib.parse import urlencode
 import msgspec
 from starlette.responses import RedirectResponse, Response
 
-from pikkupy.console.finding import Find, now
+from pikkupy.clock import now
+from pikkupy.console.finding import Find
 from pikkupy.console.forms import Field, decision_fields, decision_of, fields_of, value_of_fields
 from pikkupy.console.rendering import page, problem_page
 from pikkupy.core.machine import FINAL_RUNS
