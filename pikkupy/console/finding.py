@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -10,7 +12,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from pikkupy.clock import SystemClock, now
+from pikkupy.clock import monotonic_s, now
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import microseconds
@@ -22,6 +24,8 @@ from pikkupy.showing.waits import took, what_of
 
 LIMIT = 50  # runs of a page
 COUNTS_S = 1.0  # that a count is good for: of a million runs it takes longer than the page itself
+COUNTS_SHARE = 0.03  # of the time, at most, goes into counting
+COUNTS_MOST_S = 10.0  # but a count is never older
 
 Wanted = Annotated[list[str] | UnsetType, Meta(description="In this status; repeat it for several.")]
 
@@ -90,18 +94,21 @@ async def exactly(ask: Ask, find: Find) -> Run | None:
 
 
 class _Counts:
-    """Runs by status; looked at once in a while, however many look."""
+    """Runs by status; looked at once in a while, however many look, and the less often the longer it takes."""
 
     def __init__(self) -> None:
-        self._counted_us = 0
+        self._good_until_s = -math.inf
         self._found: dict[str, dict[RunStatus, int]] = {}
+        self._alone = asyncio.Lock()
 
     async def get(self, ask: Ask) -> dict[str, dict[RunStatus, int]]:
         """By workflow and status."""
-        at_us = SystemClock().now_us()
-        if at_us - self._counted_us > COUNTS_S * 1e6 or at_us < self._counted_us:
-            self._found = await ask.engine.counts()
-            self._counted_us = at_us
+        async with self._alone:
+            began_s = monotonic_s()
+            if began_s >= self._good_until_s:
+                self._found = await ask.engine.counts()
+                took_s = monotonic_s() - began_s
+                self._good_until_s = began_s + min(max(COUNTS_S, took_s / COUNTS_SHARE), COUNTS_MOST_S)
         return self._found
 
 
@@ -109,5 +116,5 @@ _counts: WeakKeyDictionary[object, _Counts] = WeakKeyDictionary()  # by engine
 
 
 async def counts_of(ask: Ask) -> dict[str, dict[RunStatus, int]]:
-    """Runs by workflow and status, at most `COUNTS_S` old."""
+    """Runs by workflow and status, not older than `COUNTS_MOST_S`."""
     return await _counts.setdefault(ask.engine, _Counts()).get(ask)

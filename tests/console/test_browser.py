@@ -24,7 +24,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Live pages look often."""
     monkeypatch.setattr("pikkupy.console.pages.LIVE_S", 0.05)
     monkeypatch.setattr("pikkupy.console.pages.SHARE", 0)
-    monkeypatch.setattr("pikkupy.console.finding.COUNTS_S", 0.0)
+    monkeypatch.setattr("pikkupy.console.finding.COUNTS_MOST_S", 0.0)
 
 
 @pytest.fixture
