@@ -18,6 +18,7 @@ from msgspec import structs
 from pikkupy.core.commands import Armed, Cancelled, Commands, Completed, End, Failed, Parked, StepCall
 from pikkupy.core.decide import mismatch, not_asked_for
 from pikkupy.core.history import NO_HISTORY, Event, History
+from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import FULL, MAX_OWN, ErrorInfo, Recorded, StepKind, StepRow, StepStatus, TimerRow
 from pikkupy.core.ports import Values
 from pikkupy.errors import PayloadError, PikkuError, SignalTimeout, StepFailed, WorkflowMisuse, dotted_name
@@ -298,7 +299,8 @@ class Execution:
         if missing is not None and not isinstance(self._end, Parked):
             self._end = None
             self._park(missing, self.reached)
-        for position in self.open:
+        ended = self.run.status in FINAL_RUNS  # then its end has cancelled what it waited for
+        for position in () if ended else self.open:
             row = history.steps.get(position)
             if row is not None and row.status is StepStatus.CANCELLED:
                 self._park(f"step {position}: {row.name!r} is recorded as cancelled, the code waits for it", position)

@@ -15,6 +15,7 @@ import pytest
 from pikkupy import Pikku, PikkuError, RunFailed, Workflow
 from pikkupy.engine.exporting import recorded_of
 from pikkupy.engine.looking import Look
+from pikkupy.engine.replaying import Fits, Replay
 from pikkupy.errors import JournalFormatError
 from pikkupy.testing import VirtualClock
 from tests.cli.shell import Ended, command, environment, piped
@@ -224,6 +225,52 @@ def test_a_journal_is_checked_before_a_deploy(journal: Path, shop: Path) -> None
     assert check(journal, shop).code == 4
     assert journal.read_bytes() == before
     assert not (shop / "effects").exists()
+
+
+async def test_a_run_that_was_cancelled_fits_the_code_that_it_waited_in(tmp_path: Path) -> None:
+    """Whatever it waited for; and other code is still told apart."""
+    pikku, clock = Pikku(), VirtualClock()
+
+    async def waits(workflow: Workflow, what: str) -> None:
+        match what:
+            case "signal":
+                await workflow.wait_for_signal("go")
+            case "sleep":
+                await workflow.sleep("nap", "1d")
+            case "gate":
+                await workflow.suspend("closed")
+            case "approval":
+                await workflow.approval("ok", bool, timeout="1d")
+            case "child":
+                await workflow.do("part", "waits", "signal")
+            case "retry":
+                await workflow.do("fails", lambda: 1 / 0, retries=9, retry_delay="1h")
+            case "step":
+                await workflow.do("hangs", asyncio.Event().wait)
+            case _:
+                await asyncio.gather(*(workflow.sleep(f"nap {n}", f"{n}d") for n in range(1, 4)))
+
+    pikku.workflow(waits)
+    kinds = ["signal", "sleep", "gate", "approval", "child", "retry", "step", "several"]
+    async with pikku.open(tmp_path / "app.db", clock=clock) as engine:
+        for kind in kinds:
+            await engine.start("waits", kind, run_id=kind)
+        await clock.advance("1s")
+        for kind in kinds:
+            await engine.cancel(kind, "no need")
+            assert (await engine.steps(kind))[0].status == "cancelled", kind
+
+    other = Pikku()
+
+    @other.workflow(name="waits")
+    async def asks_for_something_else(workflow: Workflow, what: str) -> None:
+        await workflow.do(what, lambda: None)
+
+    async with Look(tmp_path / "app.db") as look:
+        async for recorded in look.all_recorded(None):
+            replayed = await Replay(recorded, pikku).run()
+            assert (replayed.fits, replayed.what) == (Fits.YES, "as it was cancelled"), replayed
+            assert (await Replay(recorded, other).run()).fits is Fits.NO
 
 
 def test_what_cannot_be_is_said(journal: Path, shop: Path) -> None:
