@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,7 +16,6 @@ import msgspec
 import pytest
 
 from pikkupy.engine import host
-from pikkupy.engine.residents import Residents
 from pikkupy.store import Journal, committer, connection
 
 State = TypeVar("State")
@@ -104,21 +103,18 @@ def passing(failpoint: Callable[[str], None], reads: Callable[[bool], object] = 
         async def open(cls, path: str, **options: Any) -> Journal:
             return await Journal.open(path, **options, failpoint=failpoint)
 
-    awake, recover = Journal.awake, Residents.recover
+    awake = Journal.awake
 
-    def awake_is_told(journal: Journal, **which: int) -> Awaitable[list[int]]:
+    async def awake_is_told(journal: Journal, **which: int) -> list[int]:
         reads(True)
-        return awake(journal, **which)
-
-    async def recover_is_told(residents: Residents, *, clean: bool) -> int:
-        count = await recover(residents, clean=clean)
-        reads(False)
-        return count
+        numbers = await awake(journal, **which)
+        if not numbers:
+            reads(False)
+        return numbers
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host, "Journal", Observed)
         patch.setattr(Journal, "awake", awake_is_told)
-        patch.setattr(Residents, "recover", recover_is_told)
         yield
 
 
