@@ -6,95 +6,162 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from pikkupy.http.problems import Refused
 
 PREFIX = "field:"
+JSON = "json:"  # instead of it, for what is written as JSON
+EMPTY = "empty:"  # what a part means that is left empty
+LOST_IN_TEXTS = "\r\0"  # what no browser gives back of the text in a form
 
 
 class Field(NamedTuple):
     """One part."""
 
     name: str
-    kind: str  # text, number, integer, boolean, answer (which has to be given), choice, moment, json
+    kind: str  # text, moment, integer, number, boolean, choice, json
     required: bool
     value: str
-    choices: Sequence[str] = ()
+    """A text as it is, all else as JSON."""
+    choices: Sequence[tuple[str, str]] = ()
+    """JSON, and how it is said."""
     said: str = ""
+    empties: Sequence[str] = ()
+    """What it may mean if it is left empty: `text`, `null`, `absent`; first what it means now."""
 
     @property
     def key(self) -> str:
         """Of the form."""
-        return PREFIX + self.name
+        return (JSON if self.kind == "json" else PREFIX) + self.name
+
+    @property
+    def empty_key(self) -> str:
+        """The same for what it means if it is left empty."""
+        return EMPTY + self.name
 
 
-def fields_of(schema: Mapping[str, Any], given: Any = None) -> list[Field] | None:
-    """The parts of an object, filled with what is `given`; `None` if it is no object with named parts."""
-    found = _resolved(schema, schema)
+def fields_of(schema: Mapping[str, Any], given: Any = UNSET) -> list[Field] | None:
+    """The parts of an object, filled with what is `given`; `None` if one of the two is no object with named parts."""
+    found, _ = _resolved(schema, schema)
     properties = found.get("properties")
     if found.get("type") != "object" or not isinstance(properties, dict) or not properties:
         return None
+    values = {} if given is UNSET else given
+    if not isinstance(values, Mapping) or values.keys() - properties.keys():
+        return None
     required = set(found.get("required", ()))
-    values = given if isinstance(given, Mapping) else {}
-    return [
-        _field(name, _resolved(part, schema), name in required, values.get(name, part.get("default")))
-        for name, part in properties.items()
-    ]
+    return [_field(name, part, schema, name in required, values.get(name, UNSET)) for name, part in properties.items()]
 
 
 def decision_fields(schema: Mapping[str, Any]) -> tuple[list[Field], bool]:
     """The parts of a decision; True: there is one, which is the decision itself."""
     found = fields_of(schema)
-    if found is not None:
-        return found, False
-    part = _resolved(schema, schema)
-    if part.get("type") == "boolean":
-        return [Field("decision", "answer", True, "")], True
-    return [_field("decision", part, True, None)], True
+    return ([_field("decision", schema, schema, True, UNSET)], True) if found is None else (found, False)
 
 
 def decision_of(fields: Sequence[Field], whole: bool, form: Mapping[str, str]) -> Any:
     """The decision that a form means. Raises `Refused`."""
     found = value_of_fields(fields, form)
-    return found.get("decision") if whole else found
+    return found["decision"] if whole else found
 
 
 def value_of_fields(fields: Sequence[Field], form: Mapping[str, str]) -> dict[str, Any]:
-    """The object that a form means. Raises `Refused`, naming the part that is wrong; what is left empty is left out."""
+    """The object that a form means. Raises `Refused`, naming the part that is wrong or missing."""
     found: dict[str, Any] = {}
     for field in fields:
-        text = form.get(field.key, "")
-        if field.kind == "boolean":
-            found[field.name] = text == "true"
-        elif text == "" and not (field.required and field.kind == "text"):
+        as_json = JSON + field.name in form
+        text = form.get((JSON if as_json else PREFIX) + field.name, "")
+        if text:
+            as_json = as_json or field.kind not in ("text", "moment")
+            found[field.name] = _decoded(field.name, text) if as_json else text
             continue
-        elif field.kind in ("text", "choice", "moment"):
-            found[field.name] = text
-        else:
-            try:
-                found[field.name] = msgspec.json.decode(text.encode())
-            except (msgspec.DecodeError, RecursionError, ValueError) as error:
-                raise Refused(422, "Unprocessable content", f"{field.name}: {error}") from None
+        match _meaning(field, form):
+            case "text":
+                found[field.name] = ""
+            case "null":
+                found[field.name] = None
+            case _ if field.required:
+                raise Refused(422, "Unprocessable content", f"{field.name}: it has to be given")
+            case _:
+                pass
     return found
 
 
-def _field(name: str, part: Mapping[str, Any], required: bool, value: Any) -> Field:
-    said = str(part.get("description", ""))
-    if "enum" in part and all(isinstance(one, str) for one in part["enum"]):
-        return Field(name, "choice", required, "" if value is None else str(value), part["enum"], said)
-    kind = part.get("type")
-    if kind == "string":
-        shown = "" if value is None else str(value)
-        return Field(name, "moment" if part.get("format") == "date-time" else "text", required, shown, (), said)
-    if kind in ("integer", "number", "boolean"):
-        shown = "" if value is None else msgspec.json.encode(value).decode()
-        return Field(name, kind, required, shown, (), said)
-    shown = "" if value is None else msgspec.json.encode(value).decode()
-    return Field(name, "json", required, shown, (), said)
+def refilled(fields: Sequence[Field], form: Mapping[str, str]) -> list[Field]:
+    """The same with what a form says, whether it can be meant or not."""
+    return [
+        field._replace(
+            kind="json" if JSON + field.name in form else field.kind,
+            value=form.get(JSON + field.name, form.get(PREFIX + field.name, "")),
+            empties=sorted(field.empties, key=lambda one: one != _meaning(field, form)),
+        )
+        for field in fields
+    ]
 
 
-def _resolved(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part itself, where it is named in another place; of what may be null what it is otherwise."""
+def _meaning(field: Field, form: Mapping[str, str]) -> str | None:
+    """Of a part that is left empty."""
+    said = form.get(field.empty_key)
+    return said if said in field.empties else next(iter(field.empties), None)
+
+
+def _decoded(name: str, text: str) -> Any:
+    try:
+        return msgspec.json.decode(text.encode())
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise Refused(422, "Unprocessable content", f"{name}: {error}") from None
+
+
+def _field(name: str, declared: Mapping[str, Any], schema: Mapping[str, Any], required: bool, given: Any) -> Field:
+    part, nullable = _resolved(declared, schema)
+    default = {**declared, **part}.get("default", UNSET)
+    kind, choices = _kind_of(part)
+    present = default if given is UNSET else given
+    empties = ["text"] if kind == "text" and "format" not in part else []  # no date and no UUID is empty
+    if nullable and not choices:
+        empties.append("null")
+    leaves_out = default is UNSET or (default is not None and kind not in ("text", "boolean", "choice"))
+    if not required and leaves_out:
+        empties.append("absent")
+    now = "absent" if present is UNSET else "null" if present is None else "text"
+    empties.sort(key=lambda one: one != now)
+    if nullable and choices:
+        choices.append(("null", "null"))
+    if present is UNSET or (present is None and nullable and not choices) or (present == "" and "text" in empties):
+        value = ""
+    elif kind in ("text", "moment") and isinstance(present, str) and present and _is_kept(present, kind):
+        value = present
+    else:
+        value = _json(present)
+        if kind in ("text", "moment") or (choices and value not in dict(choices)):
+            kind = "json"
+    return Field(name, kind, required, value, choices, str({**declared, **part}.get("description", "")), empties)
+
+
+def _kind_of(part: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    """How a part is asked for, and what there is to choose from."""
+    if part.get("type") == "boolean":
+        return "boolean", [("true", "yes"), ("false", "no")]
+    if "enum" in part:
+        return "choice", [(_json(one), one if isinstance(one, str) else _json(one)) for one in part["enum"]]
+    if part.get("type") == "string":
+        return "moment" if part.get("format") == "date-time" else "text", []
+    return (part["type"] if part.get("type") in ("integer", "number") else "json"), []
+
+
+def _is_kept(text: str, kind: str) -> bool:
+    """Whether a browser gives it back as it was."""
+    return not any(one in text for one in LOST_IN_TEXTS + ("\n" if kind == "moment" else ""))
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _resolved(part: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
+    """The part itself, where it is named in another place; of what may be null what it is otherwise, and True."""
+    nullable = False
     for _ in range(10):
         if "$ref" in part:
             part = schema.get("$defs", {}).get(part["$ref"].rpartition("/")[2], {})
@@ -102,5 +169,6 @@ def _resolved(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str
         others = [one for one in part.get("anyOf", ()) if one != {"type": "null"}]
         if len(others) != 1:
             break
+        nullable = nullable or len(others) < len(part["anyOf"])
         part = others[0]
-    return part
+    return part, nullable

@@ -72,7 +72,7 @@ async def runs_live(ask: Ask) -> Response:
     return await _live(ask, look)
 
 
-async def _run_values(ask: Ask, show: ShowRun) -> dict[str, Any]:
+async def _run_values(ask: Ask, show: ShowRun, decisions: steering.Decisions) -> dict[str, Any]:
     run = await ask.engine.get_run(ask.run_id)
     found = await ask.engine.some_steps(run.id, limit=STEPS, with_errors=show.failed)
     pages = max(1, -(-found.in_all // STEPS))
@@ -98,24 +98,25 @@ async def _run_values(ask: Ask, show: ShowRun) -> dict[str, Any]:
         "pages": pages,
         "number": number,
         "show": show,
-        "actions": steering.actions_for(ask, run, waiting),
+        "actions": steering.actions_for(ask, run, await decisions.of(run, waiting)),
     }
 
 
 @operation("GET", "/console/runs/{run_id}", Scope.READ, {200: None}, problem=problem_page)
 async def run_page(ask: Ask) -> Response:
     """One run."""
-    return page(ask, "run.html", **await _run_values(ask, ask.query(ShowRun)), live=ask.request.url.query)
+    values = await _run_values(ask, ask.query(ShowRun), steering.Decisions(ask))
+    return page(ask, "run.html", **values, live=ask.request.url.query)
 
 
 @operation("GET", "/console/runs/{run_id}/live", Scope.READ, {200: None}, stream=True, problem=problem_page)
 async def run_live(ask: Ask) -> Response:
     """One run, again whenever it has changed."""
     show = ask.query(ShowRun)
-    show.done = ""
+    show.done, decisions = "", steering.Decisions(ask)
 
     async def look() -> str:
-        return rendered(ask, "_run.html", **await _run_values(ask, show))
+        return rendered(ask, "_run.html", **await _run_values(ask, show, decisions))
 
     return await _live(ask, look)
 

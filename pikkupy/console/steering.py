@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -11,8 +11,9 @@ import msgspec
 from starlette.responses import RedirectResponse, Response
 
 from pikkupy.clock import now
+from pikkupy.console.copies import Copy, copy_of
 from pikkupy.console.finding import Find
-from pikkupy.console.forms import Field, decision_fields, decision_of, fields_of, value_of_fields
+from pikkupy.console.forms import decision_fields, decision_of, fields_of, refilled, value_of_fields
 from pikkupy.console.rendering import page, problem_page
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind
@@ -22,7 +23,7 @@ from pikkupy.errors import PikkuError
 from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
-from pikkupy.http.problems import Refused
+from pikkupy.http.problems import Refused, problem_of
 from pikkupy.mounting import Scope
 from pikkupy.registry import WorkflowFunction
 from pikkupy.schemas import schema_of
@@ -55,6 +56,8 @@ class Choice(msgspec.Struct):
 
     at: str = ""
     name: str = ""
+    edit: bool = False
+    """Of a fork: with a copy of the input."""
 
 
 class StartWhat(msgspec.Struct):
@@ -79,24 +82,46 @@ ACTIONS = {
 }
 
 
-def actions_for(ask: Ask, run: Run, waiting: Sequence[Step]) -> list[Action]:
+class Decisions:
+    """What a run waits to be decided. A run in the file is read for it, so it is asked only when the run waits anew."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._waits: list[str] = []
+        self._found: dict[str, dict[str, Any]] = {}
+
+    async def of(self, run: Run, waiting: Sequence[Step]) -> dict[str, dict[str, Any]]:
+        """JSON Schema of each decision by its name; none for who may not decide."""
+        may = not self._ask.read_only and self._ask.caller.scope.allows(Scope.OPERATE)
+        waits = [step.name for step in waiting if step.kind is StepKind.SIGNAL]
+        if not may or run.status is not RunStatus.RUNNING or not waits:
+            return {}
+        if waits != self._waits:
+            try:
+                self._found = await self._ask.engine.approvals(run.id)
+            except PikkuError:  # its workflow is not known here, say: then nothing can be decided here
+                self._found = {}
+            self._waits = waits
+        return self._found
+
+
+def actions_for(ask: Ask, run: Run, decisions: Collection[str]) -> list[Action]:
     """All of them, each with the reason if it cannot be done."""
-    return [one._replace(why_not=_why_not(ask, one, run, waiting)) for one in ACTIONS.values()]
+    return [one._replace(why_not=_why_not(ask, one, run, decisions)) for one in ACTIONS.values()]
 
 
-def _why_not(ask: Ask, action: Action, run: Run, waiting: Sequence[Step]) -> str | None:
+def _why_not(ask: Ask, action: Action, run: Run, decisions: Collection[str]) -> str | None:
     if ask.read_only:
         return "this console is read-only"
     if not ask.caller.scope.allows(action.scope):
         return f"your token allows `{ask.caller.scope}`; this needs `{action.scope}`"
     ended = run.status in FINAL_RUNS
-    asks = any(step.kind is StepKind.SIGNAL for step in waiting)
     reasons = {
         "cancel": f"the run is {run.status}" if ended else None,
         "retry": None if run.status is RunStatus.FAILED else f"the run is {run.status}, not failed",
         "resume": None if run.status is RunStatus.SUSPENDED else f"the run is {run.status}, not suspended",
         "signal": f"the run is {run.status}" if ended else None,
-        "approve": None if asks and not ended else "the run does not wait for a decision",
+        "approve": None if decisions else "the run does not wait for a decision",
         "delete": None if ended else f"the run is {run.status}: cancel it first",
     }
     return reasons.get(action.name)
@@ -105,26 +130,55 @@ def _why_not(ask: Ask, action: Action, run: Run, waiting: Sequence[Step]) -> str
 @operation("GET", "/console/runs/{run_id}/confirm/{action}", Scope.READ, {200: None}, problem=problem_page)
 async def confirm_page(ask: Ask) -> Response:
     """Ask whether an action is meant, and for what it needs."""
+    choice = ask.query(Choice)
+    values = await _confirm_values(ask, ask.segment("action"), {"at": choice.at, "name": choice.name})
+    return page(ask, "confirm.html", 409 if values["action"].why_not else 200, **values, edit=choice.edit)
+
+
+async def _confirm_values(ask: Ask, name: str, typed: Mapping[str, str]) -> dict[str, Any]:
+    """What the page shows, with what was `typed` there before."""
     run = await ask.engine.get_run(ask.run_id)
     waiting = (await ask.engine.open_steps([run.id])).get(run.id, [])
-    found = {one.name: one for one in actions_for(ask, run, waiting)}
-    action = found.get(ask.segment("action"))
+    decisions = await Decisions(ask).of(run, waiting)
+    action = {one.name: one for one in actions_for(ask, run, decisions)}.get(name)
     if action is None:
         raise Refused(404, "No such action")
-    choice = ask.query(Choice)
-    names = [step.name for step in waiting if step.kind is StepKind.SIGNAL]
-    steps = await ask.engine.some_steps(run.id, limit=500) if action.name == "fork" else None
-    at = [] if steps is None else [step.name for step in steps.steps]
-    asked = dict[str, list[Field]]()
-    if action.name == "approve" and action.why_not is None:
-        approvals = await ask.engine.approvals(run.id)
-        asked = {name: decision_fields(schema)[0] for name, schema in approvals.items()}
-    values: dict[str, Any] = {"asked": asked, "run": run, "action": action, "at": at, "names": names, "choice": choice}
-    return page(ask, "confirm.html", 409 if action.why_not else 200, input=ask.shown(run)["input"], **values)
+    values: dict[str, Any] = {"run": run, "action": action, "typed": typed}
+    match name:
+        case "signal":
+            values["names"] = [step.name for step in waiting if step.kind is StepKind.SIGNAL]
+        case "approve":
+            asked = {name: decision_fields(schema)[0] for name, schema in decisions.items()}
+            mine = typed.get("name", "")
+            if mine in asked and len(typed) > 1:
+                asked[mine] = refilled(asked[mine], typed)
+            values["asked"] = asked
+        case "fork":
+            steps = await ask.engine.some_steps(run.id, limit=500)
+            values["at"] = [step.name for step in steps.steps]
+            values |= {"input": ask.shown(run)["input"], "copy": copy_of(ask, run)}
+        case _:
+            pass
+    return values
+
+
+def _again(ask: Ask, error: Exception, template: str, **values: Any) -> Response:
+    """The form that was refused, with why."""
+    problem, headers = problem_of(error, ask.api.redact)
+    answer = page(ask, template, problem.status, problem=problem, **values)
+    answer.headers.update(headers)
+    return answer
 
 
 async def _act(ask: Ask, action: str) -> Response:
     form = await ask.form()
+    try:
+        return await _acted(ask, action, form)
+    except (Refused, PikkuError) as error:
+        return _again(ask, error, "confirm.html", **await _confirm_values(ask, action, form), edit=False)
+
+
+async def _acted(ask: Ask, action: str, form: Mapping[str, str]) -> Response:
     run_id, text = ask.run_id, form.get("value", "")
     match action:
         case "cancel":
@@ -173,18 +227,18 @@ ACTING = tuple(map(_operation_of, ACTIONS.values()))
 @operation("GET", "/console/start", Scope.READ, {200: None}, problem=problem_page)
 async def start_page(ask: Ask) -> Response:
     """Ask what is to be started."""
-    what = ask.query(StartWhat)
-    given = None
+    what, copy = ask.query(StartWhat), Copy()
     if what.from_run:
         run = await ask.engine.get_run(what.from_run)
-        what, given = StartWhat(run.workflow, run.id), ask.shown(run)["input"]
+        what, copy = StartWhat(run.workflow, run.id), copy_of(ask, run)
     workflow: WorkflowFunction[Any, Any] | None = None
     if what.workflow:
         workflow = ask.registry.find_workflow(what.workflow)
-    takes = None if workflow is None or not workflow.takes_data else schema_of(workflow.data_type)
-    fields = None if takes is None else fields_of(takes, given)
+    takes = _takes(workflow)
+    fields = None if takes is None else fields_of(takes, copy.given)
     names = [one.name for one in ask.registry.workflows()]
-    return page(ask, "start.html", names=names, workflow=workflow, takes=takes, fields=fields, given=given, what=what)
+    values: dict[str, Any] = {"workflow": workflow, "takes": takes, "fields": fields, "typed": {"value": copy.text}}
+    return page(ask, "start.html", names=names, what=what, why_not=copy.why_not, **values)
 
 
 @operation("POST", "/console/start", Scope.OPERATE, {303: None}, problem=problem_page)
@@ -192,15 +246,24 @@ async def start_in_console(ask: Ask) -> Response:
     """Start a run."""
     form = await ask.form()
     workflow: WorkflowFunction[Any, Any] = ask.registry.find_workflow(form.get("workflow", ""))
-    data = None
-    if workflow.takes_data:
-        fields = fields_of(schema_of(workflow.data_type))
-        by_fields = form.get("as") == "fields" and fields is not None
-        data = value_of_fields(fields or [], form) if by_fields else ask.json(form.get("value", ""))
-    ask.take_start()
-    handle = await ask.engine.start(workflow.name, data, run_id=form.get("id") or None)
+    takes = _takes(workflow)
+    fields = fields_of(takes) if takes is not None and form.get("as") == "fields" else None
+    try:
+        data = None
+        if takes is not None:
+            data = ask.json(form.get("value", "")) if fields is None else value_of_fields(fields, form)
+        ask.take_start()
+        handle = await ask.engine.start(workflow.name, data, run_id=form.get("id") or None)
+    except (Refused, PikkuError) as error:
+        fields = None if fields is None else refilled(fields, form)
+        return _again(ask, error, "start.html", workflow=workflow, takes=takes, fields=fields, typed=form, why_not=None)
     ask.made = handle.id
     return _to(ask, f"runs/{quoted(handle.id)}", done="started")
+
+
+def _takes(workflow: WorkflowFunction[Any, Any] | None) -> dict[str, Any] | None:
+    """JSON Schema of its input; `None`: it takes none."""
+    return None if workflow is None or not workflow.takes_data else schema_of(workflow.data_type)
 
 
 # All that match

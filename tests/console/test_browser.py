@@ -187,7 +187,7 @@ def test_every_action(browser: Browser, stage: Stage, watched: Watched, scripted
     done("retried")
 
     act("order%201", "Fork")
-    page.get_by_label("Input").fill('{"number": 50}')
+    page.get_by_label("Other input").fill('{"number": 50}')
     page.get_by_role("button", name="Fork").click()
     done("forked from order 1")
     expect(page.get_by_role("heading", level=1)).not_to_contain_text("order 1")
@@ -220,9 +220,10 @@ def test_a_run_is_started_by_a_form_of_its_type(
     page.get_by_label("number").fill("twenty")
     page.get_by_role("button", name="Start").click()
     expect(page.get_by_role("alert")).to_contain_text("number")
-    page.go_back()
+    expect(page.get_by_label("number")).to_have_value("twenty")
+    expect(page.get_by_label("Id;")).to_have_value("by form")
     page.get_by_label("number").fill("20")
-    page.get_by_label("due").fill("2026-12-24T18:00:00Z")
+    page.get_by_label("due (may be left empty)").fill("2026-12-24T18:00:00Z")
     page.get_by_role("button", name="Start").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("by form")
     assert stage.call(stage.engine.run("echo", 1)) == 1

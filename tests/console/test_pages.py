@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import html
 import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 import pytest
 
 from pikkupy import Pikku, RunNotFound, StepFailed, Workflow
 from pikkupy.console import steering
-from pikkupy.console.forms import decision_fields, decision_of, fields_of, value_of_fields
 from pikkupy.console.rendering import STATIC
-from pikkupy.http.problems import Refused
 from pikkupy.http.tokens import FAILURES
-from pikkupy.schemas import schema_of
 from tests.http.shop import HOST, TOKEN, caller, pikku
 
 SAME = {"origin": HOST}
@@ -105,6 +104,65 @@ async def test_secrets_are_taken_out_of_pages(db: Path) -> None:
                 assert "s3cret" not in answer.text, path
 
 
+@dataclass
+class Paid:
+    """Part of it is secret."""
+
+    amount: int
+    key: str
+    note: str | None = None
+
+
+async def test_what_is_hidden_is_no_input_of_another_run(db: Path) -> None:
+    """S14: a fork has the input of its run if nobody writes another one; a form begins with what is shown as it is."""
+    shop = Pikku()
+
+    @shop.workflow
+    async def pay(workflow: Workflow, data: Paid) -> Paid:
+        return await workflow.do("pay", lambda: data)
+
+    @shop.workflow
+    async def anything(workflow: Workflow, data: Any) -> Any:
+        return await workflow.do("look", lambda: data)
+
+    def hide(text: str) -> str:
+        return text.replace("s3cret", "[hidden]")
+
+    paid, odd = Paid(7, "s3cret", "a\nb"), {"pair": (1, 2), "at": datetime(2026, 1, 1, tzinfo=UTC), "some": b"x"}
+    async with shop.open(db) as engine:
+        await engine.run(pay, paid, run_id="paid")
+        await engine.run(anything, {"key": "s3cret"}, run_id="secret")
+        await engine.run(anything, odd, run_id="odd")
+        await engine.run(anything, ["x\xa0" * 5], run_id="plain")
+        async with caller(engine.asgi(token=TOKEN, console=True, redact=hide)) as http:
+
+            async def text(path: str) -> str:
+                answer = await http.get(f"/console/{path}")
+                assert answer.status_code == 200
+                return html.unescape(answer.text)
+
+            for run_id, step, value in (("paid", "pay", paid), ("odd", "look", odd)):
+                asked = await text(f"runs/{run_id}/confirm/fork?edit=true")
+                assert 'spellcheck="false">\n</textarea>' in asked and "not to be edited here" in asked
+                answer = await http.post(f"/console/runs/{run_id}/fork", data={"at": step, "value": ""}, headers=SAME)
+                fork = await engine.handle(answer.headers["location"].partition("?")[0].rpartition("/")[2])
+                assert await fork.result() == value
+            assert "edit a copy" in await text("runs/plain/confirm/fork")
+            assert '>\n[\n  "x\\u00a0x\\u00a0x\\u00a0x\\u00a0x\\u00a0"\n]</textarea>' in await text(
+                "runs/plain/confirm/fork?edit=true"
+            )
+
+            anew = await text("start?from_run=paid")
+            assert "it holds what is hidden here" in anew and "[hidden]" not in anew
+            assert 'value="7"' in anew and ">\na\nb</textarea>" in anew
+            for run_id, why in (("secret", "what is hidden here"), ("odd", "what JSON has not")):
+                anew = await text(f"start?from_run={run_id}")
+                assert why in anew and "autofocus>\n</textarea>" in anew
+            assert '"x\\u00a0x\\u00a0x\\u00a0x\\u00a0x\\u00a0"' in await text("start?from_run=plain")
+        async with caller(engine.asgi(token=TOKEN, console=True, max_body=20)) as http:
+            assert "it is too large for a form" in (await http.get("/console/start?from_run=plain")).text
+
+
 def test_what_is_vendored_is_what_it_says_it_is() -> None:
     """With version, licence and hash; nothing else is there."""
     known = json.loads((STATIC / "vendored.json").read_text())
@@ -145,61 +203,6 @@ async def test_no_file_but_its_own_is_served(db: Path) -> None:
             assert (await http.get(f"/console/static/{name}")).status_code == 404
         answer = await http.get("/console/static/console.css")
         assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, "text/css")
-
-
-class Address(msgspec.Struct):
-    """Nested."""
-
-    street: str
-
-
-class Given(msgspec.Struct):
-    """One field of each kind."""
-
-    name: str
-    count: int
-    ratio: float = 0.5
-    sure: bool = False
-    address: Address | None = None
-    words: list[str] = []
-
-
-def test_a_form_is_made_of_a_type() -> None:
-    fields = fields_of(schema_of(Given), {"name": "ada", "count": 3, "words": ["a"]})
-    assert fields is not None
-    assert [(one.name, one.kind, one.required, one.value) for one in fields] == [
-        ("name", "text", True, "ada"),
-        ("count", "integer", True, "3"),
-        ("ratio", "number", False, "0.5"),
-        ("sure", "boolean", False, "false"),
-        ("address", "json", False, ""),
-        ("words", "json", False, '["a"]'),
-    ]
-    sent = {"field:name": "", "field:count": "7", "field:sure": "true", "field:address": '{"street": "x"}'}
-    assert value_of_fields(fields, sent) == {"name": "", "count": 7, "sure": True, "address": {"street": "x"}}
-    with pytest.raises(Refused) as refused:
-        value_of_fields(fields, {"field:count": "many"})
-    assert "count" in str(refused.value.problem.detail)
-
-
-@pytest.mark.parametrize("annotation", [Any, str, int, list[int], dict[str, int], Given | Address, None])
-def test_what_has_no_named_parts_is_written_as_json(annotation: Any) -> None:
-    assert fields_of(schema_of(annotation)) is None
-
-
-@pytest.mark.parametrize(
-    ("annotation", "form", "decision"),
-    [
-        (bool, {"field:decision": "true"}, True), (bool, {"field:decision": "false"}, False),
-        (str, {"field:decision": ""}, ""),
-        (Literal["air", "sea"], {"field:decision": "sea"}, "sea"), (int, {"field:decision": "7"}, 7),
-        (Given, {"field:name": "x", "field:count": "1"}, {"name": "x", "count": 1, "sure": False}),
-        (Any, {"field:decision": '{"a": 1}'}, {"a": 1}), (list[int], {"field:decision": "[1]"}, [1]),
-    ],
-)  # fmt: skip
-def test_a_decision_is_made_by_a_form_of_its_type(annotation: Any, form: dict[str, str], decision: object) -> None:
-    fields, whole = decision_fields(schema_of(annotation))
-    assert decision_of(fields, whole, form) == decision
 
 
 async def test_what_is_to_be_decided_is_known_of_a_run_in_the_file(db: Path) -> None:
@@ -295,6 +298,50 @@ async def test_all_that_the_list_shows_are_meant_when_all_are_steered(
         assert "There are more that match." not in done
         left = await engine.list_runs(status="running")
         assert [run.id for run in left.runs] == ["other"]
+
+
+async def test_a_form_that_is_refused_comes_again_with_what_was_written(db: Path) -> None:
+    """And with why, whatever it was for."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        await engine.start("waiting", run_id="r")
+        await engine.start("judging", run_id="judged")
+        await engine.run("order", {"number": 1}, run_id="order")
+        for path, form, status, texts in (
+            ("start", {"workflow": "order", "as": "fields", "id": "x", "field:number": "many", "field:due": "soon"},
+             422,
+             ("number: JSON is malformed", 'value="many"', '>\nsoon</textarea>', 'value="x"')),
+            ("start", {"workflow": "order", "as": "fields", "field:number": "1", "id": "r"}, 409, ('value="r"',)),
+            ("start", {"workflow": "echo", "value": "\n{1}"}, 400, ("Not JSON", ">\n\n{1}</textarea>")),
+            ("runs/r/signal", {"name": "go there", "value": "{2}"}, 400, ("Not JSON", "{2}</textarea>", "go there")),
+            ("runs/order/fork", {"at": "double", "value": '{"number": "x"}'}, 422,
+             ("Expected `int`", '{"number": "x"}</textarea>')),
+            ("runs/order/fork", {"at": "nothing", "value": ""}, 422, ('value="nothing"',)),
+            ("runs/order/cancel", {"reason": "late"}, 409, ("That cannot be done now",)),
+            ("runs/judged/approve", {"name": "good", "field:why": "so it is", "field:stars": "4"}, 422,
+             ("yes: it has to be given", "so it is</textarea>", 'value="4"')),
+        ):  # fmt: skip
+            answer = await http.post(f"/console/{path}", data=form, headers=SAME)
+            found = html.unescape(answer.text)
+            assert answer.status_code == status, (path, found)
+            assert 'role="alert"' in found
+            for text in texts:
+                assert text in found, (path, text, found)
+
+
+async def test_only_what_waits_for_a_decision_is_decided(db: Path) -> None:
+    """A signal is none."""
+    async with pikku.open(db) as engine:
+        await engine.start("waiting", run_id="waits")
+        await engine.start("asking", run_id="asks")
+        app = engine.asgi(token=TOKEN, console=True)
+        async with caller(app) as http:
+            for run_id, can in (("waits", False), ("asks", True)):
+                while not (await engine.open_steps([run_id])):
+                    await asyncio.sleep(0)
+                shown = (await http.get(f"/console/runs/{run_id}")).text
+                assert (f"/console/runs/{run_id}/confirm/approve" in shown) is can
+                asked = await http.get(f"/console/runs/{run_id}/confirm/approve")
+                assert asked.status_code == (200 if can else 409)
 
 
 async def test_what_is_asked_wrongly_is_a_page(db: Path) -> None:

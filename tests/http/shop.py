@@ -55,6 +55,21 @@ async def asking(workflow: Workflow) -> Any:
     return (answer.decision, answer.decided_by) if isinstance(answer, Decided) else None
 
 
+class Verdict(msgspec.Struct):
+    """What can be said of something."""
+
+    yes: bool
+    why: str
+    stars: int | None = None
+
+
+@pikku.workflow
+async def judging(workflow: Workflow) -> Any:
+    """Wait for a decision that has parts."""
+    answer = await workflow.approval("good", Verdict)
+    return answer.decision if isinstance(answer, Decided) else None
+
+
 @pikku.workflow
 async def failing(workflow: Workflow, data: str) -> None:
     """Fail with the text that it is given."""

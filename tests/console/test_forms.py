@@ -1,0 +1,226 @@
+"""Forms of types: what is sent untouched is what they were filled with, and what is written is what is meant."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from types import SimpleNamespace
+from typing import Any, Literal, NotRequired, TypedDict
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pikkupy.console.forms import Field, decision_fields, decision_of, fields_of, refilled, value_of_fields
+from pikkupy.console.rendering import rendered
+from pikkupy.http.problems import Refused
+from pikkupy.mounting import Caller, Scope
+from pikkupy.plain import plain
+from pikkupy.schemas import schema_of
+
+
+class Address(msgspec.Struct):
+    """Nested."""
+
+    street: str
+
+
+class Given(msgspec.Struct):
+    """One field of each kind."""
+
+    name: str
+    count: int
+    ratio: float = 0.5
+    sure: bool = False
+    address: Address | None = None
+    words: list[str] = []
+
+
+def test_a_form_is_made_of_a_type() -> None:
+    fields = fields_of(schema_of(Given), {"name": "ada", "count": 3, "words": ["a"]})
+    assert fields is not None
+    assert [(one.name, one.kind, one.required, one.value) for one in fields] == [
+        ("name", "text", True, "ada"),
+        ("count", "integer", True, "3"),
+        ("ratio", "number", False, "0.5"),
+        ("sure", "boolean", False, "false"),
+        ("address", "json", False, ""),
+        ("words", "json", False, '["a"]'),
+    ]
+    sent = {"field:name": "", "field:count": "7", "field:sure": "true", "json:address": '{"street": "x"}'}
+    assert value_of_fields(fields, sent) == {"name": "", "count": 7, "sure": True, "address": {"street": "x"}}
+    with pytest.raises(Refused) as refused:
+        value_of_fields(fields, {"field:count": "many"})
+    assert "count" in str(refused.value.problem.detail)
+
+
+@pytest.mark.parametrize("annotation", [Any, str, int, list[int], dict[str, int], Given | Address, None])
+def test_what_has_no_named_parts_is_written_as_json(annotation: Any) -> None:
+    assert fields_of(schema_of(annotation)) is None
+
+
+@pytest.mark.parametrize(
+    ("annotation", "form", "decision"),
+    [
+        (bool, {"field:decision": "true"}, True), (bool, {"field:decision": "false"}, False),
+        (str, {"field:decision": ""}, ""),
+        (Literal["air", "sea"], {"field:decision": '"sea"'}, "sea"), (int, {"field:decision": "7"}, 7),
+        (Given, {"field:name": "x", "field:count": "1"}, {"name": "x", "count": 1, "address": None}),
+        (Any, {"json:decision": '{"a": 1}'}, {"a": 1}), (list[int], {"json:decision": "[1]"}, [1]),
+        (bool | None, {"field:decision": "null"}, None), (str | None, {"empty:decision": "null"}, None),
+    ],
+)  # fmt: skip
+def test_a_decision_is_made_by_a_form_of_its_type(annotation: Any, form: dict[str, str], decision: object) -> None:
+    fields, whole = decision_fields(schema_of(annotation))
+    assert decision_of(fields, whole, form) == decision
+
+
+class Every(TypedDict):
+    """A part of each kind, that may be null or not, and be left out or not."""
+
+    text: str
+    text_or_null: str | None
+    maybe_text: NotRequired[str]
+    maybe_text_or_null: NotRequired[str | None]
+    yes: bool
+    yes_or_null: bool | None
+    maybe_yes: NotRequired[bool]
+    maybe_yes_or_null: NotRequired[bool | None]
+    count: int
+    count_or_null: int | None
+    maybe_count: NotRequired[int | None]
+    ratio: float
+    choice: Literal["a", "", "b\r\n"]
+    choice_or_null: NotRequired[Literal["a", "b", None]]
+    number: NotRequired[Literal[1, 2] | None]
+    moment: datetime
+    moment_or_null: NotRequired[datetime | None]
+    words: list[str]
+    anything: NotRequired[Any]
+
+
+class Defaults(msgspec.Struct):
+    """What is not given is something else than null."""
+
+    text: str = "x"
+    text_or_null: str | None = "x"
+    null: str | None = None
+    yes: bool | None = True
+    no: bool = False
+    count: int | None = 7
+    choice: Literal["a", "b"] | None = "b"
+    words: list[str] = []
+
+
+SCHEMA, DEFAULTS = schema_of(Every), schema_of(Defaults)
+
+
+class Sent(HTMLParser):
+    """What a browser sends of a form that nobody has touched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.form: dict[str, str] = {}
+        self._name = self._text = ""
+        self._chosen: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        match tag:
+            case "input" if found.get("type") != "radio" or "checked" in found:
+                self.form[found["name"]] = found.get("value", "")
+            case "select" | "textarea":
+                self._name, self._text, self._chosen = found["name"], "", None
+            case "option" if self._chosen is None or "selected" in found:
+                self._chosen = found["value"]
+            case _:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        self._text += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "textarea":
+            text = self._text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
+            self.form[self._name] = text.removeprefix("\n")
+        elif tag == "select" and self._chosen is not None:
+            self.form[self._name] = self._chosen
+
+
+def untouched(fields: list[Field]) -> dict[str, str]:
+    """The form that a page with these fields sends."""
+    sent = Sent()
+    request = SimpleNamespace(url=SimpleNamespace(path="/"))
+    ask: Any = SimpleNamespace(base="", caller=Caller("ada", Scope.READ), read_only=False, request=request)
+    workflow = SimpleNamespace(name="w", __doc__=None)
+    sent.feed(rendered(ask, "start.html", workflow=workflow, takes={}, fields=fields, typed={}, why_not=None))
+    sent.close()
+    return {name: text for name, text in sent.form.items() if ":" in name}
+
+
+def test_a_form_that_nobody_has_touched_means_what_it_was_filled_with() -> None:
+    """For every kind of part: texts with line breaks, empty ones, null, and what is not there."""
+    texts = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(
+        ["", "\n", "a\nb", "\r\nx", "\0", "null"]
+    )
+    numbers = st.integers(-(1 << 63), (1 << 63) - 1)
+    moments = st.datetimes(timezones=st.just(UTC)).map(plain)
+    floats = st.floats(allow_nan=False, allow_infinity=False)
+    needed: dict[str, st.SearchStrategy[Any]] = {
+        "text": texts, "text_or_null": st.none() | texts,
+        "yes": st.booleans(), "yes_or_null": st.none() | st.booleans(),
+        "count": numbers, "count_or_null": st.none() | numbers, "ratio": floats,
+        "choice": st.sampled_from(["a", "", "b\r\n"]), "moment": moments, "words": st.lists(texts, max_size=2),
+    }  # fmt: skip
+    maybe = {
+        "maybe_text": texts, "maybe_text_or_null": st.none() | texts,
+        "maybe_yes": st.booleans(), "maybe_yes_or_null": st.none() | st.booleans(),
+        "maybe_count": st.none() | numbers, "choice_or_null": st.sampled_from(["a", "b", None]),
+        "number": st.sampled_from([1, 2, None]), "moment_or_null": st.none() | moments,
+        "anything": st.none() | st.booleans() | texts | st.dictionaries(texts, numbers, max_size=2),
+    }  # fmt: skip
+
+    @given(st.fixed_dictionaries(needed, optional=maybe))
+    def check(value: dict[str, Any]) -> None:
+        fields = fields_of(SCHEMA, value)
+        assert fields is not None
+        form = untouched(fields)
+        empty = fields_of(SCHEMA)
+        assert empty is not None
+        assert value_of_fields(empty, form) == value
+        again = refilled(empty, form)
+        assert untouched(again) == form
+
+    @given(st.builds(Defaults, text=texts, text_or_null=st.none() | texts, null=st.none() | texts,
+                     yes=st.none() | st.booleans(), no=st.booleans(), count=st.none() | numbers))  # fmt: skip
+    @example(Defaults())
+    def check_defaults(value: Defaults) -> None:
+        for fields in (fields_of(DEFAULTS, plain(value)), fields_of(DEFAULTS) if value == Defaults() else None):
+            if fields is not None:
+                assert msgspec.convert(value_of_fields(fields, untouched(fields)), Defaults) == value
+
+    check()
+    check_defaults()
+
+
+def test_what_is_no_object_with_these_parts_is_written_as_json() -> None:
+    """So that nothing of it is lost."""
+    assert fields_of(DEFAULTS, None) is None
+    assert fields_of(DEFAULTS, {"text": "x", "other": 1}) is None
+
+
+def test_what_has_to_be_decided_has_no_answer_yet() -> None:
+    """Neither a tick nor the first of a list is one."""
+
+    class Verdict(msgspec.Struct):
+        good: bool
+        way: Literal["air", "sea"]
+        again: bool = False
+
+    fields, _ = decision_fields(schema_of(Verdict))
+    assert untouched(fields) == {"field:way": "", "field:again": "false"}
+    for form in ({}, untouched(fields), {"field:good": "", "field:way": '"air"'}):
+        with pytest.raises(Refused, match="Unprocessable"):
+            value_of_fields(fields, form)
+    assert value_of_fields(fields, {"field:good": "false", "field:way": '"air"'}) == {"good": False, "way": "air"}
