@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
+from pikkupy import Pikku, StepFailed, Workflow
 from tests.console.conftest import Watched
 from tests.console.stage import Stage, staged
 from tests.http.shop import TOKEN, pikku
@@ -147,6 +149,55 @@ def test_a_value_is_copied_and_loaded_as_a_file(browser: Browser, stage: Stage, 
     with page.expect_download() as download:
         section.get_by_role("link", name="as a file").click()
     assert json.loads(Path(download.value.path()).read_text()) == {"number": 1, "doubled": 2}
+
+
+def test_what_is_cut_is_copied_whole(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """And where a browser copies nothing, over plain HTTP, there is no button for it."""
+    stage.call(stage.engine.run("echo", "x" * 280_000, run_id="long"))
+    page = entered(browser, stage, watched, "runs/long", permissions=["clipboard-read", "clipboard-write"])
+    section = page.locator("section", has=page.get_by_role("heading", name="Output"))
+    section.locator("summary").click()
+    section.get_by_role("button", name="copy").click()
+    expect(section.get_by_role("button", name="copied")).to_be_visible()
+    assert json.loads(page.evaluate("navigator.clipboard.readText()")) == "x" * 280_000
+    page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("long")
+    expect(page.get_by_role("button", name="copy")).to_have_count(0)
+
+
+def test_what_is_open_and_has_the_focus_stays_so_while_a_run_goes_on(
+    browser: Browser, db: Path, watched: Watched
+) -> None:
+    """What comes is added around it."""
+    ticking = Pikku()
+
+    @ticking.workflow
+    async def ticks(workflow: Workflow, data: list[str]) -> None:
+        def fail() -> None:
+            raise ValueError("no stock\nsecond line")
+
+        with suppress(StepFailed):
+            await workflow.do("fail", fail)
+        for number in range(9):
+            await workflow.wait_for_signal("tick")
+            await workflow.do(f"step {number}", lambda: "x" * 500)
+
+    with staged(ticking, db) as stage:
+        stage.call(stage.engine.start(ticks, ["y" * 500], run_id="r"))
+        page = entered(browser, stage, watched, "runs/r")
+        summaries = page.locator("summary")
+        expect(summaries).to_have_count(2)
+        for number in range(2):
+            summaries.nth(number).click()
+        for number in range(3):
+            button = page.get_by_role("button", name="copy error" if number % 2 else "copy input")
+            button.focus()
+            stage.call(stage.engine.signal("r", "tick"))
+            expect(page.get_by_role("cell", name=f"step {number}", exact=True)).to_be_visible()
+            expect(button).to_be_focused()
+            expect(page.locator("details[open]")).to_have_count(2)
+            expect(page.get_by_text("second line").last).to_be_visible()
 
 
 @pytest.mark.parametrize("scripted", [True, False], ids=["JavaScript", "no JavaScript"])

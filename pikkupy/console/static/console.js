@@ -1,23 +1,16 @@
 // What needs JavaScript: copying, and the keyboard. Everything else works without.
 "use strict";
 
-function withCopy(root) {
-  for (const place of root.querySelectorAll("[data-copy], [data-copy-text]")) {
-    if (place.nextElementSibling?.classList.contains("copy")) continue;
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "copy";
-    button.textContent = "copy";
-    place.after(button);
-  }
-}
+if (navigator.clipboard) document.documentElement.classList.add("copies"); // browsers have it over TLS and on this machine
 
 document.addEventListener("click", async (event) => {
   const button = event.target.closest?.("button.copy");
   if (!button) return;
-  await navigator.clipboard.writeText(button.previousElementSibling.textContent);
-  button.textContent = "copied";
-  setTimeout(() => { button.textContent = "copy"; }, 1500);
+  const { whole } = button.dataset; // where what is too long for a page is
+  const text = whole ? await (await fetch(whole)).text() : button.previousElementSibling.textContent;
+  await navigator.clipboard.writeText(text);
+  button.firstChild.textContent = "copied";
+  setTimeout(() => { button.firstChild.textContent = "copy"; }, 1500);
 });
 
 document.addEventListener("keydown", (event) => {
@@ -30,7 +23,3 @@ document.addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
-
-withCopy(document);
-const live = document.querySelector("[data-live]");
-if (live) new MutationObserver(() => withCopy(live)).observe(live, { childList: true, subtree: true });
