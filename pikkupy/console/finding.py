@@ -52,10 +52,8 @@ class Find(msgspec.Struct, forbid_unknown_fields=True):
         return asked | {"cursor": self.cursor} | other
 
     def filters(self, now: datetime) -> dict[str, Any]:
-        """Arguments of `list_runs`. Raises `Refused`."""
+        """Arguments of `list_runs`, but for the statuses. Raises `Refused`."""
         found: dict[str, Any] = {"text": self.q or None}
-        if self.statuses:
-            found["status"] = self.statuses
         if self.workflow:
             found["workflow"] = self.workflow
         if self.since:
@@ -77,7 +75,8 @@ class Row:
 
 async def rows_of(ask: Ask, find: Find) -> tuple[list[Row], str | None]:
     """The runs that were asked for, and where the next page begins."""
-    page = await ask.engine.list_runs(**find.filters(now()), limit=LIMIT, cursor=find.cursor or None)
+    status, cursor = find.statuses or None, find.cursor or None
+    page = await ask.engine.list_runs(**find.filters(now()), status=status, limit=LIMIT, cursor=cursor)
     open_ids = [run.id for run in page.runs if run.status not in FINAL_RUNS]
     steps = await ask.engine.open_steps(open_ids) if open_ids else {}
     at = now()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -19,7 +20,7 @@ from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind
 from pikkupy.engine import Run, Step
 from pikkupy.engine.listing import MAX_PAGE
-from pikkupy.errors import PikkuError
+from pikkupy.errors import PikkuError, RunNotFound
 from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
@@ -49,6 +50,15 @@ class Part(NamedTuple):
     ids: list[str]
     more: bool
     """Whether there are others after these."""
+
+
+class Meant(NamedTuple):
+    """Of runs that match those that were there when somebody was asked: by their order, whatever the clock said."""
+
+    newest: str = ""
+    """The id of the newest one."""
+    older: str = ""
+    """The cursor of `list_runs` from which the others come."""
 
 
 class Choice(msgspec.Struct):
@@ -273,17 +283,19 @@ def _takes(workflow: WorkflowFunction[Any, Any] | None) -> dict[str, Any] | None
 async def confirm_all_page(ask: Ask) -> Response:
     """Ask whether an action on all runs that match is meant, and say how many there are."""
     action, find = _for_many(ask), ask.query(Find)
+    meant = await _newest(ask, find, action)
     count, more = 0, False
-    async for part in _matching(ask, find, action):
+    async for part in _matching(ask, find, action, meant):
         count, more = count + len(part.ids), part.more
-    return page(ask, "confirm_all.html", action=action, find=find, count=count, more=more)
+    return page(ask, "confirm_all.html", action=action, find=find, count=count, more=more, meant=meant)
 
 
 @operation("POST", "/console/all/{verb}", Scope.OPERATE, {200: None}, problem=problem_page)
 async def act_on_all(ask: Ask) -> Response:
-    """Do it to all runs that match, many at a time; those that cannot be helped are told."""
+    """Do it to the runs that were asked about and match, many at a time; those that cannot be helped are told."""
     action, find = _for_many(ask), ask.query(Find)
     form = await ask.form()
+    meant = Meant(form.get("newest", ""), form.get("older", ""))
     count, more, failed = 0, False, list[tuple[str, str]]()
 
     async def act(run_id: str) -> None:
@@ -298,7 +310,7 @@ async def act_on_all(ask: Ask) -> Response:
         else:
             count += 1
 
-    async for part in _matching(ask, find, action):
+    async for part in _matching(ask, find, action, meant):
         more = part.more
         for chunk in range(0, len(part.ids), TOGETHER):
             await asyncio.gather(*map(act, part.ids[chunk : chunk + TOGETHER]))
@@ -312,18 +324,36 @@ def _for_many(ask: Ask) -> Action:
     return ACTIONS[name]
 
 
-async def _matching(ask: Ask, find: Find, action: Action) -> AsyncIterator[Part]:
-    """The runs that match and that this can be done to, up to so many as a browser waits for."""
+def _wanted(find: Find, action: Action) -> list[RunStatus]:
+    """The statuses of runs that match and that this can be done to."""
     able = {"retry": {RunStatus.FAILED}, "cancel": {RunStatus.RUNNING, RunStatus.SUSPENDED}}[action.name]
-    wanted = able & set(find.statuses) if find.statuses else able
-    filters: dict[str, Any] = find.filters(now()) | {"status": sorted(wanted)}
-    left, cursor = MOST_AT_ONCE if wanted else 0, None
-    while left > 0:
-        found = await ask.engine.list_runs(**filters, limit=min(left, MAX_PAGE), cursor=cursor)
+    return sorted(one for one in able if not find.statuses or one in find.statuses)
+
+
+async def _newest(ask: Ask, find: Find, action: Action) -> Meant:
+    """What is asked about now."""
+    if not (wanted := _wanted(find, action)):
+        return Meant()
+    found = await ask.engine.list_runs(**find.filters(now()), status=wanted, limit=1)
+    return Meant(found.runs[0].id if found.runs else "", found.next_cursor or "")
+
+
+async def _matching(ask: Ask, find: Find, action: Action, meant: Meant) -> AsyncIterator[Part]:
+    """The runs that are meant and match, and that this can be done to, up to so many as a browser waits for."""
+    wanted = _wanted(find, action)
+    if not wanted or not meant.newest:
+        return
+    ids, cursor = list[str](), meant.older or None
+    with suppress(RunNotFound):  # it was deleted meanwhile
+        ids = [run.id for run in [await ask.engine.get_run(meant.newest)] if run.status in wanted]
+    yield Part(ids, cursor is not None)
+    left = MOST_AT_ONCE - len(ids)
+    while left > 0 and cursor is not None:
+        found = await ask.engine.list_runs(
+            **find.filters(now()), status=wanted, limit=min(left, MAX_PAGE), cursor=cursor
+        )
         left, cursor = left - len(found.runs), found.next_cursor
         yield Part([run.id for run in found.runs], cursor is not None)
-        if cursor is None:
-            return
 
 
 def _to(ask: Ask, path: str, *, done: str) -> Response:

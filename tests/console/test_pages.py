@@ -7,6 +7,8 @@ import base64
 import hashlib
 import html
 import json
+import re
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from pikkupy import Pikku, RunNotFound, StepFailed, Workflow
+from pikkupy.clock import SystemClock
 from pikkupy.console import steering
 from pikkupy.console.rendering import STATIC
 from pikkupy.http.tokens import FAILURES
@@ -277,6 +280,18 @@ async def test_code_that_does_not_fit_is_shown_beside_what_is_recorded(db: Path)
             await asyncio.sleep(0)
 
 
+async def said(http: Any, path: str, **fields: str) -> str:
+    """What is answered to who is asked and says yes."""
+    return await sent(http, path, (await http.get(path)).text, **fields)
+
+
+async def sent(http: Any, path: str, asked: str, **fields: str) -> str:
+    """The same, when the question was asked before."""
+    hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', asked))
+    answer: str = (await http.post(path, data=hidden | fields, headers=SAME)).text
+    return answer
+
+
 async def test_all_that_the_list_shows_are_meant_when_all_are_steered(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,14 +305,37 @@ async def test_all_that_the_list_shows_are_meant_when_all_are_steered(
         assert (await http.get("/console/?q=waiting")).text.count('<tr id="row-') == 7
         asked = (await http.get("/console/all/cancel?q=waiting")).text
         assert "4 runs now, and then again: there are more after these" in asked
-        done = (await http.post("/console/all/cancel?q=waiting", data={"reason": "enough"}, headers=SAME)).text
+        done = await said(http, "/console/all/cancel?q=waiting", reason="enough")
         assert "4 runs were cancelled." in done
         assert "There are more that match." in done
-        done = (await http.post("/console/all/cancel?q=waiting", data={"reason": "enough"}, headers=SAME)).text
+        done = await said(http, "/console/all/cancel?q=waiting", reason="enough")
         assert "3 runs were cancelled." in done
         assert "There are more that match." not in done
         left = await engine.list_runs(status="running")
         assert [run.id for run in left.runs] == ["other"]
+
+
+async def test_who_is_asked_about_some_runs_does_not_mean_those_that_come_later(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the clock is set back in between, and the newest of them has ended or is gone."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        for number in range(3):
+            await engine.start("waiting", run_id=f"w{number}")
+        path = "/console/all/cancel?workflow=waiting"
+        forms = [(await http.get(path)).text for _ in range(2)]
+        assert "3 runs" in forms[0]
+        monkeypatch.setattr(SystemClock, "now_us", lambda _: time.time_ns() // 1_000 - 3_600_000_000)
+        for number in range(3, 6):
+            await engine.start("waiting", run_id=f"w{number}")
+        await engine.cancel("w2", "by itself")
+        done = await sent(http, path, forms[0])
+        assert "2 runs were cancelled." in done
+        await engine.delete_run("w2")
+        assert "0 runs were cancelled." in await sent(http, path, forms[1])
+        left = await engine.list_runs(status="running")
+        assert [run.id for run in left.runs] == ["w5", "w4", "w3"]
+        assert "0 runs were cancelled." in (await http.post(path, data={}, headers=SAME)).text
 
 
 async def test_a_form_that_is_refused_comes_again_with_what_was_written(db: Path) -> None:
