@@ -12,6 +12,7 @@ from pikkupy.core.model import RunStatus
 from pikkupy.engine import Load, Run
 from pikkupy.errors import EngineClosed
 from pikkupy.http.asked import Ask
+from pikkupy.showing.waits import took
 from pikkupy.showing.words import lasted, local
 
 NEWEST = 500  # runs that the chart is made of: those that began last
@@ -47,15 +48,15 @@ async def overview_of(ask: Ask) -> dict[str, Any]:
     newest = (await ask.engine.list_runs(limit=NEWEST)).runs
     failed = (await ask.engine.list_runs(status=RunStatus.FAILED, limit=5)).runs
     unfinished = [run for run in newest if run.status not in FINAL_RUNS]
-    took = sorted(run.ended_at - run.starts_at for run in newest if run.ended_at is not None)
+    lengths = sorted(took(run, run.ended_at) for run in newest if run.ended_at is not None)
     return {
         "totals": totals,
         "chart": chart_of(newest, now()),
         "failed": failed,
         "oldest": min(unfinished, key=lambda run: run.created_at) if unfinished else None,
-        "p50": lasted(took[len(took) // 2]) if took else None,
-        "p95": lasted(took[len(took) * 95 // 100]) if took else None,
-        "ended": len(took),
+        "p50": lasted(lengths[len(lengths) // 2]) if lengths else None,
+        "p95": lasted(lengths[len(lengths) * 95 // 100]) if lengths else None,
+        "ended": len(lengths),
         "load": await _load(ask),
     }
 

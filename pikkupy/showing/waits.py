@@ -14,8 +14,8 @@ _ORDER = (StepStatus.RUNNING, StepStatus.PENDING, StepStatus.SCHEDULED)
 
 
 def took(run: Run, now: datetime) -> timedelta:
-    """How long it has taken, so far or in all; nothing before its start."""
-    return max(timedelta(0), (run.ended_at or now) - run.starts_at)
+    """How long it has taken, so far or in all; nothing before its start. A fork starts when it is made."""
+    return max(timedelta(0), (run.ended_at or now) - max(run.starts_at, run.created_at))
 
 
 def what_of(run: Run, steps: Sequence[Step], now: datetime) -> str:

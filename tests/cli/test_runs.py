@@ -102,7 +102,7 @@ def test_without_colour_and_without_unicode(journal: Path) -> None:
     done = on_terminal("runs", "show", journal, "declined", NO_COLOR="1", PYTHONIOENCODING="ascii")
     assert done.plain.isascii()
     assert "x failed  declined" in done.plain
-    assert "x failed attempt  . wait before a retry" in done.plain
+    assert "x failed attempt  . between attempts" in done.plain
 
 
 def test_an_id_is_shown_to_its_last_character_on_a_narrow_terminal(journal: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_failed_run_is_shown_with_its_error_its_attempts_and_a_timeline(journa
         'input        "no money\\nat all"',
         "error        tests.journals.Declined: no money",
         "Traceback (most recent call last):",
-        "▒ failed attempt  · wait before a retry",
+        "▒ failed attempt  · between attempts",
     ):
         assert words in done.plain
     [step] = [line for line in done.plain.splitlines() if line.startswith("✘  Charge")]

@@ -6,11 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from pikkupy import Attempt, Run, Step
 from pikkupy.cli.timeline import draw, timeline
 from pikkupy.core.model import AttemptStatus, RunStatus, StepKind, StepStatus
 from pikkupy.showing.bars import Bar, Scale, Shape, bars_of, scale_of
+from pikkupy.showing.waits import took
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -82,8 +84,9 @@ FAILED = [an_attempt(1, 0, 2, failed=True), an_attempt(2, 4, 6, failed=True)]
     [
         (a_step("inline", "succeeded", 2, 6), [an_attempt(1, 2, 6, failed=False)], "  ####    "),
         (a_step("inline", "succeeded", 2, 6), [], "  ####    "),
-        (a_step("function", "succeeded", 0, 10), [*FAILED, an_attempt(3, 8, 10, failed=False)], "xx..xx..##"),
-        (a_step("function", "failed", 0, 6), FAILED, "xx..xx    "),
+        (a_step("function", "succeeded", 0, 10, 8), [*FAILED, an_attempt(3, 8, 10, failed=False)], "xx..xx..##"),
+        (a_step("function", "succeeded", 0, 10), [*FAILED, an_attempt(3, 8, 10, failed=False)], "xx..xx  ##"),
+        (a_step("function", "failed", 0, 6, 4), FAILED, "xx..xx    "),
         (a_step("sleep", "succeeded", 1, 5, 5), [], " ----     "),
         (a_step("signal", "succeeded", 1, 5), [], " ~~~~     "),
         (a_step("suspend", "succeeded", 1, 5), [], " ~~~~     "),
@@ -103,6 +106,7 @@ def test_each_thing_has_a_shape(step: Step, attempts: list[Attempt], bar: str) -
         (a_step("inline", "running", 2), [], "  >>>>>>| "),
         (a_step("function", "scheduled", 0, None, 9), FAILED, "xx..xx..."),
         (a_step("function", "running", 0, None, 7), FAILED, "xx..xx.>| "),
+        (a_step("function", "running", 0), FAILED, "xx..xx  > "),
         (a_step("sleep", "scheduled", 1, None, 100), [], " ---------"),
         (a_step("signal", "scheduled", 1, None, 100), [], " ~~~~~~~| "),
         (a_step("workflow", "running", 1), [], " =======| "),
@@ -132,7 +136,23 @@ def test_an_ended_run_ends_with_what_came_last() -> None:
     assert scale_of(a_run(5), [a_step("inline", "succeeded", 1, 7)], at(9), whole=True) == Scale(BEGIN, at(7), None)
     assert scale_of(a_run(0), [], at(9), whole=True).end > BEGIN
     assert scale_of(a_run(), [], BEGIN, whole=True).end > BEGIN
-    assert scale_of(a_run(9), [a_step("inline", "succeeded", 8, 9)], at(9), whole=False).begin == at(8)
+
+
+def test_a_part_of_the_steps_goes_from_the_first_to_the_last_of_them() -> None:
+    """Also of a run that has gone on for hours since, or has ended; what is under way goes to now."""
+    part = [a_step("inline", "succeeded", 3, 4), a_step("inline", "succeeded", 4, 5)]
+    for run in (a_run(), a_run(3600)):
+        assert scale_of(run, part, at(7200), whole=False) == Scale(at(3), at(5), None)
+    part.append(a_step("inline", "running", 5))
+    assert scale_of(a_run(), part, at(9), whole=False) == Scale(at(3), at(9), at(9))
+
+
+def test_a_fork_takes_the_time_since_it_was_made() -> None:
+    """Its recorded timers count from the start of the run whose history it shares."""
+    assert took(a_run(60), at(90)) == timedelta(seconds=60)
+    assert took(structs.replace(a_run(60), created_at=at(58), forked_from="other"), at(90)) == timedelta(seconds=2)
+    assert took(structs.replace(a_run(60), starts_at=at(50)), at(90)) == timedelta(seconds=10)
+    assert took(a_run(), at(90)) == timedelta(seconds=90)
 
 
 def test_every_line_fits() -> None:
