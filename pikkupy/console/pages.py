@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -27,10 +27,13 @@ from pikkupy.http.streams import streamed
 from pikkupy.mounting import Scope
 from pikkupy.showing.mismatch import mismatch_of
 from pikkupy.showing.waits import took, waits_for
+from pikkupy.showing.words import first_line
 
 LIVE_S = 1.0  # from one look at what has changed to the next
 SHARE = 20  # times as long as a look has taken, whatever there is to see: what is live takes a twentieth at most
 STEPS = 200  # of a page
+TRIED = 20  # attempts of a step that are shown: its last ones
+TRACEBACKS = 200  # of a page, beside those of the steps themselves
 KINDS = {".js": "text/javascript", ".css": "text/css", ".txt": "text/plain", ".json": "application/json"}
 
 
@@ -82,9 +85,15 @@ async def _run_values(ask: Ask, show: ShowRun, decisions: steering.Decisions) ->
     by_step: defaultdict[str, list[Attempt]] = defaultdict(list)
     for attempt in found.attempts:
         by_step[attempt.step_name].append(attempt)
+    tried = _tried(ask, [attempt for of_step in by_step.values() for attempt in of_step[-TRIED:]])
     at = now()
     waiting = [] if run.status in FINAL_RUNS else (await ask.engine.open_steps([run.id])).get(run.id, [])
     shown = ask.shown(run)
+    actions = steering.actions_for(ask, run, await decisions.of(run, waiting))
+    why_not = defaultdict[str, list[str]](list)
+    for action in actions:
+        if action.why_not is not None:
+            why_not[action.why_not].append(action.label)
     return {
         "run": run,
         "shown": shown,
@@ -92,14 +101,26 @@ async def _run_values(ask: Ask, show: ShowRun, decisions: steering.Decisions) ->
         "mismatch": mismatch_of(shown["reason"]),
         "waits": [ask.shown.text(waits_for(step)) for step in waiting[:5]],
         "waiting": len(waiting),
-        "steps": [(step, ask.shown(step), by_step.get(step.name, [])) for step in found.steps],
+        "steps": [(step, ask.shown(step), tried.get(step.name, [])) for step in found.steps],
         "drawing": drawing_of(run, found.steps, by_step, at, whole=pages == 1 and not show.failed),
         "in_all": found.in_all,
         "pages": pages,
         "number": number,
         "show": show,
-        "actions": steering.actions_for(ask, run, await decisions.of(run, waiting)),
+        "actions": actions,
+        "why_not": why_not,
     }
+
+
+def _tried(ask: Ask, attempts: Sequence[Attempt]) -> dict[str, list[tuple[Attempt, dict[str, Any] | None]]]:
+    """By step its attempts with what went wrong; of the last `TRACEBACKS` of them in full length."""
+    found = defaultdict[str, list[tuple[Attempt, dict[str, Any] | None]]](list)
+    for left, attempt in zip(range(len(attempts), 0, -1), attempts, strict=True):
+        wrong = ask.shown(attempt)["error"]
+        if wrong is not None and left > TRACEBACKS:
+            wrong |= {"message": first_line(wrong["message"]), "traceback": None}
+        found[attempt.step_name].append((attempt, wrong))
+    return found
 
 
 @operation("GET", "/console/runs/{run_id}", Scope.READ, {200: None}, problem=problem_page)

@@ -256,7 +256,8 @@ def test_every_action(browser: Browser, stage: Stage, watched: Watched, scripted
     expect(page.get_by_role("alert")).to_contain_text("no run with the id 'victim'")
 
     page.goto(f"{stage.url}/console/runs/order%201")
-    expect(page.locator(".off", has_text="Cancel")).to_have_attribute("title", "the run is completed")
+    expect(page.locator(".off", has_text="Cancel")).to_be_visible()
+    expect(page.get_by_text("Cancel, Send a signal (the run is completed)")).to_be_visible()
 
 
 @pytest.mark.parametrize("scripted", [True, False], ids=["JavaScript", "no JavaScript"])
@@ -400,7 +401,8 @@ def test_under_a_prefix_and_read_only(browser: Browser, db: Path, watched: Watch
         page = entered(browser, stage, watched)
         expect(page.locator("tbody tr")).to_have_count(8)
         page.get_by_role("link", name="fails").click()
-        expect(page.locator(".off", has_text="Retry")).to_have_attribute("title", "this console is read-only")
+        expect(page.locator(".off", has_text="Retry")).to_be_visible()
+        expect(page.get_by_text("Not now: Cancel, Retry")).to_contain_text("this console is read-only")
         assert page.get_by_role("link", name="Start anew").count() == 0
         stage.call(stage.engine.retry("fails"))
         page.goto(f"{stage.url}/console/runs/fails/confirm/retry")

@@ -18,7 +18,7 @@ import pytest
 
 from pikkupy import Pikku, RunNotFound, StepFailed, Workflow
 from pikkupy.clock import SystemClock
-from pikkupy.console import steering
+from pikkupy.console import pages, steering
 from pikkupy.console.rendering import STATIC
 from pikkupy.http.tokens import FAILURES
 from tests.http.shop import HOST, TOKEN, caller, pikku
@@ -247,6 +247,35 @@ async def test_a_run_of_many_steps_comes_in_pages(db: Path) -> None:
         assert "page 1 of 3" in first and "step 0" in first
         failed = (await http.get("/console/runs/long?failed=true")).text
         assert failed.count("✘") == 4 and "step 250" in failed
+
+
+async def test_each_attempt_says_what_went_wrong(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its traceback; of many attempts the last ones, and of many tracebacks too. Secrets are taken out."""
+    many = Pikku()
+
+    @many.workflow
+    async def flaky(workflow: Workflow) -> None:
+        tries = iter(range(30))
+
+        def fail() -> None:
+            number = next(tries)
+            if number < 29:
+                raise ValueError(f"try {number} of s3cret\nline two of {number}")
+
+        await workflow.do("fail", fail, retries=30, retry_delay=0)
+
+    hide: Any = {"redact": lambda text: text.replace("s3cret", "***")}
+    async with many.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True, **hide)) as http:
+        await engine.run(flaky, run_id="r")
+        page = (await http.get("/console/runs/r")).text
+        assert "the last 20" in page and "s3cret" not in page
+        for number in range(30):
+            assert (f"try {number} of ***</p>" in page) is (10 <= number < 29), number
+            assert (f"line two of {number}\n" in page) is (10 <= number < 29), number
+        monkeypatch.setattr(pages, "TRACEBACKS", 5)
+        page = (await http.get("/console/runs/r")).text
+        assert "try 20 of ***</p>" in page and "line two of 20\n" not in page
+        assert page.count("Traceback (most recent") == 4
 
 
 async def test_code_that_does_not_fit_is_shown_beside_what_is_recorded(db: Path) -> None:
