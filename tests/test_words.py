@@ -18,11 +18,13 @@ from pikkupy.plain import DEEP, plain, rfc3339
 from pikkupy.showing.words import (
     clean,
     clean_lines,
+    exact,
     first_line,
     json_of,
     lasted,
     local,
     record,
+    relative,
     short,
 )
 
@@ -163,3 +165,24 @@ def test_times_at_the_end_of_the_calendar() -> None:
 def test_durations_have_two_units(seconds: float, words: str) -> None:
     """The largest two."""
     assert lasted(timedelta(seconds=seconds)) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (250, "in 4 min"), (59.9, "in less than a minute"), (0, "less than a minute ago"), (-60, "1 min ago"),
+        (-7_520, "2 h 5 min ago"), (86_400 * 3 + 1, "in 3 d"),
+    ],
+)  # fmt: skip
+def test_how_far_a_time_is_changes_once_a_minute(seconds: float, words: str) -> None:
+    """A page that is live is not sent anew each second."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert relative(now + timedelta(seconds=seconds), now) == words
+
+
+def test_an_exact_time_says_its_zone() -> None:
+    """That of the machine."""
+    when = datetime(2026, 7, 1, 12, 0, 0, 250_000, tzinfo=UTC)
+    here = when.astimezone()
+    assert exact(when) == f"{here.isoformat(timespec='milliseconds')} ({here.tzname()})"
+    assert exact(datetime.max.replace(tzinfo=timezone(-timedelta(hours=12)))).startswith("9999-12-31T23:59:59")

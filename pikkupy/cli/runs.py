@@ -222,7 +222,7 @@ def _show_steps(
             str(step.attempts or ""),
             "" if began is None else f"+{lasted(began - run.starts_at)}",
             "" if began is None or ended is None else lasted(ended - began),
-            cut(_note(step), "red" if step.error is not None else "dim"),
+            cut(_note(step, now), "red" if step.error is not None else "dim"),
         )
     screen.show(made, "")
     by_step: defaultdict[str, list[Attempt]] = defaultdict(list)
@@ -242,8 +242,8 @@ def _show_steps(
         screen.show(line)
 
 
-def _note(step: Step) -> str:
-    notes = [] if step.status in FINAL_STEPS else [waits_for(step)]
+def _note(step: Step, now: datetime) -> str:
+    notes = [] if step.status in FINAL_STEPS else [waits_for(step, now)]
     if step.error is not None:
         notes.append(clean(f"{step.error.type}: {first_line(step.error.message)}"))
     if step.child_run_id is not None:

@@ -99,7 +99,7 @@ async def _run_values(ask: Ask, show: ShowRun, decisions: steering.Decisions) ->
         "shown": shown,
         "took": took(run, at),
         "mismatch": mismatch_of(shown["reason"]),
-        "waits": [ask.shown.text(waits_for(step)) for step in waiting[:5]],
+        "waits": [ask.shown.text(waits_for(step, at)) for step in waiting[:5]],
         "waiting": len(waiting),
         "steps": [(step, ask.shown(step), tried.get(step.name, [])) for step in found.steps],
         "drawing": drawing_of(run, found.steps, by_step, at, whole=pages == 1 and not show.failed),

@@ -15,12 +15,13 @@ import jinja2
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
+from pikkupy.clock import now
 from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
 from pikkupy.http.problems import problem_of
 from pikkupy.plain import rfc3339
 from pikkupy.showing.marks import SIGNS
-from pikkupy.showing.words import clean, clean_lines, first_line, lasted, local
+from pikkupy.showing.words import clean, clean_lines, exact, first_line, lasted, local
 
 HOME = "/console/"
 STATIC = Path(__file__).with_name("static")
@@ -48,6 +49,7 @@ def rendered(ask: Ask, name: str, **values: Any) -> str:
             caller=ask.caller,
             may=lambda scope: not ask.read_only and ask.caller.scope.allows(scope),
             read_only=ask.read_only,
+            zone=_zone(),
             here=ask.request.url.path.removeprefix(base),
             **values,
         )
@@ -99,8 +101,16 @@ def _templates() -> jinja2.Environment:
     return made
 
 
+def _zone() -> str:
+    """Of the times on a page."""
+    here = now().astimezone()
+    return f"UTC{here.isoformat()[-6:]} ({here.tzname()})"
+
+
 def _moment(when: datetime | None) -> Markup:
-    return Markup("") if when is None else Markup('<time datetime="{}">{}</time>').format(rfc3339(when), local(when))
+    if when is None:
+        return Markup("")
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(rfc3339(when), exact(when), local(when))
 
 
 def _json_text(value: Any, indent: int | None = 2) -> str:

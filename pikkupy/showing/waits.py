@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind, StepStatus
 from pikkupy.engine import Run, Step
-from pikkupy.showing.words import clean, first_line, local
+from pikkupy.showing.words import clean, first_line, local, relative
 
 _ORDER = (StepStatus.RUNNING, StepStatus.PENDING, StepStatus.SCHEDULED)
 
@@ -27,18 +27,18 @@ def what_of(run: Run, steps: Sequence[Step], now: datetime) -> str:
     if run.status in FINAL_RUNS:
         return ""
     if run.starts_at > now:
-        return f"begins {local(run.starts_at)}"
+        return f"begins {_due(run.starts_at, now)}"
     if not steps:
         return ""
     first, *others = sorted(
         steps, key=lambda step: (_ORDER.index(step.status), step.wake_at or datetime.max.replace(tzinfo=now.tzinfo))
     )
-    return waits_for(first) + (f", and {len(others):,} more" if others else "")
+    return waits_for(first, now) + (f", and {len(others):,} more" if others else "")
 
 
-def waits_for(step: Step) -> str:
+def waits_for(step: Step, now: datetime) -> str:
     """The same of a step without an outcome."""
-    name, until = clean(step.name), "" if step.wake_at is None else f" until {local(step.wake_at)}"
+    name, until = clean(step.name), "" if step.wake_at is None else f" until {_due(step.wake_at, now)}"
     match step.kind:
         case StepKind.SLEEP:
             return f"sleeps{until}: {name}"
@@ -49,8 +49,12 @@ def waits_for(step: Step) -> str:
         case StepKind.WORKFLOW if step.status is not StepStatus.SCHEDULED:
             return f"waits for the child run of {name}"
         case _ if step.status is StepStatus.SCHEDULED and step.wake_at is not None:
-            return f"attempt {step.attempts + 1} of {name} {local(step.wake_at)}"
+            return f"attempt {step.attempts + 1} of {name} {_due(step.wake_at, now)}"
         case _ if step.attempts > 1:
             return f"attempt {step.attempts} of {name}"
         case _:
             return f"does {name}"
+
+
+def _due(when: datetime, now: datetime) -> str:
+    return f"{local(when)} ({relative(when, now)})"

@@ -64,6 +64,22 @@ def local(when: datetime) -> str:
         return when.isoformat(" ", "seconds")
 
 
+def relative(when: datetime, now: datetime) -> str:
+    """How far it is, in whole minutes: `in 4 min`, `2 h 5 min ago`, `in less than a minute`."""
+    minutes = abs(when - now) // timedelta(minutes=1)
+    said = lasted(timedelta(minutes=minutes)) if minutes else "less than a minute"
+    return f"in {said}" if when > now else f"{said} ago"
+
+
+def exact(when: datetime) -> str:
+    """In the time zone of the machine, with that zone: `2026-01-01T13:00:00.250+01:00 (CET)`."""
+    try:
+        here = when.astimezone()
+    except (OverflowError, ValueError):
+        return when.isoformat()
+    return f"{here.isoformat(timespec='milliseconds')} ({here.tzname()})"
+
+
 def lasted(span: timedelta) -> str:
     """A length of time in its two largest units: `340 ms`, `1.2 s`, `3 min 20 s`, `2 d 4 h`."""
     seconds = max(0.0, span.total_seconds())

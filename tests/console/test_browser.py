@@ -348,6 +348,29 @@ def test_with_the_keyboard_alone(browser: Browser, stage: Stage, watched: Watche
     expect(page.locator(".done")).to_contain_text("cancelled")
 
 
+def test_on_a_telephone_everything_is_beside_or_below_each_other(
+    browser: Browser, stage: Stage, watched: Watched
+) -> None:
+    """Nothing lies over something else or beyond the edge, and why a run waits is in sight."""
+    stage.call(some(stage))
+    page = entered(browser, stage, watched, viewport={"width": 360, "height": 740})
+
+    def box(place: Any) -> tuple[float, float, float, float]:
+        found = place.bounding_box()
+        assert found is not None
+        return found["x"], found["y"], found["x"] + found["width"], found["y"] + found["height"]
+
+    find, who = box(page.get_by_role("button", name="Find")), box(page.locator(".who"))
+    assert find[2] <= who[0] or find[3] <= who[1] or who[3] <= find[1]
+    for what in page.locator("td.what").all():
+        left, top, right, _ = box(what)
+        row = box(what.locator("xpath=.."))
+        assert (left >= 0, right <= 360, top >= row[1], row[3] - row[1] < 160) == (True, True, True, True)
+    for path in ("", "runs/fails", "start?workflow=order", "overview"):
+        page.goto(f"{stage.url}/console/{path}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+
+
 PAGES = [
     "", "?status=failed", "runs/fails", "runs/waits", "runs/held", "runs/order%201", "runs/nothing", "workflows",
     "start", "start?workflow=order", "start?workflow=echo", "runs/fails/confirm/retry", "runs/waits/confirm/cancel",

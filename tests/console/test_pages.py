@@ -278,6 +278,26 @@ async def test_each_attempt_says_what_went_wrong(db: Path, monkeypatch: pytest.M
         assert page.count("Traceback (most recent") == 4
 
 
+async def test_a_time_says_its_zone_and_a_wait_how_long_it_is(db: Path) -> None:
+    """In the list and on the page of the run."""
+    late = Pikku()
+
+    @late.workflow
+    async def sleeps(workflow: Workflow) -> None:
+        await workflow.sleep("rest", "5430s")
+
+    async with late.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        await engine.start(sleeps, run_id="r")
+        while not await engine.open_steps(["r"]):
+            await asyncio.sleep(0)
+        here = datetime.now(UTC).astimezone()
+        for path in ("", "runs/r"):
+            page = (await http.get(f"/console/{path}")).text
+            assert "(in 1 h 30 min)" in page
+            assert f"Times are those of the server: UTC{here.isoformat()[-6:]} ({here.tzname()})." in page
+            assert f'{here.isoformat()[-6:]} ({here.tzname()})">' in page
+
+
 async def test_code_that_does_not_fit_is_shown_beside_what_is_recorded(db: Path) -> None:
     """With the cures, and the action that accepts it."""
 
