@@ -149,7 +149,7 @@ async def _confirm_values(ask: Ask, name: str, typed: Mapping[str, str]) -> dict
     """What the page shows, with what was `typed` there before."""
     run = await ask.engine.get_run(ask.run_id)
     waiting = (await ask.engine.open_steps([run.id])).get(run.id, [])
-    decisions = await Decisions(ask).of(run, waiting)
+    decisions = await Decisions(ask).of(run, waiting) if name == "approve" else {}
     action = {one.name: one for one in actions_for(ask, run, decisions)}.get(name)
     if action is None:
         raise Refused(404, "No such action")
