@@ -13,7 +13,7 @@ from typing import Any
 
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import Change, Recorded, RunRow, RunStatus
-from pikkupy.engine import again, aside, gates
+from pikkupy.engine import again, aside, gates, signals
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.asking import not_found
 from pikkupy.engine.events import EventKind
@@ -53,6 +53,19 @@ async def tell(
                 f"run {run_id!r} is {recorded.run.status}: it takes no signals and no decisions any more"
             )
         await host.journal.commit([keep(recorded)])
+
+
+async def asked_for(parts: Parts, run_id: str) -> dict[str, dict[str, Any]]:
+    """What the run waits to be decided. It is looked at where it is: it does not come into memory for that."""
+    host, residents, starts = parts
+    await starts.settled(run_id)
+    active = residents.active.get(run_id)
+    if active is None:
+        recorded = await host.journal.recorded((await parts.row(run_id)).number)
+        if recorded is None:
+            raise not_found(run_id)
+        return await in_callback(host.loop, partial(residents.asked_for, recorded))
+    return {} if active.ending else signals.asked_for(step.call for step in active.steps.values())
 
 
 async def resume(parts: Parts, run_id: str, *, accept: bool) -> None:

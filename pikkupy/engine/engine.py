@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from datetime import datetime
 from functools import partial
@@ -493,18 +493,7 @@ class Engine(Mounted):
 
         A run that waits in the file is read for that; one that is suspended waits for none. Raises `RunNotFound`.
         """
-        found: dict[str, dict[str, Any]] = {}
-
-        def keep(recorded: Recorded) -> Change:
-            raise RunStateError(f"run {run_id!r} is {recorded.run.status}")
-
-        def act(run: ActiveRun, done: Done) -> None:
-            found.update(signals.asked_for(run))
-            done(None)
-
-        with suppress(RunStateError):
-            await self._done(acting.tell(self._use(), run_id, act, keep))
-        return found
+        return await self._done(acting.asked_for(self._use(), run_id))
 
     async def resume(self, run_id: str, *, accept: Literal["new"] | None = None) -> None:
         """Let a suspended run go on: the gates in `Run.reason` open, or what else it names was mended.

@@ -29,7 +29,7 @@ from pikkupy.core.model import (
     StepsCancelled,
 )
 from pikkupy.durations import microseconds
-from pikkupy.engine import child_steps
+from pikkupy.engine import child_steps, signals
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.ends import move_of
 from pikkupy.engine.events import EventKind, Hub, ended
@@ -252,6 +252,17 @@ class Residents:
         execution, _ = self._begin(workflow, recorded, self._variables.copy())
         execution.tear_down()
         return execution.approvals
+
+    def asked_for(self, recorded: Recorded) -> dict[str, dict[str, Any]]:
+        """What a run that is not in memory waits to be decided, by the present code. Nothing is carried out."""
+        running = recorded.run.status is RunStatus.RUNNING and not self._starts_later(recorded)
+        if not running or not self._has_workflow(recorded.run):
+            return {}
+        workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(recorded.run.workflow)
+        execution, commands = self._begin(workflow, recorded, self._variables.copy())
+        execution.tear_down()
+        waits = (call for call in commands.calls if call.position not in commands.stopped)
+        return signals.asked_for(waits) if commands.end is None else {}
 
     def is_ending(self, number: int) -> bool:
         """True while the end of the run is on its way to the disk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -97,13 +98,9 @@ def decide(run: Resident, name: str, decision: object, decided_by: str | None, d
     _take(run, step, Succeeded(text), row, partial(_is_on_disk, run, row, done))
 
 
-def asked_for(run: Resident) -> dict[str, dict[str, Any]]:
-    """The decisions that the run waits for, and JSON Schema of each."""
-    return {
-        step.call.body: schema_of(decision_type(step.call.result_type))
-        for step in run.steps.values()
-        if step.call.approval
-    }
+def asked_for(calls: Iterable[StepCall]) -> dict[str, dict[str, Any]]:
+    """The decisions that these steps wait for, and JSON Schema of each."""
+    return {call.body: schema_of(decision_type(call.result_type)) for call in calls if call.approval}
 
 
 def _first(run: Resident, name: str) -> LiveStep | None:

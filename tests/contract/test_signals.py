@@ -579,3 +579,40 @@ async def test_the_context_of_who_brings_a_signal_is_not_the_run_s(settings: dic
         await asyncio.create_task(asked_by("bob", lambda: engine.resume("r")))
         await result(engine)
     assert seen == ["nobody", "nobody"]
+
+
+@each_way
+async def test_what_a_run_waits_to_be_decided_can_be_asked_and_changes_nothing(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Not even that it is suspended, if other code would not fit it: that is for what wakes it."""
+
+    async def waits(workflow: Workflow) -> Any:
+        both = asyncio.gather(workflow.approval("pay", Payment), workflow.wait_for_signal("go"))
+        await asyncio.wait([asyncio.ensure_future(workflow.approval("stopped", bool))], timeout=3600)
+        return await both
+
+    async def other(workflow: Workflow) -> None:
+        await workflow.approval("other", bool)
+
+    db, clock = tmp_path / "app.db", VirtualClock()
+    async with opened(waits, settings, db, clock) as (engine, _):
+        assert (await engine.approvals("r")).keys() == {"pay", "stopped"}
+        schema = (await engine.approvals("r"))["pay"]
+        assert "amount" in str(schema)
+        await engine.start("flow", run_id="later", delay="1h")
+        assert await engine.approvals("later") == {}
+        await clock.advance("1h")
+        assert (await engine.approvals("later")).keys() == {"pay", "stopped"}
+        await engine.approve("r", "pay", Payment(1))
+        assert (await engine.approvals("r")).keys() == {"stopped"}
+        await engine.cancel("later", "enough")
+        assert await engine.approvals("later") == {}
+        with pytest.raises(RunNotFound):
+            await engine.approvals("nobody")
+    if settings:
+        pikku = Pikku()
+        pikku.workflow(name="flow")(other)
+        async with pikku.open(db, clock=clock, **settings) as engine:
+            assert await engine.approvals("r") == {}
+            assert (await engine.get_run("r")).status == "running"
