@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 import msgspec
 
 from pikkupy.errors import BadType, BadValue, PikkuError
-from pikkupy.registry import Registry
 
 LEAST_TOKEN = 16  # characters; 128 bits if they are drawn from a base64 alphabet are 22
 
@@ -155,7 +154,7 @@ class HttpSettings(TypedDict, total=False):
 class Mount(Protocol):
     """Makes the ASGI application of an engine or client."""
 
-    def __call__(self, engine: Any, path: str, registry: Registry, config: HttpConfig) -> AsgiApp: ...
+    def __call__(self, engine: Any, path: str, config: HttpConfig) -> AsgiApp: ...
 
 
 class Mounted:
@@ -163,7 +162,6 @@ class Mounted:
 
     _mount: Mount | None
     _path: str
-    _registry: Registry
 
     def asgi(self, **settings: Unpack[HttpSettings]) -> AsgiApp:
         """The HTTP API as an ASGI application, to be mounted into one of Starlette, FastAPI or Litestar.
@@ -179,7 +177,7 @@ class Mounted:
             raise BadType(f"asgi() has no setting {min(unknown)!r}; the settings are {known}")
         if self._mount is None:
             raise PikkuError("asgi() is for what pikku.open or pikku.connect has made")
-        return self._mount(self, self._path, self._registry, HttpConfig(**settings))
+        return self._mount(self, self._path, HttpConfig(**settings))
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:  # noqa: ARG002 - what frameworks call it with

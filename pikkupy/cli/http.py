@@ -16,7 +16,6 @@ from pikkupy.engine.looking import Look
 from pikkupy.errors import BadValue, PikkuError
 from pikkupy.log import logger
 from pikkupy.mounting import AsgiApp, HttpConfig
-from pikkupy.registry import Registry
 
 
 @Parameter(name="*")
@@ -94,4 +93,4 @@ def console_of(found: Client | Look, path: str, *, read_only: bool) -> tuple[Asg
         raise PikkuError(f"{missing.name} is not installed: pip install 'pikkupy[cli,console]'") from None
     config = HttpConfig(read_only=read_only, console=True)
     engine: Any = found  # a look has what the pages need of an engine
-    return application(engine, path, Registry(), config, CONSOLE), token_of_file(path)
+    return application(engine, path, config, CONSOLE), token_of_file(path)

@@ -24,8 +24,6 @@ from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused
 from pikkupy.mounting import Scope
-from pikkupy.registry import WorkflowFunction
-from pikkupy.schemas import schema_of
 
 MOST_AT_ONCE = 10_000  # runs of one action on all that match: some seconds
 TOGETHER = 100  # of them under way at once, so that they are written together
@@ -178,12 +176,10 @@ async def start_page(ask: Ask) -> Response:
     if what.from_run:
         run = await ask.engine.get_run(what.from_run)
         what, given = StartWhat(run.workflow, run.id), ask.shown(run)["input"]
-    workflow: WorkflowFunction[Any, Any] | None = None
-    if what.workflow:
-        workflow = ask.registry.find_workflow(what.workflow)
-    takes = None if workflow is None or not workflow.takes_data else schema_of(workflow.data_type)
+    workflow = await ask.workflow_named(what.workflow) if what.workflow else None
+    takes = None if workflow is None else workflow.input
     fields = None if takes is None else fields_of(takes, given)
-    names = [one.name for one in ask.registry.workflows()]
+    names = [one.name for one in await ask.engine.workflows()]
     return page(ask, "start.html", names=names, workflow=workflow, takes=takes, fields=fields, given=given, what=what)
 
 
@@ -191,10 +187,10 @@ async def start_page(ask: Ask) -> Response:
 async def start_in_console(ask: Ask) -> Response:
     """Start a run."""
     form = await ask.form()
-    workflow: WorkflowFunction[Any, Any] = ask.registry.find_workflow(form.get("workflow", ""))
+    workflow = await ask.workflow_named(form.get("workflow", ""))
     data = None
-    if workflow.takes_data:
-        fields = fields_of(schema_of(workflow.data_type))
+    if workflow.input is not None:
+        fields = fields_of(workflow.input)
         by_fields = form.get("as") == "fields" and fields is not None
         data = value_of_fields(fields or [], form) if by_fields else ask.json(form.get("value", ""))
     ask.take_start()

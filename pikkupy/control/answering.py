@@ -35,6 +35,7 @@ class Answerer:
             messages.ListRuns: self._list_runs,
             messages.Counts: self._counts,
             messages.GetLoad: self._load,
+            messages.Workflows: self._workflows,
             messages.SomeSteps: self._some_steps,
             messages.Cancel: self._cancel,
             messages.Signal: self._signal,
@@ -103,6 +104,9 @@ class Answerer:
 
     async def _load(self, _: messages.GetLoad) -> Raw:
         return json_of(await self._engine.load())
+
+    async def _workflows(self, _: messages.Workflows) -> Raw:
+        return json_of(await self._engine.workflows())
 
     async def _some_steps(self, call: messages.SomeSteps) -> Raw:
         page = await self._engine.some_steps(

@@ -74,6 +74,10 @@ class GetLoad(Call, frozen=True, tag="load"):
     pass
 
 
+class Workflows(Call, frozen=True):
+    pass
+
+
 class Steps(Call, frozen=True):
     run_id: str
 
@@ -169,6 +173,7 @@ AnyCall = (
     | ListRuns
     | Counts
     | GetLoad
+    | Workflows
     | Steps
     | SomeSteps
     | OpenSteps

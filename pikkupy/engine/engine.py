@@ -37,7 +37,7 @@ from pikkupy.engine.pruning import Pruning, Sweep, check_deletable
 from pikkupy.engine.residents import Residents
 from pikkupy.engine.starts import Starts, terms_of
 from pikkupy.engine.streams import Stream
-from pikkupy.engine.views import Attempt, Chunk, Load, Page, Run, Slots, Step, StepPage
+from pikkupy.engine.views import Attempt, Chunk, Load, Page, Run, Slots, Step, StepPage, WorkflowInfo
 from pikkupy.errors import (
     BadType,
     BadValue,
@@ -366,6 +366,11 @@ class Engine(Mounted):
             resident_limit=self._config.resident_runs,
             waits_for_disk=None if waiting is None else str(waiting),
         )
+
+    async def workflows(self) -> list[WorkflowInfo]:
+        """The workflows that can be started, by name, with JSON Schema of what they take and give."""
+        self._use()
+        return asking.workflows_of(self._registry)
 
     async def steps(self, run_id: str) -> list[Step]:
         """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""

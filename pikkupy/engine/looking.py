@@ -136,6 +136,10 @@ class Look:
         """Nobody can decide. Raises `EngineClosed`."""
         raise _nobody()
 
+    async def workflows(self) -> NoReturn:
+        """Nobody can start one. Raises `EngineClosed`."""
+        raise _nobody()
+
     async def load(self) -> NoReturn:
         """Nobody works. Raises `EngineClosed`."""
         raise _nobody()

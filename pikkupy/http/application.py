@@ -20,17 +20,14 @@ from pikkupy.http.schemas import openapi
 from pikkupy.http.tokens import Callers, Failures
 from pikkupy.log import logger
 from pikkupy.mounting import AsgiApp, HttpConfig, Scope
-from pikkupy.registry import Registry
 
 _log = logger()
 
 
-def application(
-    engine: Steered, path: str, registry: Registry, config: HttpConfig, pages: Pages | None = None
-) -> AsgiApp:
+def application(engine: Steered, path: str, config: HttpConfig, pages: Pages | None = None) -> AsgiApp:
     """The ASGI application of an engine or client for the journal at `path`, with pages for people if there are any."""
     callers, failures = Callers(config, path), Failures()
-    api = Api(engine, registry, config, callers, failures)
+    api = Api(engine, config, callers, failures)
     by_path: dict[str, list[Operation]] = {}
     for one in (*all_operations(), *(() if pages is None else pages.operations)):
         by_path.setdefault(one.path, []).append(one)

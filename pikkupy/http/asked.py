@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pikkupy.control import Client
-from pikkupy.engine import Engine, Run
-from pikkupy.errors import RunCancelled, RunFailed
+from pikkupy.engine import Engine, Run, WorkflowInfo
+from pikkupy.errors import RunCancelled, RunFailed, WorkflowNotFound
 from pikkupy.failures import safely
 from pikkupy.http import bodies, kinds
 from pikkupy.http.guard import caller_in, quoted, segment
@@ -25,7 +25,6 @@ from pikkupy.http.queries import headers_of, query_of
 from pikkupy.http.shown import Shown
 from pikkupy.http.tokens import Callers, Failures
 from pikkupy.mounting import Caller, HttpConfig, Scope
-from pikkupy.registry import Registry
 
 T = TypeVar("T")
 Query = TypeVar("Query", bound=msgspec.Struct)
@@ -47,13 +46,10 @@ class Seen(NamedTuple):
 class Api:
     """What is there for all requests."""
 
-    def __init__(
-        self, engine: Steered, registry: Registry, config: HttpConfig, callers: Callers, failures: Failures
-    ) -> None:
+    def __init__(self, engine: Steered, config: HttpConfig, callers: Callers, failures: Failures) -> None:
         self.callers = callers
         self.failures = failures
         self.engine = engine
-        self.registry = registry
         self.config = config
         self.redact = safely(config.redact)
         self.shown = Shown(self.redact)
@@ -68,7 +64,6 @@ class Ask:
         self.api = api
         self.request = request
         self.engine = api.engine
-        self.registry = api.registry
         self.shown = api.shown
         self.read_only = api.config.read_only
         self.made: str | None = None
@@ -190,6 +185,14 @@ class Ask:
         except TimeoutError:
             return False
         return True
+
+    async def workflow_named(self, name: str) -> WorkflowInfo:
+        """A workflow that the engine has. Raises `WorkflowNotFound`."""
+        known = {one.name: one for one in await self.engine.workflows()}
+        if name not in known:
+            listed = ", ".join(list(known)[:10]) + (", …" if len(known) > 10 else "")
+            raise WorkflowNotFound(f"the engine has no workflow named {name!r}; it has: {listed or 'none'}")
+        return known[name]
 
     async def run_now(self, run_id: str, status: int = 200, **headers: str) -> Response:
         """An answer with the run as it stands."""

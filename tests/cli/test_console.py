@@ -12,9 +12,11 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pikkupy import Pikku, Workflow
@@ -39,6 +41,19 @@ async def waiting(workflow: Workflow) -> str:
 async def waiting(workflow: Workflow) -> Any:
     """For a signal."""
     return await workflow.wait_for_signal("go")
+
+
+class Order(msgspec.Struct):
+    """What an order has."""
+
+    number: int
+    due: datetime
+
+
+@pikku.workflow
+async def ordering(workflow: Workflow, data: Order) -> str:
+    """Say what was ordered."""
+    return f"{data.number} until {data.due.year}"
 
 
 class Shown:
@@ -118,6 +133,29 @@ async def test_with_an_engine_it_steers(tmp_path: Path) -> None:
 
         await asyncio.to_thread(look)
         assert await handle.result("30s") == "done"
+
+
+async def test_what_the_engine_knows_can_be_started(tmp_path: Path) -> None:
+    """By a form of its type, and anew with the input of a run, though the console's process has no workflow."""
+    import asyncio
+
+    async with pikku.open(tmp_path / "app.db") as engine:
+
+        def look() -> None:
+            with shown(tmp_path, "console", "app.db") as console:
+                assert "not known" not in console.ask("/console/workflows")[1]
+                assert 'name="field:due"' in console.ask("/console/start?workflow=ordering")[1]
+                fields = {"field:number": "7", "field:due": "2026-01-05T09:00:00+00:00"}
+                started = {"workflow": "ordering", "id": "o", "as": "fields", **fields}
+                assert console.ask("/console/start", **started)[0] == 200
+                assert 'value="7"' in console.ask("/console/start?from_run=o")[1]
+                assert console.ask("/console/start", workflow="waiting", id="w")[0] == 200
+                code, page = console.ask("/console/start?workflow=nothing")
+                assert (code, "no workflow named &#39;nothing&#39;; it has: ordering, waiting" in page) == (404, True)
+
+        await asyncio.to_thread(look)
+        assert await (await engine.handle("o")).result("30s") == "7 until 2026"
+        assert (await engine.get_run("w")).workflow == "waiting"
 
 
 def test_a_file_that_there_is_not(tmp_path: Path) -> None:
