@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pikkupy import Client, Engine, Member
+from pikkupy import Engine, Member
 from pikkupy.engine.looking import Look
 from pikkupy.errors import BadValue, PikkuError
 from pikkupy.log import logger
@@ -83,8 +83,10 @@ def listening(
     return serving(app, address, files)
 
 
-def console_of(found: Client | Look, path: str, *, read_only: bool) -> tuple[AsgiApp, str]:
-    """The application with the console of a client or a look, and its token. Raises `PikkuError`."""
+def console_of(
+    look: Look, path: str, meet: Callable[[], Awaitable[tuple[Any, str | None]]], *, read_only: bool
+) -> tuple[AsgiApp, str]:
+    """The application with the console of a file, and its token; `meet` says who answers. Raises `PikkuError`."""
     try:
         from pikkupy.console import CONSOLE  # noqa: PLC0415 - the extra may be missing
         from pikkupy.http import application  # noqa: PLC0415
@@ -92,5 +94,5 @@ def console_of(found: Client | Look, path: str, *, read_only: bool) -> tuple[Asg
     except ModuleNotFoundError as missing:
         raise PikkuError(f"{missing.name} is not installed: pip install 'pikkupy[cli,console]'") from None
     config = HttpConfig(read_only=read_only, console=True)
-    engine: Any = found  # a look has what the pages need of an engine
-    return application(engine, path, config, CONSOLE), token_of_file(path)
+    engine: Any = look  # it has what the pages need of an engine
+    return application(engine, path, config, CONSOLE, meet), token_of_file(path)

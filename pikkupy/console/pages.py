@@ -194,5 +194,6 @@ async def _live(ask: Ask, look: Callable[[], Awaitable[str]]) -> Response:
                 yield found
                 last = found
             await asyncio.sleep(max(LIVE_S, SHARE * (monotonic_s() - began)))
+            await ask.meet()
 
     return await streamed(ask, changes, lambda html: html, lambda _: None)

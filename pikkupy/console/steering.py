@@ -85,6 +85,8 @@ def actions_for(ask: Ask, run: Run, waiting: Sequence[Step]) -> list[Action]:
 def _why_not(ask: Ask, action: Action, run: Run, waiting: Sequence[Step]) -> str | None:
     if ask.read_only:
         return "this console is read-only"
+    if ask.away is not None:
+        return "there is no engine just now"
     if not ask.caller.scope.allows(action.scope):
         return f"your token allows `{ask.caller.scope}`; this needs `{action.scope}`"
     ended = run.status in FINAL_RUNS

@@ -74,6 +74,18 @@ class Shown:
                 return found
         raise AssertionError("".join(self.said))
 
+    @contextmanager
+    def followed(self, path: str) -> Iterator[Any]:
+        """The lines of what is live."""
+        request = urllib.request.Request(f"{self.url}{path}", headers={"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            yield answer
+
+    @staticmethod
+    def until_in(lines: Any, text: str) -> None:
+        """Read on to the line with it."""
+        assert any(text in line.decode() for line in lines)
+
     def ask(self, path: str, **form: str) -> tuple[int, str]:
         """Status and page."""
         request = urllib.request.Request(f"{self.url}{path}", headers={"Authorization": f"Bearer {self.token}"})
@@ -105,11 +117,15 @@ async def test_a_file_that_nobody_has_open_can_be_looked_at(tmp_path: Path) -> N
         await engine.start(waiting, run_id="waits")
     before = sorted(path.name for path in tmp_path.iterdir())
     with shown(tmp_path, "console", "app.db", "--engine-wait", "0s") as console:
-        assert any("no engine has the file open" in line for line in console.said)
+        assert any("no engine has app.db open" in line for line in console.said)
         assert "waits for the signal go" in console.ask("/console/")[1]
-        assert "this console is read-only" in console.ask("/console/runs/waits")[1]
-        assert console.ask("/console/workflows")[0] == 200
-        assert console.ask("/console/runs/waits/cancel", reason="x")[0] == 403
+        assert "there is no engine just now" in console.ask("/console/runs/waits")[1]
+        for path in ("", "runs/waits", "overview", "workflows", "start"):
+            page = console.ask(f"/console/{path}")[1]
+            assert page.count("no engine has app.db open; start the application that runs it") == 1, path
+            assert "lifespan" not in page
+            assert "Start a run" not in page
+        assert console.ask("/console/runs/waits/cancel", reason="x")[0] == 503
         for path, status in (
             ("/api/runs/waits", 200),
             ("/api/events", 503),
@@ -156,6 +172,45 @@ async def test_what_the_engine_knows_can_be_started(tmp_path: Path) -> None:
         await asyncio.to_thread(look)
         assert await (await engine.handle("o")).result("30s") == "7 until 2026"
         assert (await engine.get_run("w")).workflow == "waiting"
+
+
+async def test_engines_come_and_go(tmp_path: Path) -> None:
+    """A console that was there before its engine uses it; when that goes, what is live goes on with the file."""
+    import asyncio
+
+    async with pikku.open(tmp_path / "app.db") as engine:
+        await engine.start(waiting, run_id="waits")
+
+    with shown(tmp_path, "console", "app.db", "--engine-wait", "0s") as console:
+
+        def ask(path: str, **form: str) -> tuple[int, str]:
+            status, page = console.ask(path, **form)
+            return status, "away" if "Nothing can be done now" in page else "here"
+
+        assert ask("/console/") == (200, "away")
+        with console.followed("/console/runs/waits/live") as live:
+            console.until_in(live, "Nothing can be done now")
+            async with pikku.open(tmp_path / "app.db"):
+                await asyncio.to_thread(console.until_in, live, 'confirm/cancel"')
+                assert await asyncio.to_thread(ask, "/console/") == (200, "here")
+                assert (await asyncio.to_thread(ask, "/console/start"))[0] == 200
+            await asyncio.to_thread(console.until_in, live, "Nothing can be done now")
+        assert ask("/console/runs/waits") == (200, "away")
+
+
+async def test_an_engine_that_answers_nobody_can_be_looked_at(tmp_path: Path) -> None:
+    """Its file can; the page says who holds it."""
+    import asyncio
+
+    async with pikku.open(tmp_path / "app.db", control_socket=False) as engine:
+        await engine.start(waiting, run_id="waits")
+
+        def look() -> None:
+            with shown(tmp_path, "console", "app.db", "--engine-wait", "0s") as console:
+                status, page = console.ask("/console/runs/waits")
+                assert (status, "opened with control_socket=False?" in page) == (200, True)
+
+        await asyncio.to_thread(look)
 
 
 def test_a_file_that_there_is_not(tmp_path: Path) -> None:
