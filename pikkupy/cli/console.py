@@ -13,6 +13,7 @@ from pikkupy import Client, Pikku, PikkuError
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.http import console_of, listening
 from pikkupy.cli.places import File, file_of
+from pikkupy.cli.running import log_to_stderr
 from pikkupy.cli.screen import say
 from pikkupy.engine.looking import Look
 
@@ -38,6 +39,7 @@ async def console(
     """
     path = file_of(file)
     engine = Pikku().connect(path, wait=engine_wait)
+    log_to_stderr("text", "info")  # the audit lines
     ends = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ends.set)

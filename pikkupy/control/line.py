@@ -40,7 +40,7 @@ class Line:
             with suppress(FileNotFoundError, ConnectionRefusedError):
                 reader, writer = await asyncio.open_unix_connection(str(places.socket_path(real)))
                 line = cls(reader, writer)
-                if not places.is_own(_socket_of(writer)):
+                if not places.is_own(places.peer_of(_socket_of(writer))):
                     line.close()
                     raise PikkuError(f"{places.socket_path(real)} belongs to another user: it is not used")
                 return await line._greeted()

@@ -146,6 +146,8 @@ async def test_with_an_engine_it_steers(tmp_path: Path) -> None:
         def look() -> None:
             with shown(tmp_path, "console", "app.db") as console:
                 assert console.ask("/console/runs/waits/signal", name="go", value='"done"')[0] == 200
+                line = console.until("http_action").string
+                assert "action=signal_in_console by=token" in line and "run_id=waits" in line and "done" not in line
 
         await asyncio.to_thread(look)
         assert await handle.result("30s") == "done"
