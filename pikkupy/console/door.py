@@ -55,9 +55,11 @@ async def login(ask: Ask) -> Response:
     except Refused:
         token = ""  # what is no form holds none
     if ask.api.callers.caller_with(token) is None:
-        ask.api.failures.add(ask.address)
+        try:
+            ask.api.failures.add(ask.address)
+        except Refused as refused:
+            return login_page(ask.base, refused, refused.problem.detail or "")
         return login_page(ask.base, Refused(401, "Who are you?", www_authenticate="Bearer"), "That is not the token.")
-    ask.api.failures.forget(ask.address)
     answer = RedirectResponse(f"{ask.base}{HOME}", 303)
     secure = ask.request.url.scheme == "https"
     answer.set_cookie(

@@ -114,10 +114,6 @@ class Guard:
         route = route_of(connection)
         if self._open_health and route in OPEN:
             return None
-        wait_s = self._failures.wait_s(address)
-        if wait_s > 0:
-            detail = f"too many tokens from {address} were wrong; wait {wait_s:.0f} s"
-            raise Refused(429, "Too many failures", detail, retry_after=str(int(wait_s) + 1))
         if self._door is not None and route == self._door.entrance and connection["method"] == "POST":
             return None  # it says itself whether the token is one
         caller = await self._callers.caller_of(headers)
@@ -127,7 +123,6 @@ class Guard:
             detail = "send `Authorization: Bearer TOKEN`; the token is in the file beside the journal, PATH.token, "
             detail += "or what asgi(token=...) was given"
             raise Refused(401, "Who are you?", detail, www_authenticate="Bearer")
-        self._failures.forget(address)
         return caller
 
 

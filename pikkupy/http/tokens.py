@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pikkupy.clock import monotonic_s
 from pikkupy.errors import BadValue
+from pikkupy.http.problems import Refused
 from pikkupy.mounting import LEAST_TOKEN, Caller, HttpConfig, Scope
 from pikkupy.private import read_own, write_new
 
@@ -113,7 +114,11 @@ class Callers:
 
 
 class Failures:
-    """How often which address has given no valid token: ten times a minute, then it waits, each time twice as long."""
+    """How often which address has given no valid token: ten times a minute, then it waits, each time twice as long.
+
+    Valid ones are not counted: many people may come from one address, and let each other neither in nor out. An hour
+    after the last failure all is forgotten.
+    """
 
     def __init__(self, now: Callable[[], float] = monotonic_s) -> None:
         self._now = now
@@ -128,19 +133,20 @@ class Failures:
         return max(0.0, began + wait_s - self._now())
 
     def add(self, address: str) -> None:
-        """One more."""
-        began, count = self._seen.pop(address, (self._now(), 0))
-        if count >= FAILURES:
-            began = self._now()  # it has waited, and is wrong again
-        elif self._now() - began >= WINDOW_S:
-            began, count = self._now(), 0
+        """One more. Raises `Refused` instead if it has to wait."""
+        wait_s = self.wait_s(address)
+        if wait_s > 0:
+            detail = f"too many tokens from {address} were wrong; wait {wait_s:.0f} s"
+            raise Refused(429, "Too many failures", detail, retry_after=str(int(wait_s) + 1))
+        now = self._now()
+        began, count = self._seen.pop(address, (now, 0))
+        if now - began >= (WINDOW_S if count < FAILURES else LONGEST_WAIT_S):
+            began, count = now, 0
+        elif count >= FAILURES:
+            began = now  # it has waited, and is wrong again
         self._seen[address] = (began, count + 1)
         if len(self._seen) > MOST_ADDRESSES:
             self._seen.popitem(last=False)
-
-    def forget(self, address: str) -> None:
-        """It has given a valid one."""
-        self._seen.pop(address, None)
 
 
 def _session_in(headers: Mapping[str, str]) -> str | None:
