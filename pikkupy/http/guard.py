@@ -116,9 +116,10 @@ class Guard:
             return None
         if self._door is not None and route == self._door.entrance and connection["method"] == "POST":
             return None  # it says itself whether the token is one
-        caller = await self._callers.caller_of(headers)
+        cookie = self._callers.cookie_for(connection)
+        caller = await self._callers.caller_of(headers, cookie)
         if caller is None:
-            if self._callers.has_tried(headers):
+            if self._callers.has_tried(headers, cookie):
                 self._failures.add(address)
             detail = "send `Authorization: Bearer TOKEN`; the token is in the file beside the journal, PATH.token, "
             detail += "or what asgi(token=...) was given"

@@ -200,9 +200,6 @@ async def test_who_says_nothing_has_not_guessed(db: Path) -> None:
         for _ in range(2 * FAILURES):
             assert (await http.get("/console/", headers={"cookie": "other=1"})).status_code == 401
             assert (await http.get("/healthz")).status_code == 401
-        stale = await http.get("/console/", headers={"cookie": "pikku_session=stale"})
-        assert "pikku_session=" in stale.headers["set-cookie"]
-        assert "Max-Age=0" in stale.headers["set-cookie"]
         assert (await http.get("/healthz", headers={"authorization": f"Bearer {TOKEN}"})).status_code == 200
 
 
