@@ -78,6 +78,19 @@ def test_the_link_lets_in_and_the_token_is_not_kept_in_it(browser: Browser, stag
     expect(page.get_by_role("alert")).to_have_text("That is not the token.")
 
 
+def test_the_link_lets_in_where_the_form_is_already(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """Only what is behind `#` changes then; who is in already does not keep it either."""
+    page = browser.new_page()
+    watched.watch(page.context, page, stage.url)
+    page.goto(f"{stage.url}/console/")
+    expect(page.get_by_label("Token")).to_be_visible()
+    for _ in range(2):
+        page.goto(f"{stage.url}/console/#token={TOKEN}")
+        expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+        expect(page).to_have_url(f"{stage.url}/console/")
+    page.context.close()
+
+
 def test_the_list_is_filtered_by_what_is_in_the_url(browser: Browser, stage: Stage, watched: Watched) -> None:
     stage.call(some(stage))
     page = entered(browser, stage, watched)
@@ -267,6 +280,19 @@ def test_the_overview_is_live(browser: Browser, stage: Stage, watched: Watched) 
     expect(workers.first).to_contain_text("async")
     stage.call(stage.engine.run("echo", 1))
     expect(page.get_by_role("link", name="completed 4")).to_be_visible()
+
+
+def test_a_lost_connection_is_said(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """Until there is another one: what is shown grows old meanwhile."""
+    page = entered(browser, stage, watched)
+    lost = page.get_by_text("The connection is lost: what is shown may be old.")
+    expect(lost).to_be_hidden()
+    stage.call(stage.engine.__aexit__(None, None, None))
+    expect(lost).to_be_visible()
+    stage.call(stage.engine.__aenter__())
+    expect(lost).to_be_hidden()
+    stage.call(stage.engine.start("waiting", run_id="new"))
+    expect(page.locator("tbody tr")).to_have_count(1)
 
 
 def test_with_the_keyboard_alone(browser: Browser, stage: Stage, watched: Watched) -> None:
