@@ -116,12 +116,17 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise BadValue(f"starts_per_second={self.starts_per_second!r}: use a number greater than 0")
 
 
+def check_token(token: object) -> None:
+    """Raises `TypeError` or `ValueError`, without saying what it is, for a token that is no good one."""
+    if not isinstance(token, str):
+        raise BadType(f"a token must be a str, not {type(token).__name__}")
+    if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise BadValue(f"a token of {len(token)} characters: use {LEAST_TOKEN} or more ASCII ones, without spaces")
+
+
 def _check_tokens(config: HttpConfig) -> None:
     for token in ([] if config.token is None else [config.token]) + list(config.tokens):
-        if not isinstance(token, str):
-            raise BadType(f"a token must be a str, not {type(token).__name__}")
-        if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-            raise BadValue(f"a token of {len(token)} characters: use {LEAST_TOKEN} or more ASCII ones, without spaces")
+        check_token(token)
     for scope in config.tokens.values():
         if scope not in list(Scope):
             raise BadValue(f"tokens={{…: {scope!r}}}: use one of {', '.join(Scope)}")

@@ -11,9 +11,9 @@ from cyclopts import Parameter
 
 from pikkupy import Client, Pikku, PikkuError
 from pikkupy.cli.exits import Exit
-from pikkupy.cli.http import console_of, listening
+from pikkupy.cli.http import BasePath, Redact, console_of, listening
 from pikkupy.cli.places import File, file_of
-from pikkupy.cli.running import log_to_stderr
+from pikkupy.cli.running import AppDir, found_at, log_to_stderr
 from pikkupy.cli.screen import say
 from pikkupy.engine.looking import Look
 
@@ -28,6 +28,9 @@ async def console(
     read_only: Annotated[
         bool, Parameter(negative="", show_default=False, help="Nothing can be changed in it.")
     ] = False,
+    base_path: BasePath = "",
+    redact: Redact = None,
+    app_dir: AppDir = None,
     engine_wait: Annotated[
         str, Parameter(help="How long to wait for an engine before it is said that there is none.")
     ] = "1s",
@@ -40,6 +43,7 @@ async def console(
     path = file_of(file)
     engine = Pikku().connect(path, wait=engine_wait)
     log_to_stderr("text", "info")  # the audit lines
+    hide = None if redact is None else found_at(redact, app_dir)
     ends = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ends.set)
@@ -50,8 +54,8 @@ async def console(
                 pass
         except PikkuError as error:
             say(f"it can be looked at, and nothing be done: {error}")
-        app, token = console_of(look, path, _Whoever(path, look, stack), read_only=read_only)
-        url = await stack.enter_async_context(listening(app, http))
+        app, token = console_of(look, path, _Whoever(path, look, stack), read_only=read_only, redact=hide)
+        url = await stack.enter_async_context(listening(app, http, base_path=base_path))
         say(f"{url}/console/#token={token}")
         await ends.wait()
     return Exit.DONE

@@ -62,7 +62,7 @@ class Shown:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.said = list[str]()
-        link = self.until(r"(http://[^/]+)/console/#token=(\S+)")
+        link = self.until(r"(http://\S+)/console/#token=(\S+)")
         self.url, self.token = link.groups()
 
     def until(self, pattern: str) -> re.Match[str]:
@@ -198,6 +198,18 @@ async def test_engines_come_and_go(tmp_path: Path) -> None:
                 assert (await asyncio.to_thread(ask, "/console/start"))[0] == 200
             await asyncio.to_thread(console.until_in, live, "Nothing can be done now")
         assert ask("/console/runs/waits") == (200, "away")
+
+
+async def test_it_is_shown_below_a_path_and_without_secrets(tmp_path: Path) -> None:
+    (tmp_path / "hiding.py").write_text("def hide(text):\n    return text.replace('s3cret', '***')\n")
+    async with pikku.open(tmp_path / "app.db") as engine:
+        await engine.start(waiting, run_id="waits", tags={"of": "s3cret"})
+    options = ("--engine-wait", "0s", "--base-path", "/a/b", "--redact", "hiding:hide", "--app-dir", ".")
+    with shown(tmp_path, "console", "app.db", *options) as console:
+        status, page = console.ask("/console/runs/waits")
+        assert (status, "of=***" in page, "s3cret" in page) == (200, True, False)
+        assert 'href="/a/b/console/overview"' in page
+        assert console.url.endswith("/a/b")
 
 
 async def test_an_engine_that_answers_nobody_can_be_looked_at(tmp_path: Path) -> None:
