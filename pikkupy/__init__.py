@@ -3,7 +3,21 @@
 from pikkupy.config import Config
 from pikkupy.control import Client, Member
 from pikkupy.core.clock import Clock
-from pikkupy.engine import Attempt, Chunk, Engine, Event, EventKind, Load, Page, Run, RunHandle, Slots, Step, StepPage
+from pikkupy.engine import (
+    Attempt,
+    Chunk,
+    Engine,
+    Event,
+    EventKind,
+    Load,
+    Page,
+    Run,
+    RunHandle,
+    Slots,
+    Step,
+    StepPage,
+    WorkflowInfo,
+)
 from pikkupy.errors import (
     DurationError,
     EngineClosed,
@@ -88,6 +102,7 @@ __all__ = [
     "StreamFull",
     "WorkerLost",
     "Workflow",
+    "WorkflowInfo",
     "WorkflowMisuse",
     "WorkflowNotFound",
     "current_step",

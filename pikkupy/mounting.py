@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 import msgspec
 
 from pikkupy.errors import BadType, BadValue, PikkuError
-from pikkupy.registry import Registry
 
 LEAST_TOKEN = 16  # characters; 128 bits if they are drawn from a base64 alphabet are 22
 
@@ -117,12 +116,17 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise BadValue(f"starts_per_second={self.starts_per_second!r}: use a number greater than 0")
 
 
+def check_token(token: object) -> None:
+    """Raises `TypeError` or `ValueError`, without saying what it is, for a token that is no good one."""
+    if not isinstance(token, str):
+        raise BadType(f"a token must be a str, not {type(token).__name__}")
+    if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise BadValue(f"a token of {len(token)} characters: use {LEAST_TOKEN} or more ASCII ones, without spaces")
+
+
 def _check_tokens(config: HttpConfig) -> None:
     for token in ([] if config.token is None else [config.token]) + list(config.tokens):
-        if not isinstance(token, str):
-            raise BadType(f"a token must be a str, not {type(token).__name__}")
-        if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-            raise BadValue(f"a token of {len(token)} characters: use {LEAST_TOKEN} or more ASCII ones, without spaces")
+        check_token(token)
     for scope in config.tokens.values():
         if scope not in list(Scope):
             raise BadValue(f"tokens={{…: {scope!r}}}: use one of {', '.join(Scope)}")
@@ -155,7 +159,7 @@ class HttpSettings(TypedDict, total=False):
 class Mount(Protocol):
     """Makes the ASGI application of an engine or client."""
 
-    def __call__(self, engine: Any, path: str, registry: Registry, config: HttpConfig) -> AsgiApp: ...
+    def __call__(self, engine: Any, path: str, config: HttpConfig) -> AsgiApp: ...
 
 
 class Mounted:
@@ -163,7 +167,6 @@ class Mounted:
 
     _mount: Mount | None
     _path: str
-    _registry: Registry
 
     def asgi(self, **settings: Unpack[HttpSettings]) -> AsgiApp:
         """The HTTP API as an ASGI application, to be mounted into one of Starlette, FastAPI or Litestar.
@@ -179,7 +182,7 @@ class Mounted:
             raise BadType(f"asgi() has no setting {min(unknown)!r}; the settings are {known}")
         if self._mount is None:
             raise PikkuError("asgi() is for what pikku.open or pikku.connect has made")
-        return self._mount(self, self._path, self._registry, HttpConfig(**settings))
+        return self._mount(self, self._path, HttpConfig(**settings))
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:  # noqa: ARG002 - what frameworks call it with

@@ -97,7 +97,7 @@ class Pikku(Registry):
         return Client(path, self, wait, _mount)
 
 
-def _mount(engine: Engine | Client, path: str, registry: Registry, config: HttpConfig) -> AsgiApp:
+def _mount(engine: Engine | Client, path: str, config: HttpConfig) -> AsgiApp:
     """The door to the web, which is an extra."""
     try:
         from pikkupy.http import application  # noqa: PLC0415 - it may be missing
@@ -114,4 +114,4 @@ def _mount(engine: Engine | Client, path: str, registry: Registry, config: HttpC
         raise PikkuError(
             f"asgi() needs {missing.name}, which is not installed: pip install 'pikkupy[{extra}]'"
         ) from None
-    return application(engine, path, registry, config, pages)
+    return application(engine, path, config, pages)

@@ -54,6 +54,7 @@ PUBLIC = [
     "StreamFull",
     "WorkerLost",
     "Workflow",
+    "WorkflowInfo",
     "WorkflowMisuse",
     "WorkflowNotFound",
     "current_step",

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import AsyncExitStack
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pikkupy import Client, EngineClosed, Pikku
+from pikkupy import Client, Pikku, PikkuError
 from pikkupy.cli.exits import Exit
-from pikkupy.cli.http import console_of, listening
+from pikkupy.cli.http import BasePath, Redact, console_of, listening
 from pikkupy.cli.places import File, file_of
+from pikkupy.cli.running import AppDir, found_at, log_to_stderr
 from pikkupy.cli.screen import say
 from pikkupy.engine.looking import Look
+
+ANSWER_S = 1.0  # that an engine may take before its file is looked at instead
 
 
 async def console(
@@ -25,33 +28,62 @@ async def console(
     read_only: Annotated[
         bool, Parameter(negative="", show_default=False, help="Nothing can be changed in it.")
     ] = False,
-    engine_wait: Annotated[str, Parameter(help="How long to wait for an engine to appear.")] = "1s",
+    base_path: BasePath = "",
+    redact: Redact = None,
+    app_dir: AppDir = None,
+    engine_wait: Annotated[
+        str, Parameter(help="How long to wait for an engine before it is said that there is none.")
+    ] = "1s",
 ) -> Exit:
     """Show the runs of a journal in a browser, and steer them, until Ctrl-C.
 
-    The link that is printed has the token in it. What is done goes to the engine that has the file open; without one,
-    and without the application, everything can be looked at.
+    The link that is printed has the token in it. What is done goes to the engine that has the file open; while there is
+    none, and without the application, everything can be looked at.
     """
     path = file_of(file)
+    engine = Pikku().connect(path, wait=engine_wait)
+    log_to_stderr("text", "info")  # the audit lines
+    hide = None if redact is None else found_at(redact, app_dir)
     ends = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ends.set)
     async with AsyncExitStack() as stack:
-        found = await _opened(stack, path, engine_wait)
-        looks = isinstance(found, Look)
-        app, token = console_of(found, path, read_only=read_only or looks)
-        url = await stack.enter_async_context(listening(app, http))
-        if looks:
-            say("no engine has the file open: it can be looked at, and nothing be done")
+        look = await stack.enter_async_context(Look(path))  # it says if there is no such file
+        try:
+            async with engine:
+                pass
+        except PikkuError as error:
+            say(f"it can be looked at, and nothing be done: {error}")
+        app, token = console_of(look, path, _Whoever(path, look, stack), read_only=read_only, redact=hide)
+        url = await stack.enter_async_context(listening(app, http, base_path=base_path))
         say(f"{url}/console/#token={token}")
         await ends.wait()
     return Exit.DONE
 
 
-async def _opened(stack: AsyncExitStack, path: str, wait: str) -> Client | Look:
-    """The engine of the file, or a look at it if there is none."""
-    look = await stack.enter_async_context(Look(path))  # it says if there is no such file
-    try:
-        return await stack.enter_async_context(Pikku().connect(path, wait=wait))
-    except EngineClosed:
-        return look
+class _Whoever:
+    """Says who answers: the engine of the file whenever there is one, else a look at it."""
+
+    def __init__(self, path: str, look: Look, stack: AsyncExitStack) -> None:
+        self._path = path
+        self._look: Any = look  # it has what the pages need of an engine
+        self._stack = stack
+        self._client: Client | None = None
+
+    async def __call__(self) -> tuple[Any, str | None]:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                client = await self._connected()
+                await client.ready()
+        except TimeoutError:
+            return self._look, f"the engine of {self._path} has not answered within {ANSWER_S:g} s"
+        except PikkuError as error:
+            return self._look, str(error)
+        return client, None
+
+    async def _connected(self) -> Client:
+        """From the first engine on there is one client for all that follow."""
+        if self._client is None:
+            client = Pikku().connect(self._path, wait=0)
+            self._client = await self._stack.enter_async_context(client)
+        return self._client

@@ -61,7 +61,11 @@ async def run(
             loop.add_signal_handler(number, end, number)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda found, _: loop.call_soon_threadsafe(end, found))
-    async with http.served(engine), engine:  # while the engine is being left, who asks is told that it is not open
+    redact = None if http.redact is None else found_at(http.redact, app_dir)
+    async with (
+        http.served(engine, redact),
+        engine,
+    ):  # while the engine is being left, who asks is told that it is not open
         failure = asyncio.ensure_future(engine._failure()) if isinstance(engine, Engine) else None
         waiting = asyncio.ensure_future(ends.wait())
         await asyncio.wait([one for one in (waiting, failure) if one is not None], return_when=asyncio.FIRST_COMPLETED)

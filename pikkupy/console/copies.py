@@ -7,10 +7,8 @@ from urllib.parse import quote_plus
 
 from msgspec import UNSET
 
-from pikkupy.codec import Codec
 from pikkupy.engine import Run
-from pikkupy.engine.asking import types_of
-from pikkupy.errors import PayloadError
+from pikkupy.errors import EngineClosed, WorkflowNotFound
 from pikkupy.http.asked import Ask
 from pikkupy.plain import plain
 from pikkupy.showing.words import json_of
@@ -33,12 +31,15 @@ class Copy(NamedTuple):
         return "" if self.why_not or self.given is UNSET else json_of(self.given, indent=2)
 
 
-def copy_of(ask: Ask, run: Run) -> Copy:
+async def copy_of(ask: Ask, run: Run) -> Copy:
     """The input in plain JSON; of an object without the parts that are hidden."""
-    real, annotation = plain(run.input), types_of(ask.registry, run.workflow)[0]
+    real = plain(run.input)
+    try:
+        if not await ask.engine.has_input(run.id, real):
+            return Copy(why_not=NOT_JSON)
+    except (EngineClosed, WorkflowNotFound) as error:
+        return Copy(why_not=str(error))
     shown = ask.shown.value(real, plain_already=True)
-    if not _is_same(real, run.input, annotation):
-        return Copy(why_not=NOT_JSON)
     if shown != real:
         if not isinstance(real, dict):
             return Copy(why_not=HIDDEN)
@@ -46,12 +47,3 @@ def copy_of(ask: Ask, run: Run) -> Copy:
         return Copy(open_parts, HIDDEN)
     copy = Copy(real)
     return Copy(why_not=LARGE) if len(quote_plus(copy.text)) > ask.api.config.max_body else copy
-
-
-def _is_same(copy: Any, value: Any, annotation: Any) -> bool:
-    codec = Codec()
-    try:
-        texts = [codec.encode(one, annotation, what="input") for one in (copy, value)]
-    except PayloadError:
-        return False
-    return texts[0] == texts[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from functools import cache
+from typing import Any
 
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -16,11 +17,10 @@ from pikkupy.http.asked import Ask
 from pikkupy.http.guard import route_of
 from pikkupy.http.operations import operation
 from pikkupy.http.problems import Refused
-from pikkupy.http.tokens import SECURE_SESSION, SESSION
+from pikkupy.http.tokens import SESSION_S, value_in
 from pikkupy.mounting import Connection, Scope
 
 ENTRANCE = "/console/login"
-WEEK_S = 7 * 24 * 3600
 
 
 class PersonsDoor:
@@ -42,9 +42,7 @@ def login_page(base: str, refused: Refused, said: str) -> Response:
     """The form. It is all in one: what it would load is not to be had without a token."""
     page, policy = _login()
     text = page.replace("{{base}}", base).replace("{{said}}", said)
-    answer = HTMLResponse(text, refused.problem.status, {"content-security-policy": policy, **refused.headers})
-    _forget(answer)
-    return answer
+    return HTMLResponse(text, refused.problem.status, {"content-security-policy": policy, **refused.headers})
 
 
 @operation("POST", ENTRANCE, Scope.READ, {303: None}, problem=problem_page)
@@ -54,35 +52,37 @@ async def login(ask: Ask) -> Response:
         token = (await ask.form()).get("token", "").strip()
     except Refused:
         token = ""  # what is no form holds none
-    if ask.api.callers.caller_with(token) is None:
-        ask.api.failures.add(ask.address)
+    callers = ask.api.callers
+    caller = callers.caller_with(token)
+    if caller is None:
+        try:
+            ask.api.failures.add(ask.address)
+        except Refused as refused:
+            return login_page(ask.base, refused, refused.problem.detail or "")
         return login_page(ask.base, Refused(401, "Who are you?", www_authenticate="Bearer"), "That is not the token.")
-    ask.api.failures.forget(ask.address)
     answer = RedirectResponse(f"{ask.base}{HOME}", 303)
-    secure = ask.request.url.scheme == "https"
-    answer.set_cookie(
-        SECURE_SESSION if secure else SESSION,
-        ask.api.callers.session_of(token),
-        max_age=WEEK_S,
-        secure=secure,
-        httponly=True,
-        samesite="strict",
-    )
+    answer.set_cookie(max_age=SESSION_S, value=callers.sessions.begin(caller), **_cookie(ask))
     return answer
 
 
 @operation("POST", "/console/logout", Scope.READ, {303: None}, problem=problem_page)
 async def logout(ask: Ask) -> Response:
-    """Forget the browser."""
+    """End the session of the browser."""
     answer = RedirectResponse(f"{ask.base}{HOME}", 303)
-    _forget(answer)
+    cookie = _cookie(ask)
+    ask.api.callers.sessions.leave(value_in(ask.request.headers, cookie["key"]))
+    answer.delete_cookie(**cookie)
     return answer
 
 
-def _forget(answer: Response) -> None:
-    """Let the browser drop its cookie: one that is no good any more would count as a guess, again and again."""
-    for name in (SECURE_SESSION, SESSION):
-        answer.delete_cookie(name, secure=name == SECURE_SESSION, httponly=True, samesite="strict")
+def _cookie(ask: Ask) -> dict[str, Any]:
+    """All of a session's cookie but its value: no script, no other site and no other server of this host can use it.
+
+    Where there is TLS it is for this host alone, and that has to be for all paths.
+    """
+    key, secure = ask.api.callers.cookie_for(ask.request.scope), ask.request.url.scheme == "https"
+    path = "/" if secure else ask.base or "/"
+    return {"key": key, "path": path, "secure": secure, "httponly": True, "samesite": "strict"}
 
 
 @cache

@@ -19,6 +19,7 @@ from pikkupy.console.rendering import HOME, STATIC, page, problem_page, rendered
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
 from pikkupy.engine import Attempt
+from pikkupy.errors import EngineClosed
 from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
@@ -178,8 +179,11 @@ async def overview_live(ask: Ask) -> Response:
 async def workflows_page(ask: Ask) -> Response:
     """The workflows that can be started, and how their runs stand."""
     counts = await counts_of(ask)
-    known = {one.name: one for one in ask.registry.workflows()}
-    names = sorted({*known, *counts})
+    try:
+        known = {one.name: one for one in await ask.engine.workflows()}
+    except EngineClosed:
+        known = None
+    names = sorted({*(known or ()), *counts})
     return page(ask, "workflows.html", names=names, known=known, counts=counts, statuses=list(RunStatus))
 
 
@@ -212,5 +216,6 @@ async def _live(ask: Ask, look: Callable[[], Awaitable[str]]) -> Response:
                 yield found
                 last = found
             await asyncio.sleep(max(LIVE_S, SHARE * (monotonic_s() - began)))
+            await ask.meet()
 
     return await streamed(ask, changes, lambda html: html, lambda _: None)

@@ -47,9 +47,10 @@ def rendered(ask: Ask, name: str, **values: Any) -> str:
             base=base,
             url=lambda path, **query: _url(base, path, query),
             caller=ask.caller,
-            may=lambda scope: not ask.read_only and ask.caller.scope.allows(scope),
+            may=lambda scope: not ask.read_only and ask.away is None and ask.caller.scope.allows(scope),
             read_only=ask.read_only,
             zone=_zone(),
+            away=ask.away,
             here=ask.request.url.path.removeprefix(base),
             **values,
         )
@@ -58,7 +59,7 @@ def rendered(ask: Ask, name: str, **values: Any) -> str:
 
 def problem_page(ask: Ask, error: Exception) -> Response:
     """What is wrong, for people."""
-    problem, headers = problem_of(error, ask.api.redact)
+    problem, headers = problem_of(error, ask.api.redact, ask.cure)
     answer = page(ask, "problem.html", problem.status, problem=problem)
     answer.headers.update(headers)
     return answer

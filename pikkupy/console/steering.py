@@ -26,8 +26,6 @@ from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused, problem_of
 from pikkupy.mounting import Scope
-from pikkupy.registry import WorkflowFunction
-from pikkupy.schemas import schema_of
 
 MOST_AT_ONCE = 10_000  # runs of one action on all that match: some seconds
 TOGETHER = 100  # of them under way at once, so that they are written together
@@ -123,6 +121,8 @@ def actions_for(ask: Ask, run: Run, decisions: Collection[str]) -> list[Action]:
 def _why_not(ask: Ask, action: Action, run: Run, decisions: Collection[str]) -> str | None:
     if ask.read_only:
         return "this console is read-only"
+    if ask.away is not None:
+        return "there is no engine just now"
     if not ask.caller.scope.allows(action.scope):
         return f"your token allows `{ask.caller.scope}`; this needs `{action.scope}`"
     ended = run.status in FINAL_RUNS
@@ -166,7 +166,7 @@ async def _confirm_values(ask: Ask, name: str, typed: Mapping[str, str]) -> dict
         case "fork":
             steps = await ask.engine.some_steps(run.id, limit=500)
             values["at"] = [step.name for step in steps.steps]
-            values |= {"input": ask.shown(run)["input"], "copy": copy_of(ask, run)}
+            values |= {"input": ask.shown(run)["input"], "copy": await copy_of(ask, run)}
         case _:
             pass
     return values
@@ -240,13 +240,11 @@ async def start_page(ask: Ask) -> Response:
     what, copy = ask.query(StartWhat), Copy()
     if what.from_run:
         run = await ask.engine.get_run(what.from_run)
-        what, copy = StartWhat(run.workflow, run.id), copy_of(ask, run)
-    workflow: WorkflowFunction[Any, Any] | None = None
-    if what.workflow:
-        workflow = ask.registry.find_workflow(what.workflow)
-    takes = _takes(workflow)
+        what, copy = StartWhat(run.workflow, run.id), await copy_of(ask, run)
+    workflow = await ask.workflow_named(what.workflow) if what.workflow else None
+    takes = None if workflow is None else workflow.input
     fields = None if takes is None else fields_of(takes, copy.given)
-    names = [one.name for one in ask.registry.workflows()]
+    names = [one.name for one in await ask.engine.workflows()]
     values: dict[str, Any] = {"workflow": workflow, "takes": takes, "fields": fields, "typed": {"value": copy.text}}
     return page(ask, "start.html", names=names, what=what, why_not=copy.why_not, **values)
 
@@ -255,8 +253,8 @@ async def start_page(ask: Ask) -> Response:
 async def start_in_console(ask: Ask) -> Response:
     """Start a run."""
     form = await ask.form()
-    workflow: WorkflowFunction[Any, Any] = ask.registry.find_workflow(form.get("workflow", ""))
-    takes = _takes(workflow)
+    workflow = await ask.workflow_named(form.get("workflow", ""))
+    takes = workflow.input
     fields = fields_of(takes) if takes is not None and form.get("as") == "fields" else None
     try:
         data = None
@@ -269,11 +267,6 @@ async def start_in_console(ask: Ask) -> Response:
         return _again(ask, error, "start.html", workflow=workflow, takes=takes, fields=fields, typed=form, why_not=None)
     ask.made = handle.id
     return _to(ask, f"runs/{quoted(handle.id)}", done="started")
-
-
-def _takes(workflow: WorkflowFunction[Any, Any] | None) -> dict[str, Any] | None:
-    """JSON Schema of its input; `None`: it takes none."""
-    return None if workflow is None or not workflow.takes_data else schema_of(workflow.data_type)
 
 
 # All that match

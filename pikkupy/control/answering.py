@@ -35,6 +35,8 @@ class Answerer:
             messages.ListRuns: self._list_runs,
             messages.Counts: self._counts,
             messages.GetLoad: self._load,
+            messages.HasInput: self._has_input,
+            messages.Workflows: self._workflows,
             messages.SomeSteps: self._some_steps,
             messages.Cancel: self._cancel,
             messages.Signal: self._signal,
@@ -103,6 +105,18 @@ class Answerer:
 
     async def _load(self, _: messages.GetLoad) -> Raw:
         return json_of(await self._engine.load())
+
+    async def _has_input(self, call: messages.HasInput) -> Raw:
+        run = await self._engine.get_run(call.run_id)
+        found: WorkflowFunction[Any, Any] = self._registry.find_workflow(run.workflow)
+        try:
+            data = _received(call.data, found.data_type, "input of workflow", found.name)
+        except PayloadError:
+            return json_of(False)
+        return json_of(await self._engine.has_input(call.run_id, data))
+
+    async def _workflows(self, _: messages.Workflows) -> Raw:
+        return json_of(await self._engine.workflows())
 
     async def _some_steps(self, call: messages.SomeSteps) -> Raw:
         page = await self._engine.some_steps(

@@ -17,7 +17,7 @@ from pikkupy.control.line import Gone, Lines
 from pikkupy.control.messages import AnyCall, values
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import Duration, microseconds
-from pikkupy.engine import Attempt, Chunk, Event, Load, Page, Run, RunHandle, Step, StepPage
+from pikkupy.engine import Attempt, Chunk, Event, Load, Page, Run, RunHandle, Step, StepPage, WorkflowInfo
 from pikkupy.engine.asking import types_of
 from pikkupy.engine.ids import Ids
 from pikkupy.engine.views import shown
@@ -224,6 +224,17 @@ class Client(Mounted):
         """As `Engine.load`."""
         load: Load = await self._ask(messages.GetLoad(), Load, again=True)
         return load
+
+    async def has_input(self, run_id: str, data: Any) -> bool:
+        """As `Engine.has_input`."""
+        sent = _sent(data, Any, "input of run", run_id)
+        found: bool = await self._ask(messages.HasInput(run_id, sent), bool, again=True)
+        return found
+
+    async def workflows(self) -> list[WorkflowInfo]:
+        """As `Engine.workflows`."""
+        found: list[WorkflowInfo] = await self._ask(messages.Workflows(), list[WorkflowInfo], again=True)
+        return found
 
     async def steps(self, run_id: str) -> list[Step]:
         """As `Engine.steps`."""

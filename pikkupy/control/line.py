@@ -40,7 +40,7 @@ class Line:
             with suppress(FileNotFoundError, ConnectionRefusedError):
                 reader, writer = await asyncio.open_unix_connection(str(places.socket_path(real)))
                 line = cls(reader, writer)
-                if not places.is_own(_socket_of(writer)):
+                if not places.is_own(places.peer_of(_socket_of(writer))):
                     line.close()
                     raise PikkuError(f"{places.socket_path(real)} belongs to another user: it is not used")
                 return await line._greeted()
@@ -197,10 +197,10 @@ class Lines:
 
     def _missing(self) -> PikkuError:
         holder = None if is_locked(self._real) is False else holder_of(self._real)
-        waited = f"waited {self._wait_s:g} s"
+        waited = f" (waited {self._wait_s:g} s)" if self._wait_s else ""
         if holder is None:
-            return EngineClosed(f"no engine has {self._path} open ({waited}); start the application that runs it")
+            return EngineClosed(f"no engine has {self._path} open{waited}; start the application that runs it")
         return JournalLocked(
-            f"{self._path} is held by {holder}, and nobody answers at its control socket ({waited}): "
+            f"{self._path} is held by {holder}, and nobody answers at its control socket{waited}: "
             "is it stopped, of an older version, or opened with control_socket=False?"
         )

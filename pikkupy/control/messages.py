@@ -35,13 +35,22 @@ class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="c
     """One call of the engine's method of that name. Durations are microseconds."""
 
 
-class Start(Call, frozen=True):
+class Act(Call, frozen=True):
+    """One that changes something: it leaves an audit line."""
+
+
+class Start(Act, frozen=True):
     workflow: str
     run_id: str
     data: Raw = NULL
     tags: dict[str, str] | None = None
     at: datetime | None = None
     delay_us: int | None = None
+
+
+class HasInput(Call, frozen=True):
+    run_id: str
+    data: Raw
 
 
 class Result(Call, frozen=True):
@@ -71,6 +80,10 @@ class Counts(Call, frozen=True):
 
 
 class GetLoad(Call, frozen=True, tag="load"):
+    pass
+
+
+class Workflows(Call, frozen=True):
     pass
 
 
@@ -109,18 +122,18 @@ class Stream(Call, frozen=True):
     current: bool = False
 
 
-class Cancel(Call, frozen=True):
+class Cancel(Act, frozen=True):
     run_id: str
     reason: str
 
 
-class Signal(Call, frozen=True):
+class Signal(Act, frozen=True):
     run_id: str
     name: str
     payload: Raw = NULL
 
 
-class Approve(Call, frozen=True):
+class Approve(Act, frozen=True):
     run_id: str
     name: str
     decision: Raw
@@ -131,16 +144,16 @@ class Approvals(Call, frozen=True):
     run_id: str
 
 
-class Resume(Call, frozen=True):
+class Resume(Act, frozen=True):
     run_id: str
     accept: str | None = None
 
 
-class Retry(Call, frozen=True):
+class Retry(Act, frozen=True):
     run_id: str
 
 
-class Fork(Call, frozen=True):
+class Fork(Act, frozen=True):
     run_id: str
     at: str
     new_run_id: str | None = None
@@ -148,11 +161,11 @@ class Fork(Call, frozen=True):
     overrides: dict[str, Raw] = {}
 
 
-class DeleteRun(Call, frozen=True):
+class DeleteRun(Act, frozen=True):
     run_id: str
 
 
-class Prune(Call, frozen=True):
+class Prune(Act, frozen=True):
     older_than_us: int
     statuses: list[str] | None = None
     keep: int = 0
@@ -169,6 +182,8 @@ AnyCall = (
     | ListRuns
     | Counts
     | GetLoad
+    | HasInput
+    | Workflows
     | Steps
     | SomeSteps
     | OpenSteps
@@ -314,6 +329,11 @@ values = Codec(UNLIMITED, UNLIMITED)
 _encode = msgspec.json.Encoder().encode
 read_call = msgspec.json.Decoder(AnyCall).decode
 read_answer = msgspec.json.Decoder(AnyAnswer).decode
+
+
+def tag_of(call: Call) -> str:
+    """The name of the engine's method."""
+    return str(type(call).__struct_config__.tag)
 
 
 def json_of(value: Any) -> Raw:

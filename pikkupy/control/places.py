@@ -14,6 +14,7 @@ import stat
 import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -103,9 +104,22 @@ def port_of(real: str) -> Port | None:
         return None  # there is none, or it is being written
 
 
-def is_own(peer: socket.socket) -> bool:
-    """Whether the process at the other end of a Unix socket is of this user, or root's. True where nobody can say."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return True  # the mode of the socket has kept others out
-    _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return uid in (0, os.getuid())
+class Peer(NamedTuple):
+    """The process at the other end of a Unix socket, as the system names it."""
+
+    pid: int
+    uid: int
+
+
+def peer_of(other: socket.socket) -> Peer | None:
+    """Who is at the other end; `None` where nobody can say."""
+    if not hasattr(socket, "SO_PEERCRED") or other.family != socket.AF_UNIX:
+        return None
+    found = other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(found)
+    return Peer(pid, uid)
+
+
+def is_own(peer: Peer | None) -> bool:
+    """Whether the process is of this user, or root's. True where nobody can say: the socket's mode kept others out."""
+    return peer is None or peer.uid in (0, os.getuid())

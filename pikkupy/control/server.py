@@ -85,6 +85,7 @@ class _Connection(asyncio.Protocol):
         self._token = token
         self._hello = hello
         self._transport: asyncio.Transport | None = None
+        self._peer: places.Peer | None = None
         self._received = bytearray()
         self._call: asyncio.Task[None] | None = None
         self._writable = asyncio.Event()
@@ -96,8 +97,8 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        peer = transport.get_extra_info("socket")
-        if len(self._connections) >= MOST_CONNECTIONS or (self._token is None and not places.is_own(peer)):
+        self._peer = places.peer_of(transport.get_extra_info("socket"))
+        if len(self._connections) >= MOST_CONNECTIONS or not places.is_own(self._peer):
             _log.warning("control_connection_refused", connections=len(self._connections))
             transport.abort()
             return
@@ -177,15 +178,26 @@ class _Connection(asyncio.Protocol):
         self._write(self._hello)
 
     async def _carry_out(self, call: messages.AnyCall) -> None:
-        answer: messages.AnyAnswer
+        value, outcome = messages.NULL, "taken back"
         try:
-            answer = messages.Value(await self._answerer.answer(call, self._tell))
-            message = messages.message_of(answer)
+            value = await self._answerer.answer(call, self._tell)
+            message, outcome = messages.message_of(messages.Value(value)), "done"
         except Exception as error:  # noqa: BLE001 - it is the client's
             if not isinstance(error, PikkuError | TimeoutError):
                 _log.error("control_call_failed", call=type(call).__name__, exc_info=error)
-            message = messages.message_of(messages.problem_of(error))
+            message, outcome = messages.message_of(messages.problem_of(error)), type(error).__name__
+        finally:
+            if isinstance(call, messages.Act):
+                self._audit(call, value, outcome)
         self._write(message)
+
+    def _audit(self, act: messages.Act, value: Raw, outcome: str) -> None:
+        """An action, whatever came of it: what, on which run, by which process. What is sent along is not told."""
+        facts = {name: getattr(act, name) for name in ("run_id", "workflow", "new_run_id") if hasattr(act, name)}
+        if isinstance(act, messages.Fork) and outcome == "done":
+            facts["new_run_id"] = msgspec.json.decode(value)
+        who = {} if self._peer is None else self._peer._asdict()
+        _log.info("control_action", action=messages.tag_of(act), outcome=outcome, **facts, **who)
 
     def _has_ended(self, call: asyncio.Task[None]) -> None:
         self._call = None

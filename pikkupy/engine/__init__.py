@@ -3,7 +3,7 @@
 from pikkupy.engine.engine import Engine
 from pikkupy.engine.events import Event, EventKind
 from pikkupy.engine.handle import RunHandle
-from pikkupy.engine.views import Attempt, Chunk, Load, Page, Run, Slots, Step, StepPage
+from pikkupy.engine.views import Attempt, Chunk, Load, Page, Run, Slots, Step, StepPage, WorkflowInfo
 
 __all__ = [
     "Attempt",
@@ -18,4 +18,5 @@ __all__ = [
     "Slots",
     "Step",
     "StepPage",
+    "WorkflowInfo",
 ]

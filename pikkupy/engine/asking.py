@@ -18,11 +18,23 @@ from pikkupy.core.model import CODE_ACCEPTED, MAX_OWN, AttemptRow, RunFilter, Ru
 from pikkupy.core.ports import Values
 from pikkupy.engine.events import Past
 from pikkupy.engine.listing import check_limit, filter_of, number_of
-from pikkupy.engine.views import Attempt, Page, Run, Step, StepPage, attempts_of, progress_of, run_of, step_of
+from pikkupy.engine.views import (
+    Attempt,
+    Page,
+    Run,
+    Step,
+    StepPage,
+    WorkflowInfo,
+    attempts_of,
+    progress_of,
+    run_of,
+    step_of,
+)
 from pikkupy.errors import BadType, BadValue, JournalError, RunNotFound, WorkflowNotFound
 from pikkupy.failures import storable
 from pikkupy.progress import Progress
 from pikkupy.registry import Registry, WorkflowFunction
+from pikkupy.schemas import schema_of
 from pikkupy.store import Reading
 
 Row = TypeVar("Row", RunRow, StepRow)
@@ -101,6 +113,19 @@ def types_of(registry: Registry, workflow: str) -> tuple[Any, Any]:
     except WorkflowNotFound:
         return Any, Any
     return found.data_type, found.result_type
+
+
+def workflows_of(registry: Registry) -> list[WorkflowInfo]:
+    """What can be started, by name, with what it takes and gives."""
+    return [
+        WorkflowInfo(
+            name=one.name,
+            description=one.__doc__,
+            input=schema_of(one.data_type) if one.takes_data else None,
+            output=schema_of(one.result_type),
+        )
+        for one in registry.workflows()
+    ]
 
 
 async def get_run(asked: Asked, run_id: str) -> Run:

@@ -37,12 +37,13 @@ from pikkupy.engine.pruning import Pruning, Sweep, check_deletable
 from pikkupy.engine.residents import Residents
 from pikkupy.engine.starts import Starts, terms_of
 from pikkupy.engine.streams import Stream
-from pikkupy.engine.views import Attempt, Chunk, Load, Page, Run, Slots, Step, StepPage
+from pikkupy.engine.views import Attempt, Chunk, Load, Page, Run, Slots, Step, StepPage, WorkflowInfo
 from pikkupy.errors import (
     BadType,
     BadValue,
     EngineClosed,
     JournalError,
+    PayloadError,
     PikkuError,
     RunCancelled,
     RunFailed,
@@ -366,6 +367,25 @@ class Engine(Mounted):
             resident_limit=self._config.resident_runs,
             waits_for_disk=None if waiting is None else str(waiting),
         )
+
+    async def has_input(self, run_id: str, data: Any) -> bool:
+        """True if a start of the run's workflow with `data` would record what is the input of the run.
+
+        So a copy of an input that has been on its way as JSON is told from one that has lost something. Raises
+        `RunNotFound`, and `WorkflowNotFound` if the workflow is not registered.
+        """
+        parts = self._use()
+        run = await self._done(parts.row(run_id))
+        workflow: WorkflowFunction[Any, Any] = self._registry.find_workflow(run.workflow)
+        try:
+            return encoded_input(parts.host, workflow, data) == run.input
+        except PayloadError:
+            return False
+
+    async def workflows(self) -> list[WorkflowInfo]:
+        """The workflows that can be started, by name, with JSON Schema of what they take and give."""
+        self._use()
+        return asking.workflows_of(self._registry)
 
     async def steps(self, run_id: str) -> list[Step]:
         """The steps of the run, in the order in which it reached them. Raises `RunNotFound`."""

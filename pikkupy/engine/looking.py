@@ -136,6 +136,14 @@ class Look:
         """Nobody can decide. Raises `EngineClosed`."""
         raise _nobody()
 
+    async def has_input(self, run_id: str, data: Any) -> NoReturn:  # noqa: ARG002
+        """What a start would record depends on code that is not here. Raises `EngineClosed`."""
+        raise _nobody()
+
+    async def workflows(self) -> NoReturn:
+        """Nobody can start one. Raises `EngineClosed`."""
+        raise _nobody()
+
     async def load(self) -> NoReturn:
         """Nobody works. Raises `EngineClosed`."""
         raise _nobody()

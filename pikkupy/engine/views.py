@@ -106,6 +106,18 @@ class Slots(msgspec.Struct, frozen=True, kw_only=True):
     """How many there are: `async_workers`, `thread_workers`, `process_workers`."""
 
 
+class WorkflowInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow that can be started."""
+
+    name: str
+    description: str | None
+    """Its docstring."""
+    input: dict[str, Any] | None
+    """JSON Schema of what it takes; `None` if it takes nothing."""
+    output: dict[str, Any]
+    """JSON Schema of what it gives."""
+
+
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine does at a moment."""
 

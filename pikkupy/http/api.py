@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
-from pikkupy.engine import Attempt, Chunk, Event, EventKind, Run, Step
+from pikkupy.engine import Attempt, Chunk, Event, EventKind, Run, Step, WorkflowInfo
 from pikkupy.errors import EngineClosed, RunNotFound
 from pikkupy.http import kinds
 from pikkupy.http.asked import END, LONGEST_WAIT_S, Ask, Seen, json_of, list_of
@@ -20,8 +20,6 @@ from pikkupy.http.operations import Operation, operation
 from pikkupy.http.queries import arguments_of
 from pikkupy.http.streams import streamed
 from pikkupy.mounting import Scope
-from pikkupy.registry import WorkflowFunction
-from pikkupy.schemas import schema_of
 
 READ, OPERATE, ADMIN = Scope
 
@@ -38,16 +36,6 @@ class Health(msgspec.Struct, frozen=True):
     """How it is."""
 
     status: str
-
-
-class WorkflowInfo(msgspec.Struct, frozen=True):
-    """A workflow that can be started."""
-
-    name: str
-    description: str | None
-    input: dict[str, Any] | None
-    """JSON Schema of its input; `null` if it takes none."""
-    output: dict[str, Any]
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -271,14 +259,13 @@ async def delete_run(ask: Ask) -> Response:
 @operation("GET", "/api/workflows", READ, {200: list[WorkflowInfo]})
 async def list_workflows(ask: Ask) -> Response:
     """List the workflows that can be started, with what they take and give."""
-    return json_of([_workflow_info(one) for one in ask.registry.workflows()])
+    return json_of(await ask.engine.workflows())
 
 
 @operation("GET", "/api/workflows/{workflow}", READ, {200: WorkflowInfo}, problems=(404,))
 async def get_workflow(ask: Ask) -> Response:
     """Say what a workflow takes and gives."""
-    found: WorkflowFunction[Any, Any] = ask.registry.find_workflow(ask.workflow)
-    return json_of(_workflow_info(found))
+    return json_of(await ask.workflow_named(ask.workflow))
 
 
 # The routes of the original
@@ -379,8 +366,3 @@ async def _status(ask: Ask) -> StatusOfRun:
     steps = [ask.shown(step) for step in await ask.engine.steps(run_id)]
     shown = ask.shown(run)
     return StatusOfRun(run.id, run.workflow, run.status, shown["output"], shown["error"], steps)
-
-
-def _workflow_info(found: WorkflowFunction[Any, Any]) -> WorkflowInfo:
-    takes = schema_of(found.data_type) if found.takes_data else None
-    return WorkflowInfo(found.name, found.__doc__, takes, schema_of(found.result_type))

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pikkupy.errors import EngineClosed
 from pikkupy.http.api import OPERATIONS
-from pikkupy.http.asked import Api, Ask, Steered, json_of
+from pikkupy.http.asked import Api, Ask, Meet, Steered, json_of
 from pikkupy.http.guard import Door, Guard, segment
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused, response_to
@@ -20,17 +21,19 @@ from pikkupy.http.schemas import openapi
 from pikkupy.http.tokens import Callers, Failures
 from pikkupy.log import logger
 from pikkupy.mounting import AsgiApp, HttpConfig, Scope
-from pikkupy.registry import Registry
 
 _log = logger()
 
 
 def application(
-    engine: Steered, path: str, registry: Registry, config: HttpConfig, pages: Pages | None = None
+    engine: Steered, path: str, config: HttpConfig, pages: Pages | None = None, meet: Meet | None = None
 ) -> AsgiApp:
-    """The ASGI application of an engine or client for the journal at `path`, with pages for people if there are any."""
+    """The ASGI application of an engine or client for the journal at `path`, with pages for people if there are any.
+
+    `meet` is asked for each request who answers it, if that is not always the same.
+    """
     callers, failures = Callers(config, path), Failures()
-    api = Api(engine, registry, config, callers, failures)
+    api = Api(engine, config, callers, failures, meet)
     by_path: dict[str, list[Operation]] = {}
     for one in (*all_operations(), *(() if pages is None else pages.operations)):
         by_path.setdefault(one.path, []).append(one)
@@ -77,6 +80,9 @@ async def _answered(one: Operation, ask: Ask) -> Response:
         if not ask.caller.scope.allows(one.scope):
             has = f"this needs the scope `{one.scope}`, and the caller has `{ask.caller.scope}`"
             raise Refused(403, "Not allowed", has)
+        await ask.meet()
+        if one.scope is not Scope.READ and ask.away is not None:
+            raise EngineClosed(ask.away)
         answer = await one.handler(ask)
     except Exception as error:  # noqa: BLE001 - it is answered, and logged if it is a defect
         answer = ask.problem(error) if one.problem is None else one.problem(ask, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -14,22 +14,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pikkupy.control import Client
-from pikkupy.engine import Engine, Run
-from pikkupy.errors import RunCancelled, RunFailed
+from pikkupy.engine import Engine, Run, WorkflowInfo
+from pikkupy.errors import RunCancelled, RunFailed, WorkflowNotFound
 from pikkupy.failures import safely
 from pikkupy.http import bodies, kinds
 from pikkupy.http.guard import caller_in, quoted, segment
 from pikkupy.http.limits import Rate, Streams
-from pikkupy.http.problems import Refused, response_to
+from pikkupy.http.problems import CURE, Refused, response_to
 from pikkupy.http.queries import headers_of, query_of
 from pikkupy.http.shown import Shown
 from pikkupy.http.tokens import Callers, Failures
 from pikkupy.mounting import Caller, HttpConfig, Scope
-from pikkupy.registry import Registry
 
 T = TypeVar("T")
 Query = TypeVar("Query", bound=msgspec.Struct)
 Steered: TypeAlias = Engine | Client  # or a `Look`, which has what they have to show; then nothing can be changed
+Meet: TypeAlias = Callable[[], Awaitable[tuple[Steered, str | None]]]  # who answers now; if no engine does, why
 
 LONGEST_WAIT_S = 60  # for the end of a run, in one request
 END = ".end"  # of the id of the event that tells a run's end, which has no number of its own
@@ -48,12 +48,12 @@ class Api:
     """What is there for all requests."""
 
     def __init__(
-        self, engine: Steered, registry: Registry, config: HttpConfig, callers: Callers, failures: Failures
+        self, engine: Steered, config: HttpConfig, callers: Callers, failures: Failures, meet: Meet | None = None
     ) -> None:
         self.callers = callers
         self.failures = failures
         self.engine = engine
-        self.registry = registry
+        self.meet = meet
         self.config = config
         self.redact = safely(config.redact)
         self.shown = Shown(self.redact)
@@ -68,11 +68,16 @@ class Ask:
         self.api = api
         self.request = request
         self.engine = api.engine
-        self.registry = api.registry
+        self.away: str | None = None
         self.shown = api.shown
         self.read_only = api.config.read_only
         self.made: str | None = None
         """The id of the run that it has made, for the audit line."""
+
+    async def meet(self) -> None:
+        """From now on ask whoever is there now."""
+        if self.api.meet is not None:
+            self.engine, self.away = await self.api.meet()
 
     # Who, and what about
 
@@ -174,7 +179,12 @@ class Ask:
 
     def problem(self, error: Exception) -> Response:
         """What is said of an error."""
-        return response_to(error, self.api.redact)
+        return response_to(error, self.api.redact, self.cure)
+
+    @property
+    def cure(self) -> str | None:
+        """What helps if the engine is not open; `None` where the error says it all."""
+        return CURE if self.api.meet is None else None
 
     def place(self, run_id: str) -> str:
         """Where the run is to be asked for."""
@@ -190,6 +200,14 @@ class Ask:
         except TimeoutError:
             return False
         return True
+
+    async def workflow_named(self, name: str) -> WorkflowInfo:
+        """A workflow that the engine has. Raises `WorkflowNotFound`."""
+        known = {one.name: one for one in await self.engine.workflows()}
+        if name not in known:
+            listed = ", ".join(list(known)[:10]) + (", …" if len(known) > 10 else "")
+            raise WorkflowNotFound(f"the engine has no workflow named {name!r}; it has: {listed or 'none'}")
+        return known[name]
 
     async def run_now(self, run_id: str, status: int = 200, **headers: str) -> Response:
         """An answer with the run as it stands."""

@@ -114,20 +114,16 @@ class Guard:
         route = route_of(connection)
         if self._open_health and route in OPEN:
             return None
-        wait_s = self._failures.wait_s(address)
-        if wait_s > 0:
-            detail = f"too many tokens from {address} were wrong; wait {wait_s:.0f} s"
-            raise Refused(429, "Too many failures", detail, retry_after=str(int(wait_s) + 1))
         if self._door is not None and route == self._door.entrance and connection["method"] == "POST":
             return None  # it says itself whether the token is one
-        caller = await self._callers.caller_of(headers)
+        cookie = self._callers.cookie_for(connection)
+        caller = await self._callers.caller_of(headers, cookie)
         if caller is None:
-            if self._callers.has_tried(headers):
+            if self._callers.has_tried(headers, cookie):
                 self._failures.add(address)
             detail = "send `Authorization: Bearer TOKEN`; the token is in the file beside the journal, PATH.token, "
             detail += "or what asgi(token=...) was given"
             raise Refused(401, "Who are you?", detail, www_authenticate="Bearer")
-        self._failures.forget(address)
         return caller
 
 

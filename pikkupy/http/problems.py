@@ -78,16 +78,18 @@ class Refused(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def response_to(error: Exception, redact: Callable[[str], str] | None = None) -> Response:
+def response_to(error: Exception, redact: Callable[[str], str] | None = None, cure: str | None = CURE) -> Response:
     """The problem that an error is for who has asked, as JSON."""
-    problem, headers = problem_of(error, redact)
+    problem, headers = problem_of(error, redact, cure)
     return Response(msgspec.json.encode(problem), problem.status, headers, MEDIA_TYPE)
 
 
-def problem_of(error: Exception, redact: Callable[[str], str] | None = None) -> tuple[Problem, Mapping[str, str]]:
+def problem_of(
+    error: Exception, redact: Callable[[str], str] | None = None, cure: str | None = CURE
+) -> tuple[Problem, Mapping[str, str]]:
     """The problem that an error is for who has asked, with its headers; `redact` takes secrets out of it.
 
-    What is nobody's fault but ours is logged, and not told.
+    `cure` is what helps if the engine is not open. What is nobody's fault but ours is logged, and not told.
     """
     if isinstance(error, Refused):
         return error.problem, error.headers
@@ -104,6 +106,6 @@ def problem_of(error: Exception, redact: Callable[[str], str] | None = None) -> 
         status,
         str(error) if redact is None else redact(str(error)),
         run_id=error.run_id if isinstance(error, RunFailed | RunCancelled) else None,
-        cure=CURE if isinstance(error, EngineClosed) else None,
+        cure=cure if isinstance(error, EngineClosed) else None,
     )
     return problem, {"retry-after": "5"} if status == 503 else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
@@ -14,9 +15,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pikkupy.errors import BadValue, PikkuError
-from pikkupy.mounting import AsgiApp
+from pikkupy.mounting import AsgiApp, Connection, Receive, Send
 
 PORT = 8799
+OWN = frozenset({"api", "console", "healthz", "openapi.json", "readyz", "workflow"})  # first parts of our own paths
 LONGEST_HEAD = 16_384  # bytes of a request's line and headers
 HEAD_S = 10.0  # that these may take to arrive
 KEPT_S = 5  # that a connection may stay without a request
@@ -72,6 +74,31 @@ def check_reach(address: Address, tls: Tls | None, *, insecure: bool) -> None:
             f"{address.host} can be reached from other machines, and the token would go there in plain text: give a "
             "TLS certificate and key, put a proxy with TLS before 127.0.0.1, or say that it is meant so (--insecure)"
         )
+
+
+def base_of(text: str) -> str:
+    """The path that is meant, as in `/pikku`; empty for none. Raises `BadValue`."""
+    base = text.rstrip("/")
+    if not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*", base):
+        raise BadValue(f"{text!r}: use a path, as in '/pikku'")
+    if base.partition("/")[2].partition("/")[0] in OWN:
+        raise BadValue(f"{text!r}: there are routes of that name; use another path, as in '/pikku'")
+    return base
+
+
+def below(app: AsgiApp, base: str) -> AsgiApp:
+    """The application below the path `base`, whether who forwards requests leaves that there or takes it away."""
+    if not base:
+        return app
+
+    async def found(connection: Connection, receive: Receive, send: Send) -> None:
+        if connection["type"] == "http":
+            before = "" if f"{connection['path']}/".startswith(f"{base}/") else base
+            places = {"path": before + connection["path"], "raw_path": before.encode() + connection["raw_path"]}
+            connection = {**connection, **places, "root_path": base}
+        await app(connection, receive, send)
+
+    return found
 
 
 @asynccontextmanager

@@ -8,22 +8,24 @@ import inspect
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
-from pikkupy.clock import monotonic_s
+from pikkupy.clock import monotonic_s, now
 from pikkupy.errors import BadValue
-from pikkupy.mounting import LEAST_TOKEN, Caller, HttpConfig, Scope
+from pikkupy.http.problems import Refused
+from pikkupy.mounting import LEAST_TOKEN, Caller, Connection, HttpConfig, Scope
 from pikkupy.private import read_own, write_new
 
 FAILURES = 10  # in a window, of one address; then it has to wait
 WINDOW_S = 60.0
 LONGEST_WAIT_S = 3_600.0
 MOST_ADDRESSES = 10_000  # that are remembered
-SESSION = "pikku_session"  # the cookie of a browser
-SECURE_SESSION = f"__Host-{SESSION}"  # and its name where there is TLS: no other host can set it then
+SESSION_S = 7 * 24 * 3600
+MOST_LEFT = 10_000  # sessions that were left before their end, and are remembered
 
 
 def token_path(path: str) -> Path:
@@ -61,7 +63,8 @@ class Callers:
     def __init__(self, config: HttpConfig, path: str) -> None:
         self._authenticate = config.authenticate
         self._known: list[tuple[bytes, Caller]] = []
-        self._sessions: list[tuple[bytes, Caller]] = []
+        self.sessions = Sessions()
+        self._real = os.path.realpath(path)
         if self._authenticate is not None:
             return
         for token, scope in config.tokens.items():
@@ -70,8 +73,8 @@ class Callers:
             token = token_of_file(path) if config.token is None else config.token
             self._know(token, Caller("token", Scope.ADMIN))
 
-    async def caller_of(self, headers: Mapping[str, str]) -> Caller | None:
-        """Who has sent these headers; `None` for nobody who is known."""
+    async def caller_of(self, headers: Mapping[str, str], cookie: str) -> Caller | None:
+        """Who has sent these headers, `cookie` being the name of a session's; `None` for nobody who is known."""
         if self._authenticate is not None:
             found = self._authenticate(headers)
             caller = await found if inspect.isawaitable(found) else found
@@ -81,39 +84,82 @@ class Callers:
         kind, _, token = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
             return self.caller_with(token.strip())
-        session = _session_in(headers)
-        return None if session is None else self._caller_by(_digest(session), self._sessions)
+        return self.sessions.caller_of(value_in(headers, cookie))
 
-    def has_tried(self, headers: Mapping[str, str]) -> bool:
+    def has_tried(self, headers: Mapping[str, str], cookie: str) -> bool:
         """Whether they say at all who it is: who has said nothing has not guessed."""
         if self._authenticate is not None:
             return "authorization" in headers or "cookie" in headers
-        return "authorization" in headers or _session_in(headers) is not None
+        return "authorization" in headers or value_in(headers, cookie) != ""
 
     def caller_with(self, token: str) -> Caller | None:
         """Whose token it is. It takes as long for a wrong one as for a right one."""
-        return self._caller_by(_digest(token), self._known)
-
-    @staticmethod
-    def session_of(token: str) -> str:
-        """What a browser keeps in a cookie instead of the token; the token cannot be made of it."""
-        return hmac.new(token.encode(), b"pikkupy console", "sha256").hexdigest()
-
-    @staticmethod
-    def _caller_by(given: bytes, known: Sequence[tuple[bytes, Caller]]) -> Caller | None:
-        found = None
-        for digest, caller in known:
+        given, found = _digest(token), None
+        for digest, caller in self._known:
             if hmac.compare_digest(digest, given):
                 found = caller
         return found
 
+    def cookie_for(self, connection: Connection) -> str:
+        """The name of a session's cookie here: browsers send the cookies of a host to all of its ports.
+
+        Where there is TLS no other host can set one of that name.
+        """
+        _, port = connection.get("server") or ("", 0)
+        name = f"pikku_{hashlib.sha256(f'{self._real} {port}'.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+        return f"__Host-{name}" if connection.get("scheme") == "https" else name
+
     def _know(self, token: str, caller: Caller) -> None:
         self._known.append((_digest(token), caller))
-        self._sessions.append((_digest(self.session_of(token)), caller))
+        self.sessions.know(token, caller)
+
+
+class Sessions:
+    """Browsers that were let in. What each holds in a cookie is a random id and an end, signed with a key of its token.
+
+    So every process with that token knows it, until its end. One that is left before is remembered, in this process.
+    """
+
+    def __init__(self, now: Callable[[], datetime] = now) -> None:
+        self._now = now
+        self._keys: list[tuple[bytes, Caller]] = []
+        self._left: OrderedDict[str, None] = OrderedDict()
+
+    def know(self, token: str, caller: Caller) -> None:
+        """Sessions may begin with this token."""
+        self._keys.append((hmac.digest(token.encode(), b"pikkupy console", "sha256"), caller))
+
+    def begin(self, caller: Caller) -> str:
+        """A new one of somebody who is known by a token. The token cannot be made of it."""
+        key = next(key for key, other in self._keys if other is caller)
+        said = f"{secrets.token_urlsafe(16)}.{int(self._now().timestamp()) + SESSION_S}"
+        return f"{said}.{_signed(key, said)}"
+
+    def caller_of(self, session: str) -> Caller | None:
+        """Whose it is; `None` for one that is none, has ended, or was left."""
+        said, _, signature = session.rpartition(".")
+        found = None
+        for key, caller in self._keys:
+            if hmac.compare_digest(_digest(_signed(key, said)), _digest(signature)):
+                found = caller
+        if found is None or said in self._left or int(said.rpartition(".")[2]) <= self._now().timestamp():
+            return None
+        return found
+
+    def leave(self, session: str) -> None:
+        """It is of no use any more."""
+        if self.caller_of(session) is not None:
+            self._left[session.rpartition(".")[0]] = None
+            if len(self._left) > MOST_LEFT:
+                self._left.popitem(last=False)
 
 
 class Failures:
-    """How often which address has given no valid token: ten times a minute, then it waits, each time twice as long."""
+    """How often which address has given no valid token: ten times a minute, then it waits, each time twice as long.
+
+    Valid ones are not counted: many people may come from one address, and let each other neither in nor out. An hour
+    after the last failure all is forgotten.
+    """
 
     def __init__(self, now: Callable[[], float] = monotonic_s) -> None:
         self._now = now
@@ -128,27 +174,32 @@ class Failures:
         return max(0.0, began + wait_s - self._now())
 
     def add(self, address: str) -> None:
-        """One more."""
-        began, count = self._seen.pop(address, (self._now(), 0))
-        if count >= FAILURES:
-            began = self._now()  # it has waited, and is wrong again
-        elif self._now() - began >= WINDOW_S:
-            began, count = self._now(), 0
+        """One more. Raises `Refused` instead if it has to wait."""
+        wait_s = self.wait_s(address)
+        if wait_s > 0:
+            detail = f"too many tokens from {address} were wrong; wait {wait_s:.0f} s"
+            raise Refused(429, "Too many failures", detail, retry_after=str(int(wait_s) + 1))
+        now = self._now()
+        began, count = self._seen.pop(address, (now, 0))
+        if now - began >= (WINDOW_S if count < FAILURES else LONGEST_WAIT_S):
+            began, count = now, 0
+        elif count >= FAILURES:
+            began = now  # it has waited, and is wrong again
         self._seen[address] = (began, count + 1)
         if len(self._seen) > MOST_ADDRESSES:
             self._seen.popitem(last=False)
 
-    def forget(self, address: str) -> None:
-        """It has given a valid one."""
-        self._seen.pop(address, None)
 
-
-def _session_in(headers: Mapping[str, str]) -> str | None:
+def value_in(headers: Mapping[str, str], cookie: str) -> str:
+    """The value of the cookie of that name; empty if there is none."""
     cookies = SimpleCookie()
     with suppress(CookieError):
         cookies.load(headers.get("cookie", ""))
-    session = cookies.get(SECURE_SESSION) or cookies.get(SESSION)
-    return None if session is None else session.value
+    return cookies[cookie].value if cookie in cookies else ""
+
+
+def _signed(key: bytes, said: str) -> str:
+    return hmac.new(key, said.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 
 
 def _digest(token: str) -> bytes:

@@ -12,9 +12,11 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pikkupy import Pikku, Workflow
@@ -41,13 +43,26 @@ async def waiting(workflow: Workflow) -> Any:
     return await workflow.wait_for_signal("go")
 
 
+class Order(msgspec.Struct):
+    """What an order has."""
+
+    number: int
+    due: datetime
+
+
+@pikku.workflow
+async def ordering(workflow: Workflow, data: Order) -> str:
+    """Say what was ordered."""
+    return f"{data.number} until {data.due.year}"
+
+
 class Shown:
     """A command that shows a console, and a caller who has followed its link."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.said = list[str]()
-        link = self.until(r"(http://[^/]+)/console/#token=(\S+)")
+        link = self.until(r"(http://\S+)/console/#token=(\S+)")
         self.url, self.token = link.groups()
 
     def until(self, pattern: str) -> re.Match[str]:
@@ -58,6 +73,18 @@ class Shown:
             if found := re.search(pattern, line):
                 return found
         raise AssertionError("".join(self.said))
+
+    @contextmanager
+    def followed(self, path: str) -> Iterator[Any]:
+        """The lines of what is live."""
+        request = urllib.request.Request(f"{self.url}{path}", headers={"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            yield answer
+
+    @staticmethod
+    def until_in(lines: Any, text: str) -> None:
+        """Read on to the line with it."""
+        assert any(text in line.decode() for line in lines)
 
     def ask(self, path: str, **form: str) -> tuple[int, str]:
         """Status and page."""
@@ -90,11 +117,15 @@ async def test_a_file_that_nobody_has_open_can_be_looked_at(tmp_path: Path) -> N
         await engine.start(waiting, run_id="waits")
     before = sorted(path.name for path in tmp_path.iterdir())
     with shown(tmp_path, "console", "app.db", "--engine-wait", "0s") as console:
-        assert any("no engine has the file open" in line for line in console.said)
+        assert any("no engine has app.db open" in line for line in console.said)
         assert "waits for the signal go" in console.ask("/console/")[1]
-        assert "this console is read-only" in console.ask("/console/runs/waits")[1]
-        assert console.ask("/console/workflows")[0] == 200
-        assert console.ask("/console/runs/waits/cancel", reason="x")[0] == 403
+        assert "there is no engine just now" in console.ask("/console/runs/waits")[1]
+        for path in ("", "runs/waits", "overview", "workflows", "start"):
+            page = console.ask(f"/console/{path}")[1]
+            assert page.count("no engine has app.db open; start the application that runs it") == 1, path
+            assert "lifespan" not in page
+            assert "Start a run" not in page
+        assert console.ask("/console/runs/waits/cancel", reason="x")[0] == 503
         for path, status in (
             ("/api/runs/waits", 200),
             ("/api/events", 503),
@@ -115,9 +146,85 @@ async def test_with_an_engine_it_steers(tmp_path: Path) -> None:
         def look() -> None:
             with shown(tmp_path, "console", "app.db") as console:
                 assert console.ask("/console/runs/waits/signal", name="go", value='"done"')[0] == 200
+                line = console.until("http_action").string
+                assert "action=signal_in_console by=token" in line and "run_id=waits" in line and "done" not in line
 
         await asyncio.to_thread(look)
         assert await handle.result("30s") == "done"
+
+
+async def test_what_the_engine_knows_can_be_started(tmp_path: Path) -> None:
+    """By a form of its type, and anew with the input of a run, though the console's process has no workflow."""
+    import asyncio
+
+    async with pikku.open(tmp_path / "app.db") as engine:
+
+        def look() -> None:
+            with shown(tmp_path, "console", "app.db") as console:
+                assert "not known" not in console.ask("/console/workflows")[1]
+                assert 'name="field:due"' in console.ask("/console/start?workflow=ordering")[1]
+                fields = {"field:number": "7", "field:due": "2026-01-05T09:00:00+00:00"}
+                started = {"workflow": "ordering", "id": "o", "as": "fields", **fields}
+                assert console.ask("/console/start", **started)[0] == 200
+                assert 'value="7"' in console.ask("/console/start?from_run=o")[1]
+                assert console.ask("/console/start", workflow="waiting", id="w")[0] == 200
+                code, page = console.ask("/console/start?workflow=nothing")
+                assert (code, "no workflow named &#39;nothing&#39;; it has: ordering, waiting" in page) == (404, True)
+
+        await asyncio.to_thread(look)
+        assert await (await engine.handle("o")).result("30s") == "7 until 2026"
+        assert (await engine.get_run("w")).workflow == "waiting"
+
+
+async def test_engines_come_and_go(tmp_path: Path) -> None:
+    """A console that was there before its engine uses it; when that goes, what is live goes on with the file."""
+    import asyncio
+
+    async with pikku.open(tmp_path / "app.db") as engine:
+        await engine.start(waiting, run_id="waits")
+
+    with shown(tmp_path, "console", "app.db", "--engine-wait", "0s") as console:
+
+        def ask(path: str, **form: str) -> tuple[int, str]:
+            status, page = console.ask(path, **form)
+            return status, "away" if "Nothing can be done now" in page else "here"
+
+        assert ask("/console/") == (200, "away")
+        with console.followed("/console/runs/waits/live") as live:
+            console.until_in(live, "Nothing can be done now")
+            async with pikku.open(tmp_path / "app.db"):
+                await asyncio.to_thread(console.until_in, live, 'confirm/cancel"')
+                assert await asyncio.to_thread(ask, "/console/") == (200, "here")
+                assert (await asyncio.to_thread(ask, "/console/start"))[0] == 200
+            await asyncio.to_thread(console.until_in, live, "Nothing can be done now")
+        assert ask("/console/runs/waits") == (200, "away")
+
+
+async def test_it_is_shown_below_a_path_and_without_secrets(tmp_path: Path) -> None:
+    (tmp_path / "hiding.py").write_text("def hide(text):\n    return text.replace('s3cret', '***')\n")
+    async with pikku.open(tmp_path / "app.db") as engine:
+        await engine.start(waiting, run_id="waits", tags={"of": "s3cret"})
+    options = ("--engine-wait", "0s", "--base-path", "/a/b", "--redact", "hiding:hide", "--app-dir", ".")
+    with shown(tmp_path, "console", "app.db", *options) as console:
+        status, page = console.ask("/console/runs/waits")
+        assert (status, "of=***" in page, "s3cret" in page) == (200, True, False)
+        assert 'href="/a/b/console/overview"' in page
+        assert console.url.endswith("/a/b")
+
+
+async def test_an_engine_that_answers_nobody_can_be_looked_at(tmp_path: Path) -> None:
+    """Its file can; the page says who holds it."""
+    import asyncio
+
+    async with pikku.open(tmp_path / "app.db", control_socket=False) as engine:
+        await engine.start(waiting, run_id="waits")
+
+        def look() -> None:
+            with shown(tmp_path, "console", "app.db", "--engine-wait", "0s") as console:
+                status, page = console.ask("/console/runs/waits")
+                assert (status, "opened with control_socket=False?" in page) == (200, True)
+
+        await asyncio.to_thread(look)
 
 
 def test_a_file_that_there_is_not(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from pikkupy.cli.http import tokens_in
+from pikkupy.errors import BadValue
 from tests.cli.shell import command, environment, piped
 
 SHOP = """
@@ -38,6 +40,9 @@ async def lasting(workflow: Workflow, data: str) -> str:
 
 def make():
     return pikku.open("made.db", shutdown_grace=0)
+
+def hide(text):
+    return text.replace("s3cret", "***")
 
 opened = pikku.open("opened.db", role="auto")
 number = 3
@@ -196,12 +201,62 @@ def test_it_serves_the_http_api(shop: Path) -> None:
         (("--http", "nowhere:80"), "no address of this machine"),
         (("--read-only",), "--http"),
         (("--http", "0", "--tls-key", "x"), "--tls-certificate"),
+        (("--http-tokens", "tokens"), "--http"),
+        (("--http", "0", "--http-tokens", "tokens"), "tokens, line 3: use a scope and a token"),
+        (("--http", "0", "--base-path", "pikku"), "use a path"),
+        (("--http", "0", "--redact", "shop:number"), "redact=3"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_anything_is_opened(
     shop: Path, arguments: tuple[str, ...], said: str
 ) -> None:
+    (shop / "tokens").write_text("# for probes\nread may-look-at-everything\nowner may-do-whatever-it-likes\n")
+    (shop / "tokens").chmod(0o600)
     done = piped("run", "shop:pikku", "app.db", "--app-dir", ".", *arguments, cwd=shop)
     assert done.code == 2
     assert said in done.err
+    assert "may-do-whatever" not in done.err
     assert not (shop / "app.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has no token"), ("# nothing\n\n", "has no token"), ("admin", "line 1: use a scope"),
+        (f"read {'x' * 16}\nread {'x' * 16} more", "line 2: use a scope"), ("read short", "line 1: a token of 5"),
+        (f"\nread {'x' * 16}\n# more\nadmin {'x' * 16}\n", "line 4: the token is that of a line before"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_file_of_tokens_is_said_with_its_line(text: str, said: str, tmp_path: Path) -> None:
+    place = tmp_path / "tokens"
+    place.write_text(text)
+    place.chmod(0o600)
+    with pytest.raises(BadValue, match=said):
+        tokens_in(place)
+    place.chmod(0o644)
+    with pytest.raises(PermissionError, match="not this user's alone"):
+        tokens_in(place)
+
+
+def test_it_is_served_for_several_callers_and_behind_a_proxy(shop: Path) -> None:
+    """By the tokens of a file, below a path that the proxy takes away or leaves there, without secrets."""
+    (shop / "tokens").write_text("read may-look-at-everything\n\n# all\nadmin  may-do-whatever-it-likes\n")
+    (shop / "tokens").chmod(0o600)
+    options = ("--http-tokens", "tokens", "--open-health", "--base-path", "/shop/runs/", "--redact", "shop:hide")
+    with running(shop, "shop:pikku", "app.db", "--http", "127.0.0.1:0", "--console", *options) as process:
+        assert process.stderr is not None
+        base = str(next(line["url"] for line in map(json.loads, process.stderr) if line["event"] == "http_serving"))
+        next(line for line in map(json.loads, process.stderr) if line["event"] == "engine_opened")
+        assert base.endswith("/shop/runs")
+        reader, admin = "may-look-at-everything", "may-do-whatever-it-likes"
+        for url in (base, base.removesuffix("/shop/runs")):
+            with urllib.request.urlopen(f"{url}/readyz", timeout=30) as answer:
+                assert answer.status == 200
+            assert asked(f"{url}/api/runs", reader, workflow="hello", input="ada")[0] == 403
+            status, run = asked(f"{url}/api/runs", admin, workflow="hello", input="s3cret", id="r/1")
+            assert (status, run["output"]) == (200, "hello ***")
+            assert asked(f"{url}/api/runs/r%2F1", reader)[1]["input"] == "***"
+            request = urllib.request.Request(f"{url}/console/", headers={"Authorization": f"Bearer {reader}"})
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                assert 'href="/shop/runs/console/runs/r%2F1"' in answer.read().decode()
+        assert not (shop / "app.db.token").exists()

@@ -71,13 +71,26 @@ def test_the_link_lets_in_and_the_token_is_not_kept_in_it(browser: Browser, stag
     page = entered(browser, stage, watched)
     assert page.url == f"{stage.url}/console/"
     [cookie] = page.context.cookies()
-    assert (cookie["httpOnly"], cookie["sameSite"], cookie["name"]) == (True, "Strict", "pikku_session")
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["name"][:6]) == (True, "Strict", "pikku_")
     assert TOKEN not in cookie["value"]
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_label("Token")).to_be_visible()
     page.get_by_label("Token").fill("wrong")
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("alert")).to_have_text("That is not the token.")
+
+
+def test_the_link_lets_in_where_the_form_is_already(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """Only what is behind `#` changes then; who is in already does not keep it either."""
+    page = browser.new_page()
+    watched.watch(page.context, page, stage.url)
+    page.goto(f"{stage.url}/console/")
+    expect(page.get_by_label("Token")).to_be_visible()
+    for _ in range(2):
+        page.goto(f"{stage.url}/console/#token={TOKEN}")
+        expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+        expect(page).to_have_url(f"{stage.url}/console/")
+    page.context.close()
 
 
 def test_the_list_is_filtered_by_what_is_in_the_url(browser: Browser, stage: Stage, watched: Watched) -> None:
@@ -320,6 +333,19 @@ def test_the_overview_is_live(browser: Browser, stage: Stage, watched: Watched) 
     expect(workers.first).to_contain_text("async")
     stage.call(stage.engine.run("echo", 1))
     expect(page.get_by_role("link", name="completed 4")).to_be_visible()
+
+
+def test_a_lost_connection_is_said(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """Until there is another one: what is shown grows old meanwhile."""
+    page = entered(browser, stage, watched)
+    lost = page.get_by_text("The connection is lost: what is shown may be old.")
+    expect(lost).to_be_hidden()
+    stage.call(stage.engine.__aexit__(None, None, None))
+    expect(lost).to_be_visible()
+    stage.call(stage.engine.__aenter__())
+    expect(lost).to_be_hidden()
+    stage.call(stage.engine.start("waiting", run_id="new"))
+    expect(page.locator("tbody tr")).to_have_count(1)
 
 
 def test_with_the_keyboard_alone(browser: Browser, stage: Stage, watched: Watched) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pikkupy import WorkflowInfo
 from pikkupy.console.forms import Field, decision_fields, decision_of, fields_of, refilled, value_of_fields
 from pikkupy.console.rendering import rendered
 from pikkupy.http.problems import Refused
@@ -152,8 +153,8 @@ def untouched(fields: list[Field]) -> dict[str, str]:
     """The form that a page with these fields sends."""
     sent = Sent()
     request = SimpleNamespace(url=SimpleNamespace(path="/"))
-    ask: Any = SimpleNamespace(base="", caller=Caller("ada", Scope.READ), read_only=False, request=request)
-    workflow = SimpleNamespace(name="w", __doc__=None)
+    ask: Any = SimpleNamespace(base="", caller=Caller("ada", Scope.READ), read_only=False, away=None, request=request)
+    workflow = WorkflowInfo(name="w", description=None, input={}, output={})
     sent.feed(rendered(ask, "start.html", workflow=workflow, takes={}, fields=fields, typed={}, why_not=None))
     sent.close()
     return {name: text for name, text in sent.form.items() if ":" in name}

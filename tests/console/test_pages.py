@@ -10,17 +10,20 @@ import json
 import re
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from pikkupy import Pikku, RunNotFound, StepFailed, Workflow
 from pikkupy.clock import SystemClock
 from pikkupy.console import pages, steering
 from pikkupy.console.rendering import STATIC
-from pikkupy.http.tokens import FAILURES
+from pikkupy.http import Caller, tokens
+from pikkupy.http.tokens import FAILURES, SESSION_S, Sessions
 from tests.http.shop import HOST, TOKEN, caller, pikku
 
 SAME = {"origin": HOST}
@@ -45,9 +48,68 @@ async def test_a_cookie_lets_in_from_its_own_pages_alone(db: Path) -> None:
         assert (await engine.get_run("r")).status == "running"
         for headers in (SAME, {"sec-fetch-site": "same-origin"}, {"origin": "null", "sec-fetch-site": "same-origin"}):
             assert (await http.post("/console/runs/r/signal", data={"name": "x"}, headers=headers)).status_code == 303
+        kept = dict(http.cookies)
         left = await http.post("/console/logout", headers=SAME)
         assert left.status_code == 303
-        assert (await http.get("/console/")).status_code == 401
+        assert not http.cookies
+        http.cookies.update(kept)
+        assert (await http.get("/console/")).status_code == 401  # it is of no use to whoever has kept it
+        http.cookies.update(dict.fromkeys(kept, "guess"))
+        for _ in range(2 * FAILURES):
+            last = await http.get("/console/")
+        assert last.status_code == 429
+
+
+async def test_consoles_of_one_host_leave_each_other_alone(db: Path) -> None:
+    """Browsers send cookies to all ports of a host: each server has one of its own name, below its own path."""
+    ours, theirs = (engine.asgi(token=TOKEN, console=True) for engine in (pikku.open(db), pikku.open(f"{db}.other")))
+    mounted = Starlette(routes=[Mount("/a/b", pikku.open(db).asgi(token=TOKEN, console=True))])
+    hosts = (HOST, HOST, "http://127.0.0.1:8701", HOST)
+    names = set()
+    for app, host, base in zip((ours, theirs, ours, mounted), hosts, ("", "", "", "/a/b"), strict=True):
+        async with caller(app, token=None, host=host) as http:
+            answer = await http.post(f"{base}/console/login", data={"token": TOKEN}, headers={"origin": host})
+            name, _, rest = answer.headers["set-cookie"].partition("=")
+            assert f"; Path={base or '/'};" in rest
+            names.add((name, base))
+            assert (await http.get(f"{base}/console/static/console.js")).status_code == 200
+    assert len(names) == 4
+
+
+def test_a_session_ends() -> None:
+    """A week after it began, or when it is left; another process with the same token knows it as well."""
+    at = datetime(2026, 1, 5, tzinfo=UTC)
+    ada, bob = Caller("ada"), Caller("bob")
+
+    def process() -> Sessions:
+        made = Sessions(lambda: at)
+        made.know("ada's token", ada)
+        made.know("bob's token", bob)
+        return made
+
+    one, other = process(), process()
+    session, next_one = one.begin(bob), one.begin(bob)
+    assert session != next_one
+    assert one.caller_of(session) is other.caller_of(session) is bob
+    for forged in ("", ".", "..", "x", session[:-1], "x" + session, session.replace(".", ".9", 1), "\udc80.1.\udc80"):
+        assert one.caller_of(forged) is None
+    one.leave(session)
+    assert (one.caller_of(session), one.caller_of(next_one)) == (None, bob)
+    at += timedelta(seconds=SESSION_S - 1)
+    assert one.caller_of(next_one) is bob
+    at += timedelta(seconds=1)
+    assert one.caller_of(next_one) is None
+
+
+def test_those_that_are_left_take_no_memory_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MOST_LEFT", 3)
+    sessions, ada = Sessions(), Caller("ada")
+    sessions.know("ada's token", ada)
+    begun = [sessions.begin(ada) for _ in range(9)]
+    for session in (*begun, "no session"):
+        sessions.leave(session)
+    assert len(sessions._left) == 3
+    assert sessions.caller_of(begun[-1]) is None
 
 
 async def test_a_cookie_over_tls_is_for_this_host_alone(db: Path) -> None:
@@ -56,20 +118,21 @@ async def test_a_cookie_over_tls_is_for_this_host_alone(db: Path) -> None:
         async with caller(app, token=None, host="https://shop.example") as http:
             origin = {"origin": "https://shop.example"}
             answer = await http.post("/console/login", data={"token": TOKEN}, headers=origin)
-            assert answer.headers["set-cookie"].startswith("__Host-pikku_session=")
-            assert "Secure" in answer.headers["set-cookie"]
+            assert answer.headers["set-cookie"].startswith("__Host-pikku_")
+            assert "Secure" in answer.headers["set-cookie"] and "; Path=/;" in answer.headers["set-cookie"]
             assert (await http.get("/console/")).status_code == 200
 
 
 async def test_a_token_is_not_guessed_at_the_door(db: Path) -> None:
-    """S7: the form counts as every other way does."""
+    """S7: the form counts as every other way does, and whoever has the token is let in."""
     async with caller(pikku.open(db).asgi(token=TOKEN, console=True), token=None) as http:
         for _ in range(FAILURES):
             answer = await http.post("/console/login", data={"token": "wrong"}, headers=SAME)
             assert answer.status_code == 401
-        answer = await http.post("/console/login", data={"token": TOKEN}, headers=SAME)
-        assert answer.status_code == 429
-        assert "wait" in answer.text
+        answer = await http.post("/console/login", data={"token": "wrong"}, headers=SAME)
+        assert (answer.status_code, "wait" in answer.text, "retry-after" in answer.headers) == (429, True, True)
+        assert (await http.get("/console/")).status_code == 401
+        assert (await http.post("/console/login", data={"token": TOKEN}, headers=SAME)).status_code == 303
 
 
 async def test_a_reader_sees_no_way_to_do_more(db: Path) -> None:

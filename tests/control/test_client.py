@@ -223,6 +223,32 @@ async def test_open_steps_say_what_runs_wait_for(engine: Engine, client: Client)
     assert await engine.open_steps(["waits", "done", "nothing"]) == found
 
 
+async def test_a_client_knows_what_the_engine_can_start(db: Path, engine: Engine) -> None:
+    """With JSON Schema of inputs and outputs, whatever the client's own `Pikku` has."""
+    async with Pikku().connect(db) as stranger:
+        found = {one.name: one for one in await stranger.workflows()}
+
+    assert msgspec.json.encode(list(found.values())) == msgspec.json.encode(await engine.workflows())
+    assert list(found) == sorted(["doubled", "waiting", "asking", "failing", "stopped", "telling"])
+    assert found["waiting"].input is None
+    assert found["doubled"].description == "A value of a class in, one out."
+    assert "Order" in str(found["doubled"].input)
+    assert "Order" in str(found["doubled"].output)
+
+
+async def test_a_copy_of_an_input_is_told_from_one_that_has_lost_something(db: Path, engine: Engine) -> None:
+    """By what a start would record; whatever the client's own `Pikku` has."""
+    await engine.start(doubled, Order(1, (2, 3)), run_id="r")
+    async with Pikku().connect(db) as stranger:
+        for one in (engine, stranger):
+            assert await one.has_input("r", {"number": 1, "parts": [2, 3]})
+            assert not await one.has_input("r", {"number": 1, "parts": [2]})
+            assert not await one.has_input("r", {"number": "one"})
+            assert not await one.has_input("r", None)
+            with pytest.raises(RunNotFound):
+                await one.has_input("nobody", {})
+
+
 async def test_result_takes_a_timeout(client: Client) -> None:
     """The run goes on."""
     handle = await client.start(waiting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import random
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pikkupy import Pikku, PikkuError, Workflow
+from pikkupy import Pikku, PikkuError, RunNotFound, RunStateError, Workflow
 from pikkupy.control import line, places, server
 from pikkupy.control.messages import HEAD
 
@@ -120,19 +121,15 @@ async def test_another_user_is_not_let_in(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SO_PEERCRED")
-def test_the_system_says_which_user_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_system_says_which_user_it_is() -> None:
     """Root, and oneself."""
     one, other = socket.socketpair(socket.AF_UNIX)
     with one, other:
-        assert places.is_own(one)
-        peer = places._CREDENTIALS.pack(1, os.getuid() + 1, 1)
-        monkeypatch.setattr(places, "os", type("Os", (), {"getuid": staticmethod(os.getuid)}))
-
-        class Foreign:
-            def getsockopt(self, *_: Any) -> bytes:
-                return peer
-
-        assert not places.is_own(Foreign())  # type: ignore[arg-type]
+        peer = places.peer_of(one)
+        assert peer == (os.getpid(), os.getuid())
+        assert places.is_own(peer)
+        assert places.is_own(peer._replace(uid=0))
+        assert not places.is_own(peer._replace(uid=os.getuid() + 1))
 
 
 async def test_what_a_killed_owner_has_left_is_replaced(db: Path) -> None:
@@ -219,6 +216,49 @@ async def test_noise_harms_nobody(db: Path) -> None:
             writer.write(rng.randbytes(rng.randrange(1, 200)))
             writer.close()
         assert await client.run(flow) == 3
+
+
+async def test_every_action_has_its_audit_line(db: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """S20: what, on which run, who, and what came of it; one line each, whatever the id, without what was sent."""
+    caplog.set_level(logging.INFO, "pikkupy")
+    odd, forged = "a b\u202e", "a\ncontrol_action\x1b[31m"
+    async with pikku.open(db), pikku.connect(db) as client:
+        await client.run(flow, run_id=odd)
+        fork = await client.fork(odd, at="two")
+        await fork.result()
+        with pytest.raises(RunStateError):
+            await client.cancel(odd, "s3cret")
+        with pytest.raises(RunNotFound):
+            await client.signal(forged, "go", "s3cret")
+        await client.delete_run(fork.id)
+        await client.prune(older_than="1d")
+        await client.counts()
+    found = [record for record in caplog.records if record.getMessage().startswith("control_action")]
+    lines: list[dict[str, Any]] = [record.pikku for record in found]  # type: ignore[attr-defined]
+    assert [(line["action"], line.get("run_id"), line["outcome"]) for line in lines] == [
+        ("start", odd, "done"),
+        ("fork", odd, "done"),
+        ("cancel", odd, "RunStateError"),
+        ("signal", forged, "RunNotFound"),
+        ("delete_run", fork.id, "done"),
+        ("prune", None, "done"),
+    ]
+    assert (lines[0]["workflow"], lines[1]["new_run_id"]) == ("flow", fork.id)
+    if sys.platform == "linux":
+        assert {(line["uid"], line["pid"]) for line in lines} == {(os.getuid(), os.getpid())}
+    assert all(record.getMessage().isprintable() and "s3cret" not in record.getMessage() for record in found)
+
+
+async def test_an_action_that_is_taken_back_has_its_line(db: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever closes the connection has still asked for it."""
+    caplog.set_level(logging.INFO, "pikkupy")
+    async with pikku.open(db):
+        _, writer = await raw(db)
+        call = b'{"call":"prune","older_than_us":1}'
+        writer.write(HEAD.pack(len(call)) + call)
+        writer.close()
+        while "control_action" not in caplog.text:
+            await asyncio.sleep(0)
 
 
 async def test_there_is_a_limit_of_connections(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:

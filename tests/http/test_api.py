@@ -325,7 +325,7 @@ async def test_every_action_has_its_audit_line(db: Path, caplog: pytest.LogCaptu
         await http.post(f"/api/runs/{run_id}/fork", json={"at": "go", "id": "fork"})
         await http.delete(f"/api/runs/{run_id}")
         await http.delete(f"/api/runs/{run_id}")
-        await http.delete("/api/runs/a%2Fb", headers={"authorization": "Bearer only-to-look-at-it"})
+        await http.delete("/api/runs/a%2Fb%0A%1B", headers={"authorization": "Bearer only-to-look-at-it"})
         await http.get("/api/runs")
     lines = [record.pikku for record in caplog.records if getattr(record, "pikku", {}).get("event") == "http_action"]
     facts = [(line["action"], line.get("run_id"), line["by"], line["status"]) for line in lines]
@@ -335,9 +335,10 @@ async def test_every_action_has_its_audit_line(db: Path, caplog: pytest.LogCaptu
         ("fork_run", run_id, "token", 201),
         ("delete_run", run_id, "token", 204),
         ("delete_run", run_id, "token", 404),
-        ("delete_run", "a/b", "token:read", 403),
+        ("delete_run", "a/b\n\x1b", "token:read", 403),
     ]
     assert {line["address"] for line in lines} == {"127.0.0.1"}
+    assert all(record.getMessage().isprintable() for record in caplog.records)
     assert [line.get("new_run_id") for line in lines] == [None, None, "fork", None, None, None]
 
 

@@ -19,7 +19,7 @@ from pikkupy.http.application import all_operations
 from pikkupy.http.limits import Rate, Streams
 from pikkupy.http.operations import Operation
 from pikkupy.http.problems import Refused
-from pikkupy.http.tokens import FAILURES, MOST_ADDRESSES, Failures, token_of_file, token_path
+from pikkupy.http.tokens import FAILURES, LONGEST_WAIT_S, MOST_ADDRESSES, Failures, token_of_file, token_path
 from pikkupy.mounting import HttpSettings
 from tests.http.shop import TOKEN, caller, pikku
 
@@ -176,14 +176,20 @@ async def test_health_may_be_open(db: Path) -> None:
 
 
 async def test_who_fails_too_often_has_to_wait(db: Path) -> None:
-    """S7: ten wrong tokens from one address, then 429, also for the right one; others go on."""
+    """S7: ten wrong tokens from one address, then 429, whatever right ones come from there, which are let in."""
     app = pikku.open(db).asgi(token=TOKEN)
+    right = {"authorization": f"Bearer {TOKEN}"}
     async with caller(app, token="wrong") as http:
         for _ in range(FAILURES):
             assert (await http.get("/healthz")).status_code == 401
-        answer = await http.get("/healthz", headers={"authorization": f"Bearer {TOKEN}"})
-        assert answer.status_code == 429
-        assert 0 < int(answer.headers["retry-after"]) <= 61
+            assert (await http.get("/healthz", headers=right)).status_code == 200
+        for _ in range(2):
+            answer = await http.get("/healthz")
+            assert answer.status_code == 429
+            assert 0 < int(answer.headers["retry-after"]) <= 61
+            assert (await http.get("/healthz", headers=right)).status_code == 200
+        del http.headers["authorization"]
+        assert (await http.get("/healthz")).status_code == 401
     async with caller(app, client=("10.0.0.2", 1)) as http:
         assert (await http.get("/healthz")).status_code == 200
 
@@ -194,14 +200,11 @@ async def test_who_says_nothing_has_not_guessed(db: Path) -> None:
         for _ in range(2 * FAILURES):
             assert (await http.get("/console/", headers={"cookie": "other=1"})).status_code == 401
             assert (await http.get("/healthz")).status_code == 401
-        stale = await http.get("/console/", headers={"cookie": "pikku_session=stale"})
-        assert "pikku_session=" in stale.headers["set-cookie"]
-        assert "Max-Age=0" in stale.headers["set-cookie"]
         assert (await http.get("/healthz", headers={"authorization": f"Bearer {TOKEN}"})).status_code == 200
 
 
 def test_the_wait_doubles_and_is_forgotten() -> None:
-    """S7: by the clock that is given; memory is bounded whatever addresses there are."""
+    """S7: by the clock that is given, an hour after the last one; memory is bounded whatever addresses there are."""
     now = 0.0
     failures = Failures(lambda: now)
     for _ in range(FAILURES):
@@ -212,9 +215,9 @@ def test_the_wait_doubles_and_is_forgotten() -> None:
     assert failures.wait_s("a") == 0
     failures.add("a")
     assert failures.wait_s("a") == 120
-    now = 100_000.0
-    failures.forget("a")
-    assert failures.wait_s("a") == 0
+    with pytest.raises(Refused):
+        failures.add("a")
+    now += LONGEST_WAIT_S
     for _ in range(FAILURES - 1):
         failures.add("a")
     now += 61

@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from pikkupy import PikkuError
+from pikkupy.console.pages import PAGES
 from pikkupy.http import serving as room
-from pikkupy.http.serving import PORT, Address, Tls, address_of, check_reach, serving
+from pikkupy.http.application import all_operations
+from pikkupy.http.serving import PORT, Address, Tls, address_of, base_of, check_reach, serving
 from tests.http.shop import TOKEN, pikku
 
 ANYWHERE = Address("127.0.0.1", 0)
@@ -59,6 +61,23 @@ def test_where_others_can_reach_it_there_is_tls(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1.2.3"])
 def test_the_loopback_needs_none(host: str) -> None:
     check_reach(Address(host, 80), None, insecure=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "base"), [("", ""), ("/", ""), ("/x", "/x"), ("/x/", "/x"), ("/a.b/c_d-e", "/a.b/c_d-e")]
+)
+def test_a_base_path(text: str, base: str) -> None:
+    assert base_of(text) == base
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "//x", "/x//y", "/..", "/x/../y", "/x y", "/é", "/x?y", "/%41", "/api", "/console/x"]
+)
+def test_what_is_no_base_path(text: str) -> None:
+    """Nor one that could be taken for a route."""
+    with pytest.raises(ValueError, match="use a"):
+        base_of(text)
+    assert {one.path.split("/")[1] for one in (*all_operations(), *PAGES)} == room.OWN
 
 
 async def test_requests_are_answered_until_the_block_ends(db: Path) -> None:

@@ -198,7 +198,7 @@ async def test_a_source_that_fails_is_told_in_the_stream(db: Path) -> None:
     async with pikku.open(db) as engine:
         engine.__class__ = Failing
         config = HttpConfig(token=TOKEN, redact=lambda text: text.replace("s3cret", "***"))
-        app = application(engine, str(db), pikku, config)
+        app = application(engine, str(db), config)
         async with served(app) as url, listening(f"{url}/api/events") as (_, events):
             await engine.run("order", {"number": 1})
             told = [event async for event in events]

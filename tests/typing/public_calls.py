@@ -29,6 +29,7 @@ from pikkupy import (
     Step,
     StepContext,
     Workflow,
+    WorkflowInfo,
     current_step,
 )
 from pikkupy.core.model import RunStatus
@@ -181,6 +182,7 @@ async def main() -> None:
         await run.cancel("enough")
         assert_type(await engine.handle("r"), RunHandle[Any])
         assert_type(await engine.get_run("r"), Run)
+        assert_type(await engine.workflows(), list[WorkflowInfo])
         page = await engine.list_runs(workflow=onboarding, status="running", limit=10, cursor=None)
         assert_type(page, Page)
         found = await engine.list_runs(

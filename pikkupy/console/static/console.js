@@ -1,4 +1,4 @@
-// What needs JavaScript: copying, and the keyboard. Everything else works without.
+// What needs JavaScript: copying, the keyboard, and word of a lost connection. Everything else works without.
 "use strict";
 
 if (navigator.clipboard) document.documentElement.classList.add("copies"); // browsers have it over TLS and on this machine
@@ -23,3 +23,19 @@ document.addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
+
+// Who is in already needs no token: it is not kept where it could be seen.
+function forgetToken() {
+  if (location.hash.startsWith("#token=")) history.replaceState(null, "", location.pathname + location.search);
+}
+addEventListener("hashchange", forgetToken);
+forgetToken();
+
+// What is shown grows old while nothing comes; it is said until something does.
+const lost = document.getElementById("lost");
+document.addEventListener("htmx:sse:error", (event) => {
+  const out = event.detail.status === 401;
+  lost.textContent = out ? "You are logged out: load the page anew." : "The connection is lost: what is shown may be old.";
+  lost.hidden = false;
+});
+document.addEventListener("htmx:sse:after:connection", () => { lost.hidden = true; });
