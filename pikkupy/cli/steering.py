@@ -18,7 +18,7 @@ from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import Screen, say, tell
 from pikkupy.durations import microseconds
 from pikkupy.engine import Event, EventKind
-from pikkupy.errors import BadValue, PikkuError
+from pikkupy.errors import BadValue, PayloadError, PikkuError, RunCancelled, RunFailed
 from pikkupy.plain import rfc3339
 from pikkupy.showing.words import clean, record, short
 
@@ -67,18 +67,20 @@ async def start(
 
 async def _ended(client: Client, handle: RunHandle[Any], timeout: str | None, *, as_json: bool) -> Exit:
     """Wait for the end of a run and tell it."""
-    screen = Screen()
+    screen, code = Screen(), Exit.DONE
     if not as_json:
         say(f"run {handle.id} is on disk")
     try:
-        output, code = await handle.result(timeout), Exit.DONE
-    except (PikkuError, TimeoutError) as error:
+        await handle.result(timeout)
+    except PayloadError:
+        pass  # it has completed, with an output of a class that only the application has: it is shown plainly
+    except (RunFailed, RunCancelled, TimeoutError) as error:
         say(str(error))
-        output, code = None, exit_of(error)
+        code = exit_of(error)
     if as_json:
         screen.json(await client.get_run(handle.id))
     elif code is Exit.DONE:
-        screen.json(output)
+        screen.json((await client.get_run(handle.id)).output)
     return code
 
 

@@ -17,9 +17,17 @@ from tests.cli.shell import ROOT, Ended, command, environment, minds_ctrl_c, on_
 
 ENGINE = """
 import asyncio, sys
+import msgspec
 from pikkupy import Decided, Pikku, Workflow
 
 pikku = Pikku()
+
+class Order(msgspec.Struct):
+    number: int
+
+@pikku.workflow
+async def order(workflow: Workflow, data: Order) -> Order:
+    return data
 
 @pikku.workflow
 async def double(workflow: Workflow, data: int) -> int:
@@ -123,6 +131,15 @@ def test_a_run_is_waited_for(pikku: Any, tmp_path: Path) -> None:
     late = pikku("start", "wait", "--timeout", "1ms")
     assert late.code == 124
     assert "has not ended within 0.001 s; it goes on" in late.err
+
+
+def test_an_output_of_a_class_that_only_the_application_has_is_shown_plainly(pikku: Any) -> None:
+    """The run has completed, and so has the command."""
+    done = pikku("start", "order", "-d", '{"number": 7}', "--id", "o1", "--wait")
+    assert (done.code, json.loads(done.out), done.err) == (0, {"number": 7}, "pikku: run o1 is on disk\n")
+    told = pikku("start", "order", "-d", '{"number": 7}', "--wait", "--json")
+    assert (told.code, told.err) == (0, "")
+    assert (json.loads(told.out)["status"], json.loads(told.out)["output"]) == ("completed", {"number": 7})
 
 
 def test_an_input_comes_from_standard_input(journal: Path) -> None:
