@@ -16,6 +16,8 @@ from pikkupy.cli.given import Data, Filters, Wait, connected, ids_of, meant, nam
 from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of, tags_of
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import Screen, say, tell
+from pikkupy.core.machine import FINAL_RUNS, RunEvent, before
+from pikkupy.core.model import RunStatus
 from pikkupy.durations import microseconds
 from pikkupy.engine import Event, EventKind
 from pikkupy.errors import BadValue, PayloadError, PikkuError, RunCancelled, RunFailed
@@ -25,6 +27,14 @@ from pikkupy.showing.words import clean, record, short
 AT_ONCE = 16  # calls of one command on many runs
 SHOWN = 200  # characters of a value or reason in a line
 PATIENCE = "5s"
+
+# The statuses of runs that a command can be carried out on: it is meant for no others, unless they are asked for.
+ABLE: dict[str, frozenset[RunStatus]] = {
+    "cancel": before(RunEvent.CANCEL),
+    "retry": before(RunEvent.RETRY),
+    "resume": before(RunEvent.RESUME),
+    "delete": FINAL_RUNS,
+}
 
 RunId = Annotated[str | None, Parameter(name="RUN", show_default=False, help="The id of the run.")]
 Yes = Annotated[bool, Parameter(negative="", show_default=False, help="Do it to all that fit, without asking.")]
@@ -312,7 +322,7 @@ async def _act(
             await do(run_id, client)
             Screen().json({"done": [run_id], "failed": []}) if as_json else say(f"{verb}: run {run_id!r}")
             return Exit.DONE
-        ids = await ids_of(client, filters)
+        ids = await ids_of(client, filters, ABLE[verb])
         if not _agreed(verb, len(ids), yes=yes):
             return Exit.USAGE
         done, failed = await _to_all(ids, do, client)

@@ -212,7 +212,7 @@ def test_many_runs_are_steered_at_once(pikku: Any, journal: Path) -> None:
     assert "20 runs" in pikku("runs", "retry", "--id-prefix", "bulk-", "--status", "failed", "--yes").err
     for number in range(20):
         assert pikku("runs", "tail", f"bulk-{number}").code == 0
-    again = pikku("runs", "retry", "--id-prefix", "bulk-", "--yes", "--json")
+    again = pikku("runs", "retry", "--id-prefix", "bulk-", "--status", "completed", "--yes", "--json")
     assert again.code == 1
     assert (len(json.loads(again.out)["done"]), len(json.loads(again.out)["failed"])) == (0, 20)
     asked = on_terminal("runs", "delete", journal, "--id-prefix", "bulk-", "--yes")
@@ -220,6 +220,25 @@ def test_many_runs_are_steered_at_once(pikku: Any, journal: Path) -> None:
     nobody = pikku("runs", "delete", "--id-prefix", "bulk-")
     assert (nobody.code, nobody.err) == (0, "pikku: delete: 0 runs\n")
     pikku("start", "mend", "-d", "false", "--wait")
+
+
+@pytest.mark.parametrize(
+    ("verb", "fits"),
+    [("cancel", {"shut", "waits"}), ("retry", {"broken"}), ("resume", {"shut"}), ("delete", {"broken", "done"})],
+)
+def test_without_a_status_only_runs_are_meant_that_it_can_be_done_to(verb: str, fits: set[str], pikku: Any) -> None:
+    """Nobody is asked about the others, and none of them is refused."""
+    for name, workflow in {"done": "double", "broken": "fail", "shut": "gate", "waits": "wait"}.items():
+        pikku("start", workflow, "-d", "1" if name == "done" else "null", "--id", f"{verb}-{name}")
+    while status(pikku, f"{verb}-shut") != "suspended":
+        pass
+    for name in ("done", "broken"):
+        pikku("runs", "tail", f"{verb}-{name}")
+
+    done = pikku("runs", verb, "--id-prefix", f"{verb}-", "--yes", "--json")
+
+    assert (done.code, json.loads(done.out)["failed"]) == (0, [])
+    assert set(json.loads(done.out)["done"]) == {f"{verb}-{name}" for name in fits}
 
 
 def test_what_happens_to_all_runs_is_shown_as_it_happens(pikku: Any, journal: Path) -> None:
