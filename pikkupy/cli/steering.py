@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal as signals  # one of the commands has the name
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -341,10 +342,19 @@ def _agreed(verb: str, count: int, *, yes: bool) -> bool:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise BadValue(f"{verb} {count:,} runs? Say --yes; nothing was done")
-    sys.stderr.write(f"{verb} {count:,} runs? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() in ("y", "yes"):
-        return True
+    # While a line is read the loop stands still, and would not learn of asyncio's Ctrl-C: it is an exception here.
+    before_asking = signals.signal(signals.SIGINT, signals.default_int_handler)
+    try:
+        sys.stderr.write(f"{verb} {count:,} runs? [y/N] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return True
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        say("nothing was done")
+        raise
+    finally:
+        signals.signal(signals.SIGINT, before_asking)
     say("nothing was done")
     return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from pikkupy.cli.app import run
-from tests.cli.shell import ROOT, Ended, command, environment, minds_ctrl_c, on_terminal, piped
+from tests.cli.shell import ROOT, Ended, asked, command, environment, minds_ctrl_c, on_terminal, piped
 
 ENGINE = """
 import asyncio, sys
@@ -215,11 +216,28 @@ def test_many_runs_are_steered_at_once(pikku: Any, journal: Path) -> None:
     again = pikku("runs", "retry", "--id-prefix", "bulk-", "--status", "completed", "--yes", "--json")
     assert again.code == 1
     assert (len(json.loads(again.out)["done"]), len(json.loads(again.out)["failed"])) == (0, 20)
-    asked = on_terminal("runs", "delete", journal, "--id-prefix", "bulk-", "--yes")
-    assert "delete: 20 runs" in asked.err
+    deleted = on_terminal("runs", "delete", journal, "--id-prefix", "bulk-", "--yes")
+    assert "delete: 20 runs" in deleted.err
     nobody = pikku("runs", "delete", "--id-prefix", "bulk-")
     assert (nobody.code, nobody.err) == (0, "pikku: delete: 0 runs\n")
     pikku("start", "mend", "-d", "false", "--wait")
+
+
+def test_a_person_is_asked_before_something_is_done_to_many(pikku: Any, journal: Path) -> None:
+    """Only a yes is one; Ctrl-C ends the command at once."""
+    for name in ("asked-1", "asked-2"):
+        pikku("start", "fail", "--id", name, "--wait")
+    bulk = ("runs", "delete", journal, "--id-prefix", "asked-")
+
+    no = asked(*bulk, answer="what?")
+    gone = asked(*bulk, answer=signal.SIGINT)
+
+    assert (no.code, no.out) == (2, "") and no.err.endswith("pikku: nothing was done\n")
+    assert (gone.code, gone.out) == (130, "")
+    assert gone.err == "delete 2 runs? [y/N] \npikku: nothing was done\n"
+    assert (status(pikku, "asked-1"), status(pikku, "asked-2")) == ("failed", "failed")
+    yes = asked(*bulk, answer="y")
+    assert yes.code == 0 and "delete: 2 runs" in yes.err
 
 
 @pytest.mark.parametrize(
