@@ -295,6 +295,6 @@ def test_runs_are_pruned(pikku: Any) -> None:
 
 def test_nobody_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command says so, and makes nothing."""
-    assert run(["start", str(tmp_path / "no.db"), "double", "--engine-wait", "1ms"]) == 1
+    assert run(["start", str(tmp_path / "no.db"), "double", "--engine-wait", "1ms"]) == 124
     assert "no engine has" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
