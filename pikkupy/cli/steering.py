@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal as signals  # one of the commands has the name
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,17 @@ from pikkupy.core.machine import FINAL_RUNS, RunEvent, before
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import microseconds
 from pikkupy.engine import Event, EventKind
-from pikkupy.errors import BadValue, PayloadError, PikkuError, RunCancelled, RunFailed
+from pikkupy.engine.looking import Look
+from pikkupy.errors import (
+    BadValue,
+    EngineClosed,
+    JournalError,
+    JournalLocked,
+    PayloadError,
+    PikkuError,
+    RunCancelled,
+    RunFailed,
+)
 from pikkupy.plain import rfc3339
 from pikkupy.showing.words import clean, record, short
 
@@ -240,18 +250,51 @@ async def tail(
 ) -> Exit:
     """Show what has happened to a run, and what happens, until it has ended; then the exit code says how.
 
-    With `--all` what happens to all runs, until Ctrl-C.
+    Of a run that has ended the file alone tells it. With `--all` what happens to all runs, until Ctrl-C.
     """
     screen = Screen()
     path, run_id = (file_of(file), None) if all and run is None else named(file, run)
     last: Event | None = None
-    async with connected(path, engine_wait) as client:
-        events = client.events() if run_id is None else client.run_events(run_id)
-        async for last in events:
-            screen.jsonl([record(last)]) if jsonl else screen.rows([_told(last, with_run=run_id is None)])
-            sys.stdout.flush()
+    events = _from_now_on(path, engine_wait) if run_id is None else _of_run(path, run_id, engine_wait)
+    async for last in events:
+        screen.jsonl([record(last)]) if jsonl else screen.rows([_told(last, with_run=run_id is None)])
+        sys.stdout.flush()
     ends = {"failed": Exit.FAILED, "cancelled": Exit.CANCELLED}
     return Exit.DONE if last is None else ends.get(last.status or "", Exit.DONE)
+
+
+async def _from_now_on(path: str, wait: str) -> AsyncIterator[Event]:
+    async with connected(path, wait) as client:
+        async for event in client.events():
+            yield event
+
+
+async def _of_run(path: str, run_id: str, wait: str) -> AsyncIterator[Event]:
+    """What the engine tells of the run; as long as there is none, what is recorded, which is all if it has ended."""
+    last: Event | None = None
+    async with Look(path) as look:
+        run = await look.get_run(run_id)
+        if not await _answers(path):
+            if run.status not in FINAL_RUNS:
+                say(f"no engine answers: this is what is recorded; waiting {wait} for one")
+            async for last in look.run_events(run_id):
+                yield last
+        if look.damaged:
+            raise JournalError(f"left out: {'; '.join(look.damaged)}")
+    if last is not None and last.kind is EventKind.RUN_ENDED:
+        return
+    async with connected(path, wait) as client:
+        async for event in client.run_events(run_id, after=None if last is None else last.seq):
+            yield event
+
+
+async def _answers(path: str) -> bool:
+    """Whether an engine has the file open now."""
+    try:
+        async with connected(path, "0ms"):
+            return True
+    except (EngineClosed, JournalLocked):
+        return False
 
 
 def _told(event: Event, *, with_run: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from pikkupy.cli.app import run
 from tests.cli.shell import ROOT, Ended, asked, command, environment, minds_ctrl_c, on_terminal, piped
+from tests.journals import application, fill
 
 ENGINE = """
 import asyncio, sys
@@ -298,3 +300,40 @@ def test_nobody_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run(["start", str(tmp_path / "no.db"), "double", "--engine-wait", "1ms"]) == 124
     assert "no engine has" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_an_engine_what_is_recorded_is_told(db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run that has ended that is all; of another one it is said that an engine is waited for."""
+    asyncio.run(fill(db))
+
+    assert run(["runs", "tail", str(db), "declined", "--jsonl"]) == 1
+    told = capsys.readouterr()
+    assert [json.loads(line)["kind"] for line in told.out.splitlines()][-2:] == ["step_recorded", "run_ended"]
+    assert told.err == ""
+    assert run(["runs", "tail", str(db), "stopped"]) == 3
+    capsys.readouterr()
+    assert run(["runs", "tail", str(db), "asleep", "--engine-wait", "1ms"]) == 124
+    told = capsys.readouterr()
+    assert "run_started" in told.out
+    assert told.err.startswith("pikku: no engine answers: this is what is recorded; waiting 1ms for one\n")
+    assert run(["runs", "tail", str(db), "nobody"]) == 4
+
+
+async def test_an_engine_that_comes_goes_on_where_the_file_has_ended(db: Path) -> None:
+    """No event is told twice."""
+    await fill(db)
+    with subprocess.Popen(
+        command("runs", "tail", db, "asking", "--jsonl", "--engine-wait", "30s"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    ) as tail:
+        assert tail.stdout is not None
+        first = [json.loads(await asyncio.to_thread(tail.stdout.readline))["kind"] for _ in range(2)]
+        async with application().open(db) as engine:
+            await engine.signal("asking", "receipt", 1)
+            rest = (await asyncio.to_thread(tail.stdout.read)).decode().splitlines()
+        assert await asyncio.to_thread(tail.wait, 20) == 0
+
+    assert first == ["run_started", "step_started"]
+    assert [json.loads(line)["kind"] for line in rest] == ["signal", "step_recorded", "run_ended"]
