@@ -324,22 +324,43 @@ async def prune(
         list[str] | None, Parameter(negative="", help="Completed, failed or cancelled ones alone.")
     ] = None,
     keep: Annotated[int, Parameter(help="So many of those that ended last stay.")] = 0,
+    dry_run: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Only say how many there are; needs no engine.")
+    ] = False,
+    yes: Yes = False,
     engine_wait: Wait = PATIENCE,
     json: AsJson = False,
 ) -> Exit:
-    """Delete runs that ended long ago, a few at a time. The file does not get smaller; the room in it is used again."""
+    """Delete runs that ended long ago, a few at a time. The file does not get smaller; the room in it is used again.
 
-    def progress(gone: int) -> None:
-        tell(f"{gone:,} runs are gone")
-
-    async with connected(file_of(file), engine_wait) as client:
-        gone = await client.prune(older_than=older_than, statuses=status, keep=keep, progress=progress)
+    Says how many there are, without their child runs, and asks, but for `--yes`.
+    """
+    path = file_of(file)
+    which: dict[str, Any] = {"older_than": older_than, "statuses": status, "keep": keep}
+    if dry_run:
+        count = await _prunable(path, which)
+        if json:
+            Screen().json({"would_delete": count})
+        else:
+            say(f"{count:,} runs would be deleted")
+        return Exit.DONE
+    async with connected(path, engine_wait) as client:
+        if not yes and not _agreed("prune", await _prunable(path, which), yes=False):
+            return Exit.USAGE
+        gone = await client.prune(**which, progress=lambda count: tell(f"{count:,} runs are gone"))
     tell("")
     if json:
         Screen().json({"deleted": gone})
     else:
         say(f"{gone:,} runs were deleted")
     return Exit.DONE
+
+
+async def _prunable(path: str, which: dict[str, Any]) -> int:
+    async with Look(path) as look:
+        count = await look.prunable(**which, progress=lambda count: tell(f"{count:,} runs so far"))
+    tell("")
+    return count
 
 
 def _file_and_two(file: str, run: str, name: str | None) -> tuple[str, tuple[str, str]]:

@@ -16,7 +16,7 @@ import pytest
 
 from pikkupy.cli.app import run
 from tests.cli.shell import ROOT, Ended, asked, command, environment, minds_ctrl_c, on_terminal, piped
-from tests.journals import application, fill
+from tests.journals import application, contents, fill
 
 ENGINE = """
 import asyncio, sys
@@ -287,11 +287,19 @@ def test_what_happens_to_all_runs_is_shown_as_it_happens(pikku: Any, journal: Pa
         assert tail.wait(20) == 130
 
 
-def test_runs_are_pruned(pikku: Any) -> None:
+def test_runs_are_pruned(pikku: Any, journal: Path) -> None:
+    """If that is confirmed; where there is nothing, nobody is asked."""
+    pikku("prune", "--older-than", "0ms", "--yes")
     pikku("start", "double", "-d", "1", "--id", "old", "--wait")
     assert pikku("prune", "--older-than", "1h", "--json").out == '{\n  "deleted": 0\n}\n'
-    gone = pikku("prune", "--older-than", "0ms", "--status", "completed", "--json")
-    assert json.loads(gone.out)["deleted"] >= 1
+    refused = pikku("prune", "--older-than", "0ms")
+    assert (refused.code, refused.out) == (2, "")
+    assert "prune 1 runs? Say --yes; nothing was done" in refused.err
+    no = asked("prune", journal, "--older-than", "0ms", answer="n")
+    assert no.code == 2 and no.err.endswith("pikku: nothing was done\n")
+    assert status(pikku, "old") == "completed"
+    gone = pikku("prune", "--older-than", "0ms", "--status", "completed", "--yes", "--json")
+    assert json.loads(gone.out) == {"deleted": 1}
     assert pikku("runs", "show", "old").code == 4
 
 
@@ -337,3 +345,17 @@ async def test_an_engine_that_comes_goes_on_where_the_file_has_ended(db: Path) -
 
     assert first == ["run_started", "step_started"]
     assert [json.loads(line)["kind"] for line in rest] == ["signal", "step_recorded", "run_ended"]
+
+
+@pytest.mark.parametrize(("more", "count"), [((), 3), (("--status", "failed"), 1), (("--keep", "2"), 1)])
+def test_what_would_be_pruned_is_counted(more: tuple[str, ...], count: int, db: Path) -> None:
+    """Without an engine, and nothing is done."""
+    asyncio.run(fill(db))
+    before = contents(db.parent)
+
+    told = piped("prune", db, "--older-than", "1m", *more, "--dry-run")
+    document = piped("prune", db, "--older-than", "1m", *more, "--dry-run", "--json")
+
+    assert told == (0, "", f"pikku: {count} runs would be deleted\n")
+    assert json.loads(document.out) == {"would_delete": count}
+    assert contents(db.parent) == before
