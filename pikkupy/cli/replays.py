@@ -37,6 +37,7 @@ async def export(
         str | None, Parameter(help="module:name of a function that takes secrets out of a text; it is imported.")
     ] = None,
     app_dir: AppDir = None,
+    json: AsJson = False,
 ) -> Exit:
     """Write one run into a file: input, steps, attempts, errors, versions; all that its code is replayed from.
 
@@ -54,7 +55,10 @@ async def export(
         write_new(output, document)
     except FileExistsError:
         raise FileExistsError(f"{output} is there already; give a name that is free") from None
-    say(f"{output}: run {run_id!r} with {len(recorded.steps):,} steps")
+    if json:
+        Screen().json({"run": run_id, "out": output, "steps": len(recorded.steps)})
+    else:
+        say(f"{output}: run {run_id!r} with {len(recorded.steps):,} steps")
     return Exit.DONE
 
 

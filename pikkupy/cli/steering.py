@@ -183,14 +183,14 @@ async def signal(
     *,
     data: Data = None,
     engine_wait: Wait = PATIENCE,
+    json: AsJson = False,
 ) -> Exit:
     """Send a run a signal; it is on disk when the command ends."""
     path, (run_id, signal_name) = _file_and_two(file, run, name)
     payload = value_of("--data", data)
     async with connected(path, engine_wait) as client:
         await client.signal(run_id, signal_name, payload)
-    say(f"signal {signal_name!r} was sent to run {run_id!r}")
-    return Exit.DONE
+    return _done(run_id, f"signal {signal_name!r} was sent to run {run_id!r}", as_json=json)
 
 
 @runs.command
@@ -203,14 +203,14 @@ async def approve(
     data: Data = None,
     by: Annotated[str | None, Parameter(help="Who has decided.")] = None,
     engine_wait: Wait = PATIENCE,
+    json: AsJson = False,
 ) -> Exit:
     """Decide what a run waits for; a decision that does not fit is refused, and the run goes on waiting."""
     path, (run_id, approval) = _file_and_two(file, run, name)
     decision = value_of("--data", data)
     async with connected(path, engine_wait) as client:
         await client.approve(run_id, approval, decision, decided_by=by)
-    say(f"{approval!r} of run {run_id!r} is decided")
-    return Exit.DONE
+    return _done(run_id, f"{approval!r} of run {run_id!r} is decided", as_json=json)
 
 
 @runs.command
@@ -385,8 +385,7 @@ async def _act(
     async with connected(path, wait) as client:
         if run_id is not None:
             await do(run_id, client)
-            Screen().json({"done": [run_id], "failed": []}) if as_json else say(f"{verb}: run {run_id!r}")
-            return Exit.DONE
+            return _done(run_id, f"{verb}: run {run_id!r}", as_json=as_json)
         ids = await ids_of(client, filters, ABLE[verb])
         if not _agreed(verb, len(ids), yes=yes):
             return Exit.USAGE
@@ -398,6 +397,11 @@ async def _act(
             say(f"{clean(one)}: {error}")
         say(f"{verb}: {len(done):,} runs" + (f", {len(failed):,} refused" if failed else ""))
     return Exit.FAILED if failed else Exit.DONE
+
+
+def _done(run_id: str, words: str, *, as_json: bool) -> Exit:
+    Screen().json({"done": [run_id], "failed": []}) if as_json else say(words)
+    return Exit.DONE
 
 
 def _agreed(verb: str, count: int, *, yes: bool) -> bool:

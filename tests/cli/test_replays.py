@@ -114,6 +114,8 @@ def test_a_run_is_exported_as_people_can_read_it(journal: Path, shop: Path) -> N
     assert (again.code, json.loads(out.read_text())) == (5, document)
     assert "is there already" in again.err
     assert json.loads(piped("export", journal, "done").out)["run"] == document["run"]
+    told = piped("export", journal, "done", "-o", shop / "again.json", "--json")
+    assert json.loads(told.out) == {"run": "done", "out": str(shop / "again.json"), "steps": 3}
 
 
 @pytest.mark.parametrize("run_id", ["done", "failed", "asleep", "gone"])

@@ -181,13 +181,14 @@ def test_runs_are_steered(pikku: Any) -> None:
     """Signal, decision, gate, cancel, fork, delete."""
     for name, workflow in {"s": "wait", "a": "ask", "g": "gate", "c": "wait"}.items():
         assert pikku("start", workflow, "--id", name).code == 0
-    assert pikku("runs", "signal", "s", "go", "-d", "[1]").code == 0
+    assert json.loads(pikku("runs", "signal", "s", "go", "-d", "[1]", "--json").out) == {"done": ["s"], "failed": []}
     assert pikku("runs", "tail", "s").code == 0
     assert json.loads(pikku("runs", "show", "s", "--json").out)["run"]["output"] == [1]
     while not json.loads(pikku("runs", "show", "a", "--json").out)["steps"]:
         pass
     assert pikku("runs", "approve", "a", "ok", "-d", '"perhaps"').code == 1
-    assert pikku("runs", "approve", "a", "ok", "-d", "true", "--by", "ada").code == 0
+    approved = pikku("runs", "approve", "a", "ok", "-d", "true", "--by", "ada", "--json")
+    assert (approved.code, json.loads(approved.out)) == (0, {"done": ["a"], "failed": []})
     assert pikku("runs", "tail", "a").code == 0
     while status(pikku, "g") != "suspended":
         pass
