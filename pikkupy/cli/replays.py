@@ -5,6 +5,7 @@ from __future__ import annotations
 import pdb
 import sys
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -22,9 +23,11 @@ from pikkupy.engine.looking import Look
 from pikkupy.engine.replaying import Fits, Replay, Replayed
 from pikkupy.errors import BadValue
 from pikkupy.private import write_new
+from pikkupy.run_loop import Unwind
 from pikkupy.showing.words import clean, record
 
 _EXITS = {Fits.YES: Exit.DONE, Fits.NO: Exit.MISMATCH, Fits.OTHERWISE: Exit.FAILED, Fits.MISSING: Exit.NOT_FOUND}
+_NOT_THE_USERS = {"pikkupy", "asyncio", "contextlib"}
 
 
 async def export(
@@ -88,6 +91,8 @@ async def replay(
         _show(replayed)
     if pdb and one.error is not None:
         _debug(one.error)
+    elif pdb:
+        say("the workflow has raised nothing: there is no line to look at")
     return _EXITS[replayed.fits]
 
 
@@ -152,5 +157,19 @@ def _show(replayed: Replayed) -> None:
 
 
 def _debug(error: BaseException) -> None:
-    sys.stderr.write(f"{type(error).__name__}: {error}\n")
-    pdb.post_mortem(error.__traceback__)
+    if not isinstance(error, Unwind):  # the code asks for another step: that has been shown
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    pdb.post_mortem(_to_the_users_code(error) or error.__traceback__)
+
+
+def _to_the_users_code(error: BaseException) -> TracebackType | None:
+    """The traceback up to the last line that is the user's: what that has called is not what is looked for."""
+    frames, part = list[TracebackType](), error.__traceback__
+    while part is not None:
+        frames.append(part)
+        part = part.tb_next
+    while frames and frames[-1].tb_frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS:
+        frames.pop()
+    for one in reversed(frames):
+        part = TracebackType(part, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return part

@@ -208,6 +208,20 @@ def test_a_failure_is_looked_at_in_the_debugger(journal: Path, shop: Path) -> No
     assert b"'done'" in done.stdout
 
 
+def test_the_debugger_opens_where_the_code_asks_for_another_step(journal: Path, shop: Path) -> None:
+    """At the user's own line, not at what that has called; where nothing was raised that is said."""
+    (shop / "shop.py").write_text(CHANGED)
+    arguments = ("replay", exported(journal, shop, "done"), "shop:pikku", "--app-dir", shop, "--pdb")
+    done = subprocess.run(
+        command(*arguments), input=b"p workflow.run_id\nq\n", capture_output=True, env=environment(), check=False
+    )
+    assert (done.returncode, done.stderr) == (6, b"")
+    assert b'-> await workflow.do("Charge card"' in done.stdout
+    assert b"'done'" in done.stdout
+    (shop / "shop.py").write_text(SHOP)
+    assert "no line to look at" in piped(*arguments).err
+
+
 def test_a_journal_is_checked_before_a_deploy(journal: Path, shop: Path) -> None:
     """The first difference of each run that has one, and an exit code; the file is as it was."""
     before = journal.read_bytes()
