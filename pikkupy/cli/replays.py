@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pdb
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from pikkupy.run_loop import Unwind
 from pikkupy.showing.words import clean, record
 
 _EXITS = {Fits.YES: Exit.DONE, Fits.NO: Exit.MISMATCH, Fits.OTHERWISE: Exit.FAILED, Fits.MISSING: Exit.NOT_FOUND}
+UNFINISHED = tuple(status for status in RunStatus if status not in FINAL_RUNS)
 _NOT_THE_USERS = {"pikkupy", "asyncio", "contextlib"}
 
 
@@ -116,19 +118,16 @@ async def check(
     """
     path, name = file_and(file, target, "TARGET")
     pikku = pikku_of(name, app_dir)
-    wanted = tuple(status for status in RunStatus if status not in FINAL_RUNS) if unfinished else None
+    wanted = UNFINISHED if unfinished else None
     screen, differ, count = Screen(), list[Replayed](), 0
     async with Look(path) as look:
-        async for recorded in look.all_recorded(wanted):
-            replayed = await Replay(recorded, pikku).run()
+        async for replayed in replays_of(look, pikku, wanted):
             count += 1
-            tell(f"{count:,} runs")
             if replayed.fits is not Fits.YES:
                 differ.append(replayed)
                 if not json:
                     _show(replayed)
         damaged = look.damaged
-    tell("")
     if json:
         screen.json({"runs": count, "differ": list(map(record, differ)), "damaged": damaged})
     for text in damaged:
@@ -137,6 +136,18 @@ async def check(
     found = {one.fits for one in differ}
     worst = next((fits for fits in (Fits.NO, Fits.MISSING, Fits.OTHERWISE) if fits in found), Fits.YES)
     return Exit.FAILED if damaged and worst is Fits.YES else _EXITS[worst]
+
+
+async def replays_of(
+    look: Look, pikku: Pikku, statuses: tuple[RunStatus, ...] | None = None
+) -> AsyncIterator[Replayed]:
+    """What becomes of every run in one of these statuses; a person is told how far it is."""
+    count = 0
+    async for recorded in look.all_recorded(statuses):
+        count += 1
+        tell(f"{count:,} runs")
+        yield await Replay(recorded, pikku).run()
+    tell("")
 
 
 def pikku_of(target: str, app_dir: str | None) -> Pikku:

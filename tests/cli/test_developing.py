@@ -123,4 +123,5 @@ def test_an_engine_that_a_step_blocks_begins_anew_all_the_same(tmp_path: Path) -
         shop.write_text(BLOCKING.replace('Path("blocked").touch()', "pass"))
         console.until("the engine does not end: it is killed")
         (tmp_path / "blocked").unlink()
-        assert piped("runs", "tail", tmp_path / "dev.db", "r", "--engine-wait", "30s").code == 0
+        told = piped("runs", "tail", tmp_path / "dev.db", "r", "--engine-wait", "30s")
+        assert told.code == 0, told.err

@@ -242,6 +242,19 @@ def test_a_journal_is_checked_before_a_deploy(journal: Path, shop: Path) -> None
     assert not (shop / "effects").exists()
 
 
+def test_doctor_replays_unfinished_runs_against_the_code_that_it_is_given(journal: Path, shop: Path) -> None:
+    """Those that do not fit are bad, and named."""
+    well = piped("doctor", journal, "shop:pikku", "--app-dir", shop)
+    (shop / "shop.py").write_text(CHANGED)
+    differ = piped("doctor", journal, "shop:pikku", "--app-dir", shop, "--json")
+
+    assert well.lines[-1][:3] == ["ok", "code", "all 1 unfinished runs fit it"]
+    told = json.loads(differ.out)["checks"][-1]
+    assert (differ.code, told["name"], told["level"]) == (1, "code", "bad")
+    assert told["finding"] == "1 of 1 unfinished runs do not fit it: 'asleep'"
+    assert not (shop / "effects").exists()
+
+
 def test_what_cannot_be_is_said(journal: Path, shop: Path) -> None:
     """Before anything is done."""
     assert piped("export", journal, "nobody").code == 4
