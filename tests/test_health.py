@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pikkupy import JournalFormatError
+from pikkupy import JournalFormatError, Pikku
 from pikkupy.engine.health import Check, Level, checks_of, examine
 from pikkupy.errors import JournalNotFound
 from pikkupy.store import Facts, facts, facts_of, owner
@@ -52,12 +52,14 @@ async def test_a_sound_file_is_sound_and_is_not_touched(db: Path) -> None:
         "permissions",
         "owner",
         "sqlite",
+        "pragmas",
         "file system",
         "space",
         "wal",
         "clock",
         "pages",
         "next moves",
+        "suspended",
     ]
     assert not [check for check in checks if check.level is Level.BAD]
     assert [check for check in checks if check.level is not Level.OK and check.name not in {"sqlite", "space"}] == []
@@ -157,6 +159,30 @@ async def test_a_run_that_nothing_can_wake_is_named(db: Path) -> None:
 
     assert check.level is Level.BAD
     assert "'asking'" in check.finding and "'gated'" not in check.finding
+
+
+async def test_runs_that_the_engine_has_suspended_are_counted_and_named(db: Path) -> None:
+    """By what has to be done; those that their own code holds are none of them."""
+    await fill(db)
+    assert (await found(db))["suspended"].level is Level.OK
+    async with Pikku().open(db):
+        pass
+
+    check = (await found(db))["suspended"]
+
+    assert check.level is Level.WARN
+    assert check.finding == (
+        "5 suspended runs are of workflows that the application does not have: "
+        "'asleep', 'asking', 'gated', 'mother', 'mother/Child'"
+    )
+    assert "open an engine that has them" in (check.cure or "")
+
+
+async def test_the_pragmas_are_those_of_the_file(db: Path, well: Facts) -> None:
+    finding = (await found(db))["pragmas"].finding
+
+    assert finding.startswith("of the file: journal mode WAL, page size 8 KiB, auto-vacuum none; set by the engine: ")
+    assert "a rollback journal" in judged(well, wal_mode=False)["pragmas"].finding
 
 
 async def test_times_and_names_that_cannot_be_are_no_error(db: Path) -> None:

@@ -213,6 +213,23 @@ async def test_what_is_encoded_is_shown_as_that(db: Path) -> None:
         assert (await knowing.get_run("done")).output == {"secret": 1}
 
 
+async def test_what_would_be_pruned_is_what_is_pruned(db: Path) -> None:
+    """Runs without parents, in the statuses that are asked for."""
+    await fill(db)
+    async with application().open(db) as engine, Look(db) as look:
+        await engine.cancel("mother", "enough")
+        counted, told = list[tuple[int, int]](), list[int]()
+        counted.append((await look.prunable(older_than="1d"), await engine.prune(older_than="1d")))
+        counted.append((await look.prunable(older_than=0, keep=3), await engine.prune(older_than=0, keep=3)))
+        for statuses in (["failed"], None):
+            found = await look.prunable(older_than=0, statuses=statuses, progress=told.append)
+            counted.append((found, await engine.prune(older_than=0, statuses=statuses)))
+        assert [run.id for run in (await look.list_runs()).runs] == ["gated", "asking", "asleep"]
+
+    assert counted == [(0, 0), (1, 1), (1, 1), (2, 2)]
+    assert told == [1, 2]
+
+
 async def test_what_a_run_waits_for_is_its_steps_without_an_outcome(db: Path) -> None:
     """Of those runs that have any."""
     await fill(db)

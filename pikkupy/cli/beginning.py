@@ -8,7 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pikkupy.cli.exits import Exit
-from pikkupy.cli.screen import say
+from pikkupy.cli.places import AsJson
+from pikkupy.cli.screen import Screen, say
 
 APP = '''"""A workflow that waits for a person, and survives crashes while it does."""
 
@@ -61,6 +62,8 @@ FILES = {"app.py": APP, "README.md": GUIDE, ".gitignore": IGNORED}
 def init(
     folder: Annotated[Path, Parameter(name="FOLDER", help="A new folder, or one without these files.")] = Path(),
     /,
+    *,
+    json: AsJson = False,
 ) -> Exit:
     """Make a small project that runs: a workflow, and how to run it. Nothing is overwritten."""
     there = [name for name in FILES if (folder / name).exists()]
@@ -70,5 +73,8 @@ def init(
     for name, text in FILES.items():
         with (folder / name).open("x", encoding="utf-8") as file:
             file.write(text)
-    say(f"{folder / 'README.md'} says how to go on")
+    if json:
+        Screen().json({"folder": str(folder), "files": list(FILES)})
+    else:
+        say(f"{folder / 'README.md'} says how to go on")
     return Exit.DONE

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
+from collections.abc import Coroutine
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -19,6 +22,8 @@ from pikkupy.errors import PikkuError
 
 FILE = "dev.db"
 GRACE = "1s"
+KILLED_AFTER_S = 3.0  # the grace, and time to close the file
+LOOK_S = 0.05  # between two looks whether the engine is open
 
 
 async def dev(
@@ -35,11 +40,12 @@ async def dev(
     watch: Annotated[
         list[Path] | None, Parameter(negative="", show_default=False, help="What to watch. [default: --app-dir, or .]")
     ] = None,
-) -> Exit:
+) -> int:
     """Run an engine with its console, and begin anew when a Python file changes, until Ctrl-C.
 
-    Runs that are under way go on with the new code: what they have recorded stands. If it does not fit, they are
-    suspended, and the console says where it differs.
+    What keeps it from its first beginning ends the command; later the next change is waited for. Runs that are under
+    way go on with the new code: what they have recorded stands. If it does not fit, they are suspended, and the console
+    says where it differs. A second Ctrl-C ends it at once.
     """
     try:
         from watchfiles import PythonFilter, awatch  # noqa: PLC0415 - the extra may be missing
@@ -49,23 +55,49 @@ async def dev(
     except ModuleNotFoundError as missing:
         raise PikkuError(f"pikku dev needs {missing.name}: pip install 'pikkupy[cli,console]'") from None
     path = file or os.environ.get(ENV) or FILE
-    address = address_of(http)
+    place = _free(*address_of(http))
     command = [sys.executable, "-P", "-m", "pikkupy", "run", target, path]  # -P: as the script `pikku` does
-    command += ["--http", http, "--console", "--log", "text", "--grace", GRACE]
+    command += ["--http", place, "--console", "--log", "text", "--grace", GRACE]
     command += [] if app_dir is None else ["--app-dir", app_dir]
     places = [Path(app_dir or ".")] if watch is None else watch
-    ends = asyncio.Event()
+    ends, at_once = asyncio.Event(), asyncio.Event()
+
+    def end() -> None:
+        (at_once if ends.is_set() else ends).set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, ends.set)
-    say(f"http://{address.host}:{address.port}/console/#token={token_of_file(path)}")
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    token = token_of_file(path)
     child = await _begun(command)
+    await _first_of(_ready(place, token), child.wait(), ends.wait())
+    if child.returncode is not None:  # it has said why
+        return child.returncode if child.returncode > 0 else 128 - child.returncode
+    if not ends.is_set():
+        say(f"http://{place}/console/#token={token}")
+    watched = asyncio.ensure_future(_watched(child))
     async for changes in awatch(*places, watch_filter=PythonFilter(), stop_event=ends):
         names = sorted({Path(name).name for _, name in changes})
         say(f"changed: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}; the engine begins anew")
-        await _ended(child)
+        watched.cancel()
+        await _ended(child, at_once)
+        if ends.is_set():
+            break
         child = await _begun(command)
-    await _ended(child)
+        watched = asyncio.ensure_future(_watched(child))
+    watched.cancel()
+    await _ended(child, at_once)
     return Exit.DONE
+
+
+def _free(host: str, port: int) -> str:
+    """The place, with a port that is free now; 0: any. Raises `PikkuError` if it is taken."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+        except OSError as error:
+            raise PikkuError(f"nothing can listen at {host}:{port}: {error.strerror or error}") from None
+        return f"{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
 
 async def _begun(command: list[str]) -> asyncio.subprocess.Process:
@@ -73,8 +105,41 @@ async def _begun(command: list[str]) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(*command, start_new_session=True)
 
 
-async def _ended(child: asyncio.subprocess.Process) -> None:
-    """End it in order; it may have ended by itself, because its code cannot be imported."""
-    if child.returncode is None:
-        child.send_signal(signal.SIGTERM)
+async def _ready(place: str, token: str) -> None:
+    """Return when the engine there says that it is open."""
+    host, _, port = place.rpartition(":")
+    asked = f"GET /readyz HTTP/1.1\r\nHost: {place}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+    while True:
+        with suppress(OSError):
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            with closing(writer):
+                writer.write(asked.encode())
+                if b" 200 " in await reader.readline():
+                    return
+        await asyncio.sleep(LOOK_S)
+
+
+async def _watched(child: asyncio.subprocess.Process) -> None:
+    """Say so if it ends by itself, because its code cannot be imported, say: what is wrong it has said."""
     await child.wait()
+    say(f"the engine has ended (exit code {child.returncode}); it begins anew at the next change")
+
+
+async def _ended(child: asyncio.subprocess.Process, at_once: asyncio.Event) -> None:
+    """End it in order, if it has not ended by itself; an event loop that is blocked does not hear of that."""
+    if child.returncode is None:
+        with suppress(ProcessLookupError):
+            child.terminate()
+        await _first_of(child.wait(), at_once.wait(), asyncio.sleep(KILLED_AFTER_S))
+    if child.returncode is None:
+        say("the engine does not end: it is killed, which loses nothing that was recorded")
+        with suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()

@@ -8,6 +8,7 @@ from pikkupy.errors import (
     BadType,
     BadValue,
     DurationError,
+    EngineClosed,
     FunctionNotFound,
     JournalLocked,
     JournalNotFound,
@@ -42,7 +43,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.NOT_FOUND: "no such file, run, workflow or function",
     Exit.CONFLICT: "in the way: a lock, a name that is taken, a run in another state",
     Exit.MISMATCH: "the code does not fit what is recorded",
-    Exit.TIMEOUT: "the time is over",
+    Exit.TIMEOUT: "the time is over: of a wait for a run, or for an engine",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }
 
@@ -61,6 +62,7 @@ _EXITS: dict[type[BaseException], Exit] = {
     RunConflict: Exit.CONFLICT,
     RunStateError: Exit.CONFLICT,
     ReplayMismatch: Exit.MISMATCH,
+    EngineClosed: Exit.TIMEOUT,
     TimeoutError: Exit.TIMEOUT,
     KeyboardInterrupt: Exit.INTERRUPTED,
 }

@@ -12,10 +12,13 @@ from rich.text import Text
 
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.places import AsJson, File, file_and, file_of
+from pikkupy.cli.replays import UNFINISHED, pikku_of, replays_of
+from pikkupy.cli.running import AppDir
 from pikkupy.cli.screen import Screen, say, table, whole
 from pikkupy.core.model import RunStatus
-from pikkupy.engine.health import Level, examine
+from pikkupy.engine.health import Level, code_check, examine
 from pikkupy.engine.looking import Look
+from pikkupy.engine.replaying import Fits
 from pikkupy.plain import plain
 from pikkupy.showing.marks import LEVELS, RUNS
 from pikkupy.showing.words import clean, lasted
@@ -44,8 +47,12 @@ async def counts(file: File = None, /, *, json: AsJson = False) -> Exit:
 
 async def doctor(
     file: File = None,
+    target: Annotated[
+        str | None, Parameter(name="TARGET", show_default=False, help="module:name of the Pikku with the workflows.")
+    ] = None,
     /,
     *,
+    app_dir: AppDir = None,
     check: Annotated[
         bool | None, Parameter(help="Let SQLite look at every page. [default: if the file has less than 64 MiB]")
     ] = None,
@@ -53,10 +60,16 @@ async def doctor(
 ) -> Exit:
     """Look for what is wrong with a journal: file, owner, SQLite, disk, clock, damage, runs that nothing can wake.
 
-    Each check is ok, a warning, or bad, with a cure. Exit code 1 if one is bad.
+    With a TARGET its unfinished runs are replayed against that code, as by `pikku check`; nothing is executed. Each
+    check is ok, a warning, or bad, with a cure. Exit code 1 if one is bad.
     """
     screen, path = Screen(), file_of(file)
+    pikku = None if target is None else pikku_of(target, app_dir)
     checks = await examine(path, check=check)
+    if pikku is not None:
+        async with Look(path) as look:
+            replayed = [one async for one in replays_of(look, pikku, UNFINISHED)]
+        checks.append(code_check(len(replayed), [one for one in replayed if one.fits is not Fits.YES]))
     well = all(one.level is not Level.BAD for one in checks)
     if json:
         screen.json({"file": path, "ok": well, "checks": checks})

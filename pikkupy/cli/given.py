@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from cyclopts import Parameter
 
 from pikkupy import Client, Pikku, clock
 from pikkupy.cli.places import ENV, file_and, file_of, moment_of, tags_of
+from pikkupy.core.model import RunStatus
 from pikkupy.errors import BadValue
 
 Data: TypeAlias = Annotated[
@@ -111,9 +113,14 @@ def meant(file: str | None, run: str | None, filters: Filters) -> tuple[str, str
     return file_of(file), None
 
 
-async def ids_of(client: Client, filters: Filters) -> list[str]:
-    """All runs that the filters let through, newest first: their ids alone, as there may be a million."""
+async def ids_of(client: Client, filters: Filters, able: Iterable[RunStatus]) -> list[str]:
+    """All runs that the filters let through, newest first: their ids alone, as there may be a million.
+
+    If the filters name no status, those in the statuses `able`.
+    """
     arguments = filters.arguments(clock.now())
+    if not filters.status:
+        arguments["status"] = sorted(able)
     ids, cursor = list[str](), None
     while True:
         page = await client.list_runs(**arguments, limit=500, cursor=cursor)

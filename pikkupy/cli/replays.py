@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pdb
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -22,9 +24,12 @@ from pikkupy.engine.looking import Look
 from pikkupy.engine.replaying import Fits, Replay, Replayed
 from pikkupy.errors import BadValue
 from pikkupy.private import write_new
+from pikkupy.run_loop import Unwind
 from pikkupy.showing.words import clean, record
 
 _EXITS = {Fits.YES: Exit.DONE, Fits.NO: Exit.MISMATCH, Fits.OTHERWISE: Exit.FAILED, Fits.MISSING: Exit.NOT_FOUND}
+UNFINISHED = tuple(status for status in RunStatus if status not in FINAL_RUNS)
+_NOT_THE_USERS = {"pikkupy", "asyncio", "contextlib"}
 
 
 async def export(
@@ -37,6 +42,7 @@ async def export(
         str | None, Parameter(help="module:name of a function that takes secrets out of a text; it is imported.")
     ] = None,
     app_dir: AppDir = None,
+    json: AsJson = False,
 ) -> Exit:
     """Write one run into a file: input, steps, attempts, errors, versions; all that its code is replayed from.
 
@@ -54,7 +60,10 @@ async def export(
         write_new(output, document)
     except FileExistsError:
         raise FileExistsError(f"{output} is there already; give a name that is free") from None
-    say(f"{output}: run {run_id!r} with {len(recorded.steps):,} steps")
+    if json:
+        Screen().json({"run": run_id, "out": output, "steps": len(recorded.steps)})
+    else:
+        say(f"{output}: run {run_id!r} with {len(recorded.steps):,} steps")
     return Exit.DONE
 
 
@@ -84,6 +93,8 @@ async def replay(
         _show(replayed)
     if pdb and one.error is not None:
         _debug(one.error)
+    elif pdb:
+        say("the workflow has raised nothing: there is no line to look at")
     return _EXITS[replayed.fits]
 
 
@@ -107,19 +118,16 @@ async def check(
     """
     path, name = file_and(file, target, "TARGET")
     pikku = pikku_of(name, app_dir)
-    wanted = tuple(status for status in RunStatus if status not in FINAL_RUNS) if unfinished else None
+    wanted = UNFINISHED if unfinished else None
     screen, differ, count = Screen(), list[Replayed](), 0
     async with Look(path) as look:
-        async for recorded in look.all_recorded(wanted):
-            replayed = await Replay(recorded, pikku).run()
+        async for replayed in replays_of(look, pikku, wanted):
             count += 1
-            tell(f"{count:,} runs")
             if replayed.fits is not Fits.YES:
                 differ.append(replayed)
                 if not json:
                     _show(replayed)
         damaged = look.damaged
-    tell("")
     if json:
         screen.json({"runs": count, "differ": list(map(record, differ)), "damaged": damaged})
     for text in damaged:
@@ -128,6 +136,18 @@ async def check(
     found = {one.fits for one in differ}
     worst = next((fits for fits in (Fits.NO, Fits.MISSING, Fits.OTHERWISE) if fits in found), Fits.YES)
     return Exit.FAILED if damaged and worst is Fits.YES else _EXITS[worst]
+
+
+async def replays_of(
+    look: Look, pikku: Pikku, statuses: tuple[RunStatus, ...] | None = None
+) -> AsyncIterator[Replayed]:
+    """What becomes of every run in one of these statuses; a person is told how far it is."""
+    count = 0
+    async for recorded in look.all_recorded(statuses):
+        count += 1
+        tell(f"{count:,} runs")
+        yield await Replay(recorded, pikku).run()
+    tell("")
 
 
 def pikku_of(target: str, app_dir: str | None) -> Pikku:
@@ -148,5 +168,19 @@ def _show(replayed: Replayed) -> None:
 
 
 def _debug(error: BaseException) -> None:
-    sys.stderr.write(f"{type(error).__name__}: {error}\n")
-    pdb.post_mortem(error.__traceback__)
+    if not isinstance(error, Unwind):  # the code asks for another step: that has been shown
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    pdb.post_mortem(_to_the_users_code(error) or error.__traceback__)
+
+
+def _to_the_users_code(error: BaseException) -> TracebackType | None:
+    """The traceback up to the last line that is the user's: what that has called is not what is looked for."""
+    frames, part = list[TracebackType](), error.__traceback__
+    while part is not None:
+        frames.append(part)
+        part = part.tb_next
+    while frames and frames[-1].tb_frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS:
+        frames.pop()
+    for one in reversed(frames):
+        part = TracebackType(part, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return part

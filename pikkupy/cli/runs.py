@@ -13,7 +13,7 @@ from rich.text import Text
 from pikkupy import Attempt, Page, Run, Step, clock
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.places import AsJson, File, file_and, file_of, moment_of, tags_of
-from pikkupy.cli.screen import Screen, cut, say, table, whole
+from pikkupy.cli.screen import Entry, Screen, reason, say, whole
 from pikkupy.cli.timeline import timeline
 from pikkupy.core.machine import FINAL_STEPS
 from pikkupy.engine.looking import Look
@@ -24,6 +24,8 @@ from pikkupy.showing.waits import took, waits_for, what_of
 from pikkupy.showing.words import clean, clean_lines, first_line, lasted, local, record, short
 
 LAST = 50  # steps of a long run that are shown
+NARROW = 60  # columns from which on a status has its word beside its sign, where there is no table
+TO_THE_MINUTE = len("2026-01-05 09:50")
 VALUE = 500  # characters of an input or output that are shown
 
 runs = App(name="runs", help="See what runs are doing, and why one waits or has failed.")
@@ -115,19 +117,15 @@ def _row(run: Run, steps: Sequence[Step], now: datetime) -> list[str]:
 def _show_page(screen: Screen, page: Page, steps: dict[str, list[Step]], now: datetime) -> None:
     if not page.runs:
         return
-    made = table("status", "id", "workflow", "started", "took", "", right=("took",))
+    entries = list[Entry]()
     for run in page.runs:
-        mark = RUNS[run.status]
-        what = what_of(run, steps.get(run.id, []), now)
-        made.add_row(
-            screen.marked(mark, run.status),
-            whole(run.id),
-            whole(run.workflow),
-            local(run.created_at),
-            lasted(took(run, now)),
-            cut(what, "red" if run.error is not None else "dim"),
-        )
-    screen.show(made)
+        mark, started, so_long = RUNS[run.status], local(run.created_at), lasted(took(run, now))
+        head = screen.marked(mark, f"{run.status:9}" if screen.width >= NARROW else "")
+        why = reason(what_of(run, steps.get(run.id, []), now), "red" if run.error is not None else "dim")
+        cells = screen.marked(mark, run.status), whole(run.id), whole(run.workflow), started, so_long
+        head.append(f" {clean(run.id)}", "bold default").append(f"  {clean(run.workflow)}", "default")
+        entries.append(Entry(cells, head, (started[:TO_THE_MINUTE], so_long), why))
+    screen.entries(("status", "id", "workflow", "started", "took"), entries, right=("took",))
 
 
 @runs.command(name="show")
@@ -211,20 +209,12 @@ def _show_steps(
         return
     if len(steps) < in_all:
         screen.show(f"the last {len(steps):,} of {in_all:,} steps (--last 0 shows all)")
-    made = table("", "step", "kind", "attempts", "began", "took", "", right=("attempts", "began", "took"))
-    for step in steps:
-        mark = STEPS[step.status]
-        began, ended = step.started_at, step.ended_at or (now if step.status == "running" else None)
-        made.add_row(
-            screen.marked(mark),
-            whole(step.name),
-            step.kind,
-            str(step.attempts or ""),
-            "" if began is None else f"+{lasted(began - run.starts_at)}",
-            "" if began is None or ended is None else lasted(ended - began),
-            cut(_note(step, now), "red" if step.error is not None else "dim"),
-        )
-    screen.show(made, "")
+    screen.entries(
+        ("", "step", "kind", "attempts", "began", "took"),
+        [_entry(screen, run, step, now) for step in steps],
+        right=("attempts", "began", "took"),
+    )
+    screen.show("")
     by_step: defaultdict[str, list[Attempt]] = defaultdict(list)
     for attempt in attempts:
         by_step[attempt.step_name].append(attempt)
@@ -240,6 +230,18 @@ def _show_steps(
     for line in lines:
         line.rstrip()
         screen.show(line)
+
+
+def _entry(screen: Screen, run: Run, step: Step, now: datetime) -> Entry:
+    mark, ended = screen.marked(STEPS[step.status]), step.ended_at or (now if step.status == "running" else None)
+    began = "" if step.started_at is None else f"+{lasted(step.started_at - run.starts_at)}"
+    so_long = "" if step.started_at is None or ended is None else lasted(ended - step.started_at)
+    return Entry(
+        (mark, whole(step.name), step.kind, str(step.attempts or ""), began, so_long),
+        mark.copy().append(f" {clean(step.name)}", "default"),
+        (step.kind, f"attempts: {step.attempts}" if step.attempts else "", began, so_long),
+        reason(_note(step, now), "red" if step.error is not None else "dim"),
+    )
 
 
 def _note(step: Step, now: datetime) -> str:

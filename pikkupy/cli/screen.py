@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +16,22 @@ from pikkupy.showing.marks import Mark
 from pikkupy.showing.words import clean, json_of
 
 WIDEST = 48  # characters of a column
+REASON = 30  # columns that the last one of a list has at least for reasons; else they are below
+MOST_OF_REASON = 200  # characters of a reason in a list
 PIPE_WIDTH = 120  # characters of a line that goes to no terminal, unless COLUMNS says otherwise
+
+
+class Entry(NamedTuple):
+    """One thing of a list: a row of a table; or two lines, where the terminal is too narrow for that."""
+
+    cells: Sequence[Text | str]
+    """Of the row."""
+    head: Text
+    """Else the first line, and"""
+    facts: Sequence[str]
+    """what the second one begins with."""
+    why: Text
+    """What either ends with: nothing of it is cut off, and it is not left out."""
 
 
 class Screen:
@@ -44,10 +61,27 @@ class Screen:
         symbol = mark.symbol if self.has_symbols else mark.plain
         return Text(f"{symbol} {words}" if words else symbol, mark.style)
 
-    def show(self, *parts: Text | Table | str) -> None:
+    def show(self, *parts: Text | Table | Padding | str) -> None:
         """Print each on lines of its own."""
         for part in parts:
             self.console.print(part, soft_wrap=isinstance(part, str))
+
+    def entries(self, headings: Sequence[str], entries: Sequence[Entry], right: Sequence[str] = ()) -> None:
+        """A list for people."""
+        short = table(*headings, right=right)
+        made = table(*headings, "", right=right)
+        for one in entries:
+            short.add_row(*one.cells)
+            made.add_row(*one.cells, one.why)
+        columns = short.__rich_measure__(self.console, self.console.options.update(max_width=sys.maxsize)).maximum
+        longest = max((one.why.cell_len for one in entries), default=0)
+        if columns + min(longest, REASON) <= self.width:
+            self.show(made)
+            return
+        for one in entries:
+            self.show(one.head)
+            second = Text("  ").join([*(Text(fact) for fact in one.facts if fact), *([one.why] if one.why else [])])
+            self.show(Padding(second, (0, 0, 0, 2), expand=False))
 
     def rows(self, rows: Iterable[Sequence[str]]) -> None:
         """For programs: a line for each, with tabs between; there are none in the texts, they are escapes there."""
@@ -94,6 +128,6 @@ def whole(words: str, style: str = "") -> Text:
     return Text(clean(words), style, no_wrap=False, overflow="fold")
 
 
-def cut(words: str, style: str = "") -> Text:
-    """A cell of one line, cut off where there is no room."""
-    return Text(clean(words), style, no_wrap=True, overflow="ellipsis")
+def reason(words: str, style: str) -> Text:
+    """The same for a reason, which may be very long: the beginning of it then."""
+    return whole(words if len(words) <= MOST_OF_REASON else f"{words[:MOST_OF_REASON]} …", style)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal as signals  # one of the commands has the name
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -16,15 +17,35 @@ from pikkupy.cli.given import Data, Filters, Wait, connected, ids_of, meant, nam
 from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of, tags_of
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import Screen, say, tell
+from pikkupy.core.machine import FINAL_RUNS, RunEvent, before
+from pikkupy.core.model import RunStatus
 from pikkupy.durations import microseconds
 from pikkupy.engine import Event, EventKind
-from pikkupy.errors import BadValue, PikkuError
+from pikkupy.engine.looking import Look
+from pikkupy.errors import (
+    BadValue,
+    EngineClosed,
+    JournalError,
+    JournalLocked,
+    PayloadError,
+    PikkuError,
+    RunCancelled,
+    RunFailed,
+)
 from pikkupy.plain import rfc3339
 from pikkupy.showing.words import clean, record, short
 
 AT_ONCE = 16  # calls of one command on many runs
 SHOWN = 200  # characters of a value or reason in a line
 PATIENCE = "5s"
+
+# The statuses of runs that a command can be carried out on: it is meant for no others, unless they are asked for.
+ABLE: dict[str, frozenset[RunStatus]] = {
+    "cancel": before(RunEvent.CANCEL),
+    "retry": before(RunEvent.RETRY),
+    "resume": before(RunEvent.RESUME),
+    "delete": FINAL_RUNS,
+}
 
 RunId = Annotated[str | None, Parameter(name="RUN", show_default=False, help="The id of the run.")]
 Yes = Annotated[bool, Parameter(negative="", show_default=False, help="Do it to all that fit, without asking.")]
@@ -67,18 +88,20 @@ async def start(
 
 async def _ended(client: Client, handle: RunHandle[Any], timeout: str | None, *, as_json: bool) -> Exit:
     """Wait for the end of a run and tell it."""
-    screen = Screen()
+    screen, code = Screen(), Exit.DONE
     if not as_json:
         say(f"run {handle.id} is on disk")
     try:
-        output, code = await handle.result(timeout), Exit.DONE
-    except (PikkuError, TimeoutError) as error:
+        await handle.result(timeout)
+    except PayloadError:
+        pass  # it has completed, with an output of a class that only the application has: it is shown plainly
+    except (RunFailed, RunCancelled, TimeoutError) as error:
         say(str(error))
-        output, code = None, exit_of(error)
+        code = exit_of(error)
     if as_json:
         screen.json(await client.get_run(handle.id))
     elif code is Exit.DONE:
-        screen.json(output)
+        screen.json((await client.get_run(handle.id)).output)
     return code
 
 
@@ -160,14 +183,14 @@ async def signal(
     *,
     data: Data = None,
     engine_wait: Wait = PATIENCE,
+    json: AsJson = False,
 ) -> Exit:
     """Send a run a signal; it is on disk when the command ends."""
     path, (run_id, signal_name) = _file_and_two(file, run, name)
     payload = value_of("--data", data)
     async with connected(path, engine_wait) as client:
         await client.signal(run_id, signal_name, payload)
-    say(f"signal {signal_name!r} was sent to run {run_id!r}")
-    return Exit.DONE
+    return _done(run_id, f"signal {signal_name!r} was sent to run {run_id!r}", as_json=json)
 
 
 @runs.command
@@ -180,14 +203,14 @@ async def approve(
     data: Data = None,
     by: Annotated[str | None, Parameter(help="Who has decided.")] = None,
     engine_wait: Wait = PATIENCE,
+    json: AsJson = False,
 ) -> Exit:
     """Decide what a run waits for; a decision that does not fit is refused, and the run goes on waiting."""
     path, (run_id, approval) = _file_and_two(file, run, name)
     decision = value_of("--data", data)
     async with connected(path, engine_wait) as client:
         await client.approve(run_id, approval, decision, decided_by=by)
-    say(f"{approval!r} of run {run_id!r} is decided")
-    return Exit.DONE
+    return _done(run_id, f"{approval!r} of run {run_id!r} is decided", as_json=json)
 
 
 @runs.command
@@ -227,18 +250,51 @@ async def tail(
 ) -> Exit:
     """Show what has happened to a run, and what happens, until it has ended; then the exit code says how.
 
-    With `--all` what happens to all runs, until Ctrl-C.
+    Of a run that has ended the file alone tells it. With `--all` what happens to all runs, until Ctrl-C.
     """
     screen = Screen()
     path, run_id = (file_of(file), None) if all and run is None else named(file, run)
     last: Event | None = None
-    async with connected(path, engine_wait) as client:
-        events = client.events() if run_id is None else client.run_events(run_id)
-        async for last in events:
-            screen.jsonl([record(last)]) if jsonl else screen.rows([_told(last, with_run=run_id is None)])
-            sys.stdout.flush()
+    events = _from_now_on(path, engine_wait) if run_id is None else _of_run(path, run_id, engine_wait)
+    async for last in events:
+        screen.jsonl([record(last)]) if jsonl else screen.rows([_told(last, with_run=run_id is None)])
+        sys.stdout.flush()
     ends = {"failed": Exit.FAILED, "cancelled": Exit.CANCELLED}
     return Exit.DONE if last is None else ends.get(last.status or "", Exit.DONE)
+
+
+async def _from_now_on(path: str, wait: str) -> AsyncIterator[Event]:
+    async with connected(path, wait) as client:
+        async for event in client.events():
+            yield event
+
+
+async def _of_run(path: str, run_id: str, wait: str) -> AsyncIterator[Event]:
+    """What the engine tells of the run; as long as there is none, what is recorded, which is all if it has ended."""
+    last: Event | None = None
+    async with Look(path) as look:
+        run = await look.get_run(run_id)
+        if not await _answers(path):
+            if run.status not in FINAL_RUNS:
+                say(f"no engine answers: this is what is recorded; waiting {wait} for one")
+            async for last in look.run_events(run_id):
+                yield last
+        if look.damaged:
+            raise JournalError(f"left out: {'; '.join(look.damaged)}")
+    if last is not None and last.kind is EventKind.RUN_ENDED:
+        return
+    async with connected(path, wait) as client:
+        async for event in client.run_events(run_id, after=None if last is None else last.seq):
+            yield event
+
+
+async def _answers(path: str) -> bool:
+    """Whether an engine has the file open now."""
+    try:
+        async with connected(path, "0ms"):
+            return True
+    except (EngineClosed, JournalLocked):
+        return False
 
 
 def _told(event: Event, *, with_run: bool) -> list[str]:
@@ -268,22 +324,43 @@ async def prune(
         list[str] | None, Parameter(negative="", help="Completed, failed or cancelled ones alone.")
     ] = None,
     keep: Annotated[int, Parameter(help="So many of those that ended last stay.")] = 0,
+    dry_run: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Only say how many there are; needs no engine.")
+    ] = False,
+    yes: Yes = False,
     engine_wait: Wait = PATIENCE,
     json: AsJson = False,
 ) -> Exit:
-    """Delete runs that ended long ago, a few at a time. The file does not get smaller; the room in it is used again."""
+    """Delete runs that ended long ago, a few at a time. The file does not get smaller; the room in it is used again.
 
-    def progress(gone: int) -> None:
-        tell(f"{gone:,} runs are gone")
-
-    async with connected(file_of(file), engine_wait) as client:
-        gone = await client.prune(older_than=older_than, statuses=status, keep=keep, progress=progress)
+    Says how many there are, without their child runs, and asks, but for `--yes`.
+    """
+    path = file_of(file)
+    which: dict[str, Any] = {"older_than": older_than, "statuses": status, "keep": keep}
+    if dry_run:
+        count = await _prunable(path, which)
+        if json:
+            Screen().json({"would_delete": count})
+        else:
+            say(f"{count:,} runs would be deleted")
+        return Exit.DONE
+    async with connected(path, engine_wait) as client:
+        if not yes and not _agreed("prune", await _prunable(path, which), yes=False):
+            return Exit.USAGE
+        gone = await client.prune(**which, progress=lambda count: tell(f"{count:,} runs are gone"))
     tell("")
     if json:
         Screen().json({"deleted": gone})
     else:
         say(f"{gone:,} runs were deleted")
     return Exit.DONE
+
+
+async def _prunable(path: str, which: dict[str, Any]) -> int:
+    async with Look(path) as look:
+        count = await look.prunable(**which, progress=lambda count: tell(f"{count:,} runs so far"))
+    tell("")
+    return count
 
 
 def _file_and_two(file: str, run: str, name: str | None) -> tuple[str, tuple[str, str]]:
@@ -308,9 +385,8 @@ async def _act(
     async with connected(path, wait) as client:
         if run_id is not None:
             await do(run_id, client)
-            Screen().json({"done": [run_id], "failed": []}) if as_json else say(f"{verb}: run {run_id!r}")
-            return Exit.DONE
-        ids = await ids_of(client, filters)
+            return _done(run_id, f"{verb}: run {run_id!r}", as_json=as_json)
+        ids = await ids_of(client, filters, ABLE[verb])
         if not _agreed(verb, len(ids), yes=yes):
             return Exit.USAGE
         done, failed = await _to_all(ids, do, client)
@@ -323,16 +399,30 @@ async def _act(
     return Exit.FAILED if failed else Exit.DONE
 
 
+def _done(run_id: str, words: str, *, as_json: bool) -> Exit:
+    Screen().json({"done": [run_id], "failed": []}) if as_json else say(words)
+    return Exit.DONE
+
+
 def _agreed(verb: str, count: int, *, yes: bool) -> bool:
     """Whether it is to be done to so many."""
     if yes or count == 0:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise BadValue(f"{verb} {count:,} runs? Say --yes; nothing was done")
-    sys.stderr.write(f"{verb} {count:,} runs? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() in ("y", "yes"):
-        return True
+    # While a line is read the loop stands still, and would not learn of asyncio's Ctrl-C: it is an exception here.
+    before_asking = signals.signal(signals.SIGINT, signals.default_int_handler)
+    try:
+        sys.stderr.write(f"{verb} {count:,} runs? [y/N] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return True
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        say("nothing was done")
+        raise
+    finally:
+        signals.signal(signals.SIGINT, before_asking)
     say("nothing was done")
     return False
 

@@ -19,7 +19,8 @@ from pikkupy.store import holder_of, is_locked
 
 IDLE = 16  # connections that are kept for the next calls
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25  # between two looks for an engine
-HELLO_S = 5.0  # how long an engine whose loop is busy may take to say hello
+HELLO_S = 5.0  # how long an engine whose loop is busy may take to say hello, within the wait for an engine
+LEAST_HELLO_S = 0.25  # but so long, however little of the wait is left
 
 
 class Gone(PikkuError):
@@ -34,8 +35,9 @@ class Line:
         self._writer = writer
 
     @classmethod
-    async def open(cls, real: str) -> Line:
-        """To the engine of the journal at `real`. Raises `OSError` if there is none, `PikkuError` if it is no use."""
+    async def open(cls, real: str, hello_s: float) -> Line:
+        """To the engine of the journal at `real`. Raises `OSError` if there is none, or it does not say hello in time,
+        and `PikkuError` if it is no use."""
         if places.can_have_socket(real):
             with suppress(FileNotFoundError, ConnectionRefusedError):
                 reader, writer = await asyncio.open_unix_connection(str(places.socket_path(real)))
@@ -43,18 +45,18 @@ class Line:
                 if not places.is_own(places.peer_of(_socket_of(writer))):
                     line.close()
                     raise PikkuError(f"{places.socket_path(real)} belongs to another user: it is not used")
-                return await line._greeted()
+                return await line._greeted(hello_s)
         port = places.port_of(real)
         if port is None:
             raise ConnectionRefusedError(f"no engine serves {real}")
         reader, writer = await asyncio.open_connection("127.0.0.1", port.port)
         line = cls(reader, writer)
         writer.write(messages.message_of(messages.Token(port.token)))
-        return await line._greeted()
+        return await line._greeted(hello_s)
 
-    async def _greeted(self) -> Line:
+    async def _greeted(self, hello_s: float) -> Line:
         try:
-            async with asyncio.timeout(HELLO_S):
+            async with asyncio.timeout(hello_s):
                 hello = msgspec.json.decode(await self._message(), type=messages.Hello)
         except (asyncio.IncompleteReadError, TimeoutError) as error:
             self.close()
@@ -179,7 +181,7 @@ class Lines:
         until, pause_s = loop.time() + self._wait_s, FIRST_PAUSE_S
         while True:
             try:
-                line = await Line.open(self._real)
+                line = await Line.open(self._real, min(HELLO_S, max(LEAST_HELLO_S, until - loop.time())))
                 self._made.add(line)
                 return line
             except OSError:

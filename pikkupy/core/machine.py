@@ -88,6 +88,11 @@ def advance(table: Mapping[tuple[Status, Event], Status], status: Status, event:
         raise IllegalMove(f"{status} has no {event!r}") from None
 
 
+def before(event: RunEvent) -> frozenset[RunStatus]:
+    """The statuses in which `event` can happen to a run."""
+    return frozenset(status for status, one in RUN if one is event)
+
+
 def diagram() -> str:
     """Both tables as Mermaid state diagrams, for the README."""
     return "\n\n".join(

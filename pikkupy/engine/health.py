@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 
 import msgspec
 
 from pikkupy.clock import SystemClock
+from pikkupy.core.model import ParkedFor
+from pikkupy.engine.replaying import Replayed
 from pikkupy.moments import moment
+from pikkupy.names import some
 from pikkupy.store import RESTORE, Facts, facts_of
 
 MEGABYTE = 1 << 20
@@ -174,6 +177,52 @@ def _pages(facts: Facts, _: int) -> Iterator[Check]:
         yield _ok("pages", "SQLite finds nothing wrong")
 
 
+def _pragmas(facts: Facts, _: int) -> Iterator[Check]:
+    mode = "WAL" if facts.wal_mode else "a rollback journal, until an engine opens it"
+    vacuum = {0: "none", 1: "full", 2: "incremental"}[facts.auto_vacuum]
+    yield _ok(
+        "pragmas",
+        f"of the file: journal mode {mode}, page size {_size(facts.page_size)}, auto-vacuum {vacuum}; "
+        "set by the engine: synchronous FULL, or NORMAL with durability='process'",
+    )
+
+
+_PARKED: dict[ParkedFor, tuple[str, str]] = {
+    ParkedFor.CODE: (
+        "do not fit the code (ReplayMismatch), or it lacks a function of theirs",
+        "`pikku runs show` says where they differ: bring that code back, or let them go on with the new one by "
+        "`pikku runs resume --accept new`",
+    ),
+    ParkedFor.WORKFLOW: (
+        "are of workflows that the application does not have",
+        "open an engine that has them, and they go on; or cancel them",
+    ),
+    ParkedFor.CRASHES: (
+        "were at work whenever the process died",
+        "find out what kills it, and let them go on with `pikku runs resume`",
+    ),
+}
+
+
+def _suspended(facts: Facts, _: int) -> Iterator[Check]:
+    for parked in facts.parked:
+        finding, cure = _PARKED[parked.why]
+        yield _warn("suspended", f"{parked.count:,} suspended runs {finding}: {some(parked.first)}", cure)
+    if not facts.parked:
+        yield _ok("suspended", "no run is suspended by the engine itself")
+
+
+def code_check(unfinished: int, differ: Sequence[Replayed]) -> Check:
+    """How the unfinished runs go together with the code that they were replayed against."""
+    if not differ:
+        return _ok("code", f"all {unfinished:,} unfinished runs fit it")
+    return _bad(
+        "code",
+        f"{len(differ):,} of {unfinished:,} unfinished runs do not fit it: {some(one.run_id for one in differ)}",
+        "do not deploy it before `pikku check --unfinished` finds nothing: it says where they differ",
+    )
+
+
 def _moves(facts: Facts, _: int) -> Iterator[Check]:
     if facts.lost:
         yield _bad(
@@ -196,12 +245,14 @@ _JUDGES: tuple[Callable[[Facts, int], Iterator[Check]], ...] = (
     _permissions,
     _owner,
     _sqlite,
+    _pragmas,
     _filesystem,
     _space,
     _wal,
     _clock,
     _pages,
     _moves,
+    _suspended,
 )
 
 

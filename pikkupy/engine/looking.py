@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, NoReturn
@@ -11,9 +11,11 @@ from typing import Any, NoReturn
 from pikkupy.clock import SystemClock
 from pikkupy.codec import Codec
 from pikkupy.core.model import AttemptRow, Recorded, RunFilter, RunStatus
+from pikkupy.durations import Duration
 from pikkupy.engine import asking
 from pikkupy.engine.asking import Asked, UnderWay, not_found
 from pikkupy.engine.events import Event, Hub, Past, PastEvents
+from pikkupy.engine.pruning import Pruning
 from pikkupy.engine.views import Attempt, Page, Run, Step, StepPage
 from pikkupy.errors import EngineClosed, PikkuError
 from pikkupy.payloads import PayloadCodec
@@ -178,6 +180,19 @@ class Look:
                 yield recorded
             if before is None:
                 return
+
+    # For prunings
+
+    async def prunable(
+        self,
+        *,
+        older_than: Duration,
+        statuses: Iterable[RunStatus | str] | None = None,
+        keep: int = 0,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """How many runs without parents `Engine.prune` would delete now; `progress` is called with how many so far."""
+        return await Pruning(older_than, statuses, keep, progress).count(self._use(), SystemClock().now_us())
 
     async def open_steps(self, run_ids: Iterable[str]) -> dict[str, list[Step]]:
         """Per run the steps that it has reached and that have no outcome: what it does, or waits for.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import DeletedSwept, RunDeleted, RunRow, RunStatus
@@ -11,7 +11,7 @@ from pikkupy.durations import Duration, named_microseconds
 from pikkupy.engine.host import Host
 from pikkupy.engine.listing import statuses_of
 from pikkupy.errors import BadType, BadValue, RunStateError
-from pikkupy.store import Journal
+from pikkupy.store import Journal, Reading
 
 # What one transaction deletes at most: it takes some milliseconds, and everybody else's writes wait no longer. First go
 # the rows of runs, each with all that descend from it: a family that is larger has a transaction of its own. Then what
@@ -19,7 +19,7 @@ from pikkupy.store import Journal
 MAX_RUNS, MAX_FAMILY = 50, 500
 LEAST_ROWS, FIRST_ROWS, MOST_ROWS = 50, 500, 1_000
 PART_S = 0.02
-CHUNK = 500  # ended runs that are looked at in one read
+CHUNK, COUNTED = 500, 10_000  # ended runs that are looked at in one read, to be deleted or to be counted
 
 _FOREVER = 1 << 62  # µs; no end is later
 
@@ -45,23 +45,36 @@ class Pruning:
 
     async def run(self, host: Host) -> int:
         """Delete; how many runs without parents are gone."""
-        journal, before = host.journal, host.now_us() - self._older_than_us + 1
-        kept = (_FOREVER, 0)
-        if self._keep:
-            oldest = await journal.last_kept(self._statuses, self._keep)
-            kept = (-_FOREVER, 0) if oldest is None else (oldest.ended_at, oldest.number)
-        after = (-_FOREVER, 0)
-        deleted, sweep = 0, Sweep(journal)
+        deleted, sweep = 0, Sweep(host.journal)
         await sweep.rest()  # of a pruning that was cut off
-        while chunk := await journal.ended(after=after, kept=kept, before=before, limit=CHUNK):
-            after = (chunk[-1].ended_at, chunk[-1].number)
-            families = await journal.families([run.number for run in chunk if run.status in self._statuses])
+        async for families in self._families(host.journal, host.now_us(), CHUNK):
             for batch in _batches(families):
                 deleted += await _delete(host, batch, sweep)
                 if self._progress is not None:
                     self._progress(deleted)
         host.info("runs_pruned", deleted=deleted)
         return deleted
+
+    async def count(self, reading: Reading, now_us: int) -> int:
+        """How many runs without parents `run` would delete now."""
+        found = 0
+        async for families in self._families(reading, now_us, COUNTED):
+            found += sum(not unfinished for _, unfinished in families.values())
+            if self._progress is not None:
+                self._progress(found)
+        return found
+
+    async def _families(self, reading: Reading, now_us: int, chunk: int) -> AsyncIterator[dict[int, tuple[int, int]]]:
+        """The runs that are meant, the oldest end first: of each how many runs it is with all that descend from it, and
+        how many of them are unfinished."""
+        before, kept = now_us - self._older_than_us + 1, (_FOREVER, 0)
+        if self._keep:
+            oldest = await reading.last_kept(self._statuses, self._keep)
+            kept = (-_FOREVER, 0) if oldest is None else (oldest.ended_at, oldest.number)
+        after = (-_FOREVER, 0)
+        while ended := await reading.ended(after=after, kept=kept, before=before, limit=chunk):
+            after = (ended[-1].ended_at, ended[-1].number)
+            yield await reading.families([run.number for run in ended if run.status in self._statuses])
 
 
 async def check_deletable(journal: Journal, row: RunRow) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from pikkupy.core.model import NO_WAKING
+from pikkupy.core.model import NO_WAKING, ParkedFor
 from pikkupy.errors import JournalError
 from pikkupy.store.files import MAX_QUICK_CHECK, identify, mounted, quick_check
 from pikkupy.store.owner import Holder, is_locked
@@ -18,7 +18,16 @@ from pikkupy.store.queries import QUERIES
 from pikkupy.store.viewing import View
 
 MOST = 20  # runs and findings that are named
+VERSION, WAL = 18, b"\x02"  # byte of the header, and what it is in WAL mode; sqlite.org/fileformat.html
 OVERDUE_US = 60_000_000  # how late a run may come into memory before it is late
+
+
+class Parked(msgspec.Struct, frozen=True):
+    """Runs that the engine itself has suspended, for one reason."""
+
+    why: ParkedFor
+    count: int
+    first: tuple[str, ...]  # ids of the oldest
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +47,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     pages: int
     unused_pages: int
     encoding: str
+    wal_mode: bool  # as the file has it
+    auto_vacuum: int  # as PRAGMA auto_vacuum has it
     made_at: int
     epoch: int  # how often it was opened by an engine
     clean: bool  # the last owner left in good order
@@ -49,6 +60,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     overdue: int  # runs that should have been woken a minute ago
     lost: tuple[str, ...]  # ids of runs that nothing can wake
+    parked: tuple[Parked, ...]
     findings: tuple[str, ...] | None  # of SQLite's check; None: not checked
     sqlite: tuple[int, int, int]
 
@@ -85,6 +97,12 @@ def _counted(path: str, now_us: int, db: sqlite3.Connection, *, check: bool | No
     [(newest_at,)] = rows(QUERIES["newest_change"], [(0,)])
     [(overdue,)] = rows(QUERIES["overdue_runs"], [(0,)], until=now_us - OVERDUE_US)
     lost = rows(QUERIES["lost_runs"], [], never=NO_WAKING, limit=MOST)
+    parked = list[Parked]()
+    for why in ParkedFor:
+        [(count,)] = rows(QUERIES["how_many_parked"], [(0,)], why=why)
+        if count:
+            first = rows(QUERIES["parked_runs"], [], why=why, limit=MOST)
+            parked.append(Parked(why, count, tuple(run_id for (run_id,) in first)))
     checked = page_size * pages <= MAX_QUICK_CHECK if check is None else check
     findings = (*broken, *(quick_check(db, MOST) if checked else ()))
     return {
@@ -93,6 +111,7 @@ def _counted(path: str, now_us: int, db: sqlite3.Connection, *, check: bool | No
         "pages": pages,
         "unused_pages": _one(db, "PRAGMA freelist_count"),
         "encoding": _one(db, "PRAGMA encoding"),
+        "auto_vacuum": _one(db, "PRAGMA auto_vacuum"),
         "made_at": made_at,
         "epoch": epoch,
         "clean": clean == 1,
@@ -102,6 +121,7 @@ def _counted(path: str, now_us: int, db: sqlite3.Connection, *, check: bool | No
         "steps": steps,
         "attempts": attempts,
         "overdue": overdue,
+        "parked": tuple(parked),
         "lost": tuple(run_id for (run_id,) in lost),
         "findings": findings if checked or findings else None,
         "sqlite": sqlite3.sqlite_version_info,
@@ -112,12 +132,18 @@ def _one(db: sqlite3.Connection, query: str) -> Any:
     return db.execute(query).fetchall()[0][0]
 
 
+def _header(real: Path) -> bytes:
+    with real.open("rb") as file:
+        return file.read(100)
+
+
 def _around(real: Path) -> dict[str, Any]:
     """What the system says of the file, its folder and its lock."""
     wal, found = Path(f"{real}-wal"), real.stat()
     kind, network = mounted(str(real.parent))
     return {
         "size": found.st_size,
+        "wal_mode": _header(real)[VERSION : VERSION + 1] == WAL,
         "wal_size": wal.stat().st_size if wal.exists() else 0,
         "mode": found.st_mode & 0o7777,
         "links": found.st_nlink,

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from pikkupy.core.model import (
     AttemptRow,
     Change,
-    EndedRun,
     Recorded,
     RunRow,
     RunStatus,
@@ -168,21 +167,6 @@ class Journal(Reading):
     async def run(self, run_id: str) -> RunRow | None:
         """The run of that id. As every read, it raises `JournalError` naming what is damaged."""
         return await self._runs.get(run_id)
-
-    async def last_kept(self, statuses: Sequence[RunStatus], keep: int) -> EndedRun | None:
-        """The oldest of the `keep` (1 or more) runs without parents that ended last; None if there are fewer."""
-        return await self._read(lambda db: reader.last_kept(db, statuses, keep))
-
-    async def ended(self, *, after: tuple[int, int], kept: tuple[int, int], before: int, limit: int) -> list[EndedRun]:
-        """The next runs without parents that ended before a time, the oldest end first.
-
-        They lie between two places in that order, each an end and a number: `after` and `kept`.
-        """
-        return await self._read(lambda db: reader.ended(db, after, kept, before, limit))
-
-    async def families(self, numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """Per run that is there, with all that descend from it: how many runs, and how many unfinished ones."""
-        return await self._read(lambda db: reader.families(db, numbers))
 
     async def has_deleted(self) -> bool:
         """Whether something of deleted runs may be left, which `DeletedSwept` takes away."""

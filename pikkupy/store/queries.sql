@@ -486,6 +486,15 @@ SELECT max(
 -- How many runs wait in the file that should have been in memory by a time.
 SELECT count(*) FROM pikkupy_runs INDEXED BY pikkupy_runs_waking WHERE wakes_at <= :until;
 
+-- name: how_many_parked
+-- How many runs the engine has suspended for a reason.
+SELECT count(*) FROM pikkupy_runs INDEXED BY pikkupy_runs_by_status WHERE status = 'suspended' AND parked = :why;
+
+-- name: parked_runs
+-- The ids of the oldest of them.
+SELECT run_id FROM pikkupy_runs INDEXED BY pikkupy_runs_by_status
+WHERE status = 'suspended' AND parked = :why ORDER BY number LIMIT :limit;
+
 -- name: lost_runs
 -- Ids of running runs that wait in the file for something from outside, and have no step that something could come to.
 SELECT own.run_id FROM pikkupy_runs AS own INDEXED BY pikkupy_runs_waking

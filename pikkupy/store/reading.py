@@ -12,6 +12,7 @@ from pikkupy.core.model import (
     AttemptRow,
     ChildRow,
     ChunkRow,
+    EndedRun,
     Recorded,
     RunFilter,
     RunRow,
@@ -126,6 +127,21 @@ class Reading(ABC):
         0 if there is nothing.
         """
         return await self._read(lambda db: reader.recent_change(db, numbers))
+
+    async def last_kept(self, statuses: Sequence[RunStatus], keep: int) -> EndedRun | None:
+        """The oldest of the `keep` (1 or more) runs without parents that ended last; None if there are fewer."""
+        return await self._read(lambda db: reader.last_kept(db, statuses, keep))
+
+    async def ended(self, *, after: tuple[int, int], kept: tuple[int, int], before: int, limit: int) -> list[EndedRun]:
+        """The next runs without parents that ended before a time, the oldest end first.
+
+        They lie between two places in that order, each an end and a number: `after` and `kept`.
+        """
+        return await self._read(lambda db: reader.ended(db, after, kept, before, limit))
+
+    async def families(self, numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Per run that is there, with all that descend from it: how many runs, and how many unfinished ones."""
+        return await self._read(lambda db: reader.families(db, numbers))
 
     def _open_steps(self, db: sqlite3.Connection, run_ids: Sequence[str]) -> dict[str, list[StepRow]]:
         found = reader.open_steps(db, run_ids, self._damaged)

@@ -57,6 +57,33 @@ def piped(*arguments: str | Path, cwd: Path | None = None, **env: str) -> Ended:
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+def asked(*arguments: str | Path, answer: str | signal.Signals, **env: str) -> Ended:
+    """A command with a person at a terminal who answers what it asks there, or presses Ctrl-C."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command(*arguments),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=environment(**env),
+        preexec_fn=minds_ctrl_c,
+    ) as process:
+        os.close(theirs)
+        said = b""
+        while not said.endswith(b"? [y/N] "):
+            said += os.read(ours, 65_536)
+        if isinstance(answer, str):
+            os.write(ours, f"{answer}\n".encode())
+        else:
+            process.send_signal(answer)
+        assert process.stdout is not None
+        out = process.stdout.read()
+        said += os.read(ours, 65_536)
+        code = process.wait(20)
+    os.close(ours)
+    return Ended(code, out.decode(), said.decode().replace("\r\n", "\n"))
+
+
 def on_terminal(*arguments: str | Path, columns: int = 110, **env: str) -> Ended:
     """Standard output is a terminal of so many columns, standard error a pipe."""
     ours, theirs = pty.openpty()

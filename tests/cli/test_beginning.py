@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -73,3 +74,10 @@ def test_the_shell_completes_commands(tmp_path: Path) -> None:
     assert any("pikku" in path.read_text() for path in written)
     assert "doctor" in "".join(path.read_text() for path in written)
     assert str(tmp_path) in done.out + done.err
+
+
+def test_what_was_made_is_told_to_programs(tmp_path: Path) -> None:
+    told = json.loads(piped("init", tmp_path / "shop", "--json").out)
+
+    assert told["folder"] == str(tmp_path / "shop")
+    assert sorted(told["files"]) == sorted(path.name for path in (tmp_path / "shop").iterdir())

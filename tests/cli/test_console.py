@@ -1,11 +1,9 @@
-"""`pikku console` and `pikku dev`: the console in a process of its own."""
+"""`pikku console`: the console in a process of its own."""
 
 from __future__ import annotations
 
-import json
 import re
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
@@ -17,24 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 
 from pikkupy import Pikku, Workflow
 from tests.cli.shell import command, environment, piped
 
 pikku = Pikku()
-
-SHOP = """
-from pikkupy import Pikku, Workflow
-
-pikku = Pikku()
-
-@pikku.workflow
-async def waiting(workflow: Workflow) -> str:
-    before = await workflow.do("first", lambda: "{word}")
-    await workflow.wait_for_signal("go")
-    return before + await workflow.do("second", lambda: " and {word}")
-"""
 
 
 @pikku.workflow
@@ -231,30 +216,3 @@ def test_a_file_that_there_is_not(tmp_path: Path) -> None:
     done = piped("console", "nothing.db", cwd=tmp_path)
     assert done.code == 4
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_runs_in_flight_survive_a_change_of_the_code(tmp_path: Path) -> None:
-    """What was recorded stands, what comes is new; code that cannot be imported is said, and waited for."""
-    shop = tmp_path / "shop.py"
-    shop.write_text(SHOP.replace("{word}", "old"))
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port = bound.getsockname()[1]
-    arguments = ("dev", "shop:pikku", "dev.db", "--app-dir", ".", "--http", f"127.0.0.1:{port}")
-    with shown(tmp_path, *arguments) as console:
-        console.until("engine_opened")
-        assert piped("start", tmp_path / "dev.db", "waiting", "--id", "r", "--engine-wait", "30s").code == 0
-        while "waits for the signal go" not in console.ask("/console/runs/r")[1]:
-            pass
-        shop.write_text("this is no Python")
-        console.until("changed: shop.py")
-        console.until("SyntaxError")
-        shop.write_text(SHOP.replace("{word}", "new"))
-        console.until("changed: shop.py")
-        console.until("engine_opened")
-        done = piped("runs", "signal", tmp_path / "dev.db", "r", "go", "--engine-wait", "30s")
-        assert done.code == 0, done.err
-        while (run := json.loads(console.ask("/api/runs/r")[1]))["status"] == "running":
-            pass
-        assert run["output"] == "old and new"

@@ -19,7 +19,7 @@ import pytest
 from cyclopts import App
 
 from pikkupy.cli.app import app
-from pikkupy.engine.health import checks_of
+from pikkupy.engine.health import checks_of, code_check
 from pikkupy.store import facts_of
 from tests.cli.shell import COLOURS, ROOT, environment
 from tests.journals import fill
@@ -149,4 +149,4 @@ def test_every_check_of_the_doctor_is_in_the_page(db: Path) -> None:
     facts = msgspec.structs.replace(facts_of(str(db), 0, check=False), links=2)
     listed = re.findall(r"^\| `([a-z ]+)` \|", PAGE.partition("## Is all well?")[2], re.MULTILINE)
 
-    assert listed == [check.name for check in checks_of(facts, 0)]
+    assert listed == [check.name for check in [*checks_of(facts, 0), code_check(0, [])]]

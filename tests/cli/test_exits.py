@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pikkupy import JournalFormatError, JournalLocked, PikkuError, ReplayMismatch, RunCancelled, RunNotFound
+from pikkupy import (
+    EngineClosed,
+    JournalFormatError,
+    JournalLocked,
+    PikkuError,
+    ReplayMismatch,
+    RunCancelled,
+    RunNotFound,
+)
 from pikkupy.cli.exits import MEANINGS, Exit, exit_of
 from pikkupy.errors import BadValue, JournalNotFound
 
@@ -28,6 +36,7 @@ from pikkupy.errors import BadValue, JournalNotFound
         (FileExistsError("x"), 5),
         (ReplayMismatch("x"), 6),
         (TimeoutError("x"), 124),
+        (EngineClosed("x"), 124),
         (KeyboardInterrupt(), 130),
     ],
 )

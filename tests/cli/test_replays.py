@@ -115,6 +115,8 @@ def test_a_run_is_exported_as_people_can_read_it(journal: Path, shop: Path) -> N
     assert (again.code, json.loads(out.read_text())) == (5, document)
     assert "is there already" in again.err
     assert json.loads(piped("export", journal, "done").out)["run"] == document["run"]
+    told = piped("export", journal, "done", "-o", shop / "again.json", "--json")
+    assert json.loads(told.out) == {"run": "done", "out": str(shop / "again.json"), "steps": 3}
 
 
 @pytest.mark.parametrize("run_id", ["done", "failed", "asleep", "gone"])
@@ -207,6 +209,20 @@ def test_a_failure_is_looked_at_in_the_debugger(journal: Path, shop: Path) -> No
     assert b"'done'" in done.stdout
 
 
+def test_the_debugger_opens_where_the_code_asks_for_another_step(journal: Path, shop: Path) -> None:
+    """At the user's own line, not at what that has called; where nothing was raised that is said."""
+    (shop / "shop.py").write_text(CHANGED)
+    arguments = ("replay", exported(journal, shop, "done"), "shop:pikku", "--app-dir", shop, "--pdb")
+    done = subprocess.run(
+        command(*arguments), input=b"p workflow.run_id\nq\n", capture_output=True, env=environment(), check=False
+    )
+    assert (done.returncode, done.stderr) == (6, b"")
+    assert b'-> await workflow.do("Charge card"' in done.stdout
+    assert b"'done'" in done.stdout
+    (shop / "shop.py").write_text(SHOP)
+    assert "no line to look at" in piped(*arguments).err
+
+
 def test_a_journal_is_checked_before_a_deploy(journal: Path, shop: Path) -> None:
     """The first difference of each run that has one, and an exit code; the file is as it was."""
     before = journal.read_bytes()
@@ -271,6 +287,19 @@ async def test_a_run_that_was_cancelled_fits_the_code_that_it_waited_in(tmp_path
             replayed = await Replay(recorded, pikku).run()
             assert (replayed.fits, replayed.what) == (Fits.YES, "as it was cancelled"), replayed
             assert (await Replay(recorded, other).run()).fits is Fits.NO
+
+
+def test_doctor_replays_unfinished_runs_against_the_code_that_it_is_given(journal: Path, shop: Path) -> None:
+    """Those that do not fit are bad, and named."""
+    well = piped("doctor", journal, "shop:pikku", "--app-dir", shop)
+    (shop / "shop.py").write_text(CHANGED)
+    differ = piped("doctor", journal, "shop:pikku", "--app-dir", shop, "--json")
+
+    assert well.lines[-1][:3] == ["ok", "code", "all 1 unfinished runs fit it"]
+    told = json.loads(differ.out)["checks"][-1]
+    assert (differ.code, told["name"], told["level"]) == (1, "code", "bad")
+    assert told["finding"] == "1 of 1 unfinished runs do not fit it: 'asleep'"
+    assert not (shop / "effects").exists()
 
 
 def test_what_cannot_be_is_said(journal: Path, shop: Path) -> None:

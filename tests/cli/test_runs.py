@@ -7,14 +7,15 @@ import json
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pikkupy import Pikku, Workflow
+from pikkupy import Pikku, RunFailed, Workflow
 from pikkupy.cli.app import run
+from pikkupy.testing import VirtualClock
 from tests.cli.shell import Ended, on_terminal, piped
 from tests.journals import application, cut_off, fill
 
@@ -73,7 +74,7 @@ def test_a_list_on_a_pipe_has_a_line_per_run_and_tabs(journal: Path) -> None:
 
 def test_a_list_on_a_terminal_is_a_table(journal: Path) -> None:
     """With a symbol and a colour for the status, the newest first, and the first line of the error."""
-    done = on_terminal("runs", "list", journal)
+    done = on_terminal("runs", "list", journal, columns=140)
 
     assert (done.code, done.err) == (0, "")
     assert "\x1b[" in done.out
@@ -90,7 +91,7 @@ def test_a_list_on_a_terminal_is_a_table(journal: Path) -> None:
         ["✔", "completed", "done"],
     ]
     assert "Declined: no money" in lines[7] and "at all" not in done.plain
-    assert all(len(line) <= 110 for line in lines)
+    assert all(len(line) <= 140 for line in lines)
 
 
 def test_without_colour_and_without_unicode(journal: Path) -> None:
@@ -111,6 +112,33 @@ def test_an_id_is_shown_to_its_last_character_on_a_narrow_terminal(journal: Path
 
     assert done.code == 0
     assert max(map(len, done.plain.splitlines())) <= 40
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_status_and_reason_are_never_left_out(columns: int, db: Path) -> None:
+    """Where ids as the engine makes them leave no room for a table, a run has two lines; a step with an error, too."""
+    why = "the bank says no to this card, which its owner has reported lost"
+
+    async def make() -> str:
+        clock = VirtualClock(autojump=True)
+        async with application().open(db, clock=clock) as engine:
+            failed = await engine.start("fail", why)
+            with suppress(RunFailed):
+                await failed.result()
+            await engine.start("gate")
+            await clock.advance("1s")
+            return failed.id
+
+    failed = asyncio.run(make())
+    page = on_terminal("runs", "list", db, columns=columns).plain
+    shown = on_terminal("runs", "show", db, failed, columns=columns).plain
+
+    assert max(map(len, page.splitlines())) <= columns
+    gated, declined = (" ".join(entry.split()) for entry in page.split("✘"))
+    assert failed in declined and declined.endswith(f"Declined: {why}")
+    assert gated.startswith("‖ suspended" if columns == 80 else "‖ ") and gated.endswith("look at it")
+    steps = " ".join(shown.split("pikkupy.errors.StepFailed")[1].split())
+    assert f"Declined: {why} " in steps[steps.index("✘ Charge") :]
 
 
 @pytest.mark.parametrize(

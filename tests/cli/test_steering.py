@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -13,13 +15,22 @@ from typing import Any
 import pytest
 
 from pikkupy.cli.app import run
-from tests.cli.shell import ROOT, Ended, command, environment, minds_ctrl_c, on_terminal, piped
+from tests.cli.shell import ROOT, Ended, asked, command, environment, minds_ctrl_c, on_terminal, piped
+from tests.journals import application, contents, fill
 
 ENGINE = """
 import asyncio, sys
+import msgspec
 from pikkupy import Decided, Pikku, Workflow
 
 pikku = Pikku()
+
+class Order(msgspec.Struct):
+    number: int
+
+@pikku.workflow
+async def order(workflow: Workflow, data: Order) -> Order:
+    return data
 
 @pikku.workflow
 async def double(workflow: Workflow, data: int) -> int:
@@ -125,6 +136,15 @@ def test_a_run_is_waited_for(pikku: Any, tmp_path: Path) -> None:
     assert "has not ended within 0.001 s; it goes on" in late.err
 
 
+def test_an_output_of_a_class_that_only_the_application_has_is_shown_plainly(pikku: Any) -> None:
+    """The run has completed, and so has the command."""
+    done = pikku("start", "order", "-d", '{"number": 7}', "--id", "o1", "--wait")
+    assert (done.code, json.loads(done.out), done.err) == (0, {"number": 7}, "pikku: run o1 is on disk\n")
+    told = pikku("start", "order", "-d", '{"number": 7}', "--wait", "--json")
+    assert (told.code, told.err) == (0, "")
+    assert (json.loads(told.out)["status"], json.loads(told.out)["output"]) == ("completed", {"number": 7})
+
+
 def test_an_input_comes_from_standard_input(journal: Path) -> None:
     done = subprocess.run(
         command("start", journal, "double", "-d", "-", "--wait"),
@@ -161,13 +181,14 @@ def test_runs_are_steered(pikku: Any) -> None:
     """Signal, decision, gate, cancel, fork, delete."""
     for name, workflow in {"s": "wait", "a": "ask", "g": "gate", "c": "wait"}.items():
         assert pikku("start", workflow, "--id", name).code == 0
-    assert pikku("runs", "signal", "s", "go", "-d", "[1]").code == 0
+    assert json.loads(pikku("runs", "signal", "s", "go", "-d", "[1]", "--json").out) == {"done": ["s"], "failed": []}
     assert pikku("runs", "tail", "s").code == 0
     assert json.loads(pikku("runs", "show", "s", "--json").out)["run"]["output"] == [1]
     while not json.loads(pikku("runs", "show", "a", "--json").out)["steps"]:
         pass
     assert pikku("runs", "approve", "a", "ok", "-d", '"perhaps"').code == 1
-    assert pikku("runs", "approve", "a", "ok", "-d", "true", "--by", "ada").code == 0
+    approved = pikku("runs", "approve", "a", "ok", "-d", "true", "--by", "ada", "--json")
+    assert (approved.code, json.loads(approved.out)) == (0, {"done": ["a"], "failed": []})
     assert pikku("runs", "tail", "a").code == 0
     while status(pikku, "g") != "suspended":
         pass
@@ -195,14 +216,50 @@ def test_many_runs_are_steered_at_once(pikku: Any, journal: Path) -> None:
     assert "20 runs" in pikku("runs", "retry", "--id-prefix", "bulk-", "--status", "failed", "--yes").err
     for number in range(20):
         assert pikku("runs", "tail", f"bulk-{number}").code == 0
-    again = pikku("runs", "retry", "--id-prefix", "bulk-", "--yes", "--json")
+    again = pikku("runs", "retry", "--id-prefix", "bulk-", "--status", "completed", "--yes", "--json")
     assert again.code == 1
     assert (len(json.loads(again.out)["done"]), len(json.loads(again.out)["failed"])) == (0, 20)
-    asked = on_terminal("runs", "delete", journal, "--id-prefix", "bulk-", "--yes")
-    assert "delete: 20 runs" in asked.err
+    deleted = on_terminal("runs", "delete", journal, "--id-prefix", "bulk-", "--yes")
+    assert "delete: 20 runs" in deleted.err
     nobody = pikku("runs", "delete", "--id-prefix", "bulk-")
     assert (nobody.code, nobody.err) == (0, "pikku: delete: 0 runs\n")
     pikku("start", "mend", "-d", "false", "--wait")
+
+
+def test_a_person_is_asked_before_something_is_done_to_many(pikku: Any, journal: Path) -> None:
+    """Only a yes is one; Ctrl-C ends the command at once."""
+    for name in ("asked-1", "asked-2"):
+        pikku("start", "fail", "--id", name, "--wait")
+    bulk = ("runs", "delete", journal, "--id-prefix", "asked-")
+
+    no = asked(*bulk, answer="what?")
+    gone = asked(*bulk, answer=signal.SIGINT)
+
+    assert (no.code, no.out) == (2, "") and no.err.endswith("pikku: nothing was done\n")
+    assert (gone.code, gone.out) == (130, "")
+    assert gone.err == "delete 2 runs? [y/N] \npikku: nothing was done\n"
+    assert (status(pikku, "asked-1"), status(pikku, "asked-2")) == ("failed", "failed")
+    yes = asked(*bulk, answer="y")
+    assert yes.code == 0 and "delete: 2 runs" in yes.err
+
+
+@pytest.mark.parametrize(
+    ("verb", "fits"),
+    [("cancel", {"shut", "waits"}), ("retry", {"broken"}), ("resume", {"shut"}), ("delete", {"broken", "done"})],
+)
+def test_without_a_status_only_runs_are_meant_that_it_can_be_done_to(verb: str, fits: set[str], pikku: Any) -> None:
+    """Nobody is asked about the others, and none of them is refused."""
+    for name, workflow in {"done": "double", "broken": "fail", "shut": "gate", "waits": "wait"}.items():
+        pikku("start", workflow, "-d", "1" if name == "done" else "null", "--id", f"{verb}-{name}")
+    while status(pikku, f"{verb}-shut") != "suspended":
+        pass
+    for name in ("done", "broken"):
+        pikku("runs", "tail", f"{verb}-{name}")
+
+    done = pikku("runs", verb, "--id-prefix", f"{verb}-", "--yes", "--json")
+
+    assert (done.code, json.loads(done.out)["failed"]) == (0, [])
+    assert set(json.loads(done.out)["done"]) == {f"{verb}-{name}" for name in fits}
 
 
 def test_what_happens_to_all_runs_is_shown_as_it_happens(pikku: Any, journal: Path) -> None:
@@ -231,16 +288,75 @@ def test_what_happens_to_all_runs_is_shown_as_it_happens(pikku: Any, journal: Pa
         assert tail.wait(20) == 130
 
 
-def test_runs_are_pruned(pikku: Any) -> None:
+def test_runs_are_pruned(pikku: Any, journal: Path) -> None:
+    """If that is confirmed; where there is nothing, nobody is asked."""
+    pikku("prune", "--older-than", "0ms", "--yes")
     pikku("start", "double", "-d", "1", "--id", "old", "--wait")
     assert pikku("prune", "--older-than", "1h", "--json").out == '{\n  "deleted": 0\n}\n'
-    gone = pikku("prune", "--older-than", "0ms", "--status", "completed", "--json")
-    assert json.loads(gone.out)["deleted"] >= 1
+    refused = pikku("prune", "--older-than", "0ms")
+    assert (refused.code, refused.out) == (2, "")
+    assert "prune 1 runs? Say --yes; nothing was done" in refused.err
+    no = asked("prune", journal, "--older-than", "0ms", answer="n")
+    assert no.code == 2 and no.err.endswith("pikku: nothing was done\n")
+    assert status(pikku, "old") == "completed"
+    gone = pikku("prune", "--older-than", "0ms", "--status", "completed", "--yes", "--json")
+    assert json.loads(gone.out) == {"deleted": 1}
     assert pikku("runs", "show", "old").code == 4
 
 
 def test_nobody_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command says so, and makes nothing."""
-    assert run(["start", str(tmp_path / "no.db"), "double", "--engine-wait", "1ms"]) == 1
+    assert run(["start", str(tmp_path / "no.db"), "double", "--engine-wait", "1ms"]) == 124
     assert "no engine has" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_an_engine_what_is_recorded_is_told(db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run that has ended that is all; of another one it is said that an engine is waited for."""
+    asyncio.run(fill(db))
+
+    assert run(["runs", "tail", str(db), "declined", "--jsonl"]) == 1
+    told = capsys.readouterr()
+    assert [json.loads(line)["kind"] for line in told.out.splitlines()][-2:] == ["step_recorded", "run_ended"]
+    assert told.err == ""
+    assert run(["runs", "tail", str(db), "stopped"]) == 3
+    capsys.readouterr()
+    assert run(["runs", "tail", str(db), "asleep", "--engine-wait", "1ms"]) == 124
+    told = capsys.readouterr()
+    assert "run_started" in told.out
+    assert told.err.startswith("pikku: no engine answers: this is what is recorded; waiting 1ms for one\n")
+    assert run(["runs", "tail", str(db), "nobody"]) == 4
+
+
+async def test_an_engine_that_comes_goes_on_where_the_file_has_ended(db: Path) -> None:
+    """No event is told twice."""
+    await fill(db)
+    with subprocess.Popen(
+        command("runs", "tail", db, "asking", "--jsonl", "--engine-wait", "30s"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    ) as tail:
+        assert tail.stdout is not None
+        first = [json.loads(await asyncio.to_thread(tail.stdout.readline))["kind"] for _ in range(2)]
+        async with application().open(db) as engine:
+            await engine.signal("asking", "receipt", 1)
+            rest = (await asyncio.to_thread(tail.stdout.read)).decode().splitlines()
+        assert await asyncio.to_thread(tail.wait, 20) == 0
+
+    assert first == ["run_started", "step_started"]
+    assert [json.loads(line)["kind"] for line in rest] == ["signal", "step_recorded", "run_ended"]
+
+
+@pytest.mark.parametrize(("more", "count"), [((), 3), (("--status", "failed"), 1), (("--keep", "2"), 1)])
+def test_what_would_be_pruned_is_counted(more: tuple[str, ...], count: int, db: Path) -> None:
+    """Without an engine, and nothing is done."""
+    asyncio.run(fill(db))
+    before = contents(db.parent)
+
+    told = piped("prune", db, "--older-than", "1m", *more, "--dry-run")
+    document = piped("prune", db, "--older-than", "1m", *more, "--dry-run", "--json")
+
+    assert told == (0, "", f"pikku: {count} runs would be deleted\n")
+    assert json.loads(document.out) == {"would_delete": count}
+    assert contents(db.parent) == before

@@ -29,6 +29,7 @@ from pikkupy import (
     Workflow,
     WorkflowNotFound,
 )
+from pikkupy.control import places
 
 pikku = Pikku()
 
@@ -351,6 +352,16 @@ async def test_a_holder_who_does_not_answer_is_named(db: Path) -> None:
         with pytest.raises(JournalLocked, match=rf"held by process {os.getpid()} .*control_socket=False"):
             async with pikku.connect(db, wait="10ms"):
                 pass
+
+
+async def test_a_client_waits_no_longer_than_it_was_told_to(db: Path) -> None:
+    """Not for an engine that is stopped either: its socket takes connections, and nobody says hello."""
+    with places.bound_socket(str(db)) as listening:
+        listening.listen()
+        async with asyncio.timeout(2):
+            with pytest.raises(EngineClosed, match=r"waited 0.01 s"):
+                async with pikku.connect(db, wait="10ms"):
+                    pass
 
 
 async def test_nobody_is_there(db: Path) -> None:

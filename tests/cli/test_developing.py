@@ -1,0 +1,127 @@
+"""`pikku dev`: an engine with its console that begins anew when the code changes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pikkupy import Pikku
+from tests.cli.shell import command, environment, piped
+from tests.cli.test_console import shown
+
+SHOP = """
+from pikkupy import Pikku, Workflow
+
+pikku = Pikku()
+
+@pikku.workflow
+async def waiting(workflow: Workflow) -> str:
+    before = await workflow.do("first", lambda: "{word}")
+    await workflow.wait_for_signal("go")
+    return before + await workflow.do("second", lambda: " and {word}")
+"""
+
+
+BLOCKING = """
+import time
+from pathlib import Path
+from pikkupy import Pikku, Workflow
+
+pikku = Pikku()
+
+@pikku.workflow
+async def blocks(workflow: Workflow) -> None:
+    def block() -> None:
+        Path("blocked").touch()
+        while Path("blocked").exists():
+            time.sleep(0.01)
+    await workflow.do("block", block)
+"""
+
+DEV = ("dev", "shop:pikku", "dev.db", "--app-dir", ".")
+
+
+@pytest.mark.slow
+def test_runs_in_flight_survive_a_change_of_the_code(tmp_path: Path) -> None:
+    """What was recorded stands, what comes is new; code that cannot be imported is said, and waited for."""
+    shop = tmp_path / "shop.py"
+    shop.write_text(SHOP.replace("{word}", "old"))
+    with shown(tmp_path, *DEV, "--http", ":0") as console:
+        assert piped("start", tmp_path / "dev.db", "waiting", "--id", "r", "--engine-wait", "30s").code == 0
+        while "waits for the signal go" not in console.ask("/console/runs/r")[1]:
+            pass
+        shop.write_text("this is no Python")
+        console.until("changed: shop.py")
+        console.until("SyntaxError")
+        console.until(r"the engine has ended \(exit code 1\); it begins anew at the next change")
+        shop.write_text(SHOP.replace("{word}", "new"))
+        console.until("changed: shop.py")
+        console.until("engine_opened")
+        done = piped("runs", "signal", tmp_path / "dev.db", "r", "go", "--engine-wait", "30s")
+        assert done.code == 0, done.err
+        while (run := json.loads(console.ask("/api/runs/r")[1]))["status"] == "running":
+            pass
+        assert run["output"] == "old and new"
+
+
+def block(folder: Path) -> None:
+    """Start a run whose step lets nobody else do anything, not even answer who has started it."""
+    with subprocess.Popen(command("start", folder / "dev.db", "blocks", "--id", "r"), env=environment()) as start:
+        while not (folder / "blocked").exists():
+            pass
+        start.kill()
+
+
+def test_a_place_that_is_taken_is_said_and_no_link_leads_there(tmp_path: Path) -> None:
+    """It would give the token to whoever listens there."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = piped(*DEV, "--http", f"127.0.0.1:{port}", cwd=tmp_path)
+
+    assert (done.code, done.err) == (1, f"pikku: nothing can listen at 127.0.0.1:{port}: Address already in use\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["shop.py"]
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "said"),
+    [("shop:nothing", 2, "shop has no 'nothing'"), ("shop:pikku", 5, "is held by process")],
+)
+async def test_what_keeps_it_from_its_first_beginning_ends_it(
+    target: str, code: int, said: str, tmp_path: Path
+) -> None:
+    """With the exit code of that, and without a link."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    async with Pikku().open(tmp_path / "dev.db"):
+        done = piped("dev", target, "dev.db", "--app-dir", ".", "--http", ":0", cwd=tmp_path)
+
+    assert (done.code, done.out) == (code, "")
+    assert said in done.err and "#token" not in done.err
+
+
+def test_a_second_ctrl_c_ends_it_though_a_step_blocks_the_event_loop(tmp_path: Path) -> None:
+    """Nothing is lost that was recorded."""
+    (tmp_path / "shop.py").write_text(BLOCKING)
+    with shown(tmp_path, *DEV, "--http", ":0") as console:
+        block(tmp_path)
+        console.process.send_signal(signal.SIGINT)  # the second one is sent where the block ends
+    assert json.loads(piped("runs", "show", tmp_path / "dev.db", "r", "--json").out)["run"]["status"] == "running"
+
+
+@pytest.mark.slow
+def test_an_engine_that_a_step_blocks_begins_anew_all_the_same(tmp_path: Path) -> None:
+    """It is killed when its time is over."""
+    shop = tmp_path / "shop.py"
+    shop.write_text(BLOCKING)
+    with shown(tmp_path, *DEV, "--http", ":0") as console:
+        block(tmp_path)
+        shop.write_text(BLOCKING.replace('Path("blocked").touch()', "pass"))
+        console.until("the engine does not end: it is killed")
+        (tmp_path / "blocked").unlink()
+        told = piped("runs", "tail", tmp_path / "dev.db", "r", "--engine-wait", "30s")
+        assert told.code == 0, told.err
