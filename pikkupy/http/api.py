@@ -13,7 +13,7 @@ from starlette.responses import Response
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
 from pikkupy.engine import Attempt, Chunk, Event, EventKind, Run, Step, WorkflowInfo
-from pikkupy.errors import EngineClosed, RunNotFound
+from pikkupy.errors import EngineClosed, PayloadError, RunNotFound
 from pikkupy.http import kinds
 from pikkupy.http.asked import END, LONGEST_WAIT_S, Ask, Seen, json_of, list_of
 from pikkupy.http.operations import Operation, operation
@@ -290,7 +290,10 @@ async def run_workflow(ask: Ask) -> Response:
     409 if it fails or is cancelled, 408 if it has not ended in a minute: the run goes on.
     """
     run_id = await _started(ask)
-    output = await (await ask.engine.handle(run_id)).result(f"{LONGEST_WAIT_S}s")
+    try:
+        output = await (await ask.engine.handle(run_id)).result(f"{LONGEST_WAIT_S}s")
+    except PayloadError:  # its class is the engine's alone
+        output = (await ask.engine.get_run(run_id)).output
     return json_of(ask.shown.value(output))
 
 

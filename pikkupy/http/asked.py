@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from pikkupy.control import Client
 from pikkupy.engine import Engine, Run, WorkflowInfo
-from pikkupy.errors import RunCancelled, RunFailed, WorkflowNotFound
+from pikkupy.errors import PayloadError, RunCancelled, RunFailed, WorkflowNotFound
 from pikkupy.failures import safely
 from pikkupy.http import bodies, kinds
 from pikkupy.http.guard import caller_in, quoted, segment
@@ -197,6 +197,8 @@ class Ask:
             await handle.result(f"{wait_s}s")
         except (RunFailed, RunCancelled):
             pass
+        except PayloadError:
+            pass  # the class of its output is the engine's alone
         except TimeoutError:
             return False
         return True

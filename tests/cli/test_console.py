@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import signal
 import subprocess
@@ -41,6 +43,12 @@ async def ordering(workflow: Workflow, data: Order) -> str:
     return f"{data.number} until {data.due.year}"
 
 
+@pikku.workflow
+async def copied(workflow: Workflow, data: Order) -> Order:
+    """Give back what was ordered."""
+    return data
+
+
 class Shown:
     """A command that shows a console, and a caller who has followed its link."""
 
@@ -76,6 +84,17 @@ class Shown:
         request = urllib.request.Request(f"{self.url}{path}", headers={"Authorization": f"Bearer {self.token}"})
         if form:
             request.data = urllib.parse.urlencode(form).encode()
+        return self._asked(request)
+
+    def post(self, path: str, value: object, **headers: str) -> tuple[int, Any]:
+        """Status and JSON."""
+        headers |= {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}{path}", json.dumps(value).encode(), headers)
+        code, text = self._asked(request)
+        return code, json.loads(text)
+
+    @staticmethod
+    def _asked(request: urllib.request.Request) -> tuple[int, str]:
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, answer.read().decode()
@@ -123,8 +142,6 @@ async def test_a_file_that_nobody_has_open_can_be_looked_at(tmp_path: Path) -> N
 
 async def test_with_an_engine_it_steers(tmp_path: Path) -> None:
     """What is done in the console is done by the engine that has the file open, in another process."""
-    import asyncio
-
     async with pikku.open(tmp_path / "app.db") as engine:
         handle = await engine.start(waiting, run_id="waits")
 
@@ -140,8 +157,6 @@ async def test_with_an_engine_it_steers(tmp_path: Path) -> None:
 
 async def test_what_the_engine_knows_can_be_started(tmp_path: Path) -> None:
     """By a form of its type, and anew with the input of a run, though the console's process has no workflow."""
-    import asyncio
-
     async with pikku.open(tmp_path / "app.db") as engine:
 
         def look() -> None:
@@ -154,7 +169,8 @@ async def test_what_the_engine_knows_can_be_started(tmp_path: Path) -> None:
                 assert 'value="7"' in console.ask("/console/start?from_run=o")[1]
                 assert console.ask("/console/start", workflow="waiting", id="w")[0] == 200
                 code, page = console.ask("/console/start?workflow=nothing")
-                assert (code, "no workflow named &#39;nothing&#39;; it has: ordering, waiting" in page) == (404, True)
+                known = "no workflow named &#39;nothing&#39;; it has: copied, ordering, waiting"
+                assert (code, known in page) == (404, True)
 
         await asyncio.to_thread(look)
         assert await (await engine.handle("o")).result("30s") == "7 until 2026"
@@ -163,8 +179,6 @@ async def test_what_the_engine_knows_can_be_started(tmp_path: Path) -> None:
 
 async def test_engines_come_and_go(tmp_path: Path) -> None:
     """A console that was there before its engine uses it; when that goes, what is live goes on with the file."""
-    import asyncio
-
     async with pikku.open(tmp_path / "app.db") as engine:
         await engine.start(waiting, run_id="waits")
 
@@ -199,8 +213,6 @@ async def test_it_is_shown_below_a_path_and_without_secrets(tmp_path: Path) -> N
 
 async def test_an_engine_that_answers_nobody_can_be_looked_at(tmp_path: Path) -> None:
     """Its file can; the page says who holds it."""
-    import asyncio
-
     async with pikku.open(tmp_path / "app.db", control_socket=False) as engine:
         await engine.start(waiting, run_id="waits")
 
@@ -216,3 +228,17 @@ def test_a_file_that_there_is_not(tmp_path: Path) -> None:
     done = piped("console", "nothing.db", cwd=tmp_path)
     assert done.code == 4
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_who_waits_for_an_output_needs_none_of_the_classes(tmp_path: Path) -> None:
+    """Its class is that of the engine's process alone: it is JSON here."""
+    async with pikku.open(tmp_path / "app.db"):
+
+        def look() -> None:
+            with shown(tmp_path, "console", "app.db") as console:
+                order = {"number": 7, "due": "2026-01-05T09:00:00Z"}
+                code, run = console.post("/api/runs", {"workflow": "copied", "input": order}, Prefer="wait=30")
+                assert (code, run["output"]) == (200, order)
+                assert console.post("/workflow/copied/run", order) == (200, order)
+
+        await asyncio.to_thread(look)

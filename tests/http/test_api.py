@@ -280,7 +280,7 @@ async def test_the_routes_of_the_original(db: Path) -> None:
 async def test_workflows_say_what_they_take(db: Path) -> None:
     async with opened(db) as (_, http):
         listed = {one["name"]: one for one in (await http.get("/api/workflows")).json()}
-        assert set(listed) == {"order", "waiting", "asking", "failing", "gated", "echo", "talking"}
+        assert set(listed) == {"order", "waiting", "asking", "failing", "gated", "echo", "judging", "talking"}
         assert listed["order"]["description"] == "Double a number."
         assert listed["waiting"]["input"] is None
         assert "Order" in str(listed["order"]["input"])
