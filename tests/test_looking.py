@@ -64,6 +64,9 @@ async def test_what_has_happened_to_a_run_is_told_as_the_engine_tells_it(db: Pat
             told = [event async for event in engine.run_events(run_id)]
             assert [event async for event in look.run_events(run_id)] == told
             assert [event async for event in look.run_events(run_id, after=told[1].seq)] == told[2:]
+            assert await look.some_events(run_id) == await engine.some_events(run_id) == told
+            assert await look.some_events(run_id, limit=2) == await engine.some_events(run_id, limit=2) == told[:2]
+            assert await engine.some_events(run_id, after=told[1].seq) == told[2:]
         kinds = [event.kind async for event in look.run_events("asleep")]
         assert kinds == ["run_started", "step_started", "step_recorded", "sleeping"]
         with pytest.raises(RunNotFound):

@@ -35,6 +35,7 @@ SHARE = 20  # times as long as a look has taken, whatever there is to see: what 
 STEPS = 200  # of a page
 TRIED = 20  # attempts of a step that are shown: its last ones
 TRACEBACKS = 200  # of a page, beside those of the steps themselves
+EVENTS = 200  # of a page
 KINDS = {".js": "text/javascript", ".css": "text/css", ".txt": "text/plain", ".json": "application/json"}
 
 
@@ -46,6 +47,13 @@ class ShowRun(msgspec.Struct):
     failed: bool = False
     done: str = ""
     """What was done to it just now."""
+
+
+class ShowEvents(msgspec.Struct):
+    """Which events."""
+
+    after: int = -1
+    """The `seq` of the one before; -1: from the beginning."""
 
 
 async def _runs_values(ask: Ask, find: Find) -> dict[str, Any]:
@@ -141,6 +149,18 @@ async def run_live(ask: Ask) -> Response:
         return rendered(ask, "_run.html", **await _run_values(ask, show, decisions))
 
     return await _live(ask, look)
+
+
+@operation("GET", "/console/runs/{run_id}/events", Scope.READ, {200: None}, problem=problem_page)
+async def events_page(ask: Ask) -> Response:
+    """What has happened to one run, a part of it."""
+    asked = ask.query(ShowEvents).after
+    after = None if asked < 0 else asked
+    run = await ask.engine.get_run(ask.run_id)
+    events = await ask.engine.some_events(run.id, after=after, limit=EVENTS)
+    rows = [(event, ask.shown(event)) for event in events]
+    further = events[-1].seq if len(events) == EVENTS else None
+    return page(ask, "events.html", run=run, rows=rows, after=after, further=further)
 
 
 @operation("GET", "/console/runs/{run_id}/value/{which}", Scope.READ, {200: None}, problem=problem_page)

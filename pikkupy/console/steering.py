@@ -16,7 +16,7 @@ from pikkupy.console.copies import Copy, copy_of
 from pikkupy.console.finding import Find
 from pikkupy.console.forms import decision_fields, decision_of, fields_of, refilled, value_of_fields
 from pikkupy.console.rendering import page, problem_page
-from pikkupy.core.machine import FINAL_RUNS
+from pikkupy.core.machine import FINAL_RUNS, RunEvent, before
 from pikkupy.core.model import RunStatus, StepKind
 from pikkupy.engine import Run, Step
 from pikkupy.engine.listing import MAX_PAGE
@@ -319,7 +319,7 @@ def _for_many(ask: Ask) -> Action:
 
 def _wanted(find: Find, action: Action) -> list[RunStatus]:
     """The statuses of runs that match and that this can be done to."""
-    able = {"retry": {RunStatus.FAILED}, "cancel": {RunStatus.RUNNING, RunStatus.SUSPENDED}}[action.name]
+    able = before({"retry": RunEvent.RETRY, "cancel": RunEvent.CANCEL}[action.name])
     return sorted(one for one in able if not find.statuses or one in find.statuses)
 
 

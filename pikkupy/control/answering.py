@@ -38,6 +38,7 @@ class Answerer:
             messages.HasInput: self._has_input,
             messages.Workflows: self._workflows,
             messages.SomeSteps: self._some_steps,
+            messages.SomeEvents: self._some_events,
             messages.Cancel: self._cancel,
             messages.Signal: self._signal,
             messages.Approve: self._approve,
@@ -124,6 +125,9 @@ class Answerer:
         )
         steps = [self._sent_step(step) for step in page.steps]
         return json_of({"steps": steps, "attempts": page.attempts, "in_all": page.in_all})
+
+    async def _some_events(self, call: messages.SomeEvents) -> Raw:
+        return json_of(await self._engine.some_events(call.run_id, after=call.after, limit=call.limit))
 
     async def _open_steps(self, call: messages.OpenSteps, tell: Tell) -> Raw:
         found = await self._engine.open_steps(call.run_ids)

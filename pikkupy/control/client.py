@@ -246,6 +246,11 @@ class Client(Mounted):
         page = await self._ask(call, messages.SentStepPage, again=True)
         return StepPage(steps=list(map(_step, page.steps)), attempts=page.attempts, in_all=page.in_all)
 
+    async def some_events(self, run_id: str, *, after: int | None = None, limit: int = 200) -> list[Event]:
+        """As `Engine.some_events`."""
+        found: list[Event] = await self._ask(messages.SomeEvents(run_id, after, limit), list[Event], again=True)
+        return found
+
     async def open_steps(self, run_ids: Iterable[str]) -> dict[str, list[Step]]:
         """As `Engine.open_steps`."""
         found = await self._all(messages.OpenSteps(list(run_ids)), messages.SentOpenSteps)

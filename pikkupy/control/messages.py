@@ -98,6 +98,12 @@ class SomeSteps(Call, frozen=True):
     with_errors: bool
 
 
+class SomeEvents(Call, frozen=True):
+    run_id: str
+    after: int | None
+    limit: int
+
+
 class OpenSteps(Call, frozen=True):
     run_ids: list[str]
 
@@ -186,6 +192,7 @@ AnyCall = (
     | Workflows
     | Steps
     | SomeSteps
+    | SomeEvents
     | OpenSteps
     | History
     | Events

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
 from pikkupy.core.model import CODE_ACCEPTED, MAX_OWN, AttemptRow, RunFilter, RunRow, RunStatus, StepKind, StepRow
 from pikkupy.core.ports import Values
-from pikkupy.engine.events import Past
+from pikkupy.engine.events import Event, Hub, Past, PastEvents
 from pikkupy.engine.listing import check_limit, filter_of, number_of
 from pikkupy.engine.views import (
     Attempt,
@@ -319,6 +319,25 @@ async def _step_rows(
         rows += shown.values()
         rows.sort(key=attrgetter("position"))
     return rows
+
+
+def past_events(asked: Asked, run_id: str, after: int | None) -> PastEvents:
+    """The run's events up to what is recorded when it is read; it raises `RunNotFound` where one is awaited."""
+
+    async def find() -> int:
+        return (await asked.row(run_id)).number
+
+    return PastEvents(Hub(0), find, partial(past_of, asked, run_id), after)
+
+
+async def some_events(asked: Asked, run_id: str, *, after: int | None, limit: int) -> list[Event]:
+    """Some of the run's events, for users. Raises `RunNotFound`, and `BadValue`."""
+    found, most = list[Event](), check_limit(limit)
+    async for event in past_events(asked, run_id, after):
+        found.append(event)
+        if len(found) == most:
+            break
+    return found
 
 
 async def past_of(asked: Asked, run_id: str, place: int, reached: int) -> Past:

@@ -432,6 +432,13 @@ class Engine(Mounted):
 
         return RunEvents(self._use().residents.events, find, look, after)
 
+    async def some_events(self, run_id: str, *, after: int | None = None, limit: int = 200) -> list[Event]:
+        """What has happened to the run, oldest first: `limit` (1 to 500) events at most, as `run_events` gives them.
+
+        From its beginning, or after the event of that `seq`. Raises `RunNotFound`, `TypeError` or `ValueError`.
+        """
+        return await self._done(asking.some_events(self._use().asked, run_id, after=after, limit=limit))
+
     async def history(self, run_id: str) -> list[Attempt]:
         """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
         return await asking.history(self._use().asked, run_id)

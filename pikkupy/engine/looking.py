@@ -14,7 +14,7 @@ from pikkupy.core.model import AttemptRow, Recorded, RunFilter, RunStatus
 from pikkupy.durations import Duration
 from pikkupy.engine import asking
 from pikkupy.engine.asking import Asked, UnderWay, not_found
-from pikkupy.engine.events import Event, Hub, Past, PastEvents
+from pikkupy.engine.events import Event
 from pikkupy.engine.pruning import Pruning
 from pikkupy.engine.views import Attempt, Page, Run, Step, StepPage
 from pikkupy.errors import EngineClosed, PikkuError
@@ -114,14 +114,11 @@ class Look:
 
     def run_events(self, run_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
         """As `Engine.run_events`, by the same numbers, up to what is recorded when it is read; then it ends."""
+        return asking.past_events(self._asked(), run_id, after)
 
-        async def look(place: int, reached: int) -> Past:
-            return await asking.past_of(self._asked(), run_id, place, reached)
-
-        async def find() -> int:
-            return (await self._asked().row(run_id)).number
-
-        return PastEvents(Hub(0), find, look, after)
+    async def some_events(self, run_id: str, *, after: int | None = None, limit: int = 200) -> list[Event]:
+        """As `Engine.some_events`."""
+        return await asking.some_events(self._asked(), run_id, after=after, limit=limit)
 
     # What only an engine can say
 

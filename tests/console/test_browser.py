@@ -398,9 +398,9 @@ def test_on_a_telephone_everything_is_beside_or_below_each_other(
 
 
 PAGES = [
-    "", "?status=failed", "runs/fails", "runs/waits", "runs/held", "runs/order%201", "runs/nothing", "workflows",
-    "start", "start?workflow=order", "start?workflow=echo", "runs/fails/confirm/retry", "runs/waits/confirm/cancel",
-    "runs/waits/confirm/signal",
+    "", "?status=failed", "runs/fails", "runs/fails/events", "runs/waits", "runs/held", "runs/order%201",
+    "runs/nothing", "workflows", "start", "start?workflow=order", "start?workflow=echo", "runs/fails/confirm/retry",
+    "runs/waits/confirm/cancel", "runs/waits/confirm/signal",
     "runs/asks/confirm/approve", "runs/order%201/confirm/fork", "runs/order%201/confirm/cancel", "all/retry",
 ]  # fmt: skip
 

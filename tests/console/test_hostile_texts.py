@@ -93,6 +93,8 @@ def test_every_text_stays_text_in_every_field(browser: Browser, db: Path, watche
         assert seen == len(PAYLOADS) + 3
         shown = [
             "runs/speaks",
+            "runs/speaks/events",
+            "runs/cancelled/events",
             "runs/cancelled",
             "runs/named",
             "workflows",

@@ -162,7 +162,7 @@ async def test_secrets_are_taken_out_of_pages(db: Path) -> None:
         with pytest.raises(Exception, match="s3cret"):
             await failing.result()
         async with caller(app) as http:
-            for path in ("", "runs/echoes", "runs/fails", "runs/waits", "runs/echoes/value/input",
+            for path in ("", "runs/echoes", "runs/fails", "runs/waits", "runs/fails/events", "runs/echoes/value/input",
                          "start?from_run=echoes",
                          "runs/echoes/confirm/fork", "runs/fails/confirm/retry"):  # fmt: skip
                 answer = await http.get(f"/console/{path}")
@@ -492,6 +492,30 @@ async def test_only_what_waits_for_a_decision_is_decided(db: Path) -> None:
                 assert (f"/console/runs/{run_id}/confirm/approve" in shown) is can
                 asked = await http.get(f"/console/runs/{run_id}/confirm/approve")
                 assert asked.status_code == (200 if can else 409)
+
+
+async def test_the_events_of_a_run_are_shown_in_parts(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of one that goes on: those up to now."""
+    monkeypatch.setattr(pages, "EVENTS", 3)
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        await engine.start("waiting", run_id="r", tags={})
+        await engine.signal("r", "other <b>", None)
+        while len(await engine.some_events("r")) < 3:
+            await asyncio.sleep(0)
+        first = (await http.get("/console/runs/r/events")).text
+        assert [first.index(text) for text in ("run started", "step started", "other &lt;b&gt;")] == sorted(
+            first.index(text) for text in ("run started", "step started", "other &lt;b&gt;")
+        )
+        more = re.search(r'href="(/console/runs/r/events\?after=\d+)">Further', first)
+        assert more is not None
+        assert "There are no more so far." in (await http.get(more[1])).text
+        await engine.signal("r", "go", "done")
+        await (await engine.handle("r")).result()
+        rest = (await http.get(more[1])).text
+        assert "step recorded" in rest and "run ended" in rest and "run started" not in rest
+        assert 'href="/console/runs/r/events">Events' in (await http.get("/console/runs/r")).text
+        assert (await http.get("/console/runs/nobody/events")).status_code == 404
+        assert (await http.get("/console/runs/r/events?after=x")).status_code == 422
 
 
 async def test_what_is_asked_wrongly_is_a_page(db: Path) -> None:

@@ -207,6 +207,12 @@ async def test_events_and_chunks_come_as_they_happen(engine: Engine, client: Cli
     kinds = [(event.kind, event.step_name) async for event in handle.events()]
 
     assert kinds == [(event.kind, event.step_name) async for event in engine.run_events("r")]
+    told = await client.some_events("r", limit=2)
+    assert told == await engine.some_events("r", limit=2)
+    assert (await client.some_events("r", after=told[-1].seq))[0].kind == kinds[2][0]
+    for limit in (0, 501):
+        with pytest.raises(ValueError, match=f"limit={limit}"):
+            await client.some_events("r", limit=limit)
     assert (await first).kind == "run_started"
     assert [chunk async for chunk in handle.stream()] == [chunk async for chunk in engine.stream("r")]
     assert [chunk.value async for chunk in handle.stream(after=0)] == [Order(1), Order(2)]
