@@ -54,11 +54,14 @@ async def login(ask: Ask) -> Response:
         token = ""  # what is no form holds none
     callers = ask.api.callers
     caller = callers.caller_with(token)
-    if caller is None:
-        try:
+    try:
+        if caller is None:
             ask.api.failures.add(ask.address)
-        except Refused as refused:
-            return login_page(ask.base, refused, refused.problem.detail or "")
+        else:
+            ask.api.failures.let_in(ask.address, caller)
+    except Refused as refused:
+        return login_page(ask.base, refused, refused.problem.detail or "")
+    if caller is None:
         return login_page(ask.base, Refused(401, "Who are you?", www_authenticate="Bearer"), "That is not the token.")
     answer = RedirectResponse(f"{ask.base}{HOME}", 303)
     answer.set_cookie(max_age=SESSION_S, value=callers.sessions.begin(caller), **_cookie(ask))

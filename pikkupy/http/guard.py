@@ -124,6 +124,7 @@ class Guard:
             detail = "send `Authorization: Bearer TOKEN`; the token is in the file beside the journal, PATH.token, "
             detail += "or what asgi(token=...) was given"
             raise Refused(401, "Who are you?", detail, www_authenticate="Bearer")
+        self._failures.let_in(address, caller)
         return caller
 
 

@@ -157,13 +157,15 @@ class Sessions:
 class Failures:
     """How often which address has given no valid token: ten times a minute, then it waits, each time twice as long.
 
-    Valid ones are not counted: many people may come from one address, and let each other neither in nor out. An hour
-    after the last failure all is forgotten.
+    Valid ones are not counted, and whoever was let in from there before is let in all the same: many people may come
+    from one address. Others wait, whatever they say, or guesses could go on. An hour after the last failure all is
+    forgotten.
     """
 
     def __init__(self, now: Callable[[], float] = monotonic_s) -> None:
         self._now = now
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()  # address: when the window began, how many
+        self._let_in: OrderedDict[tuple[str, Caller], None] = OrderedDict()
 
     def wait_s(self, address: str) -> float:
         """Seconds that the address has to wait; 0 if it need not."""
@@ -173,12 +175,25 @@ class Failures:
         wait_s = min(WINDOW_S * 2.0 ** min(count - FAILURES, 10), LONGEST_WAIT_S)
         return max(0.0, began + wait_s - self._now())
 
-    def add(self, address: str) -> None:
-        """One more. Raises `Refused` instead if it has to wait."""
+    def let_in(self, address: str, caller: Caller) -> None:
+        """A valid token. Raises `Refused` if the address has to wait, and the caller is new there."""
+        known = (address, caller)
+        if known not in self._let_in:
+            self._check(address)
+        self._let_in[known] = None
+        self._let_in.move_to_end(known)
+        if len(self._let_in) > MOST_ADDRESSES:
+            self._let_in.popitem(last=False)
+
+    def _check(self, address: str) -> None:
         wait_s = self.wait_s(address)
         if wait_s > 0:
             detail = f"too many tokens from {address} were wrong; wait {wait_s:.0f} s"
             raise Refused(429, "Too many failures", detail, retry_after=str(int(wait_s) + 1))
+
+    def add(self, address: str) -> None:
+        """One more that is not valid. Raises `Refused` instead if it has to wait."""
+        self._check(address)
         now = self._now()
         began, count = self._seen.pop(address, (now, 0))
         if now - began >= (WINDOW_S if count < FAILURES else LONGEST_WAIT_S):

@@ -124,7 +124,7 @@ async def test_a_cookie_over_tls_is_for_this_host_alone(db: Path) -> None:
 
 
 async def test_a_token_is_not_guessed_at_the_door(db: Path) -> None:
-    """S7: the form counts as every other way does, and whoever has the token is let in."""
+    """S7: the form counts as every other way does, and lets in whoever was let in from there before."""
     async with caller(pikku.open(db).asgi(token=TOKEN, console=True), token=None) as http:
         for _ in range(FAILURES):
             answer = await http.post("/console/login", data={"token": "wrong"}, headers=SAME)
@@ -132,6 +132,12 @@ async def test_a_token_is_not_guessed_at_the_door(db: Path) -> None:
         answer = await http.post("/console/login", data={"token": "wrong"}, headers=SAME)
         assert (answer.status_code, "wait" in answer.text, "retry-after" in answer.headers) == (429, True, True)
         assert (await http.get("/console/")).status_code == 401
+        assert (await http.post("/console/login", data={"token": TOKEN}, headers=SAME)).status_code == 429
+    async with caller(pikku.open(db).asgi(token=TOKEN, console=True), token=None) as http:
+        assert (await http.post("/console/login", data={"token": TOKEN}, headers=SAME)).status_code == 303
+        for _ in range(FAILURES):
+            await http.post("/console/login", data={"token": "wrong"}, headers=SAME)
+        assert (await http.post("/console/login", data={"token": "wrong"}, headers=SAME)).status_code == 429
         assert (await http.post("/console/login", data={"token": TOKEN}, headers=SAME)).status_code == 303
 
 
