@@ -112,6 +112,7 @@ def _counted(path: str, now_us: int, db: sqlite3.Connection, *, check: bool | No
         "unused_pages": _one(db, "PRAGMA freelist_count"),
         "encoding": _one(db, "PRAGMA encoding"),
         "auto_vacuum": _one(db, "PRAGMA auto_vacuum"),
+        "wal_mode": _one(db, "PRAGMA journal_mode") == "wal" or _is_wal(Path(path).resolve()),
         "made_at": made_at,
         "epoch": epoch,
         "clean": clean == 1,
@@ -132,9 +133,15 @@ def _one(db: sqlite3.Connection, query: str) -> Any:
     return db.execute(query).fetchall()[0][0]
 
 
-def _header(real: Path) -> bytes:
+def _is_wal(real: Path) -> bool:
+    """Of a file that nobody has open: SQLite does not tell, because it is read as one that cannot change.
+
+    A file with a -wal is not opened here: whoever closes it takes away the locks of all others in this process.
+    """
+    if Path(f"{real}-wal").exists():
+        return False
     with real.open("rb") as file:
-        return file.read(100)
+        return file.read(VERSION + 1)[VERSION:] == WAL
 
 
 def _around(real: Path) -> dict[str, Any]:
@@ -143,7 +150,6 @@ def _around(real: Path) -> dict[str, Any]:
     kind, network = mounted(str(real.parent))
     return {
         "size": found.st_size,
-        "wal_mode": _header(real)[VERSION : VERSION + 1] == WAL,
         "wal_size": wal.stat().st_size if wal.exists() else 0,
         "mode": found.st_mode & 0o7777,
         "links": found.st_nlink,
