@@ -36,7 +36,7 @@ def plain(value: Any) -> Any:
         case Mapping():
             found = {_key(plain(key)): plain(item) for key, item in value.items()}
         case msgspec.Struct():
-            found = {name: _field(getattr(value, name)) for name in value.__struct_fields__}
+            found = _struct(value)
         case list() | tuple() | AbstractSet():
             found = [plain(item) for item in value]
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -44,6 +44,13 @@ def plain(value: Any) -> Any:
         case _:
             found = _by_msgspec(value)
     return found
+
+
+def _struct(value: msgspec.Struct) -> dict[str, Any]:
+    """Under the names, and with the tag, that its class is read with."""
+    config, names = value.__struct_config__, zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+    found: dict[str, Any] = {} if config.tag_field is None else {config.tag_field: config.tag}
+    return found | {encoded: _field(getattr(value, name)) for name, encoded in names}
 
 
 def _field(value: Any) -> Any:

@@ -64,6 +64,11 @@ class Pair(msgspec.Struct):
     second: Any
 
 
+class Car(msgspec.Struct, rename="camel", tag_field="kind", tag="car"):
+    seat_count: int
+    made_in: str = msgspec.field(name="made in", default="x")
+
+
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
 def test_nothing_that_is_not_printable_is_left(text: str) -> None:
     """In text it is an escape as Python writes it, in JSON one of JSON's, from which the text comes back."""
@@ -122,6 +127,14 @@ def test_values_are_shown_as_plain_json(value: Any, shown: Any) -> None:
     """What JSON lacks is text."""
     assert plain(value) == shown
     assert json.loads(json_of(value)) == shown
+
+
+def test_a_struct_is_shown_as_its_class_is_read() -> None:
+    """Under its own names, and with its tag: who copies it can give it back."""
+    car = Car(4)
+
+    assert plain(car) == msgspec.to_builtins(car) == {"kind": "car", "seatCount": 4, "made in": "x"}
+    assert plain([car]) == [plain(car)]
 
 
 def test_what_is_too_large_or_too_deep_is_said_to_be() -> None:
