@@ -68,14 +68,19 @@ async def dev(
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, end)
     token = token_of_file(path)
+    watching = awatch(*places, watch_filter=PythonFilter(), stop_event=ends)
+    coming = asyncio.ensure_future(anext(watching, None))  # what changes from here on, while it begins as well
     child = await _begun(command)
     await _first_of(_ready(place, token), child.wait(), ends.wait())
     if child.returncode is not None:  # it has said why
+        ends.set()
+        await coming
         return child.returncode if child.returncode > 0 else 128 - child.returncode
     if not ends.is_set():
         say(f"http://{place}/console/#token={token}")
     watched = asyncio.ensure_future(_watched(child))
-    async for changes in awatch(*places, watch_filter=PythonFilter(), stop_event=ends):
+    while (changes := await coming) is not None:
+        coming = asyncio.ensure_future(anext(watching, None))
         names = sorted({Path(name).name for _, name in changes})
         say(f"changed: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}; the engine begins anew")
         watched.cancel()
@@ -85,6 +90,7 @@ async def dev(
         child = await _begun(command)
         watched = asyncio.ensure_future(_watched(child))
     watched.cancel()
+    await coming
     await _ended(child, at_once)
     return Exit.DONE
 

@@ -43,6 +43,18 @@ async def blocks(workflow: Workflow) -> None:
     await workflow.do("block", block)
 """
 
+SLOW = (
+    """
+import time
+from pathlib import Path
+
+Path("begins").touch()
+while not Path("go").exists():
+    time.sleep(0.01)
+"""
+    + SHOP
+)
+
 DEV = ("dev", "shop:pikku", "dev.db", "--app-dir", ".")
 
 
@@ -111,6 +123,32 @@ def test_a_second_ctrl_c_ends_it_though_a_step_blocks_the_event_loop(tmp_path: P
         block(tmp_path)
         console.process.send_signal(signal.SIGINT)  # the second one is sent where the block ends
     assert json.loads(piped("runs", "show", tmp_path / "dev.db", "r", "--json").out)["run"]["status"] == "running"
+
+
+def test_what_changes_while_the_engine_begins_is_seen(tmp_path: Path) -> None:
+    """The one that has begun with the old code begins anew."""
+    shop = tmp_path / "shop.py"
+    shop.write_text(SLOW)
+    with subprocess.Popen(
+        command(*DEV, "--http", ":0"), cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as dev:
+        try:
+            while not (tmp_path / "begins").exists():
+                pass
+            shop.write_text(SHOP)
+            (tmp_path / "go").touch()
+            assert dev.stderr is not None
+            said = []
+            for line in dev.stderr:
+                said.append(line)
+                if "changed: shop.py" in line:
+                    break
+            else:
+                pytest.fail("".join(said))
+            dev.send_signal(signal.SIGINT)
+            assert dev.wait(20) == 0
+        finally:
+            dev.kill()
 
 
 @pytest.mark.slow
