@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -531,6 +532,9 @@ async def test_every_attempt_that_fails_is_told(retries: int) -> None:
             recorded = await until(engine.run_events("r"), EventKind.ATTEMPT_FAILED)
             assert recorded[-1].wake_at is not None
         await clock.advance("1h")
+        if retries:
+            tries = [one for one in await engine.some_events("r") if one.kind is EventKind.ATTEMPT_FAILED]
+            assert [one.wake_at for one in tries] == [None, clock.now() + timedelta(hours=1)]
         await clock.advance("1h")
         heard, after = await live, await all_of(engine.run_events("r"))
 

@@ -32,7 +32,7 @@ async def onboarding(workflow: Workflow, email: str) -> str:
     await workflow.do("Welcome", send_mail, {"to": email}, retries=3, retry_delay="1s")
     decision = await workflow.approval("account", bool, timeout="30d")
     if not (isinstance(decision, Decided) and decision.decision):
-        await workflow.cancel(f"no account for {email}")
+        workflow.cancel(f"no account for {email}")
     await workflow.sleep("Let it settle", "2s")
     return await workflow.do("Done", send_mail, {"to": email})
 '''

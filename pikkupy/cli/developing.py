@@ -57,7 +57,7 @@ async def dev(
     path = file or os.environ.get(ENV) or FILE
     place = _free(*address_of(http))
     command = [sys.executable, "-P", "-m", "pikkupy", "run", target, path]  # -P: as the script `pikku` does
-    command += ["--http", place, "--console", "--log", "text", "--grace", GRACE]
+    command += ["--http", place, "--console", "--log", "text", "--grace", GRACE, "--ends-with-input"]
     command += [] if app_dir is None else ["--app-dir", app_dir]
     places = [Path(app_dir or ".")] if watch is None else watch
     ends, at_once = asyncio.Event(), asyncio.Event()
@@ -107,8 +107,8 @@ def _free(host: str, port: int) -> str:
 
 
 async def _begun(command: list[str]) -> asyncio.subprocess.Process:
-    # A session of its own: Ctrl-C is for this process, which ends the other one in order.
-    return await asyncio.create_subprocess_exec(*command, start_new_session=True)
+    # A session of its own: Ctrl-C is for this process, which ends the other one in order; or by its own end.
+    return await asyncio.create_subprocess_exec(*command, start_new_session=True, stdin=asyncio.subprocess.PIPE)
 
 
 async def _ready(place: str, token: str) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,9 @@ async def run(
     log: Annotated[Literal["json", "text"], Parameter(help="Lines on standard error.")] = "json",
     level: Annotated[LEVELS, Parameter(help="The least that is logged.")] = "info",
     http: Http = Http(),  # noqa: B008 - it is frozen
+    ends_with_input: Annotated[
+        bool, Parameter(negative="", show_default=False, help="End as well when standard input ends.")
+    ] = False,
 ) -> Exit:
     """Open an engine and keep it open, until SIGTERM or Ctrl-C.
 
@@ -61,6 +65,15 @@ async def run(
             loop.add_signal_handler(number, end, number)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda found, _: loop.call_soon_threadsafe(end, found))
+
+    def hear() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            ends.set()
+
+    if ends_with_input:  # who has begun it holds the other end, and may be killed
+        with suppress(NotImplementedError):  # Windows
+            loop.add_reader(0, hear)
     redact = None if http.redact is None else found_at(http.redact, app_dir)
     async with (
         http.served(engine, redact),

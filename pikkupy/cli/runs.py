@@ -176,7 +176,8 @@ async def show_command(
 def _show_run(screen: Screen, run: Run, now: datetime) -> None:
     headline = screen.marked(RUNS[run.status], run.status)
     screen.show(headline.append(f"  {clean(run.id)}", "bold default").append(f"  {clean(run.workflow)}", "default"))
-    facts = {"started": local(run.starts_at), "took": lasted(took(run, now)) if run.starts_at <= now else ""}
+    begun = max(run.starts_at, run.created_at)  # the body of a fork began with that of the other run
+    facts = {"started": local(begun), "took": lasted(took(run, now)) if run.starts_at <= now else ""}
     if run.starts_at > run.created_at:
         facts = {"created": local(run.created_at), **facts}
     if run.ended_at is None:

@@ -29,15 +29,18 @@ from pikkupy.errors import (
     JournalLocked,
     PayloadError,
     PikkuError,
+    ReplayMismatch,
     RunCancelled,
     RunFailed,
 )
 from pikkupy.plain import rfc3339
+from pikkupy.showing.mismatch import why_parked
 from pikkupy.showing.words import clean, record, short
 
 AT_ONCE = 16  # calls of one command on many runs
 SHOWN = 200  # characters of a value or reason in a line
 PATIENCE = "5s"
+_OR_NEW = ", or let it go on with the code as it is: --accept new"
 
 # The statuses of runs that a command can be carried out on: it is meant for no others, unless they are asked for.
 ABLE: dict[str, frozenset[RunStatus]] = {
@@ -155,8 +158,16 @@ async def resume(
 ) -> Exit:
     """Let a suspended run, or all that fit filters, go on."""
     return await _act(
-        "resume", lambda one, client: client.resume(one, accept=accept), file, run, filters, yes, engine_wait, json
+        "resume", lambda one, client: _resumed(one, client, accept), file, run, filters, yes, engine_wait, json
     )
+
+
+async def _resumed(run_id: str, client: Client, accept: Literal["new"] | None) -> None:
+    """Raises `ReplayMismatch` if there is no code that fits, so that it is suspended as before."""
+    await client.resume(run_id, accept=accept)
+    why = why_parked(await client.get_run(run_id))
+    if why is not None:
+        raise ReplayMismatch(f"run {run_id!r} is suspended as before: {why}; bring back the code that fits it{_OR_NEW}")
 
 
 @runs.command

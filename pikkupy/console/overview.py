@@ -52,7 +52,7 @@ async def overview_of(ask: Ask) -> dict[str, Any]:
     return {
         "totals": totals,
         "chart": chart_of(newest, now()),
-        "failed": failed,
+        "failed": [(run, ask.shown(run)["error"]) for run in failed],
         "oldest": min(unfinished, key=lambda run: run.created_at) if unfinished else None,
         "p50": lasted(lengths[len(lengths) // 2]) if lengths else None,
         "p95": lasted(lengths[len(lengths) * 95 // 100]) if lengths else None,

@@ -26,7 +26,7 @@ from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused
 from pikkupy.http.streams import streamed
 from pikkupy.mounting import Scope
-from pikkupy.showing.mismatch import mismatch_of
+from pikkupy.showing.mismatch import mismatch_of, why_parked
 from pikkupy.showing.waits import took, waits_for
 from pikkupy.showing.words import first_line
 
@@ -108,7 +108,7 @@ async def _run_values(ask: Ask, show: ShowRun, decisions: steering.Decisions) ->
         "shown": shown,
         "took": took(run, at),
         "mismatch": mismatch_of(shown["reason"]),
-        "waits": [ask.shown.text(waits_for(step, at)) for step in waiting[:5]],
+        "waits": [] if why_parked(run) else [ask.shown.text(waits_for(step, at)) for step in waiting[:5]],
         "waiting": len(waiting),
         "steps": [(step, ask.shown(step), tried.get(step.name, [])) for step in found.steps],
         "drawing": drawing_of(run, found.steps, by_step, at, whole=pages == 1 and not show.failed),

@@ -93,7 +93,7 @@ def _templates() -> jinja2.Environment:
         "clean": clean,
         "lines": clean_lines,
         "first_line": first_line,
-        "lasted": lasted,
+        "lasted": lambda span: lasted(span).replace(" ", "\N{NO-BREAK SPACE}"),
         "moment": _moment,
         "quoted": quoted,
         "json": _json_text,

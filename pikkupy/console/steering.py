@@ -26,6 +26,7 @@ from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused, problem_of
 from pikkupy.mounting import Scope
+from pikkupy.showing.mismatch import why_parked
 
 MOST_AT_ONCE = 10_000  # runs of one action on all that match: some seconds
 TOGETHER = 100  # of them under way at once, so that they are written together
@@ -197,6 +198,8 @@ async def _acted(ask: Ask, action: str, form: Mapping[str, str]) -> Response:
             await ask.engine.retry(run_id)
         case "resume":
             await ask.engine.resume(run_id, accept="new" if form.get("accept") == "new" else None)
+            if why_parked(await ask.engine.get_run(run_id)) is not None:
+                return _to(ask, f"runs/{quoted(run_id)}", done="it was looked at again, and is suspended as before")
         case "signal":
             await ask.engine.signal(run_id, form.get("name", ""), ask.json(text))
         case "approve":

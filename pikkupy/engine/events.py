@@ -430,8 +430,8 @@ def _waking_after(failed: AttemptRow, step: StepRow | None) -> int | None:
     """When the next attempt was to begin, if that is known: of a step only the latest such time is."""
     if step is None:
         return None
-    is_latest = step.attempts == failed.attempt and step.status in (StepStatus.SCHEDULED, StepStatus.PENDING)
-    return step.wake_at if is_latest or step.attempts == failed.attempt + 1 else None
+    waits = step.status in (StepStatus.SCHEDULED, StepStatus.PENDING)  # for the attempt after those that have begun
+    return step.wake_at if failed.attempt == step.attempts - (not waits) else None
 
 
 def _came_early(told: _Told, started: _Told) -> bool:

@@ -69,8 +69,9 @@ def _bad(name: str, finding: str, cure: str) -> Check:
 def _file(facts: Facts, _: int) -> Iterator[Check]:
     yield _ok(
         "file",
-        f"format {facts.format}, {_size(facts.size)} in {facts.pages:,} pages of {_size(facts.page_size)}, "
-        f"{facts.unused_pages:,} of them unused, {facts.encoding}; made {_time(facts.made_at)}",
+        f"format {facts.format}, {_size(facts.page_size * facts.pages)} in {facts.pages:,} pages of "
+        f"{_size(facts.page_size)}, {facts.unused_pages:,} of them unused, {facts.encoding}; "
+        f"made {_time(facts.made_at)}",
     )
     yield _ok(
         "content", f"{facts.runs:,} runs, {facts.steps:,} steps, {facts.attempts:,} attempts with rows of their own"

@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from pikkupy.core.model import RunStatus
+from pikkupy.engine.views import Run
+
 _REASON = re.compile(r"ReplayMismatch: step (\d+): recorded (.+?), asked for (.+)", re.DOTALL)
+
+
+_PARKED = ("ReplayMismatch: ", "WorkflowNotFound: ")  # how the reasons begin of runs that have no code to go on with
 
 
 class Mismatch(NamedTuple):
@@ -15,6 +21,12 @@ class Mismatch(NamedTuple):
     """Its number, from 0."""
     recorded: str
     asked: str
+
+
+def why_parked(run: Run) -> str | None:
+    """Why a run cannot go on with the code as it is, whatever it has waited for before; `None` if it can."""
+    parked = run.status is RunStatus.SUSPENDED and (run.reason or "").startswith(_PARKED)
+    return run.reason if parked else None
 
 
 def mismatch_of(reason: str | None) -> Mismatch | None:

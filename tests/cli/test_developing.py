@@ -125,6 +125,23 @@ def test_a_second_ctrl_c_ends_it_though_a_step_blocks_the_event_loop(tmp_path: P
     assert json.loads(piped("runs", "show", tmp_path / "dev.db", "r", "--json").out)["run"]["status"] == "running"
 
 
+def test_an_engine_ends_with_who_has_begun_it(tmp_path: Path) -> None:
+    """Also if that is killed: the next one finds the port and the file free."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    place = ("--http", f"127.0.0.1:{port}")
+    with subprocess.Popen(
+        command(*DEV, *place), cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as dev:
+        assert dev.stderr is not None
+        assert any("#token=" in line for line in dev.stderr)
+        dev.kill()
+        assert any("engine_closed" in line for line in dev.stderr)  # to its end, which the engine's own end is
+    with shown(tmp_path, *DEV, *place):
+        pass
+
+
 def test_what_changes_while_the_engine_begins_is_seen(tmp_path: Path) -> None:
     """The one that has begun with the old code begins anew."""
     shop = tmp_path / "shop.py"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pikkupy import Pikku, Workflow
 from pikkupy.cli.app import run
 from tests.cli.shell import ROOT, Ended, asked, command, environment, minds_ctrl_c, on_terminal, piped
 from tests.journals import application, contents, fill
@@ -360,3 +361,36 @@ def test_what_would_be_pruned_is_counted(more: tuple[str, ...], count: int, db: 
     assert told == (0, "", f"pikku: {count} runs would be deleted\n")
     assert json.loads(document.out) == {"would_delete": count}
     assert contents(db.parent) == before
+
+
+async def test_a_resume_that_does_not_help_says_so(tmp_path: Path) -> None:
+    """The code does not fit any better, or its workflow is still gone: the run is suspended as before."""
+    old, new = Pikku(), Pikku()
+
+    @old.workflow(name="flow")
+    async def asks_first(workflow: Workflow) -> None:
+        await workflow.do("old", lambda: None)
+        await workflow.wait_for_signal("go")
+
+    @old.workflow
+    async def gone(workflow: Workflow) -> None:
+        await workflow.wait_for_signal("go")
+
+    @new.workflow(name="flow")
+    async def asks_another(workflow: Workflow) -> None:
+        await workflow.do("new", lambda: None)
+
+    db = tmp_path / "app.db"
+    async with old.open(db) as engine:
+        await engine.start("flow", run_id="r")
+        await engine.start("gone", run_id="s")
+        while len(await engine.steps("r")) < 2:
+            await asyncio.sleep(0)
+    async with new.open(db) as engine:
+        for run_id, why in (("r", "asked for 'new'"), ("s", "no workflow named 'gone'")):
+            told = await asyncio.to_thread(piped, "runs", "resume", db, run_id)
+            assert (told.code, told.out) == (6, "")
+            assert f"run {run_id!r} is suspended as before" in told.err and why in told.err
+        told = await asyncio.to_thread(piped, "runs", "resume", db, "r", "--accept", "new")
+        assert told.code == 0, told.err
+        await (await engine.handle("r")).result()

@@ -17,7 +17,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
   const links = [...document.querySelectorAll("td.id a")];
   const at = links.indexOf(document.activeElement);
-  if (event.key === "/") document.getElementById("q").focus();
+  if (event.key === "/") document.getElementById("q").select();
   else if (event.key === "j" && links.length) links[Math.min(at + 1, links.length - 1)].focus();
   else if (event.key === "k" && links.length) links[Math.max(at - 1, 0)].focus();
   else return;
