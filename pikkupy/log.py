@@ -28,7 +28,7 @@ EVENTS: dict[str, str] = {
     "control_action": "A process has acted over the control socket, or tried to: what, where, who. The audit line.",
     "http_serving": "`pikku run --http` answers requests at this URL.",
     "http_action": "Somebody has acted over HTTP, or tried to: who, what, on which run, from where. The audit line.",
-    "http_refused": "A request was not let in: no token, or a page of another site.",
+    "http_refused": "A request was not let in: a wrong token, or a page of another site.",
     "http_call_failed": "A request has failed in a way that is no answer: a defect; it was told the error_id alone.",
     "engine_given_up": "An engine whose journal has failed is left, so that it can be opened anew, here or elsewhere.",
     "takeover_failed": "A process that was to be the next engine of a file could not open it; it is tried again.",

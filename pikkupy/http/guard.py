@@ -95,7 +95,8 @@ class Guard:
             _check_forged(headers, connection["method"])
             caller = await self._known(headers, connection, address)
         except Refused as refused:
-            _log.info("http_refused", status=refused.problem.status, why=refused.problem.title, address=address)
+            if refused.problem.status != 401 or self._callers.has_tried(headers, self._callers.cookie_for(connection)):
+                _log.info("http_refused", status=refused.problem.status, why=refused.problem.title, address=address)
             raise
         return {**connection, CALLER: caller}
 
