@@ -80,9 +80,13 @@ async def start(
     if timeout is not None:
         microseconds(timeout)
     async with connected(path, engine_wait) as client:
-        handle = await client.start(
-            name, value, run_id=id, tags=tags, at=None if at is None else at.astimezone(), delay=delay
-        )
+        begins_at = None if at is None else at.astimezone()
+        try:
+            handle = await client.start(name, value, run_id=id, tags=tags, at=begins_at, delay=delay)
+        except PayloadError as unfit:
+            if data is not None:
+                raise
+            raise PayloadError(f"{unfit}; give its input with --data") from None
         if not wait and timeout is None:
             Screen().json({"id": handle.id}) if json else Screen().rows([[handle.id]])
             return Exit.DONE

@@ -163,6 +163,7 @@ def test_an_input_comes_from_standard_input(journal: Path) -> None:
         (("start", "nothing"), 4, "nothing"),
         (("start", "double", "-d", "no json"), 2, "a text needs quotes"),
         (("start", "double", "-d", '"text"'), 1, "input of workflow 'double'"),
+        (("start", "double"), 1, "give its input with --data"),
         (("start", "double", "-d", "@/nowhere"), 2, "@/nowhere: No such file"),
         (("runs", "cancel", "nobody"), 4, "no run with the id 'nobody'"),
         (("runs", "cancel"), 2, "which run?"),
