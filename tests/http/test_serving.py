@@ -99,6 +99,9 @@ async def test_who_forwards_says_nothing_of_who_asks(db: Path, caplog: pytest.Lo
     http = httpx2.AsyncClient(headers={"x-forwarded-for": "192.0.2.9", "forwarded": "for=192.0.2.9"})
     async with pikku.open(db) as engine, serving(engine.asgi(token=TOKEN), ANYWHERE) as url, http:
         assert (await http.get(f"{url}/readyz")).status_code == 401
+        assert "http_refused" not in caplog.text  # who has said nothing has not guessed
+        wrong = await http.get(f"{url}/readyz", headers={"authorization": "Bearer wrong"})
+        assert wrong.status_code == 401
     assert "address=127.0.0.1" in caplog.text
     assert "192.0.2.9" not in caplog.text
 
