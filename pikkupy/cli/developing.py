@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import Coroutine
 from contextlib import closing, suppress
@@ -50,12 +49,14 @@ async def dev(
     try:
         from watchfiles import PythonFilter, awatch  # noqa: PLC0415 - the extra may be missing
 
-        from pikkupy.http.serving import address_of  # noqa: PLC0415
+        from pikkupy.http.serving import address_of, bound_to  # noqa: PLC0415
         from pikkupy.http.tokens import token_of_file  # noqa: PLC0415
     except ModuleNotFoundError as missing:
         raise PikkuError(f"pikku dev needs {missing.name}: pip install 'pikkupy[cli,console]'") from None
     path = file or os.environ.get(ENV) or FILE
-    place = _free(*address_of(http))
+    host = (address := address_of(http)).host
+    with bound_to(address) as free:  # it is said now if the place is taken
+        place = f"{f'[{host}]' if ':' in host else host}:{free.getsockname()[1]}"
     command = [sys.executable, "-P", "-m", "pikkupy", "run", target, path]  # -P: as the script `pikku` does
     command += ["--http", place, "--console", "--log", "text", "--grace", GRACE, "--ends-with-input"]
     command += [] if app_dir is None else ["--app-dir", app_dir]
@@ -93,17 +94,6 @@ async def dev(
     await coming
     await _ended(child, at_once)
     return Exit.DONE
-
-
-def _free(host: str, port: int) -> str:
-    """The place, with a port that is free now; 0: any. Raises `PikkuError` if it is taken."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            bound.bind((host, port))
-        except OSError as error:
-            raise PikkuError(f"nothing can listen at {host}:{port}: {error.strerror or error}") from None
-        return f"{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
 
 async def _begun(command: list[str]) -> asyncio.subprocess.Process:

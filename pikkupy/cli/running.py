@@ -51,34 +51,10 @@ async def run(
     """
     log_to_stderr(log, level)
     engine = engine_of(target, file, app_dir, durability=durability, grace=grace)
-    ends = asyncio.Event()
-    loop, told = asyncio.get_running_loop(), list[int]()
-
-    def end(number: int) -> None:
-        told.append(number)
-        if len(told) > 1:
-            os._exit(128 + number)
-        ends.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            loop.add_signal_handler(number, end, number)
-        except NotImplementedError:  # Windows
-            signal.signal(number, lambda found, _: loop.call_soon_threadsafe(end, found))
-
-    def hear() -> None:
-        if not os.read(0, 4096):
-            loop.remove_reader(0)
-            ends.set()
-
-    if ends_with_input:  # who has begun it holds the other end, and may be killed
-        with suppress(NotImplementedError):  # Windows
-            loop.add_reader(0, hear)
+    ends = _asked_to_end(with_input=ends_with_input)
     redact = None if http.redact is None else found_at(http.redact, app_dir)
-    async with (
-        http.served(engine, redact),
-        engine,
-    ):  # while the engine is being left, who asks is told that it is not open
+    served = http.served(engine, redact)
+    async with served, engine:  # while the engine is being left, who asks is told that it is not open
         failure = asyncio.ensure_future(engine._failure()) if isinstance(engine, Engine) else None
         waiting = asyncio.ensure_future(ends.wait())
         await asyncio.wait([one for one in (waiting, failure) if one is not None], return_when=asyncio.FIRST_COMPLETED)
@@ -88,6 +64,32 @@ async def run(
         if failure is not None:
             failure.cancel()
     return Exit.DONE
+
+
+def _asked_to_end(*, with_input: bool) -> asyncio.Event:
+    """Set by the first signal, or when standard input ends; a second signal ends the process."""
+    ends, loop, told = asyncio.Event(), asyncio.get_running_loop(), list[int]()
+
+    def end(number: int) -> None:
+        told.append(number)
+        if len(told) > 1:
+            os._exit(128 + number)
+        ends.set()
+
+    def hear() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            ends.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, end, number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda found, _: loop.call_soon_threadsafe(end, found))
+    if with_input:  # who has begun it holds the other end, and may be killed
+        with suppress(NotImplementedError):  # Windows
+            loop.add_reader(0, hear)
+    return ends
 
 
 def engine_of(

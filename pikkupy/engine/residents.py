@@ -242,15 +242,13 @@ class Residents:
             workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(recorded.run.workflow)
         except WorkflowNotFound as error:
             return _missing(error)
-        execution, commands = self._begin(workflow, recorded, self._variables.copy())
-        execution.tear_down()
+        _, commands = self._looked_at(workflow, recorded)
         return commands.end if isinstance(commands.end, Parked) else None
 
     def approvals_of(self, recorded: Recorded) -> frozenset[str]:
         """Names of the decisions that the run has asked for, by the present code. Nothing is carried out."""
         workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(recorded.run.workflow)
-        execution, _ = self._begin(workflow, recorded, self._variables.copy())
-        execution.tear_down()
+        execution, _ = self._looked_at(workflow, recorded)
         return execution.approvals
 
     def asked_for(self, recorded: Recorded) -> dict[str, dict[str, Any]]:
@@ -259,10 +257,15 @@ class Residents:
         if not running or not self._has_workflow(recorded.run):
             return {}
         workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(recorded.run.workflow)
-        execution, commands = self._begin(workflow, recorded, self._variables.copy())
-        execution.tear_down()
+        _, commands = self._looked_at(workflow, recorded)
         waits = (call for call in commands.calls if call.position not in commands.stopped)
         return signals.asked_for(waits) if commands.end is None else {}
+
+    def _looked_at(self, workflow: WorkflowFunction[Any, Any], recorded: Recorded) -> tuple[Execution, Commands]:
+        """What the code asks for, of which nothing is carried out; it is gone from memory."""
+        execution, commands = self._begin(workflow, recorded, self._variables.copy())
+        execution.tear_down()
+        return execution, commands
 
     def is_ending(self, number: int) -> bool:
         """True while the end of the run is on its way to the disk."""

@@ -104,7 +104,7 @@ def below(app: AsgiApp, base: str) -> AsgiApp:
 @asynccontextmanager
 async def serving(app: AsgiApp, address: Address, tls: Tls | None = None) -> AsyncIterator[str]:
     """Answer requests at the address as long as the block lasts; its URL. Raises `PikkuError` if it is taken."""
-    bound = _bound(address)
+    bound = bound_to(address)
     try:
         config = uvicorn.Config(
             app,
@@ -190,7 +190,8 @@ class _Impatient(H11Protocol):
             self._late = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
 
 
-def _bound(address: Address) -> socket.socket:
+def bound_to(address: Address) -> socket.socket:
+    """A socket that has the address; port 0: any that is free. Raises `PikkuError` if it is taken."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     # With the protocol named, asyncio sets TCP_NODELAY on its connections: without it an answer takes 40 ms.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
