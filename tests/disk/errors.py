@@ -141,7 +141,7 @@ def _suffer(case: Case, folder: Path, result: Result, *, to_the_end: bool) -> No
     result.counts["lives"] += 1
     result.counts[case.kind.name] += 1
     if not any(map(_strikes, records)):
-        raise Wrong("harness: the fault did not strike")
+        raise Wrong(f"harness: the fault did not strike in a life that ended with {code}: {_told_last(records, case)}")
     check_life(case, code, records, result)
     asyncio.run(_check_file(folder / "app.db", records, result, to_the_end=to_the_end))
 
@@ -163,6 +163,13 @@ def check_life(case: Case, code: int, records: Sequence[Record], result: Result)
         if failed[0] < next(place for place, record in enumerate(records) if _strikes(record)):
             raise Wrong("harness: it failed before the fault")
     result.counts["refused to open" if code == STOPPED and while_opening else "stopped" if failed else "went on"] += 1
+
+
+def _told_last(records: Sequence[Record], case: Case) -> str:
+    """For whoever has to find out why."""
+    kinds = Counter(type(record).__name__ for record in records)
+    marks = [record for record in records if isinstance(record, Mark)]
+    return f"{kinds[case.kind.of.__name__]} of its kind among {len(records)} records, and at last {marks[-4:]}"
 
 
 def _strikes(record: Record) -> bool:
