@@ -37,6 +37,7 @@ from pikkupy.store.owner import Lock, Owned, leave, take_over
 from pikkupy.store.plan import op_of
 from pikkupy.store.reading import Reading
 from pikkupy.store.sealing import Sealer
+from pikkupy.store.threaded import ThreadedConnection
 from pikkupy.store.together import Answers, Together
 from pikkupy.store.writer import Failpoint, Writer, Written
 
@@ -98,7 +99,7 @@ class Journal(Reading):
         now_us: int,
         failpoint: Failpoint | None = None,
         codec: PayloadCodec | None = None,
-        connect: Connect = Connection.open,
+        connect: Connect = ThreadedConnection.open,
         image: bytes | None = None,
     ) -> Journal:
         """Open or make the journal at `path`, or one in memory at `:memory:`, and become its owner.

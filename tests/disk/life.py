@@ -31,6 +31,7 @@ from pikkupy.engine import Engine
 from pikkupy.engine.host import Outside
 from pikkupy.store import Journal, committer, connection, owner
 from pikkupy.store.connection import Connection, Told
+from pikkupy.store.threaded import ThreadedConnection
 from pikkupy.testing import VirtualClock
 from tests.disk.contents import digest_of
 from tests.disk.records import Log, Mark, Operation, Record, Rows
@@ -62,7 +63,7 @@ class Recorder:
         self._log.add(operation)
 
 
-class Steady(Connection):
+class Steady(ThreadedConnection):
     """A real connection with its real thread; the loop stands still until its work is done.
 
     After work that has changed something, `committed` is called in the thread.

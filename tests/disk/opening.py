@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pikkupy.config import Config
 from pikkupy.engine import Engine
@@ -35,7 +35,7 @@ class Wrong(AssertionError):
 
 
 class Inline:
-    """What `Connection` is, without a thread."""
+    """A `Connection` without a thread."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -67,7 +67,7 @@ def one_connection() -> Callable[[Callable[[], sqlite3.Connection]], Any]:
     async def connect(opener: Callable[[], sqlite3.Connection]) -> Connection:
         if not made:
             made.append(Inline(opener()))
-        return cast(Connection, made[0])
+        return made[0]
 
     return connect
 

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import cache, partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from pikkupy.store import Journal
 from pikkupy.store.connection import Connection, Told, connect_memory, resolve
@@ -116,7 +116,7 @@ class SimulatedDisk:
         if self._db is None:
             self._db = opener()
         self._connection = _Inline(self._db)
-        return cast(Connection, self._connection)
+        return self._connection
 
     def _passes(self, place: str) -> None:
         if place == "before_begin" and self._db is not None and self._can_go_back():
@@ -139,7 +139,7 @@ def _new_journal() -> bytes:
 
 
 class _Inline:
-    """What `Connection` is, without a thread: work takes a while and is done in the order in which it was asked for."""
+    """A `Connection` without a thread: work takes a while and is done in the order in which it was asked for."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.dead = False

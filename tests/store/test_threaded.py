@@ -10,15 +10,16 @@ from contextlib import suppress
 
 import pytest
 
-from pikkupy.store import connection
-from pikkupy.store.connection import Connection, connect_memory
+from pikkupy.store import threaded
+from pikkupy.store.connection import connect_memory
+from pikkupy.store.threaded import ThreadedConnection
 
 LONG_S = 30.0  # more than any turn takes
 
 
 @pytest.fixture
-async def db() -> AsyncIterator[Connection]:
-    opened = await Connection.open(connect_memory)
+async def db() -> AsyncIterator[ThreadedConnection]:
+    opened = await ThreadedConnection.open(connect_memory)
     yield opened
     await opened.close()
 
@@ -28,7 +29,7 @@ class Busy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, busy: bool) -> None:
         self.busy, self._now_s = busy, 0.0
-        monkeypatch.setattr(connection, "perf_counter", self)
+        monkeypatch.setattr(threaded, "perf_counter", self)
 
     def __call__(self) -> float:
         self._now_s += self.busy
@@ -40,9 +41,9 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_busy_loop_waits_for_a_hop(db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_busy_loop_waits_for_a_hop(db: ThreadedConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told in the turn after the one that has sent it, however long the thread takes."""
-    monkeypatch.setattr(connection, "FIRST_WAIT_S", LONG_S)
+    monkeypatch.setattr(threaded, "FIRST_WAIT_S", LONG_S)
     Busy(monkeypatch, busy=True)
     told: list[object] = []
     slow = threading.Timer(0.05, lambda: gone.set())
@@ -54,7 +55,7 @@ async def test_a_busy_loop_waits_for_a_hop(db: Connection, monkeypatch: pytest.M
     assert told == [(True, None)]
 
 
-async def test_a_loop_that_rests_waits_for_nothing(db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_loop_that_rests_waits_for_nothing(db: ThreadedConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on at once, and is called when the hop is back."""
     Busy(monkeypatch, busy=False)
     gone, told = threading.Event(), asyncio.Event()
@@ -66,12 +67,12 @@ async def test_a_loop_that_rests_waits_for_nothing(db: Connection, monkeypatch: 
 
 
 async def test_a_hop_that_was_waited_for_in_vain_is_told_when_the_loop_rests(
-    db: Connection, monkeypatch: pytest.MonkeyPatch
+    db: ThreadedConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the thread has seen that the loop waits or not."""
     clock = Busy(monkeypatch, busy=True)
     for waits in (0.0001, 0.001, 0.01):
-        monkeypatch.setattr(connection, "FIRST_WAIT_S", waits)
+        monkeypatch.setattr(threaded, "FIRST_WAIT_S", waits)
         gone, told = threading.Event(), asyncio.Event()
         db.send(lambda _, gone=gone: gone.wait(LONG_S), lambda *_, told=told: told.set())  # type: ignore[misc]
         clock.busy = True
@@ -84,7 +85,7 @@ async def test_a_hop_that_was_waited_for_in_vain_is_told_when_the_loop_rests(
 
 @pytest.mark.parametrize("busy", [True, False])
 async def test_hops_are_told_in_the_order_in_which_they_were_sent(
-    db: Connection, monkeypatch: pytest.MonkeyPatch, busy: bool
+    db: ThreadedConnection, monkeypatch: pytest.MonkeyPatch, busy: bool
 ) -> None:
     """With what they have raised, too; and those that are sent while one is told."""
     Busy(monkeypatch, busy=busy)
@@ -105,7 +106,7 @@ async def test_hops_are_told_in_the_order_in_which_they_were_sent(
     assert told == [(1, None), (None, sqlite3.OperationalError), "last"]
 
 
-async def test_a_waiter_that_is_cancelled_does_not_keep_the_work_from_being_done(db: Connection) -> None:
+async def test_a_waiter_that_is_cancelled_does_not_keep_the_work_from_being_done(db: ThreadedConnection) -> None:
     """It is whole in itself."""
     done = threading.Event()
     waiting = asyncio.ensure_future(db.run(lambda _: done.set()))
