@@ -200,7 +200,11 @@ async def open_host(
     """Open the journal and build the rooms around it."""
     loop = asyncio.get_running_loop()
     journal = await (outside.open_journal or Journal.open)(
-        path, durability=config.durability, now_us=clock.now_us(), codec=config.payload_codec
+        path,
+        durability=config.durability,
+        now_us=clock.now_us(),
+        codec=config.payload_codec,
+        on_loop=not config.database_thread,
     )
     journal.on_failure = journal_failed
     journal.on_release = clock.poke

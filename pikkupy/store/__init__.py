@@ -1,11 +1,11 @@
 """The journal on disk. The only SQL of the project is in this room.
 
 `Journal` is its face. Behind it, from the file upwards: `files` looks before anything is opened, `owner` holds the lock
-and the epoch, `connection` opens what `threaded` sends one function per hop to, on a thread of its own, `migrations`
-and `schema.sql` make the tables, `rows` turns records into columns and back, `plan` groups changes into few statements,
-`writer` runs a transaction, `committer` decides when, `reader` answers questions, `reading` is how they are asked.
-`viewing` lets a file answer that somebody else owns, or nobody; `facts` is what is said of such a file as a whole,
-`backup` copies it.
+and the epoch, `connection` opens what `threaded` uses on a thread of its own, with one function per hop, or `on_loop`
+on the loop itself, `migrations` and `schema.sql` make the tables, `rows` turns records into columns and back, `plan`
+groups changes into few statements, `writer` runs a transaction, `committer` decides when, `reader` answers questions,
+`reading` is how they are asked. `viewing` lets a file answer that somebody else owns, or nobody; `facts` is what is
+said of such a file as a whole, `backup` copies it.
 """
 
 from __future__ import annotations

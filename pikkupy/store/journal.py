@@ -33,6 +33,7 @@ from pikkupy.store.connection import (
 )
 from pikkupy.store.files import Found, inspect, real_path
 from pikkupy.store.migrations import FORMAT, migrate
+from pikkupy.store.on_loop import LoopConnection
 from pikkupy.store.owner import Lock, Owned, leave, take_over
 from pikkupy.store.plan import op_of
 from pikkupy.store.reading import Reading
@@ -99,18 +100,25 @@ class Journal(Reading):
         now_us: int,
         failpoint: Failpoint | None = None,
         codec: PayloadCodec | None = None,
-        connect: Connect = ThreadedConnection.open,
+        on_loop: bool = False,
+        connect: Connect | None = None,
         image: bytes | None = None,
     ) -> Journal:
         """Open or make the journal at `path`, or one in memory at `:memory:`, and become its owner.
 
         Users' values go through `codec` on their way to the file and back; None: they are in it as they are.
+        `on_loop`: what is written is written by the loop itself, not by a thread.
         Raises `JournalLocked`, `JournalFormatError` or `JournalError`; then, and when it is cancelled, nothing stays
         open and the lock is free. The rest is for tests and simulations: `failpoint` is called with the names of the
         places that a write passes, in the database thread, and with `before_release` on the loop; `connect` makes
-        connections, and a journal in memory begins as `image`.
+        both connections, and a journal in memory begins as `image`.
         """
-        opening = asyncio.ensure_future(_open(path, durability, now_us, failpoint, codec, connect, image))
+        connects = (
+            (LoopConnection.open if on_loop else ThreadedConnection.open, ThreadedConnection.open)
+            if connect is None
+            else (connect, connect)
+        )
+        opening = asyncio.ensure_future(_open(path, durability, now_us, failpoint, codec, connects, image))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -325,20 +333,21 @@ async def _open(
     now_us: int,
     failpoint: Failpoint | None,
     codec: PayloadCodec | None,
-    connect: Connect,
+    connects: tuple[Connect, Connect],
     image: bytes | None,
 ) -> Journal:
     check_library()
+    connect_to_write, connect_to_read = connects
     real = None if path == MEMORY else real_path(path)
     async with AsyncExitStack() as undo:
         lock = None if real is None else Lock.take(path, real, now_us)
         if lock is not None:
             undo.callback(lock.release)
         try:
-            writer = await connect(partial(_prepare, path, real, durability, now_us, image))
+            writer = await connect_to_write(partial(_prepare, path, real, durability, now_us, image))
             undo.push_async_callback(writer.close)
             owned, write = await writer.run(partial(_own, path, now_us, failpoint))
-            reading = writer if real is None else await connect(partial(connect_reader, real))
+            reading = writer if real is None else await connect_to_read(partial(connect_reader, real))
         except sqlite3.Error as error:
             raise JournalError(f"{path} cannot be opened: {error}") from error
         undo.pop_all()

@@ -30,11 +30,11 @@ LEFT = 3  # exit code of a life that was told to end, and has left its engine
 Mode = Literal["resident", "unloading", "processes"]
 MODES: dict[Mode, dict[str, Any]] = {
     "resident": {},
-    "unloading": {"resident_runs": 0, "unload_after": 0, "durability": "process"},
+    "unloading": {"resident_runs": 0, "unload_after": 0, "durability": "process", "database_thread": False},
     "processes": {"durability": "process"},
 }
-"""Settings of the engine: runs that wait stay in memory, or leave it at once; steps in worker processes. To a kill both
-durabilities are the same, and one of them is quicker."""
+"""Settings of the engine: runs that wait stay in memory; or leave it at once, and the event loop writes the file; or
+steps are in worker processes. To a kill both durabilities are the same, and one of them is quicker."""
 
 
 class Kill(StrEnum):
