@@ -44,7 +44,7 @@ class Explorer:
         self._honest = honest
         self._moments = recording.moments if honest else moments(recording.records, honest=False)[::STRIDE]
         self._verdicts: dict[int, Key | str] = {}
-        self._read: set[Key] = set()
+        self._read: dict[Key, Key] = {}
         self._known = {row for commit in recording.commits for rows in commit.key[0] for row in rows}
 
     async def explore(self, begin: int, end: int) -> Result:
@@ -104,13 +104,13 @@ class Explorer:
             unlink_all(self._db)
 
     async def _look(self, key: Key, journal: object) -> Key:
-        """Rows that were read before need not be read again: equal rows give equal values."""
+        """Rows that were read before need not be read again, nor kept twice: equal rows give equal values."""
         if self._honest:
             await check_pages(journal)  # type: ignore[arg-type]
         if key not in self._read:
             await read_all(journal)  # type: ignore[arg-type]
-            self._read.add(key)
-        return key
+            self._read[key] = key
+        return self._read[key]
 
     def _compare(self, key: Key, number: int) -> None:
         recording, place = self._recording, number % len(self._moments)
