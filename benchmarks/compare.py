@@ -93,6 +93,7 @@ ENVIRONMENTS = {
 OURS = [
     System("pikkupy", "pikkupy", "full", "full"),
     System("pikkupy-process", "pikkupy", "process", "process"),
+    System("pikkupy-loop", "pikkupy", "process", "loop"),
 ]
 OTHERS = [
     System("dbos", "dbos", "full", "async"),
@@ -267,7 +268,7 @@ def rounded(value: float | None) -> float | None:
 
 
 def faster(figure: Figure, system: System, theirs: float | None, found: Found) -> float | None:
-    """How many times as fast pikkupy is, with the same durability; with no durability at all, its fastest counts."""
+    """How many times as fast pikkupy is, with the same durability; with none at all, `pikkupy-process` counts."""
     same = OURS[0] if system.durability == "full" else OURS[1]
     ours = figures_of(found[figure.question, same.name], figure)
     if theirs is None or not ours:

@@ -2,9 +2,10 @@
 
     python benchmarks/sequential.py [--steps 2000] [--payload 100 1000 100000] [--repeat 3] [--json]
 
-Each step gives a text of `--payload` bytes (0 is possible). The limits beside it write the same texts: bare `sqlite3`,
-one INSERT and commit after another, no asyncio, no thread; and bare `aiosqlite`, one hop to its thread and one commit
-for each `await`. Of large payloads there are fewer steps: none of the measurements writes more than `--most-mb`.
+Each step gives a text of `--payload` bytes (0 is possible); "on the loop" is with `database_thread=False`. The limits
+beside it write the same texts: bare `sqlite3`, one INSERT and commit after another, no asyncio, no thread; and bare
+`aiosqlite`, one hop to its thread and one commit for each `await`. Of large payloads there are fewer steps: none of the
+measurements writes more than `--most-mb`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from _common import (
 from pikkupy import Pikku, Workflow
 
 INSERT = "INSERT INTO steps VALUES (1, ?, ?)"
+ON_LOOP = "pikkupy, on the loop"
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -66,7 +68,8 @@ async def one_run(setting: Setting, path: Path) -> list[float]:
             await workflow.do("step", lambda: value)
             waits.append(time.perf_counter() - asked)
 
-    async with pikku.open(path, durability=setting.durability) as engine:
+    thread = setting.question != ON_LOOP
+    async with pikku.open(path, durability=setting.durability, database_thread=thread) as engine:
         await engine.run(timed)
     return waits
 
@@ -95,6 +98,7 @@ async def with_aiosqlite(setting: Setting, path: Path) -> list[float]:
 
 QUESTIONS = {
     "pikkupy": lambda setting, path: asyncio.run(one_run(setting, path)),
+    ON_LOOP: lambda setting, path: asyncio.run(one_run(setting, path)),
     "bare aiosqlite": lambda setting, path: asyncio.run(with_aiosqlite(setting, path)),
     "bare sqlite3": with_sqlite,
 }
@@ -134,6 +138,7 @@ def main() -> None:
         for payload in options.payload
         for question in QUESTIONS
         for durability in DURABILITIES
+        if question != ON_LOOP or durability == "process"
     ]
     lines = [line(setting, measured) for setting, measured in alternate(settings, measure, options.repeat).items()]
     report({**surroundings(), "repeat": options.repeat}, lines, as_json=options.json)

@@ -1,6 +1,7 @@
 """pikkupy, the source tree beside this file.
 
-Variants: `full` is durable to loss of power (WAL, `synchronous=FULL`), `process` to the death of the process.
+Variants: `full` is durable to loss of power (WAL, `synchronous=FULL`), `process` to the death of the process; `loop` as
+well, and the event loop writes the file itself.
 
 - sequential, throughput: inline steps. sleepers: `workflow.sleep`. rpc: a registered `async def` function.
 - replay: the run waits for a signal, which the second process sends at once.
@@ -71,6 +72,8 @@ async def caller(workflow: Workflow, steps: int) -> None:
 
 def opened(task: Task) -> Engine:
     """The engine of this task."""
+    if task.variant == "loop":
+        return pikku.open(task.path, durability="process", database_thread=False, shutdown_grace=0)
     durability = cast(Literal["full", "process"], task.variant)
     return pikku.open(task.path, durability=durability, shutdown_grace=0)
 
@@ -199,5 +202,5 @@ if __name__ == "__main__":
             "replay": replay,
             "rpc": rpc,
         },
-        variants=("full", "process"),
+        variants=("full", "process", "loop"),
     )
