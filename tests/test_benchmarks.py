@@ -21,7 +21,7 @@ SPREAD = {"least", "greatest"}
 BENCHMARKS: dict[str, tuple[set[str], list[str], set[str]]] = {
     "sequential": (
         {"repeat"},
-        ["pikkupy", "bare aiosqlite", "bare sqlite3"],
+        ["pikkupy", "pikkupy, on the loop", "bare aiosqlite", "bare sqlite3"],
         {"question", "durability", "payload_bytes", "steps", "steps_per_s", *SPREAD, "p50_ms", "p99_ms"},
     ),
     "throughput": (
