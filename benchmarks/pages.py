@@ -4,8 +4,9 @@
 
 The file is made once: runs of two workflows, a tenth of them failed, the others completed. Then the engine works at
 full speed, on runs of five steps begun by 200 callers, for `--seconds`, without and with a client in a process of its
-own that asks for one page after another, one every `--every` seconds, while a tab of the console is open. The last
-lines say what the engine does in a second without and with them, and what share is left.
+own that asks for one page after another, in a random order, one every `--every` seconds, while a tab of the console is
+open. A run that is asked for has 50 steps. The last lines say what the engine does in a second without and with them,
+and what share is left.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import http.client
 import os
+import random
 import socket
 import statistics
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,15 +44,16 @@ from pikkupy import Engine, Pikku, RunFailed, Workflow
 TOKEN = "a-token-of-the-benchmark"
 CALLERS = 200
 STEPS = 5
+STEPS_OF_LONG = 50
 
 PAGES = {
     "the list": "/console/",
     "the list by status": "/console/?status=failed",
     "the list by workflow and time": "/console/?workflow=orders&since=1h",
     "the list by a text in the error": "/console/?q=no+stock+of+777",
-    "a run": "/console/runs/orders-501",
+    "a run": "/console/runs/long",
     "list_runs": "/api/runs",
-    "get_run": "/api/runs/orders-501",
+    "get_run": "/api/runs/long",
     "start_run": "",
 }
 
@@ -95,11 +99,11 @@ async def failures(_workflow: Workflow, number: int) -> None:
 
 
 @pikku.workflow
-async def works(workflow: Workflow, number: int) -> int:
+async def works(workflow: Workflow, steps: int) -> int:
     """What the engine does meanwhile."""
-    for step in range(STEPS):
-        await workflow.do(f"step {step}", lambda: number)
-    return number
+    for step in range(steps):
+        await workflow.do(f"step {step}", lambda: step)  # noqa: B023 - it is called at once
+    return steps
 
 
 async def fill(path: Path, runs: int) -> None:
@@ -112,6 +116,7 @@ async def fill(path: Path, runs: int) -> None:
                 await engine.run(kind, number, run_id=f"{kind.name}-{number}" if number < 1_000 else None)
 
         await in_batches(range(runs), begin)
+        await engine.run(works, STEPS_OF_LONG, run_id="long")
 
 
 async def work(engine: Engine, seconds: float) -> float:
@@ -121,7 +126,7 @@ async def work(engine: Engine, seconds: float) -> float:
     async def call() -> None:
         nonlocal done
         while time.perf_counter() < until:
-            await engine.run(works, done)
+            await engine.run(works, STEPS)
             done += STEPS
 
     begun = time.perf_counter()
@@ -148,6 +153,13 @@ async def measure(path: Path, seconds: float, every: float) -> tuple[float, floa
         await serving
         bound.close()
     return alone, beside, msgspec.json.decode(told, type=Asked).took
+
+
+def in_random_order(names: list[str]) -> Iterator[str]:
+    """All of them again and again, so that none keeps meeting what the console does every few seconds."""
+    while True:
+        random.shuffle(names)
+        yield from names
 
 
 def ask(order: Order) -> Asked:
@@ -177,11 +189,11 @@ def ask(order: Order) -> Asked:
         took[name].clear()
     threading.Thread(target=listen, daemon=True).start()
     print(flush=True)
-    until, turn = time.perf_counter() + order.seconds, 0
-    while time.perf_counter() < until:
-        name = list(PAGES)[turn % len(PAGES)]
+    until = time.perf_counter() + order.seconds
+    for name in in_random_order(list(PAGES)):
+        if time.perf_counter() >= until:
+            break
         once(name, PAGES[name])
-        turn += 1
         time.sleep(order.every)
     connection.close()
     tab.close()
