@@ -35,15 +35,21 @@ class LoopConnection:
 
     def send(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
         """Call `work` once, then `done` with its result, or with what it has raised."""
-        result, failure = None, None
         try:
             result = work(self._raw)
         except Exception as error:  # noqa: BLE001 - it is for who has sent it
-            failure = error
+            self._tell(done, None, error)
+        except BaseException as interrupt:  # Ctrl-C, which is for the application as well
+            self._tell(done, None, interrupt)
+            raise
+        else:
+            self._tell(done, result, None)
+
+    def _tell(self, done: Told[T], result: T | None, error: BaseException | None) -> None:
         try:
-            done(result, failure)
-        except Exception as error:  # noqa: BLE001 - as if the loop had called it
-            self._loop.call_exception_handler({"message": "a journal callback failed", "exception": error})
+            done(result, error)
+        except Exception as failure:  # noqa: BLE001 - as if the loop had called it
+            self._loop.call_exception_handler({"message": "a journal callback failed", "exception": failure})
 
     async def close(self) -> None:
         """Close the connection on a thread: it moves what the write-ahead log has into the file."""

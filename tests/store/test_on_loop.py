@@ -62,6 +62,18 @@ async def test_an_error_is_told(db: LoopConnection) -> None:
     assert isinstance(told[0][1], sqlite3.OperationalError)
 
 
+async def test_an_interrupt_ends_more_than_the_work(db: LoopConnection) -> None:
+    """Ctrl-C can come while SQLite works: who has sent is told, so that nobody waits for ever, and it goes on."""
+    told: list[Any] = []
+
+    def interrupted(_: sqlite3.Connection) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        db.send(interrupted, lambda *outcome: told.append(outcome))
+    assert [type(error) for _, error in told] == [KeyboardInterrupt]
+
+
 async def test_a_callback_that_fails_is_reported_to_the_loop(db: LoopConnection) -> None:
     """Who sends is not hit by it: for the writer that would be an error of the disk."""
     heard: list[Any] = []
@@ -129,6 +141,31 @@ async def test_a_commit_that_fails_stops_the_journal(path: str) -> None:
     with pytest.raises(JournalError):
         await journal.commit([a_run(2)])
     await journal.close()
+
+
+def test_a_journal_can_be_closed_after_an_interrupt(path: str) -> None:
+    """It has stopped, since it is not known what of the write is on the disk."""
+    told: list[Exception | None] = []
+
+    def failpoint(place: str) -> None:
+        if place == "before_commit":
+            raise KeyboardInterrupt
+
+    async def opened() -> Journal:
+        return await Journal.open(path, durability="process", now_us=NOW_US, on_loop=True, failpoint=failpoint)
+
+    async def write(journal: Journal) -> None:
+        journal.submit([a_run()], told.append)
+        await journal.idle()
+
+    with asyncio.Runner() as runner:
+        journal = runner.run(opened())
+        with pytest.raises(KeyboardInterrupt):
+            runner.get_loop().run_until_complete(write(journal))
+        runner.run(journal.close())
+
+    assert isinstance(told[0], JournalError)
+    assert "KeyboardInterrupt" in str(told[0])
 
 
 async def test_an_engine_works_and_another_reads_what_it_wrote(tmp_path: Path) -> None:
