@@ -28,6 +28,7 @@ FILE_MODE = 0o600  # the journal holds what the application's steps return; -wal
 RESTORE = "restore it from a backup, or save what is left with the sqlite3 shell's .recover into another file"
 MAX_QUICK_CHECK = 67_108_864  # bytes; checking a larger file would make each start after a crash slow
 
+_UNSOUND = "the row of pikkupy_journal is none that there can be"
 _log = logger()
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -211,7 +212,7 @@ def _found(path: str, db: sqlite3.Connection) -> Found:
         raise JournalFormatError(
             f"{path} belongs to another application (its application_id is {application:#x}); give another file name"
         )
-    journal = db.execute(QUERIES["format_and_clean"]).fetchone() if _one(db, QUERIES["own_table"]) else None
+    journal = _row(path, db) if _one(db, QUERIES["own_table"]) else None
     stamped = application == APPLICATION_ID or (journal is None and _one(db, QUERIES["foreign_tables"]) == 0)
     newest = max(0 if journal is None else journal[0], _one(db, "PRAGMA user_version") if stamped else 0)
     if newest > FORMAT:
@@ -220,7 +221,18 @@ def _found(path: str, db: sqlite3.Connection) -> Found:
         )
     if journal is None:
         return Found(stamped=stamped)
+    if not _one(db, QUERIES["is_sound"]):
+        raise _damaged(path, _UNSOUND)
     return Found(journal[0], stamped, clean=journal[1] == 1)
+
+
+def _row(path: str, db: sqlite3.Connection) -> tuple[int, object]:
+    """Our format, and how the last owner left; of a format that is not ours nothing more is known."""
+    match db.execute(QUERIES["format_and_clean"]).fetchall():
+        case [(int(number), clean)] if number > 0:
+            return number, clean
+        case _:
+            raise _damaged(path, _UNSOUND)
 
 
 def _check_pages(path: str, db: sqlite3.Connection, *, whole: bool) -> None:

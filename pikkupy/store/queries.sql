@@ -452,6 +452,12 @@ UPDATE pikkupy_journal SET clean = 1 WHERE epoch = ?;
 -- Before anything is written: the format of our tables, and how the last owner left.
 SELECT format, clean FROM pikkupy_journal;
 
+-- name: is_sound
+-- Whether the rest of that row is what the table allows: the rules of a table do not hold for what a disk brings back.
+SELECT clean IN (0, 1) AND typeof(epoch) = 'integer' AND epoch >= 0
+    AND typeof(next_number) = 'integer' AND next_number > 0
+FROM pikkupy_journal;
+
 -- name: foreign_tables
 -- How many tables and views an application keeps in the file.
 SELECT count(*) FROM sqlite_master

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -210,6 +211,35 @@ async def test_a_schema_that_is_no_text_any_more_is_named_as_damage(path: str) -
     data = bytearray(file.read_bytes())
     data[data.index(b"CREATE TABLE pikkupy_attempts") + 3] ^= 0x80
     file.write_bytes(data)
+
+    assert "damaged" in await _refused(path, JournalFormatError)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE pikkupy_journal SET format = NULL",
+        "UPDATE pikkupy_journal SET format = 'one'",
+        "UPDATE pikkupy_journal SET format = 0",
+        "UPDATE pikkupy_journal SET clean = NULL",
+        "UPDATE pikkupy_journal SET epoch = 'one'",
+        "UPDATE pikkupy_journal SET next_number = NULL",
+        "INSERT INTO pikkupy_journal SELECT 2, 1, 1, 1, 1, created_at, 0, NULL, 0 FROM pikkupy_journal",
+        "DELETE FROM pikkupy_journal",
+    ],
+)
+async def test_a_row_of_the_journal_that_cannot_be_is_named_as_damage(path: str, damage: str) -> None:
+    """A page of it that is from another time, say: the rules of the table do not hold for what the disk brings back."""
+    await _used(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        [(sql,)] = db.execute("SELECT sql FROM sqlite_master WHERE name = 'pikkupy_journal'")
+        loose = re.sub(r"NOT NULL|CHECK \(.*?\)(?= |,)|STRICT|--.*", "", sql.replace("(id = 1)", "(id)"))
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'pikkupy_journal'", (loose,))
+        db.execute("PRAGMA writable_schema = RESET")
+        db.execute(damage)
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'pikkupy_journal'", (sql,))
 
     assert "damaged" in await _refused(path, JournalFormatError)
 
