@@ -1126,3 +1126,38 @@ async def test_a_parked_run_can_be_cancelled_or_resumed(db: Path) -> None:
     assert isinstance(results[0], RunCancelled)
     assert results[1] == "awake"
     assert [step.status for step in steps] == ["cancelled"]
+
+
+async def test_an_unfinished_run_whose_row_is_gone_is_told(db: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A page of the table that is from another time, in a file that was left in good order: the others go on."""
+    clock = VirtualClock()
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def waiter(workflow: Workflow) -> str:
+        return await workflow.wait_for_signal("go on", str)
+
+    async with pikku.open(db, clock=clock) as engine:
+        for run_id in ("a", "b"):
+            await engine.start(waiter, run_id=run_id)
+    take_row_from_table_alone(db, number=1)
+    async with pikku.open(db, clock=clock) as engine:
+        await engine.signal("b", "go on", "yes")
+        assert await (await engine.handle("b")).result() == "yes"
+
+    [told] = [record.getMessage() for record in caplog.records if "run_damaged" in record.getMessage()]
+    assert "an unfinished run of number 1 is in an index alone" in told
+    assert "restore it from a backup" in told
+
+
+def take_row_from_table_alone(db: Path, number: int) -> None:
+    """Delete the run while SQLite does not know of the index of unfinished runs."""
+    indexes = "type = 'index' AND tbl_name = 'pikkupy_runs' AND sql IS NOT NULL"
+    with closing(sqlite3.connect(db, isolation_level=None)) as raw:
+        raw.execute("PRAGMA writable_schema = ON")
+        hidden = raw.execute(f"SELECT * FROM sqlite_master WHERE {indexes}").fetchall()
+        raw.execute(f"DELETE FROM sqlite_master WHERE {indexes}")
+        raw.execute("PRAGMA writable_schema = RESET")
+        raw.execute("DELETE FROM pikkupy_runs WHERE number = ?", (number,))
+        raw.execute("PRAGMA writable_schema = ON")
+        raw.executemany("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", hidden)

@@ -140,7 +140,8 @@ class Residents:
         first_new = self._host.journal.next_number  # what runs that go on start meanwhile comes into memory by itself
         while numbers := await self._host.journal.awake(after=after, limit=CHUNK):
             after = numbers[-1]
-            count += await self._bring([number for number in numbers if number < first_new], self._is_awake, clean)
+            known = [number for number in numbers if number < first_new]
+            count += await self._bring(known, self._is_awake, clean, are_there=True)
         while self._errands:  # the ends of children that nobody waits for
             await asyncio.wait(set(self._errands))
         return count
@@ -155,11 +156,14 @@ class Residents:
         if damaged:  # they wait for ever: nothing else looks for them again and again
             await self._host.journal.commit([RunWakes(number=number, wakes_at=NO_WAKING) for number in damaged])
 
-    async def _bring(self, numbers: Sequence[int], wanted: Callable[[Recorded], bool], clean: bool) -> int:
+    async def _bring(
+        self, numbers: Sequence[int], wanted: Callable[[Recorded], bool], clean: bool, *, are_there: bool = False
+    ) -> int:
         # They are held before they are read: what is read stays true until they are in memory.
         free = self.holds.take_free(number for number in numbers if self.resident(number) is None)
         try:
-            recorded = [one for one in await self._host.journal.recorded_runs(free) if wanted(one)]
+            found = await self._host.journal.recorded_runs(free, are_there=are_there)
+            recorded = [one for one in found if wanted(one)]
             await in_callback(self._host.loop, partial(self._adopt_all, recorded, clean=clean))
         finally:
             for number in free:

@@ -279,5 +279,10 @@ def unreadable(path: str, error: sqlite3.Error) -> JournalError:
     return JournalError(f"{path} cannot be opened: {error}")
 
 
+def lost_row(path: str, number: int) -> JournalError:
+    """A run that an index has and the table has not."""
+    return JournalError(f"{path} is damaged: an unfinished run of number {number} is in an index alone; {RESTORE}")
+
+
 def _damaged(path: str, why: object) -> JournalFormatError:
     return JournalFormatError(f"{path} is damaged ({why}); restore it from a backup")

@@ -31,7 +31,7 @@ from pikkupy.store.connection import (
     connect_writer,
     resolve,
 )
-from pikkupy.store.files import Found, inspect, real_path
+from pikkupy.store.files import Found, inspect, lost_row, real_path
 from pikkupy.store.migrations import FORMAT, migrate
 from pikkupy.store.on_loop import LoopConnection
 from pikkupy.store.owner import Lock, Owned, leave, take_over
@@ -214,15 +214,18 @@ class Journal(Reading):
         """The next runs of one workflow that were suspended because it was gone, and wait in the file, by number."""
         return await self._read(lambda db: reader.suspended_in_file(db, workflow, after, limit))
 
-    async def recorded_runs(self, numbers: Sequence[int]) -> list[Recorded]:
+    async def recorded_runs(self, numbers: Sequence[int], *, are_there: bool = False) -> list[Recorded]:
         """Everything that is needed to bring these runs into memory, by number.
 
         One that is damaged, or cannot be decoded, does not take the others down: it is logged, kept in `damaged`, and
-        left out.
+        left out. With `are_there` nobody can have deleted one of them: one that is gone is damaged as well.
         """
         if not numbers:
             return []
         runs, damaged = await self._read(lambda db: reader.recorded_runs(db, numbers, partial(self._opener.strict, db)))
+        if are_there:
+            gone = set(numbers) - {one.run.number for one in runs} - damaged.keys()
+            damaged |= {number: lost_row(self._path, number) for number in gone}
         for number, error in damaged.items():
             _log.error("run_damaged", path=self._path, number=number, error=str(error))
             self.damaged[number] = error

@@ -7,12 +7,13 @@ import logging
 import os
 import random
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pikkupy.config import Config
+from pikkupy.core.model import RunFilter, RunStatus
 from pikkupy.engine import Engine
 from pikkupy.engine.host import Outside
 from pikkupy.store import Journal, connection
@@ -99,13 +100,24 @@ async def check_pages(journal: Journal) -> None:
         raise Wrong(f"integrity: {found[:3]}")
 
 
-async def read_all(journal: Journal) -> None:
-    """Every row through the product's reader, which compares checksums. Raises `JournalError` for damage."""
-    for number, _ in await journal._writer.run(lambda db: db.execute(ALL_RUNS).fetchall()):
+async def read_all(journal: Journal, also: Collection[int] = ()) -> None:
+    """Every row through the product's reader, which compares checksums; of runs with these numbers `also`.
+
+    Raises `JournalError` for damage.
+    """
+    numbers = {number for number, _ in await journal._writer.run(lambda db: db.execute(ALL_RUNS).fetchall())}
+    for number in sorted(numbers | set(also)):
         await journal.run_by_number(number)
         await journal.attempts(number)
         await journal.chunks(number, after=-1)
         await journal.recorded(number)
+
+
+async def list_all(journal: Journal) -> None:
+    """The runs as they are listed, by number and by status. Raises `JournalError` for damage."""
+    await journal.page(RunFilter(), limit=500)
+    for status in RunStatus:
+        await journal.page(RunFilter(statuses=(status,)), limit=500)
 
 
 async def tables_in(db: Path) -> Rows:
