@@ -92,7 +92,8 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Keys of all objects in a body together; beyond it 422."""
 
     max_requests: int = 64
-    """Requests under way at once, streams among them; beyond it 503."""
+    """Requests of known callers under way at once, streams among them; beyond it 503. `/healthz` and `/readyz` are
+    answered all the same. Of one caller a quarter of them may wait for the end of a run; beyond it 429."""
 
     max_streams: int = 8
     """Streams of events that one caller may have open; beyond it 429."""

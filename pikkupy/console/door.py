@@ -21,6 +21,8 @@ from pikkupy.http.tokens import SESSION_S, value_in
 from pikkupy.mounting import Connection, Scope
 
 ENTRANCE = "/console/login"
+LOGIN_BYTES = 4_096  # of the form with the token, which strangers send
+LOGIN_S = 5.0  # that it may take to arrive
 
 
 class PersonsDoor:
@@ -32,7 +34,8 @@ class PersonsDoor:
         """The form, with the status that the refusal has; `None` for programs, and for who must not get in at all."""
         route = route_of(connection)
         asks_for_page = route.startswith("/console") and not route.startswith(("/console/static/", "/console/live"))
-        if refused.problem.status not in (401, 429) or not asks_for_page or connection["method"] == "HEAD":
+        lets_in = refused.problem.status in (401, 429) or (refused.problem.status == 503 and route == ENTRANCE)
+        if not lets_in or not asks_for_page or connection["method"] == "HEAD":
             return None
         said = "" if refused.problem.status == 401 else refused.problem.detail or ""
         return login_page(connection.get("root_path", ""), refused, said)
@@ -49,7 +52,7 @@ def login_page(base: str, refused: Refused, said: str) -> Response:
 async def login(ask: Ask) -> Response:
     """Let in whoever has the token."""
     try:
-        token = (await ask.form()).get("token", "").strip()
+        token = (await ask.form(most=LOGIN_BYTES, longest_s=LOGIN_S)).get("token", "").strip()
     except Refused:
         token = ""  # what is no form holds none
     callers = ask.api.callers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -84,19 +85,20 @@ async def start_run(ask: Ask) -> Response:
     It is on disk when this answers. 202 says where it is to be asked for; with `Prefer: wait` 200 if it has ended.
     """
     wait_s = ask.wait_s
-    body = await ask.body(kinds.StartRun)
-    run_id = ask.key(body.id)
-    ask.take_start()
-    handle = await ask.engine.start(
-        body.workflow, body.input, run_id=run_id, tags=body.tags, at=body.at, delay=body.delay
-    )
-    ask.made, place = handle.id, ask.place(handle.id)
-    if wait_s is None:
-        return await ask.run_now(handle.id, 202, location=place)
-    try:
-        status = 200 if await ask.ended(handle.id, wait_s) else 202
-    except EngineClosed as error:
-        raise EngineClosed(f"run {handle.id!r} is on disk, but it is not known how it ended: {error}") from None
+    with nullcontext() if wait_s is None else ask.wait():
+        body = await ask.body(kinds.StartRun)
+        run_id = ask.key(body.id)
+        ask.take_start()
+        handle = await ask.engine.start(
+            body.workflow, body.input, run_id=run_id, tags=body.tags, at=body.at, delay=body.delay
+        )
+        ask.made, place = handle.id, ask.place(handle.id)
+        if wait_s is None:
+            return await ask.run_now(handle.id, 202, location=place)
+        try:
+            status = 200 if await ask.ended(handle.id, wait_s) else 202
+        except EngineClosed as error:
+            raise EngineClosed(f"run {handle.id!r} is on disk, but it is not known how it ended: {error}") from None
     return await ask.run_now(handle.id, status, location=place, preference_applied=f"wait={wait_s}")
 
 
@@ -119,7 +121,8 @@ async def get_run(ask: Ask) -> Response:
     run_id, wait_s = ask.run_id, ask.wait_s
     if wait_s is None:
         return await ask.run_now(run_id)
-    await ask.ended(run_id, wait_s)
+    with ask.wait():
+        await ask.ended(run_id, wait_s)
     return await ask.run_now(run_id, preference_applied=f"wait={wait_s}")
 
 
@@ -289,11 +292,12 @@ async def run_workflow(ask: Ask) -> Response:
 
     409 if it fails or is cancelled, 408 if it has not ended in a minute: the run goes on.
     """
-    run_id = await _started(ask)
-    try:
-        output = await (await ask.engine.handle(run_id)).result(f"{LONGEST_WAIT_S}s")
-    except PayloadError:  # its class is the engine's alone
-        output = (await ask.engine.get_run(run_id)).output
+    with ask.wait():
+        run_id = await _started(ask)
+        try:
+            output = await ask.result(run_id, LONGEST_WAIT_S)
+        except PayloadError:  # its class is the engine's alone
+            output = (await ask.engine.get_run(run_id)).output
     return json_of(ask.shown.value(output))
 
 

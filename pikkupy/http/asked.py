@@ -19,7 +19,7 @@ from pikkupy.errors import PayloadError, RunCancelled, RunFailed, WorkflowNotFou
 from pikkupy.failures import safely
 from pikkupy.http import bodies, kinds
 from pikkupy.http.guard import caller_in, quoted, segment
-from pikkupy.http.limits import Rate, Streams
+from pikkupy.http.limits import Rate, streams, waits
 from pikkupy.http.problems import CURE, Refused, response_to
 from pikkupy.http.queries import headers_of, query_of
 from pikkupy.http.shown import Shown
@@ -58,7 +58,8 @@ class Api:
         self.redact = safely(config.redact)
         self.shown = Shown(self.redact)
         self.starts = Rate(config.starts_per_second)
-        self.streams = Streams(config.max_streams)
+        self.streams = streams(config.max_streams)
+        self.waits = waits(config.max_requests)
 
 
 class Ask:
@@ -153,9 +154,12 @@ class Ask:
         """As `kind`. Raises `Refused`."""
         return await bodies.read(self.request, self.api.config, kind)
 
-    async def form(self) -> dict[str, str]:
-        """The fields of a form; of one that came twice the last. Raises `Refused`."""
-        return await bodies.read_form(self.request, self.api.config)
+    async def form(self, *, most: int | None = None, longest_s: float | None = None) -> dict[str, str]:
+        """The fields of a form; of one that came twice the last. Raises `Refused`.
+
+        `most` bytes of it are read, for `longest_s`; left out: as of every body.
+        """
+        return await bodies.read_form(self.request, self.api.config, most=most, longest_s=longest_s)
 
     async def value(self) -> Any:
         """The body as any JSON value. Raises `Refused`."""
@@ -175,6 +179,10 @@ class Ask:
         """One of the streams that the caller may have open."""
         return self.api.streams.one(self.caller.name)
 
+    def wait(self) -> AbstractContextManager[None]:
+        """One of the waits for the end of a run that the caller may have. Raises `Refused`."""
+        return self.api.waits.one(self.caller.name)
+
     # Answers
 
     def problem(self, error: Exception) -> Response:
@@ -192,9 +200,8 @@ class Ask:
 
     async def ended(self, run_id: str, wait_s: int) -> bool:
         """Wait for the end of the run; whether it came in time."""
-        handle = await self.engine.handle(run_id)
         try:
-            await handle.result(f"{wait_s}s")
+            await self.result(run_id, wait_s)
         except (RunFailed, RunCancelled):
             pass
         except PayloadError:
@@ -202,6 +209,26 @@ class Ask:
         except TimeoutError:
             return False
         return True
+
+    async def result(self, run_id: str, wait_s: int) -> Any:
+        """As `RunHandle.result`; `TimeoutError` also when who has asked is gone."""
+        handle = await self.engine.handle(run_id)
+        ending = asyncio.ensure_future(handle.result(f"{wait_s}s"))
+        leaving = asyncio.ensure_future(self._left())
+        try:
+            await asyncio.wait([ending, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done():
+                raise TimeoutError(f"run {run_id!r} has not ended, and who has asked is gone")
+            return ending.result()
+        finally:
+            ending.cancel()
+            leaving.cancel()
+            await asyncio.wait([ending, leaving])
+
+    async def _left(self) -> None:
+        """Return when who has asked has gone."""
+        while (await self.request.receive())["type"] != "http.disconnect":
+            pass  # what is left of a body
 
     async def workflow_named(self, name: str) -> WorkflowInfo:
         """A workflow that the engine has. Raises `WorkflowNotFound`."""

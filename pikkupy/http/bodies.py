@@ -35,9 +35,11 @@ async def read_value(request: Request, config: HttpConfig) -> Any:
     return decoded(body, config, object) if body else None
 
 
-async def read_form(request: Request, config: HttpConfig) -> dict[str, str]:
-    """The fields of a form that a browser has sent. Raises `Refused`."""
-    body = await _bytes(request, config)
+async def read_form(
+    request: Request, config: HttpConfig, *, most: int | None = None, longest_s: float | None = None
+) -> dict[str, str]:
+    """The fields of a form that a browser has sent, with limits of its own if they are given. Raises `Refused`."""
+    body = await _bytes(request, config, most, longest_s)
     if body and _kind_of(request) != "application/x-www-form-urlencoded":
         raise Refused(415, "Unsupported media type", "send a form")
     try:
@@ -58,20 +60,22 @@ def decoded(body: bytes, config: HttpConfig, kind: type[T]) -> T:
         raise Refused(400, "Not JSON", str(error)) from None
 
 
-async def _bytes(request: Request, config: HttpConfig) -> bytes:
+async def _bytes(
+    request: Request, config: HttpConfig, most: int | None = None, longest_s: float | None = None
+) -> bytes:
+    most = config.max_body if most is None else most
+    longest_s = LONGEST_S if longest_s is None else longest_s
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Refused(415, "Unsupported media type", "send the body as it is, not compressed")
     found = bytearray()
     try:
-        async with asyncio.timeout(LONGEST_S):
+        async with asyncio.timeout(longest_s):
             async for part in request.stream():
                 found += part
-                if len(found) > config.max_body:
-                    raise Refused(
-                        413, "Content too large", f"a body may have {config.max_body:,} bytes: asgi(max_body=...)"
-                    )
+                if len(found) > most:
+                    raise Refused(413, "Content too large", f"a body may have {most:,} bytes: asgi(max_body=...)")
     except TimeoutError:
-        raise Refused(408, "Request timeout", f"the body had not arrived after {LONGEST_S:g} s") from None
+        raise Refused(408, "Request timeout", f"the body had not arrived after {longest_s:g} s") from None
     except ClientDisconnect:
         raise Refused(400, "Bad request", "the body did not arrive") from None
     return bytes(found)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from starlette.responses import Response
 
+from pikkupy.http.limits import Places
 from pikkupy.http.problems import Refused, response_to
 from pikkupy.http.tokens import Callers, Failures
 from pikkupy.log import logger
@@ -18,6 +20,7 @@ SLASH = "\udc2f"  # stands for a slash within a segment of a path; no path that 
 OPEN = frozenset({"/healthz", "/readyz"})
 USUAL_PORTS = {"http": 80, "https": 443}
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+LOGINS = 4  # under way at once: it is strangers who log in
 
 HEADERS: dict[bytes, bytes] = {
     b"cache-control": b"no-store",
@@ -52,7 +55,8 @@ class Guard:
         self._failures = failures
         self._hosts = frozenset(host.lower() for host in config.hosts)
         self._open_health = config.open_health
-        self._free = config.max_requests
+        self._requests = Places(config.max_requests, "try again soon", 1)
+        self._logins = Places(LOGINS, "others are logging in just now; try again in some seconds", 5)
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Answer a request. There are no WebSockets, and the lifespan of an engine is its application's."""
@@ -64,23 +68,31 @@ class Guard:
             await self._inner(scope, receive, send)
             return
         send = _sealed(send)
-        if self._free <= 0:
-            refused = Refused(503, "Too many requests at once", "try again soon", retry_after="1")
-            await response_to(refused)(scope, receive, send)
-            return
-        self._free -= 1
-        try:
+        with ExitStack() as place:
             try:
                 scope = await self._admitted(scope)
+                place.enter_context(self._place_of(scope))
             except Exception as error:  # noqa: BLE001 - it is answered
-                answer = None
-                if self._door is not None and isinstance(error, Refused):
-                    answer = self._door.ask(_placed(scope), error)
-                await (answer or response_to(error))(scope, receive, send)
+                await self._refused(scope, error)(scope, receive, send)
             else:
                 await self._inner(scope, receive, send)
-        finally:
-            self._free += 1
+
+    def _place_of(self, connection: Connection) -> AbstractContextManager[None]:
+        """Who is known takes one of the places for requests; who logs in takes none of them, nor do probes."""
+        if route_of(connection) in OPEN:
+            return nullcontext()
+        return self._logins.one() if self._is_login(connection) else self._requests.one()
+
+    def _refused(self, connection: Connection, error: Exception) -> Response:
+        answer = None
+        if self._door is not None and isinstance(error, Refused):
+            answer = self._door.ask(_placed(connection), error)
+        return answer or response_to(error)
+
+    def _is_login(self, connection: Connection) -> bool:
+        """Whether it says itself whether the token that it has is one."""
+        door = self._door
+        return door is not None and route_of(connection) == door.entrance and connection["method"] == "POST"
 
     async def _admitted(self, connection: Connection) -> Connection:
         """The connection with its caller, and with a path that can be taken apart. Raises `Refused`."""
@@ -112,11 +124,8 @@ class Guard:
         raise Refused(421, "Misdirected request", detail)
 
     async def _known(self, headers: dict[str, str], connection: Connection, address: str) -> Caller | None:
-        route = route_of(connection)
-        if self._open_health and route in OPEN:
+        if (self._open_health and route_of(connection) in OPEN) or self._is_login(connection):
             return None
-        if self._door is not None and route == self._door.entrance and connection["method"] == "POST":
-            return None  # it says itself whether the token is one
         cookie = self._callers.cookie_for(connection)
         caller = await self._callers.caller_of(headers, cookie)
         if caller is None:

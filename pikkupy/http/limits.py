@@ -36,22 +36,59 @@ class Rate:
             )  # fmt: skip
 
 
-class Streams:
-    """How many streams each caller has open."""
+class Places:
+    """So many at once, whoever they are of."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, detail: str, retry_after_s: int) -> None:
+        self.free = most
+        self._detail = detail
+        self._retry_after = str(retry_after_s)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """One of them, as long as the block lasts. Raises `Refused` at once if all are taken."""
+        if self.free <= 0:
+            raise Refused(503, "Too many requests at once", self._detail, retry_after=self._retry_after)
+        self.free -= 1
+        try:
+            yield
+        finally:
+            self.free += 1
+
+
+class Held:
+    """How many of something that lasts each caller has."""
+
+    def __init__(self, most: int, title: str, detail: str) -> None:
         self._most = most
-        self._open: Counter[str] = Counter()
+        self._title = title
+        self._detail = detail
+        self._held: Counter[str] = Counter()
 
     @contextmanager
     def one(self, name: str) -> Iterator[None]:
         """One more, as long as the block lasts. Raises `Refused`."""
-        if self._open[name] >= self._most:
-            raise Refused(429, "Too many streams", f"{self._most} are open: asgi(max_streams=...)", retry_after="5")
-        self._open[name] += 1
+        if self._held[name] >= self._most:
+            raise Refused(429, self._title, self._detail.format(most=self._most), retry_after="5")
+        self._held[name] += 1
         try:
             yield
         finally:
-            self._open[name] -= 1
-            if not self._open[name]:
-                del self._open[name]
+            self._held[name] -= 1
+            if not self._held[name]:
+                del self._held[name]
+
+
+def streams(most: int) -> Held:
+    """Streams of events that each caller has open."""
+    return Held(most, "Too many streams", "{most} are open: asgi(max_streams=...)")
+
+
+def waits(most_requests: int) -> Held:
+    """Requests of each caller that wait for the end of a run: others find three quarters of the places free."""
+    return Held(
+        max(1, most_requests // 4),
+        "Too many waits",
+        "{most} requests of yours wait for the end of a run, a quarter of asgi(max_requests=...), and no more may; "
+        "ask without `Prefer: wait`, or listen to /api/runs/{{run_id}}/events",
+    )

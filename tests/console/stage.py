@@ -38,7 +38,7 @@ class Stage:
 
     def streams(self) -> int:
         """How many requests are under way: those that stay so are streams."""
-        free: int = self._app._free
+        free: int = self._app._requests.free
         return HttpConfig().max_requests - free
 
     def _run(self) -> None:

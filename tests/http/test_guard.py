@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from pikkupy import Pikku, PikkuError
 from pikkupy.console.pages import PAGES
 from pikkupy.http import Caller, HttpConfig, Scope
 from pikkupy.http.application import all_operations
-from pikkupy.http.limits import Rate, Streams
+from pikkupy.http.guard import LOGINS
+from pikkupy.http.limits import Rate, streams
 from pikkupy.http.operations import Operation
 from pikkupy.http.problems import Refused
 from pikkupy.http.tokens import FAILURES, LONGEST_WAIT_S, MOST_ADDRESSES, Failures, token_of_file, token_path
 from pikkupy.mounting import HttpSettings
-from tests.http.shop import TOKEN, caller, pikku
+from tests.http.shop import HOST, TOKEN, caller, pikku, served
 
 READER = "may-look-at-everything"
 OPERATOR = "may-start-and-steer-runs"
@@ -394,31 +396,140 @@ def test_rates_are_kept_in_the_long_run() -> None:
 
 
 def test_streams_are_counted() -> None:
-    streams = Streams(1)
-    with streams.one("a"), streams.one("b"), pytest.raises(Refused), streams.one("a"):
+    held = streams(1)
+    with held.one("a"), held.one("b"), pytest.raises(Refused), held.one("a"):
         pass
-    with streams.one("a"):
+    with held.one("a"):
         pass
-    assert not streams._open
+    assert not held._held
 
 
 async def test_so_many_requests_at_once(db: Path) -> None:
-    """S8: beyond it 503, at once; nobody waits in a queue without end."""
+    """S8: beyond it 503, at once; nobody waits in a queue without end. Probes are answered all the same."""
     async with pikku.open(db) as engine:
-        app = engine.asgi(token=TOKEN, max_requests=2)
-        async with caller(app) as http:
+        app = engine.asgi(token=TOKEN, tokens=SCOPES, max_requests=2)
+        async with caller(app) as http, caller(app, token=READER) as reader:
             handle = await engine.start("waiting")
             held = [
-                asyncio.ensure_future(http.get(f"/api/runs/{handle.id}", headers={"prefer": "wait=60"}))
-                for _ in range(2)
+                asyncio.ensure_future(one.get(f"/api/runs/{handle.id}", headers={"prefer": "wait=60"}))
+                for one in (http, reader)
             ]
-            for _ in range(20):
+            while app._requests.free > 0:
                 await asyncio.sleep(0)
-            answer = await http.get("/healthz")
+            answer = await http.get("/api/runs")
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            for probe in ("/healthz", "/readyz"):
+                assert (await http.get(probe)).status_code == 200
             await handle.signal("go")
             assert [(await one).status_code for one in held] == [200, 200]
-            assert (await http.get("/healthz")).status_code == 200
+            assert (await http.get("/api/runs")).status_code == 200
+
+
+class Slow:
+    """A body of which the rest does not come."""
+
+    def __init__(self, sent: bytes = b"token=") -> None:
+        self.begun = asyncio.Event()
+        self.over = asyncio.Event()
+        self._sent = sent
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._sent
+        self.begun.set()
+        await self.over.wait()
+
+
+FORM = {"content-type": "application/x-www-form-urlencoded", "origin": HOST}
+
+
+async def test_who_has_no_token_takes_no_place_of_those_who_have(db: Path) -> None:
+    """S8: logging in has a few places of its own, for a short body that has to come soon."""
+    async with pikku.open(db) as engine:
+        app = engine.asgi(token=TOKEN, console=True, open_health=True, max_requests=1)
+        async with caller(app, token=None) as stranger, caller(app) as http:
+            bodies = [Slow() for _ in range(LOGINS)]
+            held = [
+                asyncio.ensure_future(stranger.post("/console/login", content=body, headers=FORM)) for body in bodies
+            ]
+            for body in bodies:
+                await body.begun.wait()
+            for path in ("/api/runs", "/console/login", "/console/"):
+                for body in (b"", b"x" * 100_000):
+                    method = "GET" if path == "/api/runs" else "POST"
+                    assert (await stranger.request(method, path, content=body, headers=FORM)).status_code in (401, 503)
+            more = await stranger.post("/console/login", data={"token": TOKEN}, headers=FORM)
+            assert (more.status_code, more.headers["retry-after"]) == (503, "5")
+            assert "try again" in more.text and 'name="token"' in more.text
+            assert (await http.get("/api/runs")).status_code == 200
+            for probe in ("/healthz", "/readyz"):
+                assert (await stranger.get(probe)).status_code == 200
+            for body in bodies:
+                body.over.set()
+            assert [(await one).status_code for one in held] == [401] * LOGINS
+            assert (await stranger.post("/console/login", data={"token": TOKEN}, headers=FORM)).status_code == 303
+
+
+async def test_a_token_is_short_and_comes_soon(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S8: of a form without one no more is read than a token can have, and it is not waited for."""
+    monkeypatch.setattr("pikkupy.console.door.LOGIN_S", 0.05)
+    async with caller(pikku.open(db).asgi(token=TOKEN, console=True), token=None) as http:
+        long = {"token": TOKEN, "more": "x" * 5_000}
+        assert (await http.post("/console/login", data=long, headers=FORM)).status_code == 401
+        slow = await http.post("/console/login", content=Slow(), headers=FORM)
+        assert slow.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/api/runs/r"), ("POST", "/api/runs"), ("POST", "/workflow/waiting/run")]
+)
+async def test_who_has_gone_waits_no_longer(db: Path, method: str, path: str) -> None:
+    """S8: its place is free, and the run goes on."""
+    async with pikku.open(db) as engine:
+        app = engine.asgi(token=TOKEN, max_requests=4)
+        await engine.start("waiting", run_id="r")
+        async with served(app) as url:
+            host, port = url.removeprefix("http://").split(":")
+            body = b'{"workflow": "waiting"}' if path == "/api/runs" else b""
+            head = f"{method} {path} HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {TOKEN}\r\n"
+            head += f"Prefer: wait=60\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(head.encode() + body)
+            while app._requests.free == 4 or (method == "POST" and len((await engine.list_runs()).runs) < 2):
+                await asyncio.sleep(0)
+            writer.close()
+            async with asyncio.timeout(20):
+                while app._requests.free < 4:
+                    await asyncio.sleep(0.001)
+        assert {run.status for run in (await engine.list_runs()).runs} == {"running"}
+
+
+async def test_so_many_waits_of_one_caller(db: Path) -> None:
+    """S8: a quarter of what is answered at once; beyond it 429, which says what to do, and nothing is started."""
+    async with pikku.open(db) as engine:
+        app = engine.asgi(token=TOKEN, tokens=SCOPES, max_requests=8)
+        async with caller(app) as http, caller(app, token=OPERATOR) as other:
+            handle, wait = await engine.start("waiting", run_id="r"), {"prefer": "wait=60"}
+            held = [asyncio.ensure_future(http.get("/api/runs/r", headers=wait)) for _ in range(2)]
+            while app._requests.free > 6:
+                await asyncio.sleep(0)
+            for answer in (
+                await http.get("/api/runs/r", headers=wait),
+                await http.post("/api/runs", headers=wait, json={"workflow": "waiting"}),
+                await http.post("/workflow/waiting/run"),
+            ):
+                assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
+                problem = answer.json()
+                assert problem["title"] == "Too many waits"
+                for said in ("2 requests", "max_requests", "/api/runs/{run_id}/events"):
+                    assert said in problem["detail"]
+            assert len((await engine.list_runs()).runs) == 1
+            assert (await http.get("/api/runs/r")).status_code == 200
+            held.append(asyncio.ensure_future(other.get("/api/runs/r", headers=wait)))
+            while app._requests.free > 5:
+                await asyncio.sleep(0)
+            await handle.signal("go")
+            assert [(await one).status_code for one in held] == [200] * 3
+            assert (await http.get("/api/runs/r", headers=wait)).status_code == 200
 
 
 async def test_websockets_are_refused(app: Any) -> None:
