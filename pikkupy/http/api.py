@@ -12,13 +12,13 @@ from msgspec import UNSET
 from starlette.responses import Response
 
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import RunStatus
 from pikkupy.engine import Attempt, Chunk, Event, EventKind, Run, Step, WorkflowInfo
-from pikkupy.errors import EngineClosed, PayloadError, RunNotFound
+from pikkupy.errors import EngineClosed, PayloadError
 from pikkupy.http import kinds
 from pikkupy.http.asked import END, LONGEST_WAIT_S, Ask, Seen, json_of, list_of
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.queries import arguments_of
+from pikkupy.http.statuses import StatusOfRun, status_of, statuses_of
 from pikkupy.http.streams import streamed
 from pikkupy.mounting import Scope
 
@@ -43,17 +43,6 @@ class Started(msgspec.Struct, frozen=True):
     """What the routes of the original say of a new run."""
 
     runId: str  # noqa: N815 - its name there
-
-
-class StatusOfRun(msgspec.Struct, frozen=True):
-    """What the routes of the original say of a run."""
-
-    id: str
-    workflow: str
-    status: RunStatus
-    output: Any
-    error: Any
-    steps: list[dict[str, Any]]
 
 
 # Health
@@ -304,23 +293,19 @@ async def run_workflow(ask: Ask) -> Response:
 @operation("GET", "/workflow/{workflow}/status/{run_id}", READ, {200: StatusOfRun}, problems=(404,))
 async def workflow_status(ask: Ask) -> Response:
     """How a run of the workflow stands, with its steps."""
-    return json_of(await _status(ask))
+    return json_of(await status_of(ask))
 
 
 @operation(
     "GET", "/workflow/{workflow}/status/{run_id}/stream", READ, {200: StatusOfRun, 204: None},
-    problems=(404,), stream=True,
+    headers=kinds.ListenHeaders, query=kinds.ListenFrom, problems=(404,), stream=True,
 )  # fmt: skip
 async def workflow_status_stream(ask: Ask) -> Response:
-    """How a run of the workflow stands, now and whenever that changes, until it has ended."""
-    await _status(ask)
+    """How a run of the workflow stands, now and whenever that has changed, until it has ended.
 
-    async def statuses() -> AsyncIterator[StatusOfRun]:
-        yield await _status(ask)
-        async for _ in ask.engine.run_events(ask.run_id):
-            yield await _status(ask)
-
-    return await streamed(ask, statuses, lambda status: status, lambda _: "status")
+    204 if it has ended and that was seen.
+    """
+    return await statuses_of(ask)
 
 
 @operation(
@@ -330,9 +315,9 @@ async def workflow_status_stream(ask: Ask) -> Response:
 async def approve_workflow(ask: Ask) -> Response:
     """Decide what a run of the workflow waits for."""
     body = await ask.body(kinds.Decide)
-    await _status(ask)
+    await status_of(ask)
     await _decide(ask, body)
-    return json_of(await _status(ask))
+    return json_of(await status_of(ask))
 
 
 OPERATIONS = tuple(one for one in globals().values() if isinstance(one, Operation))
@@ -363,13 +348,3 @@ async def _started(ask: Ask) -> str:
     handle = await ask.engine.start(ask.workflow, data, run_id=ask.key(None))
     ask.made = handle.id
     return handle.id
-
-
-async def _status(ask: Ask) -> StatusOfRun:
-    run_id, workflow = ask.run_id, ask.workflow
-    run = await ask.engine.get_run(run_id)
-    if run.workflow != workflow:
-        raise RunNotFound(f"no run of workflow {workflow!r} with the id {run_id!r}")
-    steps = [ask.shown(step) for step in await ask.engine.steps(run_id)]
-    shown = ask.shown(run)
-    return StatusOfRun(run.id, run.workflow, run.status, shown["output"], shown["error"], steps)

@@ -77,9 +77,7 @@ class _Ahead(Generic[T]):
         last, source = self._next, self._source
         last.cancel()
         await asyncio.wait([last])
-        aclose = getattr(source, "aclose", None)
-        if aclose is not None:
-            await aclose()
+        await _close(source)
         # The answer lives on in the tracebacks of what has ended it; what it was made of must not.
         del self._next, self._source
 
@@ -104,6 +102,40 @@ class _Live(EventSourceResponse):
                 await self._found.leave()
 
 
+class Pulse:
+    """Whether anything has come from a source: it is read on and on for that, also while nobody asks."""
+
+    def __init__(self, source: AsyncIterator[object]) -> None:
+        self._source = source
+        self._come = asyncio.Event()
+        self._reading = asyncio.ensure_future(self._read())
+
+    async def beat(self, moment_s: float) -> bool:
+        """Return some moment after something has come since the last time; what comes within it is taken together.
+
+        False, and at once, if the source has ended. Raises what the source raises.
+        """
+        coming = asyncio.ensure_future(self._come.wait())
+        await asyncio.wait([coming, self._reading], return_when=asyncio.FIRST_COMPLETED)
+        coming.cancel()
+        await asyncio.wait([self._reading], timeout=moment_s)
+        self._come.clear()
+        if self._reading.done():
+            self._reading.result()
+            return False
+        return True
+
+    async def leave(self) -> None:
+        """Nobody wants to know any more."""
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await _close(self._source)
+
+    async def _read(self) -> None:
+        async for _ in self._source:
+            self._come.set()
+
+
 async def _events(ask: Ask, found: _Ahead[T], told: Callable[[T], ServerSentEvent]) -> AsyncIterator[ServerSentEvent]:
     try:
         while True:
@@ -118,6 +150,12 @@ async def _events(ask: Ask, found: _Ahead[T], told: Callable[[T], ServerSentEven
 
 class _End(Exception):
     """There is no more. A task cannot raise `StopAsyncIteration`."""
+
+
+async def _close(source: AsyncIterator[object]) -> None:
+    aclose = getattr(source, "aclose", None)
+    if aclose is not None:
+        await aclose()
 
 
 async def _next_of(source: AsyncIterator[T]) -> T:

@@ -10,13 +10,39 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
-from pikkupy import Engine
+from pikkupy import Engine, Pikku, RunFailed, Workflow
 from pikkupy.http.application import application
 from pikkupy.mounting import HttpConfig
 from tests.http.shop import TOKEN, caller, pikku, served
 
 Event = dict[str, str]
+
+many = Pikku()
+
+
+async def some_steps(workflow: Workflow, count: int) -> None:
+    for number in range(count):
+        await workflow.do(f"step {number}", lambda: None)
+
+
+@many.workflow
+async def stepping(workflow: Workflow, data: int) -> None:
+    """Fail after some steps."""
+
+    def fail() -> None:
+        raise ValueError("no stock")
+
+    await some_steps(workflow, data)
+    await workflow.do("fail", fail)
+
+
+@many.workflow
+async def pausing(workflow: Workflow, data: int) -> Any:
+    """Wait after some steps."""
+    await some_steps(workflow, data)
+    return await workflow.wait_for_signal("go")
 
 
 @asynccontextmanager
@@ -117,13 +143,51 @@ async def test_the_status_is_followed_as_in_the_original(db: Path) -> None:
         assert kinds(rest)[-1] == "end"
 
 
+async def test_the_status_of_an_ended_run_is_told_once(db: Path) -> None:
+    """However many steps it has; who has seen it gets 204, at which browsers stop, until it has changed."""
+    async with many.open(db, durability="process") as engine, served(engine.asgi(token=TOKEN)) as url:
+        handle = await engine.start(stepping, 60, run_id="r")
+        place = f"{url}/workflow/stepping/status/r/stream"
+        with pytest.raises(RunFailed):
+            await handle.result("60s")
+        whole = await all_of(place)
+        assert kinds(whole) == ["status", "end"]
+        status = json.loads(whole[0]["data"])
+        assert (status["status"], len(status["steps"])) == ("failed", 61)
+        async with listening(place, last_event_id=whole[0]["id"]) as (answer, _):
+            assert answer.status_code == 204
+        await engine.retry("r")
+        with pytest.raises(RunFailed):
+            await handle.result("60s")
+        again = await all_of(place, last_event_id=whole[0]["id"])
+        assert kinds(again) == ["status", "end"]
+        assert again[0]["id"] != whole[0]["id"]
+
+
+async def test_who_comes_back_to_a_status_gets_what_differs(db: Path) -> None:
+    """Each with an id; what happens while one is made or sent is taken together."""
+    async with many.open(db, durability="process") as engine, served(engine.asgi(token=TOKEN)) as url:
+        await engine.start(pausing, 60, run_id="r")
+        place = f"{url}/workflow/pausing/status/r/stream"
+        async with listening(place) as (_, events):
+            seen = [await anext(events)]
+            while "go" not in [step["name"] for step in json.loads(seen[-1]["data"])["steps"]]:
+                seen.append(await anext(events))
+        assert len(seen) == len({event["id"] for event in seen}) == len({event["data"] for event in seen})
+        async with listening(place, last_event_id=seen[-1]["id"]) as (_, events):
+            await engine.signal("r", "go")
+            rest = [event async for event in events]
+        assert kinds(rest)[-2:] == ["status", "end"]
+        told = [event["data"] for event in [seen[-1], *rest]]
+        assert len(set(told)) == len(told)
+
+
 async def test_a_stream_that_is_left_costs_nothing(db: Path) -> None:
     """Who goes away frees the place; so many at once, and 429 beyond; HEAD takes none."""
     async with pikku.open(db) as engine, served(engine.asgi(token=TOKEN, max_streams=2)) as url:
         handle = await engine.start("waiting")
         place = f"{url}/api/runs/{handle.id}/events"
         for _ in range(5):
-            print("round", flush=True)
             async with listening(place) as (_, one), listening(place) as (_, two):
                 await anext(one)
                 await anext(two)
@@ -133,7 +197,6 @@ async def test_a_stream_that_is_left_costs_nothing(db: Path) -> None:
                 assert (await http.head(place)).status_code == 405
                 while (await http.get(f"{url}/api/runs/{handle.id}/events?after=x")).status_code != 422:
                     pass
-            print("left")
             await until_left(engine)
 
 
