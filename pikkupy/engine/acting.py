@@ -260,9 +260,12 @@ async def fork(
         try:
             await host.journal.commit(changes)
         except JournalError:
-            if host.journal.failure is None and await host.journal.run(new_id) is not None:
-                raise RunConflict(f"run {new_id!r} exists; fork with another new_run_id") from None
-            raise
+            if host.journal.failure is not None or (existing := await host.journal.run(new_id)) is None:
+                raise
+            there = await host.journal.recorded(existing.number)
+            if there is None or not again.is_that_fork(there, recorded, row, changes):
+                raise RunConflict(f"run {new_id!r} exists, and is not this fork; give it another id") from None
+            return new_id
         host.log.info("run_forked", run_id=new_id, workflow=row.workflow, forked_from=run_id, at=at)
         if residents.events.listening:
             residents.events.started(row)

@@ -16,6 +16,7 @@ from pikkupy.core.model import (
     ChildLinked,
     ChildRow,
     CodeChange,
+    ErrorInfo,
     Recorded,
     RunMove,
     RunRow,
@@ -194,6 +195,33 @@ def fork(
         # Nothing counts from the time at which the other body began, and the clock may have been set back since.
         changes[0] = structs.replace(run, starts_at=min(run.starts_at, run.created_at))
     return changes
+
+
+def is_that_fork(there: Recorded, source: Recorded, run: RunRow, changes: Iterable[Change]) -> bool:
+    """Whether the run that is there began as `changes` would make `run` begin: with the same input, steps and values.
+
+    The source may have gone on since, and what has got its outcome since is no part of either.
+    """
+    made = there.run
+    if (made.forked_from, made.workflow, made.input) != (run.forked_from, run.workflow, run.input):
+        return False
+    shared = [step for step in changes if isinstance(step, StepRow) and (step.ended_at or 0) <= made.created_at]
+    origins = {step.position: step for step in source.steps}
+    taken = [step for step in there.steps if _is_copy(step, origins.get(step.position))]
+    return [_value_of(step) for step in shared] == [_value_of(step) for step in taken]
+
+
+def _is_copy(step: StepRow, origin: StepRow | None) -> bool:
+    """Whether it was not executed here: then it has the times and the place of the source's, whatever its value."""
+    if origin is None or step.seq is None:
+        return False
+    return (step.name, step.seq, step.started_at, step.ended_at) == (
+        origin.name, origin.seq, origin.started_at, origin.ended_at,
+    )  # fmt: skip
+
+
+def _value_of(step: StepRow) -> tuple[int, StepStatus, str | None, ErrorInfo | None]:
+    return step.position, step.status, step.output, step.error
 
 
 def _attempts_of(

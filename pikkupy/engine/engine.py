@@ -566,7 +566,7 @@ class Engine(Mounted):
         input, `overrides` the values of shared steps, by name: of an approval the decision, `Decided(...)` or
         `Expired()`. `workflow.random()` and `uuid4()` give other values in the new run. Raises `RunNotFound`,
         `ValueError` for a step that there is not, `TypeError` for overrides that are no mapping, `PayloadError`,
-        `WorkflowNotFound`, `RunConflict` for a `new_run_id` that is taken.
+        `WorkflowNotFound`, `RunConflict` for a `new_run_id` that is taken, but by the same fork: that is the run then.
         """
         if new_run_id is not None:
             check_name(new_run_id, "new_run_id")

@@ -219,11 +219,11 @@ def _check_same(existing: RunRow, workflow: str, text: str) -> None:
     if existing.workflow != workflow:
         raise RunConflict(
             f"run {existing.run_id!r} exists and is of workflow {existing.workflow!r}, not {workflow!r}; "
-            "start with another run_id"
+            "give it another id"
         )
     check_readable(existing.input)
     if existing.input != text:
         raise RunConflict(
             f"run {existing.run_id!r} of workflow {workflow!r} exists with another input; "
-            "start with another run_id, or with the same input to get its handle"
+            "give it another id, or the same input, which means the run that there is"
         )

@@ -437,6 +437,41 @@ async def test_a_fork_shares_the_history_before_a_step(settings: dict[str, Any],
         assert before == (await engine.get_run("r"), await engine.steps("r"), await engine.history("r"))
 
 
+async def test_the_same_fork_again_is_the_same_run(db: Path) -> None:
+    """Who does not know whether it was made asks again, also if the source has gone on since."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow, data: int) -> list[Any]:
+        async def chain() -> int:
+            await workflow.do("first", lambda: data)
+            return await workflow.do("second", lambda: 2)
+
+        return await asyncio.gather(workflow.wait_for_signal("late"), chain())
+
+    async with pikku.open(db) as engine:
+        await engine.start(flow, 1, run_id="r")
+        while [step.status for step in await engine.steps("r")].count("succeeded") < 2:
+            await asyncio.sleep(0)
+        plain: dict[str, Any] = {"at": "second", "new_run_id": "plain"}
+        other: dict[str, Any] = {"at": "second", "new_run_id": "other", "overrides": {"first": 7}, "input": 5}
+        assert (await engine.fork("r", **plain)).id == "plain"
+        assert (await engine.fork("r", **other)).id == "other"
+        await engine.signal("r", "late", 1)
+        assert await (await engine.handle("r")).result("30s") == [1, 2]
+        await engine.signal("plain", "late", 3)
+        assert await (await engine.handle("plain")).result("30s") == [3, 2]
+        for _ in range(2):
+            assert (await engine.fork("r", **plain)).id == "plain"
+            assert (await engine.fork("r", **other)).id == "other"
+            for change in ({"at": "first"}, {"input": 5}, {"overrides": {"first": 7}}, {"new_run_id": "r"}):
+                with pytest.raises(RunConflict, match="exists, and is not this fork; give it another id"):
+                    await engine.fork("r", **(plain | change))
+            with pytest.raises(RunConflict):
+                await engine.fork("r", **(other | {"overrides": {"first": 8}}))
+        assert len((await engine.list_runs()).runs) == 3
+
+
 async def test_a_fork_can_have_another_input_and_other_values() -> None:
     """Overrides are typed as the step is."""
     app = App()

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pikkupy import Engine, Pikku, RunConflict, RunStateError, Services, Workflow, current_step
+from pikkupy import Engine, Pikku, RunStateError, Services, Workflow, current_step
 from pikkupy.durations import Duration, microseconds
 from pikkupy.testing import VirtualClock
 from tests.kills.copies import Copies, Moment, each_change_alone, passing
@@ -151,7 +151,6 @@ class Caller:
             Call(
                 lambda engine: engine.fork(run_id, at=at, new_run_id=new_run_id),
                 lambda facts: new_run_id in facts.runs,
-                refusal=RunConflict,
             )
         )
 
