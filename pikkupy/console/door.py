@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pikkupy.console.rendering import HOME, STATIC, problem_page
 from pikkupy.http.asked import Ask
-from pikkupy.http.guard import route_of
+from pikkupy.http.guard import log_refused, route_of
 from pikkupy.http.operations import operation
 from pikkupy.http.problems import Refused
 from pikkupy.http.tokens import SESSION_S, value_in
@@ -60,12 +60,12 @@ async def login(ask: Ask) -> Response:
     try:
         if caller is None:
             ask.api.failures.add(ask.address)
-        else:
-            ask.api.failures.let_in(ask.address, caller)
+            raise Refused(401, "Who are you?", "That is not the token.", www_authenticate="Bearer")
+        ask.api.failures.let_in(ask.address, caller)
     except Refused as refused:
+        log_refused(refused, ask.address)
         return login_page(ask.base, refused, refused.problem.detail or "")
-    if caller is None:
-        return login_page(ask.base, Refused(401, "Who are you?", www_authenticate="Bearer"), "That is not the token.")
+    ask.caller = caller
     answer = RedirectResponse(f"{ask.base}{HOME}", 303)
     answer.set_cookie(max_age=SESSION_S, value=callers.sessions.begin(caller), **_cookie(ask))
     return answer

@@ -211,6 +211,7 @@ async def _acted(ask: Ask, action: str, form: Mapping[str, str]) -> Response:
             await ask.engine.delete_run(run_id)
             return _to(ask, "", done=f"run {run_id} was deleted")
         case _:
+            ask.take_start()
             handle = await ask.engine.fork(run_id, at=form.get("at", ""), input=ask.json(text) if text else None)
             ask.made = handle.id
             return _to(ask, f"runs/{quoted(handle.id)}", done=f"forked from {run_id}")
@@ -290,12 +291,15 @@ async def confirm_all_page(ask: Ask) -> Response:
 async def act_on_all(ask: Ask) -> Response:
     """Do it to the runs that were asked about and match, many at a time; those that cannot be helped are told."""
     action, find = _for_many(ask), ask.query(Find)
+    wanted = urlencode({name: text for name, text in find.query().items() if text}, doseq=True)
+    ask.facts |= {"filter": wanted, "done": 0, "refused": 0}
     form = await ask.form()
     meant = Meant(form.get("newest", ""), form.get("older", ""))
     count, more, failed = 0, False, list[tuple[str, str]]()
 
     async def act(run_id: str) -> None:
         nonlocal count
+        status = 200
         try:
             if action.name == "retry":
                 await ask.engine.retry(run_id)
@@ -303,8 +307,11 @@ async def act_on_all(ask: Ask) -> Response:
                 await ask.engine.cancel(run_id, _reason(ask, form))
         except PikkuError as error:
             failed.append((run_id, ask.shown.text(str(error))))
+            status = problem_of(error)[0].status
         else:
             count += 1
+        ask.audit(act_on_all.name, status, verb=action.name, run_id=run_id)
+        ask.facts |= {"done": count, "refused": len(failed)}
 
     async for part in _matching(ask, find, action, meant):
         more = part.more

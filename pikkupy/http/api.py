@@ -212,9 +212,10 @@ async def resume_run(ask: Ask) -> Response:
     return await ask.run_now(ask.run_id)
 
 
-@operation("POST", "/api/runs/{run_id}/retry", OPERATE, {200: Run}, problems=(404, 409))
+@operation("POST", "/api/runs/{run_id}/retry", OPERATE, {200: Run}, body=kinds.RetryRun, problems=(404, 409))
 async def retry_run(ask: Ask) -> Response:
     """Let a failed run go on from its failed step."""
+    await ask.body(kinds.RetryRun)
     await ask.engine.retry(ask.run_id)
     return await ask.run_now(ask.run_id)
 
@@ -224,7 +225,10 @@ async def retry_run(ask: Ask) -> Response:
     body=kinds.ForkRun, headers=kinds.NewRunHeaders, problems=(404, 409),
 )  # fmt: skip
 async def fork_run(ask: Ask) -> Response:
-    """Start a new run with the history of another one before one of its steps."""
+    """Start a new run with the history of another one before one of its steps.
+
+    Asked again with the same id, step, input and overrides it is the run that there is.
+    """
     body = await ask.body(kinds.ForkRun)
     ask.take_start()
     handle = await ask.engine.fork(

@@ -13,16 +13,13 @@ from starlette.routing import Route
 
 from pikkupy.errors import EngineClosed
 from pikkupy.http.api import OPERATIONS
-from pikkupy.http.asked import Api, Ask, Meet, Steered, json_of
+from pikkupy.http.asked import NOBODY, Api, Ask, Meet, Steered, json_of
 from pikkupy.http.guard import Door, Guard, segment
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused, response_to
 from pikkupy.http.schemas import openapi
 from pikkupy.http.tokens import Callers, Failures
-from pikkupy.log import logger
 from pikkupy.mounting import AsgiApp, HttpConfig, Scope
-
-_log = logger()
 
 
 def application(
@@ -86,25 +83,20 @@ async def _answered(one: Operation, ask: Ask) -> Response:
         answer = await one.handler(ask)
     except Exception as error:  # noqa: BLE001 - it is answered, and logged if it is a defect
         answer = ask.problem(error) if one.problem is None else one.problem(ask, error)
-    if one.scope is not Scope.READ:
+    if one.acts and ask.caller is not NOBODY:  # who is not let in has a line of another kind
         _audit(one, ask, answer.status_code)
     return answer
 
 
 def _audit(one: Operation, ask: Ask, status: int) -> None:
-    """An action, whatever came of it: who, what, on which run, from where."""
+    """An action, whatever came of it, with the run that it was on."""
     named = ask.request.path_params
-    facts: dict[str, str] = {name: segment(named[name]) for name in ("run_id", "workflow", "verb") if name in named}
+    facts: dict[str, str | int] = {
+        name: segment(named[name]) for name in ("run_id", "workflow", "verb") if name in named
+    }
     if ask.made is not None:
         facts["new_run_id" if "run_id" in facts else "run_id"] = ask.made
-    _log.info(
-        "http_action",
-        action=one.name,
-        by=ask.caller.name,
-        address=ask.address,
-        status=status,
-        **facts,
-    )
+    ask.audit(one.name, status, **facts, **ask.facts)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

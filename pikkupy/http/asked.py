@@ -24,7 +24,10 @@ from pikkupy.http.problems import CURE, Refused, response_to
 from pikkupy.http.queries import headers_of, query_of
 from pikkupy.http.shown import Shown
 from pikkupy.http.tokens import Callers, Failures
+from pikkupy.log import logger
 from pikkupy.mounting import Caller, HttpConfig, Scope
+
+_log = logger()
 
 T = TypeVar("T")
 Query = TypeVar("Query", bound=msgspec.Struct)
@@ -33,6 +36,7 @@ Meet: TypeAlias = Callable[[], Awaitable[tuple[Steered, str | None]]]  # who ans
 
 LONGEST_WAIT_S = 60  # for the end of a run, in one request
 END = ".end"  # of the id of the event that tells a run's end, which has no number of its own
+NOBODY = Caller("nobody", Scope.READ)  # who has no token: looks whether the engine is well, or logs in
 TURN = 50  # items made in one turn of the loop
 
 
@@ -74,6 +78,8 @@ class Ask:
         self.read_only = api.config.read_only
         self.made: str | None = None
         """The id of the run that it has made, for the audit line."""
+        self.facts: dict[str, str | int] = {}
+        """More for the audit line."""
 
     async def meet(self) -> None:
         """From now on ask whoever is there now."""
@@ -84,8 +90,8 @@ class Ask:
 
     @cached_property
     def caller(self) -> Caller:
-        """Whom the guard has let in; without a token, who looks whether the engine is well."""
-        return caller_in(self.request.scope) or Caller("nobody", Scope.READ)
+        """Whom the guard has let in, or `NOBODY`; who logs in is known from then on."""
+        return caller_in(self.request.scope) or NOBODY
 
     @property
     def address(self) -> str:
@@ -183,7 +189,11 @@ class Ask:
         """One of the waits for the end of a run that the caller may have. Raises `Refused`."""
         return self.api.waits.one(self.caller.name)
 
-    # Answers
+    # What came of it
+
+    def audit(self, action: str, status: int, **facts: str | int) -> None:
+        """A line of the log: who, what, from where, and what came of it."""
+        _log.info("http_action", action=action, by=self.caller.name, address=self.address, status=status, **facts)
 
     def problem(self, error: Exception) -> Response:
         """What is said of an error."""

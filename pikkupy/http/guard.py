@@ -108,7 +108,7 @@ class Guard:
             caller = await self._known(headers, connection, address)
         except Refused as refused:
             if refused.problem.status != 401 or self._callers.has_tried(headers, self._callers.cookie_for(connection)):
-                _log.info("http_refused", status=refused.problem.status, why=refused.problem.title, address=address)
+                log_refused(refused, address)
             raise
         return {**connection, CALLER: caller}
 
@@ -136,6 +136,11 @@ class Guard:
             raise Refused(401, "Who are you?", detail, www_authenticate="Bearer")
         self._failures.let_in(address, caller)
         return caller
+
+
+def log_refused(refused: Refused, address: str) -> None:
+    """That somebody was not let in."""
+    _log.info("http_refused", status=refused.problem.status, why=refused.problem.title, address=address)
 
 
 def route_of(connection: Connection) -> str:

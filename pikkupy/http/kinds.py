@@ -78,6 +78,10 @@ class ResumeRun(msgspec.Struct, forbid_unknown_fields=True):
     ] = None
 
 
+class RetryRun(msgspec.Struct, forbid_unknown_fields=True):
+    """There is nothing to say."""
+
+
 class ForkRun(msgspec.Struct, forbid_unknown_fields=True):
     """A new run with the history of another one before its step `at`."""
 

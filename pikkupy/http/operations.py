@@ -41,6 +41,11 @@ class Operation:
     """How it says what is wrong; `None`: as problem details."""
 
     @property
+    def acts(self) -> bool:
+        """Whether it does something: then it has an audit line."""
+        return self.method != "GET"
+
+    @property
     def summary(self) -> str:
         """The first line of what is said of it."""
         return self._said.split("\n", 1)[0].rstrip(".")

@@ -55,6 +55,14 @@ async def asking(workflow: Workflow) -> Any:
     return (answer.decision, answer.decided_by) if isinstance(answer, Decided) else None
 
 
+@pikku.workflow
+async def pausing(workflow: Workflow) -> Any:
+    """Wait for a signal after two steps."""
+    first = await workflow.do("first", lambda: 1)
+    second = await workflow.do("second", lambda: 2)
+    return first, second, await workflow.wait_for_signal("go")
+
+
 class Verdict(msgspec.Struct):
     """What can be said of something."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,10 @@ import httpx2
 import pytest
 
 from pikkupy import Engine, Pikku, Workflow
+from pikkupy.console.pages import PAGES
+from pikkupy.http.application import all_operations
+from pikkupy.http.operations import Operation
+from pikkupy.http.tokens import FAILURES
 from tests.http.shop import HOST, TOKEN, caller, pikku
 
 
@@ -88,8 +93,47 @@ async def test_the_same_key_starts_one_run(db: Path) -> None:
         assert other.status_code == 409
         assert other.headers["content-type"] == "application/problem+json"
         assert other.json()["type"] == "urn:pikkupy:run-conflict"
+        assert "another id" in other.json()["detail"] and "run_id" not in other.json()["detail"]
         both = await http.post("/api/runs", json={**body, "id": "x"}, headers=key)
         assert both.status_code == 422
+
+
+async def test_the_same_key_forks_once(db: Path) -> None:
+    """Who asks again after a lost answer gets the fork that there is; another one of that id is a conflict."""
+    async with opened(db) as (engine, http):
+        await engine.run("order", {"number": 7}, run_id="source")
+        await engine.run("order", {"number": 7}, run_id="other")
+        await engine.start("pausing", run_id="steps")
+        await engine.signal("steps", "go", 1)
+        await (await engine.handle("steps")).result("30s")
+
+        async def fork(source: str, key: str, **body: Any) -> tuple[int, str]:
+            answer = await http.post(f"/api/runs/{source}/fork", json=body, headers={"idempotency-key": key})
+            if answer.status_code == 409:
+                said = answer.json()["detail"]
+                assert "exists" in said and "another id" in said and "run_id" not in said
+            return answer.status_code, answer.headers.get("location", "")
+
+        for _ in range(3):
+            assert await fork("source", "f", at="double") == (201, "/api/runs/f")
+            assert await fork("source", "g", at="double", input={"number": 8}) == (201, "/api/runs/g")
+            assert await fork("steps", "h", at="second", overrides={"first": 5}) == (201, "/api/runs/h")
+            assert await fork("steps", "i", at="go") == (201, "/api/runs/i")
+            await (await engine.handle("f")).result("30s")
+        assert (await fork("source", "f", at="double", input={"number": 7}))[0] == 201  # what it has anyway
+        for source, key, body in (
+            ("other", "f", {"at": "double"}),
+            ("source", "other", {"at": "double"}),
+            ("source", "f", {"at": "double", "input": {"number": 8}}),
+            ("source", "g", {"at": "double"}),
+            ("steps", "h", {"at": "second"}),
+            ("steps", "h", {"at": "second", "overrides": {"first": 6}}),
+            ("steps", "h", {"at": "first"}),
+            ("steps", "h", {"at": "go", "overrides": {"first": 5}}),
+            ("steps", "i", {"at": "second"}),
+        ):
+            assert (await fork(source, key, **body))[0] == 409, (source, key, body)
+        assert len((await engine.list_runs()).runs) == 7
 
 
 @pytest.mark.parametrize("run_id", ["a/b", "a b", "a/steps", "../x", "%2F", "ä€😀", "a?b#c", "api/runs/x", "."])
@@ -171,6 +215,7 @@ async def test_runs_are_steered(db: Path) -> None:
 
         run_id = await started(http, "failing", "once")
         await http.get(f"/api/runs/{run_id}", headers={"prefer": "wait=30"})
+        assert (await http.post(f"/api/runs/{run_id}/retry", json={"step": "fail"})).status_code == 422
         assert (await http.post(f"/api/runs/{run_id}/retry")).status_code == 200
         failed = await http.get(f"/api/runs/{run_id}", headers={"prefer": "wait=30"})
         assert failed.json()["status"] == "failed"
@@ -280,7 +325,9 @@ async def test_the_routes_of_the_original(db: Path) -> None:
 async def test_workflows_say_what_they_take(db: Path) -> None:
     async with opened(db) as (_, http):
         listed = {one["name"]: one for one in (await http.get("/api/workflows")).json()}
-        assert set(listed) == {"order", "waiting", "asking", "failing", "gated", "echo", "judging", "talking"}
+        assert set(listed) == {
+            "order", "waiting", "asking", "failing", "gated", "echo", "judging", "talking", "pausing",
+        }  # fmt: skip
         assert listed["order"]["description"] == "Double a number."
         assert listed["waiting"]["input"] is None
         assert "Order" in str(listed["order"]["input"])
@@ -327,7 +374,8 @@ async def test_every_action_has_its_audit_line(db: Path, caplog: pytest.LogCaptu
         await http.delete(f"/api/runs/{run_id}")
         await http.delete("/api/runs/a%2Fb%0A%1B", headers={"authorization": "Bearer only-to-look-at-it"})
         await http.get("/api/runs")
-    lines = [record.pikku for record in caplog.records if getattr(record, "pikku", {}).get("event") == "http_action"]
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+    lines = audit_lines(caplog)
     facts = [(line["action"], line.get("run_id"), line["by"], line["status"]) for line in lines]
     assert facts == [
         ("start_run", run_id, "token", 202),
@@ -338,8 +386,84 @@ async def test_every_action_has_its_audit_line(db: Path, caplog: pytest.LogCaptu
         ("delete_run", "a/b\n\x1b", "token:read", 403),
     ]
     assert {line["address"] for line in lines} == {"127.0.0.1"}
-    assert all(record.getMessage().isprintable() for record in caplog.records)
     assert [line.get("new_run_id") for line in lines] == [None, None, "fork", None, None, None]
+
+
+def audit_lines(caplog: pytest.LogCaptureFixture, event: str = "http_action") -> list[dict[str, Any]]:
+    """What was logged since the last time."""
+    found = [record.pikku for record in caplog.records if getattr(record, "pikku", {}).get("event") == event]
+    caplog.clear()
+    return found
+
+
+ACTING = [one for one in (*all_operations(), *PAGES) if one.method != "GET"]
+
+
+@pytest.mark.parametrize("one", ACTING, ids=lambda one: one.name)
+async def test_every_route_that_acts_has_its_audit_line(
+    db: Path, caplog: pytest.LogCaptureFixture, one: Operation
+) -> None:
+    """S20: those of the console too, and a new one as well; whatever comes of it."""
+    caplog.set_level(logging.INFO, "pikkupy")
+    async with opened(db, console=True) as (engine, http):
+        await engine.start("waiting", run_id="r")
+        path = one.path.format(run_id="r", workflow="order", verb="retry")
+        form = {"data": {"token": TOKEN}} if path.startswith("/console") else {"json": {}}
+        answer = await http.request(one.method, path, headers={"origin": HOST}, **form)
+    [line] = audit_lines(caplog)
+    assert (line["action"], line["by"], line["status"]) == (one.name, "token", answer.status_code)
+    assert line["address"] == "127.0.0.1"
+    for name, value in (("run_id", "r"), ("workflow", "order"), ("verb", "retry")):
+        if f"{{{name}}}" in one.path:
+            assert line[name] == value
+
+
+async def test_an_action_on_many_runs_has_a_line_for_each(db: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """S20: and one with what was asked for, and how many there were."""
+    caplog.set_level(logging.INFO, "pikkupy")
+    async with opened(db, console=True) as (engine, http):
+        for number in range(3):
+            await engine.start("waiting", run_id=f"w{number}")
+        asked = (await http.get("/console/all/cancel?q=waiting&status=running")).text
+        hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', asked))
+        cancel = engine.cancel
+
+        async def one_is_quicker(run_id: str, reason: str) -> None:
+            if run_id == "w1":
+                await cancel(run_id, "by itself")
+            await cancel(run_id, reason)
+
+        engine.cancel = one_is_quicker  # type: ignore[method-assign]
+        await http.post("/console/all/cancel?q=waiting&status=running", data=hidden, headers={"origin": HOST})
+    *lines, last = audit_lines(caplog)
+    assert {(line["run_id"], line["status"]) for line in lines} == {("w0", 200), ("w1", 409), ("w2", 200)}
+    assert {(line["action"], line["verb"], line["by"]) for line in lines} == {("act_on_all", "cancel", "token")}
+    assert (last["verb"], last["status"], last["filter"]) == ("cancel", 200, "status=running&q=waiting")
+    assert (last["done"], last["refused"], "run_id" in last) == (2, 1, False)
+
+
+async def test_who_comes_in_and_goes_has_a_line(db: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """S20: and so has a token that is none, as everywhere."""
+    caplog.set_level(logging.INFO, "pikkupy")
+    reader, origin = "only-to-look-at-it", {"origin": HOST}
+    async with opened(db, console=True, tokens={reader: "read"}) as (_, http):
+        del http.headers["authorization"]
+        await http.post("/console/login", data={"token": "wrong"}, headers=origin)
+        [line] = audit_lines(caplog, "http_refused")
+        assert (line["status"], line["address"]) == (401, "127.0.0.1")
+        for _ in range(FAILURES - 1):
+            await http.post("/console/login", data={"token": "wrong"}, headers=origin)
+        caplog.clear()
+        await http.post("/console/login", data={"token": "wrong"}, headers=origin)
+        [line] = audit_lines(caplog, "http_refused")
+        assert line["status"] == 429
+    async with opened(db, console=True, tokens={reader: "read"}) as (_, http):
+        del http.headers["authorization"]
+        caplog.clear()
+        await http.post("/console/login", data={"token": reader}, headers=origin)
+        await http.post("/console/logout", headers=origin)
+        lines = [(line["action"], line["by"], line["status"]) for line in audit_lines(caplog)]
+        assert lines == [("login", "token:read", 303), ("logout", "token:read", 303)]
 
 
 async def test_secrets_are_taken_out_of_what_is_sent(db: Path) -> None:

@@ -377,6 +377,20 @@ async def test_so_many_new_runs_a_second(db: Path) -> None:
             assert (await http.post("/workflow/waiting/start")).status_code == 200
 
 
+async def test_a_fork_is_a_new_run(db: Path) -> None:
+    """S8: wherever it is asked for."""
+    async with pikku.open(db) as engine:
+        await engine.run("order", {"number": 1}, run_id="r")
+        for path, one in (
+            ("/api/runs/r/fork", {"json": {"at": "double"}}),
+            ("/console/runs/r/fork", {"data": {"at": "double"}}),
+        ):
+            app = engine.asgi(token=TOKEN, console=True, starts_per_second=1e-6)
+            async with caller(app) as http:
+                assert (await http.post(path, headers={"origin": HOST}, **one)).status_code in (201, 303)
+                assert (await http.post(path, headers={"origin": HOST}, **one)).status_code == 429
+
+
 def test_rates_are_kept_in_the_long_run() -> None:
     """So many a second, twice as many at once, whatever the callers."""
     now = 0.0
