@@ -165,9 +165,10 @@ class Hub:
         if after is not None:
             oldest = self._kept[0].seq if self._kept else self._next + 1
             if not oldest - 1 <= after <= self._next:
+                kept = f"events are kept from {oldest} to {self._next}" if self._kept else "none are kept so far"
                 raise EventsLost(
-                    f"after={after}: what followed is not known any more (events are kept from {oldest} to "
-                    f"{self._next}); look at list_runs, and listen from now on"
+                    f"after={after}: what followed is not known any more ({kept}); look at list_runs, and listen from "
+                    "now on"
                 )
             for event in self._kept:
                 if event.seq > after:
