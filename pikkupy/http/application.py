@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Match, Route
 
 from pikkupy.errors import EngineClosed
 from pikkupy.http.api import OPERATIONS
 from pikkupy.http.asked import NOBODY, Api, Ask, Meet, Steered, json_of
-from pikkupy.http.guard import Door, Guard, segment
+from pikkupy.http.guard import Door, Guard, quoted, segment
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused, response_to
 from pikkupy.http.schemas import openapi
@@ -35,7 +35,9 @@ def application(
     for one in (*all_operations(), *(() if pages is None else pages.operations)):
         by_path.setdefault(one.path, []).append(one)
     routes = [_route(path, operations, api) for path, operations in by_path.items()]
-    inner = Starlette(routes=routes, exception_handlers={404: _no_route, 405: _no_route})
+    no_route = _no_route(api, routes, pages)
+    inner = Starlette(routes=routes, exception_handlers={404: no_route, 405: no_route})
+    inner.router.redirect_slashes = False  # to a whole URL, of which a proxy knows better
     return Guard(inner, config, callers, failures, None if pages is None else pages.door)
 
 
@@ -44,6 +46,8 @@ class Pages(NamedTuple):
 
     operations: Sequence[Operation]
     door: Door
+    lost: Callable[[Ask, Refused], Response | None]
+    """What a person gets where there is no route; `None` for programs."""
 
 
 def all_operations() -> tuple[Operation, ...]:
@@ -99,9 +103,31 @@ def _audit(one: Operation, ask: Ask, status: int) -> None:
     ask.audit(one.name, status, **facts, **ask.facts)
 
 
-async def _no_route(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
-    if status == 405:
-        allowed = getattr(error, "headers", None) or {}
-        return response_to(Refused(405, "Method not allowed", **{name.lower(): text for name, text in allowed.items()}))
-    return response_to(Refused(404, "No such route", f"{request.url.path} is none; /openapi.json lists them"))
+def _no_route(
+    api: Api, routes: Sequence[Route], pages: Pages | None
+) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """What is answered where there is no route, or none of that method."""
+
+    async def answered(request: Request, error: Exception) -> Response:
+        if getattr(error, "status_code", 404) == 405:
+            allowed = getattr(error, "headers", None) or {}
+            headers = {name.lower(): text for name, text in allowed.items()}
+            refused = Refused(405, "Method not allowed", None, **headers)
+        elif (place := _with_other_slash(request, routes)) is not None:
+            return RedirectResponse(place, 307)
+        else:
+            refused = Refused(404, "No such route", f"{request.url.path} is none; /openapi.json lists them")
+        answer = None if pages is None else pages.lost(Ask(api, request), refused)
+        return answer or response_to(refused)
+
+    return answered
+
+
+def _with_other_slash(request: Request, routes: Sequence[Route]) -> str | None:
+    """The path without the slash at its end, or with one, if there is a route, and the query."""
+    path: str = request.scope["path"]
+    other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
+    if all(route.matches({**request.scope, "path": other})[0] is Match.NONE for route in routes):
+        return None
+    query = request.url.query
+    return "/".join(quoted(segment(part)) for part in other.split("/")) + (f"?{query}" if query else "")

@@ -93,6 +93,30 @@ def test_the_link_lets_in_where_the_form_is_already(browser: Browser, stage: Sta
     page.context.close()
 
 
+@pytest.mark.parametrize("script", [True, False])
+def test_a_link_from_another_site_leads_to_its_page(browser: Browser, stage: Stage, script: bool) -> None:
+    """For who is in already; who is not gets the form once, and comes to that page from there."""
+    stage.call(some(stage))
+    context = browser.new_context(java_script_enabled=script)
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    link = f'<a href="{stage.url}/console/?status=failed&workflow=failing">look</a>'
+    page.route("http://elsewhere.example/", lambda route: route.fulfill(content_type="text/html", body=link))
+    asked = list[str]()
+    page.on("request", lambda request: asked.append(request.url) if request.is_navigation_request() else None)
+    for _ in range(2):
+        page.goto("http://elsewhere.example/")
+        page.get_by_role("link", name="look").click()
+        if not context.cookies():
+            page.get_by_label("Token").fill(TOKEN)
+            page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+        expect(page).to_have_url(f"{stage.url}/console/?status=failed&workflow=failing")
+        expect(page.locator("tbody tr")).to_have_count(1)
+    assert len(asked) == 9
+    context.close()
+
+
 def test_the_list_is_filtered_by_what_is_in_the_url(browser: Browser, stage: Stage, watched: Watched) -> None:
     stage.call(some(stage))
     page = entered(browser, stage, watched)

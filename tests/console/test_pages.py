@@ -60,6 +60,95 @@ async def test_a_cookie_lets_in_from_its_own_pages_alone(db: Path) -> None:
         assert last.status_code == 429
 
 
+FROM_ELSEWHERE = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize("base", ["", "/a/b"])
+async def test_who_logs_in_comes_to_what_was_asked_for(db: Path, base: str) -> None:
+    """Also after a wrong token; to pages of the console alone, whatever the form says."""
+    app = pikku.open(db).asgi(token=TOKEN, console=True)
+    async with caller(Starlette(routes=[Mount(base, app)]) if base else app, token=None) as http:
+
+        async def led(to: str) -> str:
+            answer = await http.post(f"{base}/console/login", data={"token": TOKEN, "to": to}, headers=SAME)
+            assert answer.status_code == 303
+            http.cookies.clear()
+            place: str = answer.headers["location"]
+            assert place.startswith(f"{base}/console/")
+            return place.removeprefix(base)
+
+        def to_of(page: str) -> str:
+            found = re.search(r'name="to" value="([^"]*)"', page)
+            assert found is not None
+            return html.unescape(found[1])
+
+        for path in ("/console/?status=failed&workflow=order", "/console/runs/a%2Fb%22%3E?page=2", "/console/overview"):
+            asked = await http.get(f"{base}{path}")
+            assert (asked.status_code, to_of(asked.text)) == (401, path)
+            wrong = await http.post(
+                f"{base}/console/login", data={"token": "wrong", "to": to_of(asked.text)}, headers=SAME
+            )
+            assert (wrong.status_code, to_of(wrong.text)) == (401, path)
+            assert await led(to_of(wrong.text)) == path
+        assert to_of((await http.post(f"{base}/console/runs/r/cancel", headers=SAME)).text) == "/console/"
+        for to in (
+            "", "//evil.example/console/", "http://evil.example/console/", "/console//evil.example", "/\\evil.example",
+            "/console/\\evil.example", "/console/../api/runs", "/console/%2e%2e/api/runs", "/api/runs", "/console",
+            "/console/\r\nset-cookie: a=b", "/consoles/", "javascript:alert(1)", "/console/login", "/console/é",
+            "/console/live", "/console/static/x", "/console/" + "x" * 3_000,
+        ):  # fmt: skip
+            assert await led(to) == "/console/", to
+
+
+async def test_a_link_from_elsewhere_does_not_end_at_the_form(db: Path) -> None:
+    """Browsers send the cookie to who comes from our own page alone: so there is one in between, and only one."""
+    app = pikku.open(db).asgi(token=TOKEN, console=True)
+    async with caller(app, token=None) as http:
+        between = await http.get("/console/?status=failed", headers=FROM_ELSEWHERE)
+        assert (between.status_code, "password" in between.text) == (401, False)
+        place = "/console/login?to=%2Fconsole%2F%3Fstatus%3Dfailed"
+        assert between.text.count(f'"{place}"') == 1 and f"0; url={place}" in between.text
+        policy = between.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy
+        for headers in (FROM_ELSEWHERE, {}):
+            form = await http.get(place, headers=headers)
+            assert (form.status_code, "password" in form.text) == (401, True)
+            assert 'value="/console/?status=failed"' in form.text
+    async with caller(app) as http:
+        answer = await http.get(place)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/console/?status=failed")
+        assert (await http.get("/console/login?to=//evil.example")).headers["location"] == "/console/"
+
+
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+@pytest.mark.parametrize("base", ["", "/a/b"])
+async def test_a_person_is_led_to_the_console(db: Path, base: str) -> None:
+    """Known or not, whatever a proxy is asked by; programs are told that there is nothing."""
+    app = pikku.open(db).asgi(token=TOKEN, console=True)
+    for token in (TOKEN, None):
+        async with caller(Starlette(routes=[Mount(base, app)]) if base else app, token=token) as http:
+            answer = await http.get(f"{base}/", headers=BROWSER)
+            assert (answer.status_code, answer.headers["location"]) == (303, f"{base}/console/")
+            answer = await http.get(f"{base}/")
+            assert answer.status_code == (401 if token is None else 404)
+            assert answer.headers["content-type"] == "application/problem+json"
+    async with caller(Starlette(routes=[Mount(base, app)]) if base else app) as http:
+        answer = await http.get(f"{base}/console?status=failed", headers={"x-forwarded-proto": "https"})
+        assert (answer.status_code, answer.headers["location"]) == (307, f"{base}/console/?status=failed")
+        answer = await http.get(f"{base}/api/runs/a%2Fb/")
+        assert (answer.status_code, answer.headers["location"]) == (307, f"{base}/api/runs/a%2Fb")
+        for path, method, status in (("nothing", "GET", 404), ("runs/r/cancel", "GET", 405), ("nothing", "POST", 404)):
+            answer = await http.request(method, f"{base}/console/{path}", headers=SAME)
+            assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (status, "text/html")
+            assert 'role="alert"' in answer.text
+    async with caller(pikku.open(db).asgi(token=TOKEN)) as http:
+        for path in ("/", "/console/", "/console"):
+            answer = await http.get(path, headers=BROWSER)
+            assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
 async def test_consoles_of_one_host_leave_each_other_alone(db: Path) -> None:
     """Browsers send cookies to all ports of a host: each server has one of its own name, below its own path."""
     ours, theirs = (engine.asgi(token=TOKEN, console=True) for engine in (pikku.open(db), pikku.open(f"{db}.other")))
