@@ -66,7 +66,7 @@ async def readiness(ask: Ask) -> Response:
 
 @operation(
     "POST", "/api/runs", OPERATE, {200: Run, 202: Run},
-    body=kinds.StartRun, headers=kinds.StartHeaders, problems=(404, 409),
+    body=kinds.StartRun, headers=kinds.StartHeaders, problems=(404, 409), sends=("Location", "Preference-Applied"),
 )  # fmt: skip
 async def start_run(ask: Ask) -> Response:
     """Start a run.
@@ -104,7 +104,10 @@ async def count_runs(ask: Ask) -> Response:
     return json_of(await ask.engine.counts())
 
 
-@operation("GET", "/api/runs/{run_id}", READ, {200: Run}, headers=kinds.WaitHeaders, problems=(404,))
+@operation(
+    "GET", "/api/runs/{run_id}", READ, {200: Run},
+    headers=kinds.WaitHeaders, problems=(404,), sends=("Preference-Applied",),
+)  # fmt: skip
 async def get_run(ask: Ask) -> Response:
     """Get a run as it stands; with `Prefer: wait`, when it has ended."""
     run_id, wait_s = ask.run_id, ask.wait_s
@@ -222,7 +225,7 @@ async def retry_run(ask: Ask) -> Response:
 
 @operation(
     "POST", "/api/runs/{run_id}/fork", OPERATE, {201: Run},
-    body=kinds.ForkRun, headers=kinds.NewRunHeaders, problems=(404, 409),
+    body=kinds.ForkRun, headers=kinds.NewRunHeaders, problems=(404, 409), sends=("Location",),
 )  # fmt: skip
 async def fork_run(ask: Ask) -> Response:
     """Start a new run with the history of another one before one of its steps.

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, UnsetType, inspect
 
 from pikkupy.core.model import RunStatus
 from pikkupy.names import MAX_NAME
@@ -157,3 +157,15 @@ class ListenHeaders(msgspec.Struct, rename={"last_event_id": "Last-Event-ID"}):
     """For who listens."""
 
     last_event_id: Annotated[Place | UnsetType, Meta(description="Go on after the event of this id.")] = UNSET
+
+
+# What they are
+
+
+def holds(annotation: Any, wanted: type[inspect.Type]) -> bool:
+    """Whether a type is one of that sort, or a union with one."""
+    found = inspect.type_info(annotation)
+    while isinstance(found, inspect.Metadata):
+        found = found.type
+    members = found.types if isinstance(found, inspect.UnionType) else (found,)
+    return any(isinstance(one.type if isinstance(one, inspect.Metadata) else one, wanted) for one in members)

@@ -35,6 +35,8 @@ class Operation:
     """Statuses of problems, beside those that every route has."""
     headers: type[msgspec.Struct] | None = None
     """Headers of the request that it looks at."""
+    sends: tuple[str, ...] = ()
+    """Headers of its answers that are no problem."""
     stream: bool = False
     """It answers with server-sent events."""
     problem: Callable[[Ask, Exception], Response] | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec import UNSET, structs
+from msgspec import UNSET, inspect, structs
 from starlette.requests import Request
 
-from pikkupy.http.kinds import ListRuns
+from pikkupy.http.kinds import ListRuns, holds
 from pikkupy.http.problems import Refused
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -16,7 +17,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 def query_of(request: Request, kind: type[T]) -> T:
     """The parameters as `kind`. Raises `Refused`, naming the one that is wrong."""
-    repeated = {field.name for field in structs.fields(kind) if "list" in str(field.type)}
+    repeated = _repeated(kind)
     given: dict[str, Any] = {}
     for name, text in request.query_params.multi_items():
         if name in repeated:
@@ -40,6 +41,12 @@ def arguments_of(query: ListRuns) -> dict[str, Any]:
     if "tag" in arguments:
         arguments["tags"] = _tags(arguments.pop("tag"))
     return arguments
+
+
+@cache
+def _repeated(kind: type[msgspec.Struct]) -> frozenset[str]:
+    """Names of parameters that may come several times."""
+    return frozenset(field.name for field in structs.fields(kind) if holds(field.type, inspect.ListType))
 
 
 def _converted(given: dict[str, Any], kind: type[T]) -> T:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
-from msgspec import structs
+from msgspec import inspect, structs
 
 from pikkupy.engine import Attempt, Chunk, Event, Run, Step
-from pikkupy.http.kinds import Name
+from pikkupy.http.kinds import Name, holds
 from pikkupy.http.operations import Operation
 from pikkupy.http.problems import MEDIA_TYPE, Problem
 from pikkupy.schemas import anything
@@ -31,6 +31,13 @@ EVERYWHERE = {
     500: "A defect; the log says more under its `error_id`.",
     503: "The engine is not open, or its disk fails.",
 }
+HEADERS: dict[str, tuple[str, bool]] = {  # what they say, and whether they are always there
+    "Location": ("Where the run is to be asked for.", True),
+    "Preference-Applied": ("What of `Prefer` was done: `wait=` and the seconds.", False),
+    "Retry-After": ("Seconds after which to try again.", True),
+    "WWW-Authenticate": ("How to say who calls: `Bearer`.", True),
+}
+OF_PROBLEMS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 ALWAYS = (401, 403, 421, 422, 429, 500, 503)
 WITH_BODY = (400, 408, 413, 415)
 
@@ -73,11 +80,12 @@ class _Document:
             "operationId": one.name,
             "summary": one.summary,
             "description": f"{one.description} Scope: `{one.scope}`.",
-            "responses": {str(status): self._answer(one, status) for status in one.returns},
+            "responses": {str(status): self._answer(one, status) | _headers(one.sends) for status in one.returns},
         }
         for status in sorted({*ALWAYS, *one.problems, *(WITH_BODY if one.body is not None else ())}):
             content = {MEDIA_TYPE: {"schema": self._schema(Problem)}}
-            made["responses"][str(status)] = {"description": EVERYWHERE[status], "content": content}
+            answer = {"description": EVERYWHERE[status], "content": content}
+            made["responses"][str(status)] = answer | _headers(OF_PROBLEMS.get(status, ()))
         parameters = [
             {"name": name, "in": "path", "required": True, "schema": self._schema(Name)} for name in one.parameters
         ]
@@ -125,10 +133,20 @@ class _Document:
         return found
 
 
+def _headers(names: Iterable[str]) -> dict[str, Any]:
+    """Those of an answer, if it has any."""
+    found = {name: HEADERS[name] for name in names}
+    told = {
+        name: {"description": said, "required": always, "schema": {"type": "string"}}
+        for name, (said, always) in found.items()
+    }
+    return {"headers": told} if told else {}
+
+
 def _date(properties: dict[str, Any], record: type[msgspec.Struct] | None) -> None:
     """Say of which texts they are moments: msgspec says so only of those that must have a time zone."""
     for field in () if record is None else structs.fields(record):
         schema = properties[field.encode_name]
         for one in schema.get("anyOf", [schema]):
-            if one.get("type") == "string" and "datetime" in str(field.type):
+            if one.get("type") == "string" and holds(field.type, inspect.DateTimeType):
                 one["format"] = "date-time"

@@ -15,6 +15,7 @@ from pikkupy.http.application import all_operations
 from tests.http.shop import TOKEN, Order, caller, served
 
 pikku = Pikku()
+TOLD = ("location", "preference-applied", "retry-after", "www-authenticate")
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
 
@@ -47,6 +48,42 @@ async def test_the_document_names_everything(db: Path) -> None:
     run = document["components"]["schemas"]["Run"]["properties"]
     assert run["status"]["$ref"] == "#/components/schemas/RunStatus"
     assert run["created_at"] == {"type": "string", "format": "date-time"}
+
+
+async def test_headers_of_answers_are_in_the_document(db: Path) -> None:
+    """Each that an answer has for its caller; and those that are always there are said to be."""
+    async with pikku.open(db) as engine:
+        app = engine.asgi(token=TOKEN, starts_per_second=1e-6)
+        async with caller(app) as http, caller(app, token=None) as stranger:
+            said = (await http.get("/openapi.json")).json()["paths"]
+            order = {"workflow": "order", "input": {"number": 1}}
+            answers = {
+                ("/api/runs", "post"): [
+                    await http.post("/api/runs", json={**order, "id": "r"}, headers={"prefer": "wait=30"}),
+                    await http.post("/api/runs", json=order),
+                    await http.post("/api/runs", json=order),
+                    await stranger.post("/api/runs", json=order),
+                ],
+                ("/api/runs/{run_id}", "get"): [await http.get("/api/runs/r", headers={"prefer": "wait=1"})],
+            }
+            app = engine.asgi(token=TOKEN)
+        async with caller(app) as http:
+            answers["/api/runs/{run_id}/fork", "post"] = [await http.post("/api/runs/r/fork", json={"at": "double"})]
+            answers["/api/runs", "post"].append(await http.post("/api/runs", json=order))
+    async with caller(app) as http:
+        answers["/api/counts", "get"] = [await http.get("/api/counts")]
+    found = set()
+    for (path, method), some in answers.items():
+        for answer in some:
+            known = said[path][method]["responses"][str(answer.status_code)].get("headers", {})
+            sent = {name for name in TOLD if name in answer.headers}
+            assert sent <= {name.lower() for name in known}, (path, answer.status_code)
+            assert {name.lower() for name, one in known.items() if one.get("required")} <= sent
+            found |= {(name, answer.status_code) for name in sent}
+    assert found == {
+        ("location", 200), ("location", 202), ("location", 201), ("preference-applied", 200), ("retry-after", 429),
+        ("retry-after", 503), ("www-authenticate", 401),
+    }  # fmt: skip
 
 
 @pytest.mark.slow

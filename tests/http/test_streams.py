@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -112,8 +113,19 @@ async def test_everything_is_followed_from_now_on(db: Path) -> None:
         assert again == seen[1:]
         async with listening(f"{url}/api/events", last_event_id="0") as (answer, _):
             assert answer.status_code == 410
+            problem = json.loads(await answer.aread())
+            assert f"from {seen[0]['id']} to " in problem["detail"]
         async with listening(f"{url}/api/events", last_event_id="x") as (answer, _):
             assert answer.status_code == 422
+
+
+async def test_where_no_events_are_kept_it_is_said(db: Path) -> None:
+    """The last one that was seen may be of another life of the engine."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN)) as http:
+        answer = await http.get("/api/events", headers={"last-event-id": "7"})
+        assert (answer.status_code, answer.json()["type"]) == (410, "urn:pikkupy:events-lost")
+        assert "none are kept so far" in answer.json()["detail"]
+        assert not re.search(r"\d{3}", answer.json()["detail"])
 
 
 async def test_what_steps_emit_is_followed(db: Path) -> None:
