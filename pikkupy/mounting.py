@@ -96,7 +96,7 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
     answered all the same. Of one caller a quarter of them may wait for the end of a run; beyond it 429."""
 
     max_streams: int = 8
-    """Streams of events that one caller may have open; beyond it 429."""
+    """Streams of events that one caller, or one session of the console, may have open; beyond it 429."""
 
     starts_per_second: float = 100.0
     """New runs of one caller, in the long run, after twice as many at once; beyond it 429."""

@@ -182,8 +182,9 @@ class Ask:
         self.api.starts.take(self.caller.name)
 
     def slot(self) -> AbstractContextManager[None]:
-        """One of the streams that the caller may have open."""
-        return self.api.streams.one(self.caller.name)
+        """One of the streams that the caller may have open; of people who share a token each session has its own."""
+        session = self.api.callers.session_in(self.request.headers, self.request.scope)
+        return self.api.streams.one(session or self.caller.name)
 
     def wait(self) -> AbstractContextManager[None]:
         """One of the waits for the end of a run that the caller may have. Raises `Refused`."""

@@ -86,6 +86,11 @@ class Callers:
             return self.caller_with(token.strip())
         return self.sessions.caller_of(value_in(headers, cookie))
 
+    def session_in(self, headers: Mapping[str, str], connection: Connection) -> str:
+        """The session of a browser that is let in by these headers; empty for none."""
+        session = value_in(headers, self.cookie_for(connection))
+        return session if self.sessions.caller_of(session) is not None else ""
+
     def has_tried(self, headers: Mapping[str, str], cookie: str) -> bool:
         """Whether they say at all who it is: who has said nothing has not guessed."""
         if self._authenticate is not None:

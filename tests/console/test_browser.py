@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from pikkupy import Pikku, StepFailed, Workflow
 from tests.console.conftest import Watched
@@ -372,6 +372,58 @@ def test_a_lost_connection_is_said(browser: Browser, stage: Stage, watched: Watc
     expect(page.locator("tbody tr")).to_have_count(1)
 
 
+def test_a_tab_too_many_says_so_and_is_live_when_another_one_is_closed(
+    browser: Browser, stage: Stage, watched: Watched
+) -> None:
+    """It does not show what is refused in place of the runs, and asks again, less and less often."""
+    stage.call(stage.engine.start("waiting", run_id="waits"))
+    page = entered(browser, stage, watched)
+    stage.call(until(lambda: stage.streams() == 1))
+    tabs = [page, *opened(page, 3)]
+    other = browser.new_context()  # a browser asks a server of HTTP/1.1 for six things at once
+    other.add_cookies([{**one} for one in page.context.cookies()])  # type: ignore[typeddict-item]
+    tabs += opened(page, 4, other)
+    stage.call(until(lambda: stage.streams() == 8))
+    [late] = opened(page, 1)
+    lost = late.get_by_text("Too many live pages are open: what is shown may be old.")
+    expect(lost).to_be_visible()
+    expect(late.locator("tbody tr")).to_have_count(1)
+    late.clock.fast_forward(2_000)
+    expect(lost).to_be_visible()
+    tabs[-1].close()
+    stage.call(until(lambda: stage.streams() == 7))
+    late.clock.fast_forward(60_000)
+    expect(lost).to_be_hidden()
+    stage.call(stage.engine.start("waiting", run_id="another"))
+    expect(late.locator("tbody tr")).to_have_count(2)
+    other.close()
+
+
+def test_a_connection_that_did_not_come_is_asked_for_again(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """Also the first one: a server that is away just then is nothing else than one that goes away."""
+    page = entered(browser, stage, watched)
+    page.context.route("**/console/live", lambda route: route.abort())
+    [late] = opened(page, 1)
+    lost = late.get_by_text("The connection is lost: what is shown may be old.")
+    expect(lost).to_be_visible()
+    page.context.unroute_all()
+    late.clock.fast_forward(60_000)
+    expect(lost).to_be_hidden()
+    stage.call(stage.engine.start("waiting", run_id="new"))
+    expect(late.locator("tbody tr")).to_have_count(1)
+
+
+def opened(page: Page, count: int, context: BrowserContext | None = None) -> list[Page]:
+    """More tabs with what the page shows, whose clocks can be moved on."""
+    tabs = []
+    for _ in range(count):
+        tab = (context or page.context).new_page()
+        tab.clock.install()
+        tab.goto(page.url)
+        tabs.append(tab)
+    return tabs
+
+
 def test_with_the_keyboard_alone(browser: Browser, stage: Stage, watched: Watched) -> None:
     """From the list to a run, and an action done."""
     stage.call(some(stage))
@@ -464,6 +516,21 @@ def test_a_hidden_tab_does_not_ask(browser: Browser, stage: Stage, watched: Watc
     stage.call(stage.engine.start("waiting", run_id="waits"))
     expect(page.locator("tbody tr")).to_have_count(0)
     page.evaluate(hide, False)
+    expect(page.locator("tbody tr")).to_have_count(1)
+
+
+def test_a_tab_that_is_hidden_from_the_beginning_does_not_ask(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """As one that is opened in the background: it begins when somebody looks."""
+    page = entered(browser, stage, watched)
+    stage.call(until(lambda: stage.streams() == 1))
+    page.add_init_script("Object.defineProperty(document, 'hidden', {configurable: true, get: () => true})")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.reload()
+    expect(page.get_by_text("There are no such runs.")).to_be_visible()
+    stage.call(stage.engine.start("waiting", run_id="waits"))
+    assert not [url for url in asked if "/console/live" in url]
+    page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     expect(page.locator("tbody tr")).to_have_count(1)
 
 

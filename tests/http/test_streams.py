@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,25 @@ async def test_a_stream_that_is_left_costs_nothing(db: Path) -> None:
                 while (await http.get(f"{url}/api/runs/{handle.id}/events?after=x")).status_code != 422:
                     pass
             await until_left(engine)
+
+
+async def test_people_who_share_a_token_have_streams_of_their_own(db: Path) -> None:
+    """Each session of a browser so many; what is no session counts for the token."""
+    async with pikku.open(db) as engine, served(engine.asgi(token=TOKEN, console=True, max_streams=1)) as url:
+        sessions = []
+        for _ in range(2):
+            async with httpx2.AsyncClient() as http:
+                await http.post(f"{url}/console/login", data={"token": TOKEN}, headers={"origin": url})
+                sessions.append("; ".join(f"{name}={text}" for name, text in http.cookies.items()))
+        live = f"{url}/console/live"
+        async with AsyncExitStack() as stack:
+            for cookie in sessions:
+                for status in (200, 429):
+                    answer, _ = await stack.enter_async_context(listening(live, authorization="", cookie=cookie))
+                    assert answer.status_code == status
+            for headers, status in (({}, 200), ({"cookie": sessions[0].partition("=")[0] + "=made up"}, 429)):
+                answer, _ = await stack.enter_async_context(listening(live, **headers))
+                assert answer.status_code == status
 
 
 async def until_left(engine: Engine) -> None:

@@ -33,9 +33,37 @@ forgetToken();
 
 // What is shown grows old while nothing comes; it is said until something does.
 const lost = document.getElementById("lost");
-document.addEventListener("htmx:sse:error", (event) => {
-  const out = event.detail.status === 401;
-  lost.textContent = out ? "You are logged out: load the page anew." : "The connection is lost: what is shown may be old.";
+const WHY_LOST = { 401: "You are logged out: load the page anew.", 429: "Too many live pages are open: what is shown may be old." };
+function sayLost(status) {
+  lost.textContent = WHY_LOST[status] ?? "The connection is lost: what is shown may be old.";
   lost.hidden = false;
+}
+
+// The extension mends a connection that there was. If there was none yet, it is asked for again here, less and less often.
+const SOONEST_MS = 2000, LATEST_MS = 60000;
+let tries = 0;
+document.addEventListener("htmx:sse:error", (event) => sayLost(event.detail.status));
+document.addEventListener("htmx:sse:after:connection", () => { lost.hidden = true; tries = 0; });
+function notConnected(event) {
+  if (!event.target.matches?.("[data-live]")) return;
+  const { status } = event.detail.ctx?.response ?? {};
+  sayLost(status);
+  if (status === 401) return;
+  const wait = Math.min(SOONEST_MS * 2 ** tries++, LATEST_MS) * (0.7 + 0.3 * Math.random()); // not all tabs at once
+  setTimeout(() => event.target.dispatchEvent(new Event("again")), wait);
+}
+document.addEventListener("htmx:response:error", notConnected);
+document.addEventListener("htmx:error", notConnected);
+
+// A tab that is hidden from the beginning does not ask before somebody looks.
+let unseen = null;
+document.addEventListener("htmx:before:request", (event) => {
+  if (!document.hidden || !event.target.matches("[data-live]")) return;
+  event.preventDefault();
+  unseen = event.target;
 });
-document.addEventListener("htmx:sse:after:connection", () => { lost.hidden = true; });
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden || !unseen) return;
+  unseen.dispatchEvent(new Event("again"));
+  unseen = null;
+});
