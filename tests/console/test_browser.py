@@ -157,6 +157,9 @@ def test_the_list_is_live_and_keeps_the_focus(browser: Browser, stage: Stage, wa
     expect(page.get_by_role("link", name="completed 1")).to_be_visible()
     stage.call(stage.engine.start("waiting", run_id="another"))
     expect(page.locator("tbody tr")).to_have_count(2)
+    expect(page.get_by_role("link", name="waits")).to_be_focused()
+    page.keyboard.press("k")
+    expect(page.get_by_role("link", name="another")).to_be_focused()
 
 
 def test_a_run_says_what_it_waits_for_and_is_live(browser: Browser, stage: Stage, watched: Watched) -> None:
