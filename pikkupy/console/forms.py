@@ -13,6 +13,17 @@ from pikkupy.http.problems import Refused
 PREFIX = "field:"
 JSON = "json:"  # instead of it, for what is written as JSON
 EMPTY = "empty:"  # what a part means that is left empty
+TEXTS = ("text", "formatted")  # kinds that are written as they are
+HINTS = {  # how texts are written that have a format
+    "date-time": "2026-12-24T18:00:00Z",
+    "date-time-local": "2026-12-24T18:00:00",
+    "date": "2026-12-24",
+    "time": "18:00:00",
+    "partial-time": "18:00:00",
+    "duration": "PT1H30M",
+    "uuid": "6f1f2b9c-7d3e-4d7a-9a54-0c7b6f7f2d11",
+    "decimal": "12.50",
+}
 LOST_IN_TEXTS = "\r\0"  # what no browser gives back of the text in a form
 
 
@@ -20,7 +31,7 @@ class Field(NamedTuple):
     """One part."""
 
     name: str
-    kind: str  # text, moment, integer, number, boolean, choice, json
+    kind: str  # text, formatted, integer, number, boolean, choice, json
     required: bool
     value: str
     """A text as it is, all else as JSON."""
@@ -29,6 +40,8 @@ class Field(NamedTuple):
     said: str = ""
     empties: Sequence[str] = ()
     """What it may mean if it is left empty: `text`, `null`, `absent`; first what it means now."""
+    hint: str = ""
+    """How it is written."""
 
     @property
     def key(self) -> str:
@@ -73,7 +86,7 @@ def value_of_fields(fields: Sequence[Field], form: Mapping[str, str]) -> dict[st
         as_json = JSON + field.name in form
         text = form.get((JSON if as_json else PREFIX) + field.name, "")
         if text:
-            as_json = as_json or field.kind not in ("text", "moment")
+            as_json = as_json or field.kind not in TEXTS
             found[field.name] = _decoded(field.name, text) if as_json else text
             continue
         match _meaning(field, form):
@@ -130,13 +143,14 @@ def _field(name: str, declared: Mapping[str, Any], schema: Mapping[str, Any], re
         choices.append(("null", "null"))
     if present is UNSET or (present is None and nullable and not choices) or (present == "" and "text" in empties):
         value = ""
-    elif kind in ("text", "moment") and isinstance(present, str) and present and _is_kept(present, kind):
+    elif kind in TEXTS and isinstance(present, str) and present and _is_kept(present, kind):
         value = present
     else:
         value = _json(present)
-        if kind in ("text", "moment") or (choices and value not in dict(choices)):
+        if kind in TEXTS or (choices and value not in dict(choices)):
             kind = "json"
-    return Field(name, kind, required, value, choices, str({**declared, **part}.get("description", "")), empties)
+    said, hint = str({**declared, **part}.get("description", "")), HINTS[part["format"]] if kind == "formatted" else ""
+    return Field(name, kind, required, value, choices, said, empties, hint)
 
 
 def _kind_of(part: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
@@ -146,13 +160,13 @@ def _kind_of(part: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
     if "enum" in part:
         return "choice", [(_json(one), one if isinstance(one, str) else _json(one)) for one in part["enum"]]
     if part.get("type") == "string":
-        return "moment" if part.get("format") == "date-time" else "text", []
+        return "formatted" if part.get("format") in HINTS else "text", []
     return (part["type"] if part.get("type") in ("integer", "number") else "json"), []
 
 
 def _is_kept(text: str, kind: str) -> bool:
     """Whether a browser gives it back as it was."""
-    return not any(one in text for one in LOST_IN_TEXTS + ("\n" if kind == "moment" else ""))
+    return not any(one in text for one in LOST_IN_TEXTS + ("\n" if kind == "formatted" else ""))
 
 
 def _json(value: Any) -> str:

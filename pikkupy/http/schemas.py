@@ -8,11 +8,10 @@ from typing import Any
 import msgspec
 from msgspec import inspect, structs
 
-from pikkupy.engine import Attempt, Chunk, Event, Run, Step
-from pikkupy.http.kinds import Name, holds
+from pikkupy.http.kinds import Name
 from pikkupy.http.operations import Operation
 from pikkupy.http.problems import MEDIA_TYPE, Problem
-from pikkupy.schemas import anything
+from pikkupy.schemas import anything, say_moments
 
 REF = "#/components/schemas/{name}"
 EVERYWHERE = {
@@ -59,9 +58,6 @@ def openapi(operations: Iterable[Operation], version: str, server: str) -> dict[
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
-
-
-_RECORDS: dict[str, type[msgspec.Struct]] = {one.__name__: one for one in (Attempt, Chunk, Event, Run, Step)}
 
 
 class NoMore(msgspec.Struct, forbid_unknown_fields=True):
@@ -129,7 +125,7 @@ class _Document:
         for name, schema in components.items():
             if name not in self.components:
                 self.components[name] = schema
-                _date(schema.get("properties", {}), _RECORDS.get(name))
+        say_moments(inspect.type_info(kind), found, self.components)
         return found
 
 
@@ -141,12 +137,3 @@ def _headers(names: Iterable[str]) -> dict[str, Any]:
         for name, (said, always) in found.items()
     }
     return {"headers": told} if told else {}
-
-
-def _date(properties: dict[str, Any], record: type[msgspec.Struct] | None) -> None:
-    """Say of which texts they are moments: msgspec says so only of those that must have a time zone."""
-    for field in () if record is None else structs.fields(record):
-        schema = properties[field.encode_name]
-        for one in schema.get("anyOf", [schema]):
-            if one.get("type") == "string" and holds(field.type, inspect.DateTimeType):
-                one["format"] = "date-time"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from html.parser import HTMLParser
 from types import SimpleNamespace
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
+from uuid import UUID
 
 import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import Meta
 
 from pikkupy import WorkflowInfo
 from pikkupy.console.forms import Field, decision_fields, decision_of, fields_of, refilled, value_of_fields
@@ -203,6 +207,103 @@ def test_a_form_that_nobody_has_touched_means_what_it_was_filled_with() -> None:
 
     check()
     check_defaults()
+
+
+class Times(msgspec.Struct):
+    """Each kind of text that has a format, as users write their types."""
+
+    when: datetime
+    until: datetime | None
+    day: date
+    hour: time
+    long: timedelta
+    key: UUID
+    price: Decimal
+    here: Annotated[datetime, Meta(tz=False)]
+    maybe: datetime | None = None
+    later: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_a_text_with_a_format_says_how_it_is_written() -> None:
+    """And left empty it is null, if it may be: no moment is the empty text."""
+    fields = fields_of(schema_of(Times))
+    assert fields is not None
+    assert {one.kind for one in fields} == {"formatted"}
+    assert {one.name: one.empties for one in fields if one.empties} == {
+        "until": ["null"], "maybe": ["null"], "later": ["absent"]
+    }  # fmt: skip
+    written = {one.key: one.hint for one in fields}
+    value = msgspec.convert(value_of_fields(fields, written), Times)
+    assert (value.when, value.long) == (datetime(2026, 12, 24, 18, tzinfo=UTC), timedelta(minutes=90))
+    left = {one.key: "" if one.empties else one.hint for one in fields}
+    value = msgspec.convert(value_of_fields(fields, left), Times)
+    assert (value.until, value.maybe, value.later) == (None, None, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+class Node(msgspec.Struct, tag=True):
+    """One that holds its like."""
+
+    at: datetime
+    others: list[Node] = []
+
+
+class Leaf(msgspec.Struct, tag=True, array_like=True):
+    """A list with a tag in front."""
+
+    at: datetime
+
+
+class Twig(msgspec.Struct, tag=True):
+    """Another record."""
+
+    at: datetime
+
+
+class Spot(NamedTuple):
+    """A place and a time."""
+
+    name: str
+    at: datetime
+
+
+@dataclass
+class Held:
+    """Of each kind of type that holds others."""
+
+    node: Node
+    leaf: Leaf
+    spot: Spot
+    pair: tuple[str, datetime]
+    many: dict[str, set[datetime] | None]
+    one_of: Node | Twig
+    any_of: list[str] | Node | Twig | None
+    either: Annotated[datetime | Twig | None, Meta(description="Some")]
+    own: Annotated[str, Meta(extra_json_schema={"format": "email"})]
+
+
+def test_a_moment_is_one_wherever_it_is_in_a_type() -> None:
+    schema = schema_of(Held)
+    moment = {"type": "string", "format": "date-time"}
+    parts, held = schema["$defs"], schema["$defs"]["Held"]["properties"]
+    for name in ("Node", "Twig"):
+        assert parts[name]["properties"]["at"] == moment
+    assert parts["Leaf"]["prefixItems"] == [{"enum": ["Leaf"]}, moment]
+    assert parts["Spot"]["prefixItems"] == held["pair"]["prefixItems"] == [{"type": "string"}, moment]
+    assert held["many"]["additionalProperties"]["anyOf"][0]["items"] == moment
+    assert held["either"]["anyOf"][0] == moment
+    assert held["own"]["format"] == "email"
+    assert held["any_of"]["anyOf"][0] == {"type": "array", "items": {"type": "string"}}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "moments"),
+    [
+        (Node | Twig, 2), (Node | Twig | None, 2), (list[str] | Twig | Node, 2), (datetime | Twig | Node | None, 3),
+        (datetime | Leaf, 2), (datetime, 1), (list[Annotated[datetime | None, Meta(title="x")]], 1), (str, 0),
+    ],
+)  # fmt: skip
+def test_no_other_text_is_one(annotation: Any, moments: int) -> None:
+    assert str(schema_of(annotation)).count("date-time") == moments
 
 
 def test_what_is_no_object_with_these_parts_is_written_as_json() -> None:
