@@ -61,7 +61,9 @@ async def _runs_values(ask: Ask, find: Find) -> dict[str, Any]:
     by_workflow = await counts_of(ask)
     chosen = [by_workflow.get(find.workflow, {})] if find.workflow else list(by_workflow.values())
     chips = {status: sum(one.get(status, 0) for one in chosen) for status in RunStatus}
-    return {"find": find, "rows": rows, "cursor": cursor, "chips": chips, "workflows": sorted(by_workflow)}
+    counted = not (find.q or find.since)  # what is counted is counted by workflow and status alone
+    values: dict[str, Any] = {"find": find, "rows": rows, "cursor": cursor, "workflows": sorted(by_workflow)}
+    return values | {"chips": chips, "counted": counted}
 
 
 @operation("GET", HOME, Scope.READ, {200: None}, problem=problem_page)

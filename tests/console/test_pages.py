@@ -324,6 +324,36 @@ async def test_what_is_hidden_is_no_input_of_another_run(db: Path) -> None:
             assert "it is too large for a form" in (await http.get("/console/start?from_run=plain")).text
 
 
+async def test_the_list_says_how_it_was_searched(db: Path) -> None:
+    """By the beginning of an id, a whole workflow and a part of an error; counts would be of all runs."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        await engine.run("order", {"number": 1}, run_id="o1")
+
+        async def text(query: str) -> str:
+            answer = await http.get(f"/console/?{query}")
+            assert answer.status_code == 200
+            return re.sub(r"<[^>]+>", "", html.unescape(answer.text))
+
+        assert "all 1" in await text("") and "completed 1" in await text("workflow=order")
+        found = await text("q=rde")
+        assert "There are no such runs." in found
+        assert "with an id that begins with, a workflow that is, or an error that has “rde”" in found
+        assert "“order”" in await text("q=order") and "o1" in await text("q=order")
+        for query in ("q=rde", "since=1h", "q=rde&since=1h"):
+            found = await text(query)
+            assert "completed" in found and not re.search(r"(all|completed|failed) \d", found), query
+
+
+async def test_a_time_of_the_url_stays_chosen(db: Path) -> None:
+    """Also one that is not in the list: else the next look at it would be at all runs."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        for since, said in (("", "at any time"), ("1h", "in the last hour"), ("3h", "in the last 3h")):
+            page = (await http.get("/console/", params={"since": since})).text
+            chosen = re.findall(r'<option value="([^"]*)" selected>([^<]*)</option>', page)
+            assert (since, said) in chosen
+            assert page.count(f'<option value="{since}"') == (2 if since == "" else 1)
+
+
 def test_what_is_vendored_is_what_it_says_it_is() -> None:
     """With version, licence and hash; nothing else is there."""
     known = json.loads((STATIC / "vendored.json").read_text())
