@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -54,11 +55,16 @@ async def overview_of(ask: Ask) -> dict[str, Any]:
         "chart": chart_of(newest, now()),
         "failed": [(run, ask.shown(run)["error"]) for run in failed],
         "oldest": min(unfinished, key=lambda run: run.created_at) if unfinished else None,
-        "p50": lasted(lengths[len(lengths) // 2]) if lengths else None,
-        "p95": lasted(lengths[len(lengths) * 95 // 100]) if lengths else None,
+        "p50": lasted(at_most(lengths, 50)) if lengths else None,
+        "p95": lasted(at_most(lengths, 95)) if lengths else None,
         "ended": len(lengths),
         "load": await _load(ask),
     }
+
+
+def at_most(lengths: Sequence[timedelta], percent: int) -> timedelta:
+    """What so many of a hundred of these lengths, the shortest first, do not pass (nearest rank)."""
+    return lengths[-(-len(lengths) * percent // 100) - 1]
 
 
 async def _load(ask: Ask) -> Load | None:

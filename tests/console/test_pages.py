@@ -21,6 +21,7 @@ from starlette.routing import Mount
 from pikkupy import Pikku, RunNotFound, StepFailed, Workflow
 from pikkupy.clock import SystemClock
 from pikkupy.console import pages, steering
+from pikkupy.console.overview import at_most
 from pikkupy.console.rendering import STATIC
 from pikkupy.http import Caller, tokens
 from pikkupy.http.tokens import FAILURES, SESSION_S, Sessions
@@ -352,6 +353,22 @@ async def test_a_time_of_the_url_stays_chosen(db: Path) -> None:
             chosen = re.findall(r'<option value="([^"]*)" selected>([^<]*)</option>', page)
             assert (since, said) in chosen
             assert page.count(f'<option value="{since}"') == (2 if since == "" else 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "percent", "place"),
+    [(1, 50, 1), (2, 50, 1), (3, 50, 2), (4, 50, 2), (1, 95, 1), (19, 95, 19), (20, 95, 19), (500, 95, 475)],
+)
+def test_so_many_of_a_hundred_took_at_most_as_long(count: int, percent: int, place: int) -> None:
+    """The shortest length for which that is true."""
+    lengths = [timedelta(seconds=number) for number in range(1, count + 1)]
+    assert at_most(lengths, percent) == timedelta(seconds=place)
+
+
+async def test_the_overview_says_which_failed_runs_it_shows(db: Path) -> None:
+    """Those started last: a run that began before them is not among them, even if it failed after them."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        assert "Failed, of those started last" in (await http.get("/console/overview")).text
 
 
 def test_what_is_vendored_is_what_it_says_it_is() -> None:
