@@ -100,7 +100,8 @@ async def _run_values(ask: Ask, show: ShowRun, decisions: steering.Decisions) ->
     at = now()
     waiting = [] if run.status in FINAL_RUNS else (await ask.engine.open_steps([run.id])).get(run.id, [])
     shown = ask.shown(run)
-    actions = steering.actions_for(ask, run, await decisions.of(run, waiting))
+    decided = await decisions.of(run, waiting)
+    actions = steering.actions_for(ask, run, decided or ())
     why_not = defaultdict[str, list[str]](list)
     for action in actions:
         if action.why_not is not None:
@@ -110,7 +111,7 @@ async def _run_values(ask: Ask, show: ShowRun, decisions: steering.Decisions) ->
         "shown": shown,
         "took": took(run, at),
         "mismatch": mismatch_of(shown["reason"]),
-        "waits": [] if why_parked(run) else [ask.shown.text(waits_for(step, at)) for step in waiting[:5]],
+        "waits": [] if why_parked(run) else [ask.shown.text(waits_for(step, at, decided)) for step in waiting[:5]],
         "waiting": len(waiting),
         "steps": [(step, ask.shown(step), tried.get(step.name, [])) for step in found.steps],
         "drawing": drawing_of(run, found.steps, by_step, at, whole=pages == 1 and not show.failed),

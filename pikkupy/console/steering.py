@@ -26,6 +26,7 @@ from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused, problem_of
 from pikkupy.mounting import Scope
+from pikkupy.names import without_ordinal
 from pikkupy.showing.mismatch import why_parked
 
 MOST_AT_ONCE = 10_000  # runs of one action on all that match: some seconds
@@ -97,19 +98,19 @@ class Decisions:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._waits: list[str] = []
-        self._found: dict[str, dict[str, Any]] = {}
+        self._found: dict[str, dict[str, Any]] | None = None
 
-    async def of(self, run: Run, waiting: Sequence[Step]) -> dict[str, dict[str, Any]]:
-        """JSON Schema of each decision by its name; none for who may not decide."""
+    async def of(self, run: Run, waiting: Sequence[Step]) -> dict[str, dict[str, Any]] | None:
+        """JSON Schema of each decision by its name; `None`: it is not known to who asks, or here."""
         may = not self._ask.read_only and self._ask.caller.scope.allows(Scope.OPERATE)
         waits = [step.name for step in waiting if step.kind is StepKind.SIGNAL]
         if not may or run.status is not RunStatus.RUNNING or not waits:
-            return {}
+            return None
         if waits != self._waits:
             try:
                 self._found = await self._ask.engine.approvals(run.id)
             except PikkuError:  # its workflow is not known here, say: then nothing can be decided here
-                self._found = {}
+                self._found = None
             self._waits = waits
         return self._found
 
@@ -150,14 +151,15 @@ async def _confirm_values(ask: Ask, name: str, typed: Mapping[str, str]) -> dict
     """What the page shows, with what was `typed` there before."""
     run = await ask.engine.get_run(ask.run_id)
     waiting = (await ask.engine.open_steps([run.id])).get(run.id, [])
-    decisions = await Decisions(ask).of(run, waiting) if name == "approve" else {}
+    decisions = (await Decisions(ask).of(run, waiting) if name in ("approve", "signal") else None) or {}
     action = {one.name: one for one in actions_for(ask, run, decisions)}.get(name)
     if action is None:
         raise Refused(404, "No such action")
     values: dict[str, Any] = {"run": run, "action": action, "typed": typed}
     match name:
         case "signal":
-            values["names"] = [step.name for step in waiting if step.kind is StepKind.SIGNAL]
+            names = dict.fromkeys(without_ordinal(step.name) for step in waiting if step.kind is StepKind.SIGNAL)
+            values["names"] = [one for one in names if one not in decisions]
         case "approve":
             asked = {name: decision_fields(schema)[0] for name, schema in decisions.items()}
             mine = typed.get("name", "")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind, StepStatus
 from pikkupy.engine import Run, Step
+from pikkupy.names import without_ordinal
 from pikkupy.showing.words import clean, first_line, local, relative
 
 _ORDER = (StepStatus.RUNNING, StepStatus.PENDING, StepStatus.SCHEDULED)
@@ -36,13 +37,20 @@ def what_of(run: Run, steps: Sequence[Step], now: datetime) -> str:
     return waits_for(first, now) + (f", and {len(others):,} more" if others else "")
 
 
-def waits_for(step: Step, now: datetime) -> str:
-    """The same of a step without an outcome."""
+def waits_for(step: Step, now: datetime, decisions: Collection[str] | None = None) -> str:
+    """The same of a step without an outcome. `decisions`: what is to be decided; `None`: it is not known.
+
+    The record does not tell a decision from a signal, the code does.
+    """
     name, until = clean(step.name), "" if step.wake_at is None else f" until {_due(step.wake_at, now)}"
     match step.kind:
         case StepKind.SLEEP:
             return f"sleeps{until}: {name}"
         case StepKind.SIGNAL:
+            if decisions is None:
+                return f"waits for the signal or decision {name}{until}"
+            if without_ordinal(step.name) in decisions:
+                return f"waits for a decision{until}: {name}"
             return f"waits for the signal {name}{until}"
         case StepKind.SUSPEND:
             return f"held by the gate {name}"

@@ -122,7 +122,7 @@ async def test_a_file_that_nobody_has_open_can_be_looked_at(tmp_path: Path) -> N
     before = sorted(path.name for path in tmp_path.iterdir())
     with shown(tmp_path, "console", "app.db", "--engine-wait", "0s") as console:
         assert any("no engine has app.db open" in line for line in console.said)
-        assert "waits for the signal go" in console.ask("/console/")[1]
+        assert "waits for the signal or decision go" in console.ask("/console/")[1]
         assert "there is no engine just now" in console.ask("/console/runs/waits")[1]
         for path in ("", "runs/waits", "overview", "workflows", "start"):
             page = console.ask(f"/console/{path}")[1]

@@ -62,10 +62,10 @@ def test_a_list_on_a_pipe_has_a_line_per_run_and_tabs(journal: Path) -> None:
     assert rows["declined"][3].endswith("Z")
     assert [rows[run_id][5].split(" until")[0] for run_id in rows] == [
         "enough",
-        "waits for the signal receipt",
+        "waits for the signal or decision receipt",
         "waits for the child run of Child",
         "look at it",
-        "waits for the signal receipt",
+        "waits for the signal or decision receipt",
         "sleeps",
         "tests.journals.Declined: no money",
         "",
@@ -74,7 +74,7 @@ def test_a_list_on_a_pipe_has_a_line_per_run_and_tabs(journal: Path) -> None:
 
 def test_a_list_on_a_terminal_is_a_table(journal: Path) -> None:
     """With a symbol and a colour for the status, the newest first, and the first line of the error."""
-    done = on_terminal("runs", "list", journal, columns=140)
+    done = on_terminal("runs", "list", journal, columns=160)
 
     assert (done.code, done.err) == (0, "")
     assert "\x1b[" in done.out
@@ -91,7 +91,7 @@ def test_a_list_on_a_terminal_is_a_table(journal: Path) -> None:
         ["✔", "completed", "done"],
     ]
     assert "Declined: no money" in lines[7] and "at all" not in done.plain
-    assert all(len(line) <= 140 for line in lines)
+    assert all(len(line) <= 160 for line in lines)
 
 
 def test_without_colour_and_without_unicode(journal: Path) -> None:

@@ -149,7 +149,7 @@ def test_the_list_is_live_and_keeps_the_focus(browser: Browser, stage: Stage, wa
     stage.call(stage.engine.start("waiting", run_id="waits"))
     page = entered(browser, stage, watched)
     row = page.locator("tbody tr").first
-    expect(row).to_contain_text("waits for the signal go")
+    expect(row).to_contain_text("waits for the signal or decision go")
     page.get_by_role("link", name="waits").focus()
     stage.call(stage.engine.signal("waits", "go"))
     expect(row).to_contain_text("completed")

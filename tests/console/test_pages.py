@@ -636,6 +636,38 @@ async def test_only_what_waits_for_a_decision_is_decided(db: Path) -> None:
                 assert asked.status_code == (200 if can else 409)
 
 
+async def test_a_run_says_whether_it_waits_for_a_signal_or_a_decision(db: Path) -> None:
+    """On its page, where the workflow is known; the list reads no run for it. No decision is offered as a signal."""
+    both = Pikku()
+
+    @both.workflow
+    async def opens(workflow: Workflow) -> None:
+        first = asyncio.ensure_future(workflow.wait_for_signal("papers", timeout="1h"))
+        again = asyncio.ensure_future(workflow.wait_for_signal("papers", timeout="2h"))
+        await asyncio.gather(first, again, workflow.approval("account", bool, timeout="3h"))
+
+    reader = "may-only-look-at-things"
+    async with both.open(db) as engine:
+        app = engine.asgi(token=TOKEN, tokens={reader: "read"}, console=True)
+        await engine.start(opens, run_id="r")
+        while len((await engine.open_steps(["r"])).get("r", [])) < 3:
+            await asyncio.sleep(0)
+        async with caller(app) as http:
+            shown = (await http.get("/console/runs/r")).text
+            assert "waits for the signal papers until" in shown
+            assert re.search(r"waits for a decision until [^;<]*: account", shown)
+            asked = (await http.get("/console/runs/r/confirm/signal")).text
+            assert re.findall(r'<option value="([^"]*)">', asked) == ["papers"]
+            assert 'value="account"' not in asked
+            assert "waits for the signal or decision" in (await http.get("/console/")).text
+        async with caller(app, token=reader) as http:
+            assert "waits for the signal or decision account until" in (await http.get("/console/runs/r")).text
+    async with Pikku().open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        del engine
+        asked = (await http.get("/console/runs/r/confirm/signal")).text
+        assert re.findall(r'<option value="([^"]*)">', asked) == ["papers", "account"]
+
+
 async def test_the_events_of_a_run_are_shown_in_parts(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of one that goes on: those up to now."""
     monkeypatch.setattr(pages, "EVENTS", 3)
