@@ -14,7 +14,10 @@ from pikkupy.plain import plain
 from pikkupy.showing.words import json_of
 
 HIDDEN = "it holds what is hidden here, so a copy would not be the same"
-NOT_JSON = "it holds what JSON has not (as tuples, bytes or NaN), so a copy would not be the same"
+NOT_JSON = (
+    "it holds what JSON has not (as tuples, bytes or NaN), or a value of a class not known here (as an enum's), "
+    "so a copy would not be the same"
+)
 LARGE = "it is too large for a form"
 
 

@@ -317,7 +317,11 @@ async def test_what_is_hidden_is_no_input_of_another_run(db: Path) -> None:
             anew = await text("start?from_run=paid")
             assert "it holds what is hidden here" in anew and "[hidden]" not in anew
             assert 'value="7"' in anew and ">\na\nb</textarea>" in anew
-            for run_id, why in (("secret", "what is hidden here"), ("odd", "what JSON has not")):
+            for run_id, why in (
+                ("secret", "what is hidden here"),
+                ("odd", "what JSON has not"),
+                ("odd", "a class not known here"),
+            ):
                 anew = await text(f"start?from_run={run_id}")
                 assert why in anew and "autofocus>\n</textarea>" in anew
             assert '"x\\u00a0x\\u00a0x\\u00a0x\\u00a0x\\u00a0"' in await text("start?from_run=plain")
