@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import NamedTuple
 
 from pikkupy.core.model import RunStatus
 from pikkupy.engine.views import Run
 
-_REASON = re.compile(r"ReplayMismatch: step (\d+): recorded (.+?), asked for (.+)", re.DOTALL)
-
+_NAME = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""  # as `repr` writes it
+_REASON = re.compile(
+    rf"ReplayMismatch: step (\d+): recorded ((?P<name>{_NAME}) \(.+?\)), asked for ({_NAME} \(.+)", re.DOTALL
+)
 
 _PARKED = ("ReplayMismatch: ", "WorkflowNotFound: ")  # how the reasons begin of runs that have no code to go on with
 
@@ -18,7 +21,9 @@ class Mismatch(NamedTuple):
     """The first difference."""
 
     step: int
-    """Its number, from 0."""
+    """Which of the run's steps it is, from 1."""
+    name: str
+    """That of the recorded one."""
     recorded: str
     asked: str
 
@@ -32,4 +37,10 @@ def why_parked(run: Run) -> str | None:
 def mismatch_of(reason: str | None) -> Mismatch | None:
     """The difference that a reason tells; `None` if it tells none."""
     found = _REASON.match(reason or "")
-    return None if found is None else Mismatch(int(found[1]), found[2], found[3])
+    if found is None:
+        return None
+    try:
+        name = str(ast.literal_eval(found["name"]))
+    except (SyntaxError, ValueError):
+        name = found["name"]  # a part of it is hidden
+    return Mismatch(int(found[1]) + 1, name, found[2], found[4])

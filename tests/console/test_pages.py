@@ -23,8 +23,12 @@ from pikkupy.clock import SystemClock
 from pikkupy.console import pages, steering
 from pikkupy.console.overview import at_most
 from pikkupy.console.rendering import STATIC
+from pikkupy.core.commands import Policy, StepCall
+from pikkupy.core.decide import mismatch
+from pikkupy.core.model import StepKind, StepRow, StepStatus
 from pikkupy.http import Caller, tokens
 from pikkupy.http.tokens import FAILURES, SESSION_S, Sessions
+from pikkupy.showing.mismatch import mismatch_of
 from tests.http.shop import HOST, TOKEN, caller, pikku
 
 SAME = {"origin": HOST}
@@ -531,11 +535,32 @@ async def test_code_that_does_not_fit_is_shown_beside_what_is_recorded(db: Path)
         page = (await http.get("/console/runs/r")).text
         assert "The code does not fit what is recorded" in page
         assert "<code>&#39;Charge&#39; (inline)</code>" in page
+        assert "<td>1: Charge</td>" in page
         assert "&#39;Check &lt;b&gt;&#39; (inline)" in page
         assert "Accept the code as it is" in (await http.get("/console/runs/r/confirm/resume")).text
         await http.post("/console/runs/r/resume", data={"accept": "new"})
         while (await engine.get_run("r")).status != "running":
             await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "name", ["a, asked for b", "it's, asked for 'x' (inline)", '"a" (inline), asked for \\\'', "a\n\x00"]
+)
+def test_a_difference_is_taken_apart_whatever_the_steps_are_called(name: str) -> None:
+    """The step is counted from 1, and called by its name."""
+    recorded = StepRow(run=1, position=2, name=name, kind=StepKind.FUNCTION, target="charge", status=StepStatus.RUNNING)
+    asked = StepCall(position=2, name=f"{name} anew", kind=StepKind.SLEEP, policy=Policy(max_delay_us=0))
+    why = mismatch(recorded, asked)
+    found = mismatch_of(f"ReplayMismatch: {why} at shop.py:7")
+    assert found == (3, name, f"{name!r} (function charge)", f"{f'{name} anew'!r} (sleep) at shop.py:7")
+
+
+def test_a_reason_that_tells_no_difference_is_none() -> None:
+    """Nor does one whose names were hidden in part."""
+    for reason in (None, "closed", "ReplayMismatch: timer 1: gone", "ReplayMismatch: step 1: recorded *** (inline)"):
+        assert mismatch_of(reason) is None
+    hidden = mismatch_of(r"ReplayMismatch: step 0: recorded '\x*** (inline)' (inline), asked for 'b' (inline)")
+    assert hidden is not None and hidden.name == r"'\x*** (inline)'"
 
 
 async def said(http: Any, path: str, **fields: str) -> str:
