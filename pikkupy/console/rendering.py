@@ -21,7 +21,7 @@ from pikkupy.http.guard import quoted
 from pikkupy.http.problems import problem_of
 from pikkupy.plain import rfc3339
 from pikkupy.showing.marks import SIGNS
-from pikkupy.showing.words import clean, clean_lines, exact, first_line, lasted, local
+from pikkupy.showing.words import clean, clean_lines, counted, exact, first_line, lasted, local
 
 HOME = "/console/"
 STATIC = Path(__file__).with_name("static")
@@ -98,7 +98,7 @@ def _templates() -> jinja2.Environment:
         "quoted": quoted,
         "json": _json_text,
     }
-    made.globals |= {"version_of": static_version, "signs": SIGNS, "SHORT": SHORT}
+    made.globals |= {"version_of": static_version, "signs": SIGNS, "SHORT": SHORT, "counted": counted}
     return made
 
 

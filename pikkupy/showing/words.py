@@ -56,6 +56,11 @@ def short(value: object, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters; --json shows them all)"
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of them: `0 runs`, `1 run`, `1,200 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def local(when: datetime) -> str:
     """For people: in the time zone of the machine, to the second."""
     try:

@@ -29,6 +29,7 @@ from pikkupy.core.model import StepKind, StepRow, StepStatus
 from pikkupy.http import Caller, tokens
 from pikkupy.http.tokens import FAILURES, SESSION_S, Sessions
 from pikkupy.showing.mismatch import mismatch_of
+from pikkupy.showing.words import counted
 from tests.http.shop import HOST, TOKEN, caller, pikku
 
 SAME = {"origin": HOST}
@@ -596,6 +597,29 @@ async def test_all_that_the_list_shows_are_meant_when_all_are_steered(
         assert "There are more that match." not in done
         left = await engine.list_runs(status="running")
         assert [run.id for run in left.runs] == ["other"]
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (1200, "1,200 runs")])
+def test_one_is_not_many(number: int, said: str) -> None:
+    assert counted(number, "run") == said
+
+
+async def test_one_run_that_matches_is_one(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the question, on the button, in what was done, and of what could not be."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        await engine.start("waiting", run_id="w")
+        asked = (await http.get("/console/all/cancel")).text
+        assert "<p>1 run.</p>" in asked and ">Cancel 1 run</button>" in asked
+        assert "1 run was cancelled." in await said(http, "/console/all/cancel")
+        assert "<p>0 runs.</p>" in (await http.get("/console/all/cancel")).text
+        await engine.start("waiting", run_id="other")
+
+        async def refuse(*_: Any) -> None:
+            raise RunNotFound("it is gone")
+
+        monkeypatch.setattr(type(engine), "cancel", refuse)
+        done = await said(http, "/console/all/cancel")
+        assert "0 runs were cancelled." in done and "1 run was not:" in done
 
 
 async def test_who_is_asked_about_some_runs_does_not_mean_those_that_come_later(
