@@ -10,8 +10,7 @@ from pikkupy.engine import Attempt, Run, Step
 from pikkupy.showing.bars import Scale, bars_of, scale_of
 from pikkupy.showing.words import clean, lasted, local
 
-WIDTH = 1000  # of the part with the bars, in the SVG's own units
-LEFT = 260  # for the names
+WIDTH = 1000  # of the part with the bars, which is stretched to the room that there is
 ROW = 24
 THIN = 4  # of a sleep's bar
 THICK = 14
@@ -43,7 +42,6 @@ class Drawing(NamedTuple):
 
     width: int
     height: int
-    left: int
     lines: list[Line]
     begin: str
     length: str
@@ -60,7 +58,7 @@ def drawing_of(
     scale = scale_of(run, steps, now, whole=whole)
     lines, shapes = list[Line](), dict[str, None]()
     for number, step in enumerate(steps):
-        y = (number + 1) * ROW
+        y = number * ROW
         blocks = []
         for shape, begin, end in bars_of(step, attempts.get(step.name, ()), now):
             shapes[shape] = None
@@ -72,14 +70,14 @@ def drawing_of(
         name = clean(step.name)
         lines.append(Line(name if len(name) <= NAME else name[: NAME - 1] + "…", name, y, blocks))
     now_x = None if scale.now is None else _x(scale, scale.now)
-    height = (len(steps) + 1) * ROW + 8
+    height = len(steps) * ROW + 8
     length = f"+{lasted(scale.end - scale.begin)}"
     if scale.now is not None and scale.now == scale.end:
         length = f"now, {length}"
-    says_now = now_x is not None and LEFT + 200 < now_x < LEFT + WIDTH - 100
-    return Drawing(LEFT + WIDTH, height, LEFT, lines, local(scale.begin), length, now_x, says_now, list(shapes))
+    says_now = now_x is not None and 200 < now_x < WIDTH - 100
+    return Drawing(WIDTH, height, lines, local(scale.begin), length, now_x, says_now, list(shapes))
 
 
 def _x(scale: Scale, when: datetime) -> float:
     share = (when - scale.begin) / (scale.end - scale.begin)
-    return round(LEFT + min(1.0, max(0.0, share)) * (WIDTH - 4), 1)
+    return round(min(1.0, max(0.0, share)) * (WIDTH - 4), 1)

@@ -81,7 +81,7 @@ def main() -> None:
             page.wait_for_selector("table")
             page.screenshot(path=FOLDER / f"runs-{scheme}.png")
             page.goto(f"{stage.url}/console/runs/order-1042")
-            page.wait_for_selector("svg.timeline")
+            page.wait_for_selector(".timeline")
             page.screenshot(path=FOLDER / f"run-{scheme}.png")
         browser.close()
     print(f"{datetime.now(UTC):%Y-%m-%d}: {', '.join(sorted(path.name for path in FOLDER.iterdir()))}")

@@ -167,7 +167,7 @@ def test_a_run_says_what_it_waits_for_and_is_live(browser: Browser, stage: Stage
     page = entered(browser, stage, watched, "runs/waits")
     expect(page.locator(".waits")).to_have_text("waits for the signal go")
     expect(page.get_by_text("customer=ada")).to_be_visible()
-    expect(page.locator("svg.timeline rect.bar.wait")).to_have_count(1)
+    expect(page.locator(".timeline rect.bar.wait")).to_have_count(1)
     stage.call(stage.engine.signal("waits", "go", {"said": ["by", "whom"]}))
     expect(page.get_by_role("heading", level=1)).to_contain_text("completed")
     expect(page.locator("section", has=page.get_by_role("heading", name="Output"))).to_contain_text('"whom"')
@@ -175,7 +175,7 @@ def test_a_run_says_what_it_waits_for_and_is_live(browser: Browser, stage: Stage
     expect(page.locator(".error").first).to_contain_text("ValueError: no stock")
     page.locator(".error summary").first.click()
     expect(page.locator(".error pre").first).to_contain_text("second line")
-    expect(page.locator("svg.timeline rect.bar.failed")).to_have_count(1)
+    expect(page.locator(".timeline rect.bar.failed")).to_have_count(1)
     page.goto(f"{stage.url}/console/runs/held")
     expect(page.locator(".reason")).to_contain_text("closed")
 
@@ -471,6 +471,12 @@ def test_on_a_telephone_everything_is_beside_or_below_each_other(
         left, top, right, _ = box(what)
         row = box(what.locator("xpath=.."))
         assert (left >= 0, right <= 360, top >= row[1], row[3] - row[1] < 160) == (True, True, True, True)
+    nav = box(page.get_by_role("navigation", name="Console"))
+    assert nav[3] - nav[1] < 2 * 35  # two lines, close to each other
+    page.goto(f"{stage.url}/console/runs/fails")
+    for text in page.locator(".timeline text").all():
+        left, top, right, bottom = box(text)
+        assert (left >= 0, right <= 360, bottom - top >= 12) == (True, True, True), text.text_content()
     for path in ("", "runs/fails", "start?workflow=order", "overview"):
         page.goto(f"{stage.url}/console/{path}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
