@@ -328,16 +328,20 @@ def test_a_run_is_started_by_a_form_of_its_type(
     expect(page.get_by_label("number")).to_have_value("20")
 
 
-def test_all_that_match_are_steered_at_once(browser: Browser, stage: Stage, watched: Watched) -> None:
+@pytest.mark.parametrize("scripted", [True, False], ids=["JavaScript", "no JavaScript"])
+def test_all_that_match_are_steered_at_once(browser: Browser, stage: Stage, watched: Watched, scripted: bool) -> None:
     """With their number, and a question first."""
 
     async def many() -> None:
         for number in range(5):
             await stage.engine.start("waiting", run_id=f"w{number}")
         await stage.engine.start("asking", run_id="other")
+        failed = [await stage.engine.start("failing", "no stock", run_id=f"f{number}") for number in range(3)]
+        while {await one.status() for one in failed} != {"failed"}:
+            await asyncio.sleep(0.001)
 
     stage.call(many())
-    page = entered(browser, stage, watched, "?workflow=waiting")
+    page = entered(browser, stage, watched, "?workflow=waiting", java_script_enabled=scripted)
     page.get_by_role("link", name="Cancel all unfinished that match").click()
     expect(page.get_by_text("5 runs of waiting")).to_be_visible()
     page.get_by_label("Why").fill("spring cleaning")
@@ -346,6 +350,22 @@ def test_all_that_match_are_steered_at_once(browser: Browser, stage: Stage, watc
     found = stage.call(stage.engine.list_runs(status="cancelled")).runs
     assert {(run.id, run.reason) for run in found} == {(f"w{number}", "spring cleaning") for number in range(5)}
     assert stage.call(stage.engine.get_run("other")).status == "running"
+
+    page.goto(f"{stage.url}/console/?q=no+stock")
+    page.get_by_role("link", name="Retry all failed that match").click()
+    expect(page.get_by_text("3 runs, found by “no stock”")).to_be_visible()
+    page.get_by_role("button", name="Retry 3 runs").click()
+    expect(page.get_by_role("status")).to_contain_text("3 runs were retried")
+    stage.call(until_tried_again(stage, [f"f{number}" for number in range(3)]))
+    page.get_by_role("link", name="Back to the list").click()
+    expect(page.get_by_text("with an id that begins with")).to_contain_text("“no stock”")
+
+
+async def until_tried_again(stage: Stage, run_ids: list[str]) -> None:
+    """The failed step of each has had another attempt."""
+    for run_id in run_ids:
+        while (await stage.engine.steps(run_id))[0].attempts < 2:
+            await asyncio.sleep(0.001)
 
 
 def test_the_overview_is_live(browser: Browser, stage: Stage, watched: Watched) -> None:
@@ -487,24 +507,55 @@ PAGES = [
     "runs/nothing", "workflows", "start", "start?workflow=order", "start?workflow=echo", "runs/fails/confirm/retry",
     "runs/waits/confirm/cancel", "runs/waits/confirm/signal",
     "runs/asks/confirm/approve", "runs/order%201/confirm/fork", "runs/order%201/confirm/cancel", "all/retry",
+    "overview", "runs/parked",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_use_it(browser: Browser, stage: Stage, watched: Watched, scheme: Any) -> None:
-    """WCAG 2.1 AA, as far as axe can tell, on every page."""
-    stage.call(some(stage))
-    page = entered(browser, stage, watched, color_scheme=scheme)
-    found = {}
-    for path in PAGES:
-        page.goto(f"{stage.url}/console/{path}")
-        wrong = Axe().run(page, options=AXE).response["violations"]
-        found[path] = [(one["id"], [node["html"][:150] for node in one["nodes"]]) for one in wrong]
-    page.context.clear_cookies()
-    page.goto(f"{stage.url}/console/")
+older = Pikku()
+
+
+@older.workflow(name="waiting")
+async def waiting_before(workflow: Workflow) -> None:
+    """As the code was before: with a step that is there no more."""
+    await workflow.do("Charge", lambda: None)
+    await workflow.wait_for_signal("go")
+
+
+async def parked(stage: Stage) -> None:
+    """A run that other code will not fit."""
+    await stage.engine.start("waiting", run_id="parked")
+    while not await stage.engine.steps("parked"):
+        await asyncio.sleep(0.001)
+
+
+def wrong_of(page: Page) -> list[tuple[str, list[str]]]:
+    """What of WCAG 2.1 AA it does not keep to, as far as axe can tell."""
     wrong = Axe().run(page, options=AXE).response["violations"]
-    found["login"] = [(one["id"], [node["html"][:150] for node in one["nodes"]]) for one in wrong]
-    assert {path: wrong for path, wrong in found.items() if wrong} == {}
+    return [(one["id"], [node["html"][:150] for node in one["nodes"]]) for one in wrong]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_it(browser: Browser, db: Path, watched: Watched, scheme: Any) -> None:
+    """Every page."""
+    with staged(older, db) as stage:
+        stage.call(parked(stage))
+    with staged(pikku, db) as stage:
+        stage.call(some(stage))
+        page = entered(browser, stage, watched, color_scheme=scheme)
+        found = {}
+        for path in PAGES:
+            page.goto(f"{stage.url}/console/{path}")
+            found[path] = wrong_of(page)
+        page.goto(f"{stage.url}/console/runs/parked")
+        expect(page.get_by_role("heading", name="The code does not fit what is recorded")).to_be_visible()
+        page.goto(f"{stage.url}/console/all/cancel?workflow=asking")
+        page.get_by_role("button", name="Cancel 1 run").click()
+        expect(page.get_by_role("status")).to_contain_text("1 run was cancelled")
+        found["done"] = wrong_of(page)
+        page.context.clear_cookies()
+        page.goto(f"{stage.url}/console/")
+        found["login"] = wrong_of(page)
+        assert {path: wrong for path, wrong in found.items() if wrong} == {}
 
 
 async def until(true: Callable[[], bool]) -> None:
