@@ -716,7 +716,6 @@ async def test_a_run_says_whether_it_waits_for_a_signal_or_a_decision(db: Path) 
         async with caller(app, token=reader) as http:
             assert "waits for the signal or decision account until" in (await http.get("/console/runs/r")).text
     async with Pikku().open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
-        del engine
         asked = (await http.get("/console/runs/r/confirm/signal")).text
         assert re.findall(r'<option value="([^"]*)">', asked) == ["papers", "account"]
 
