@@ -35,7 +35,7 @@ def say_moments(kind: inspect.Type, schema: dict[str, Any], components: Mapping[
             kind = kind.type
         if "$ref" in schema:
             name = schema["$ref"].rpartition("/")[2]
-            if name in seen:
+            if name in seen or name not in components:
                 continue
             seen.add(name)
             schema = components[name]

@@ -279,6 +279,7 @@ class Held:
     any_of: list[str] | Node | Twig | None
     either: Annotated[datetime | Twig | None, Meta(description="Some")]
     own: Annotated[str, Meta(extra_json_schema={"format": "email"})]
+    far: Annotated[Any, Meta(extra_json_schema={"$ref": "https://shop.example/schemas/far"})]
 
 
 def test_a_moment_is_one_wherever_it_is_in_a_type() -> None:
