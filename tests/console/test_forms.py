@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
@@ -121,6 +121,9 @@ class Defaults(msgspec.Struct):
 SCHEMA, DEFAULTS = schema_of(Every), schema_of(Defaults)
 
 
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a machine that is busy
+
+
 class Sent(HTMLParser):
     """What a browser sends of a form that nobody has touched."""
 
@@ -186,6 +189,7 @@ def test_a_form_that_nobody_has_touched_means_what_it_was_filled_with() -> None:
         "anything": st.none() | st.booleans() | texts | st.dictionaries(texts, numbers, max_size=2),
     }  # fmt: skip
 
+    @patient
     @given(st.fixed_dictionaries(needed, optional=maybe))
     def check(value: dict[str, Any]) -> None:
         fields = fields_of(SCHEMA, value)
@@ -197,6 +201,7 @@ def test_a_form_that_nobody_has_touched_means_what_it_was_filled_with() -> None:
         again = refilled(empty, form)
         assert untouched(again) == form
 
+    @patient
     @given(st.builds(Defaults, text=texts, text_or_null=st.none() | texts, null=st.none() | texts,
                      yes=st.none() | st.booleans(), no=st.booleans(), count=st.none() | numbers))  # fmt: skip
     @example(Defaults())
