@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from msgspec import Raw, structs
 
 from pikkupy.control import messages
-from pikkupy.control.messages import AnyCall, json_of, values
+from pikkupy.control.messages import AnyCall, holds_classes, json_of, values
 from pikkupy.engine import Chunk, Engine, Run, RunHandle, Step
 from pikkupy.engine.asking import types_of
 from pikkupy.errors import PayloadError
+from pikkupy.plain import plain as plain_of
 from pikkupy.registry import Registry, WorkflowFunction
 
 TURN = 200  # items made in one turn of the loop
@@ -92,17 +94,19 @@ class Answerer:
     # Asking
 
     async def _get_run(self, call: messages.GetRun) -> Raw:
-        return json_of(self._sent_run(await self._engine.get_run(call.run_id)))
+        return json_of(self._sent_run(await self._engine.get_run(call.run_id), plain=call.plain))
 
     async def _list_runs(self, call: messages.ListRuns) -> Raw:
-        page = await self._engine.list_runs(**structs.asdict(call))
-        return json_of(messages.SentPage(tuple(map(self._sent_run, page.runs)), page.next_cursor))
+        which = structs.asdict(call)
+        sent = partial(self._sent_run, plain=which.pop("plain"))
+        page = await self._engine.list_runs(**which)
+        return json_of(messages.SentPage(tuple(map(sent, page.runs)), page.next_cursor))
 
     async def _counts(self, _: messages.Counts) -> Raw:
         return json_of(await self._engine.counts())
 
     async def _steps(self, call: messages.Steps, tell: Tell) -> Raw:
-        return await _each(await self._engine.steps(call.run_id), self._sent_step, tell)
+        return await _each(await self._engine.steps(call.run_id), partial(self._sent_step, plain=call.plain), tell)
 
     async def _load(self, _: messages.GetLoad) -> Raw:
         return json_of(await self._engine.load())
@@ -123,7 +127,7 @@ class Answerer:
         page = await self._engine.some_steps(
             call.run_id, first=call.first, limit=call.limit, with_errors=call.with_errors
         )
-        steps = [self._sent_step(step) for step in page.steps]
+        steps = [self._sent_step(step, plain=call.plain) for step in page.steps]
         return json_of({"steps": steps, "attempts": page.attempts, "in_all": page.in_all})
 
     async def _some_events(self, call: messages.SomeEvents) -> Raw:
@@ -133,7 +137,8 @@ class Answerer:
         found = await self._engine.open_steps(call.run_ids)
 
         def sent(run_id: str) -> Raw:
-            return json_of({"run_id": run_id, "steps": [self._sent_step(step) for step in found[run_id]]})
+            steps = [self._sent_step(step, plain=call.plain) for step in found[run_id]]
+            return json_of({"run_id": run_id, "steps": steps})
 
         return await _each(found, sent, tell)
 
@@ -148,7 +153,7 @@ class Answerer:
 
     async def _stream(self, call: messages.Stream, tell: Tell) -> Raw:
         chunks = self._engine.stream(call.run_id, after=call.after, step=call.step, current=call.current)
-        return await _all(chunks, self._sent_chunk, tell)
+        return await _all(chunks, partial(self._sent_chunk, plain=call.plain), tell)
 
     # Acting
 
@@ -223,17 +228,24 @@ class Answerer:
             text = values.encode(value, what="value")
         return Raw(text.encode())
 
-    def _sent_run(self, run: Run) -> messages.SentRun:
-        input_type, output_type = types_of(self._registry, run.workflow)
+    def _sent_run(self, run: Run, *, plain: bool) -> messages.SentRun:
         given = structs.asdict(run)
-        given["input"], given["output"] = self._sent(run.input, input_type), self._sent(run.output, output_type)
+        for name, annotation in zip(("input", "output"), types_of(self._registry, run.workflow), strict=True):
+            given |= self._sent_field(name, given[name], annotation, plain=plain)
         return messages.SentRun(**given)
 
-    def _sent_step(self, step: Step) -> Raw:
-        return json_of(messages.SentStep(**{**structs.asdict(step), "output": self._sent(step.output, Any)}))
+    def _sent_step(self, step: Step, *, plain: bool) -> Raw:
+        given = structs.asdict(step)
+        return json_of(messages.SentStep(**given | self._sent_field("output", step.output, Any, plain=plain)))
 
-    def _sent_chunk(self, chunk: Chunk) -> Raw:
-        return json_of(messages.SentChunk(**{**structs.asdict(chunk), "value": self._sent(chunk.value, Any)}))
+    def _sent_chunk(self, chunk: Chunk, *, plain: bool) -> Raw:
+        given = structs.asdict(chunk)
+        return json_of(messages.SentChunk(**given | self._sent_field("value", chunk.value, Any, plain=plain)))
+
+    def _sent_field(self, name: str, value: Any, annotation: Any, *, plain: bool) -> dict[str, Any]:
+        """With its plain form, if the client wants that and it says more."""
+        sent = self._sent(value, annotation)
+        return {name: sent, f"plain_{name}": (json_of(plain_of(value)),) if plain and holds_classes(sent) else ()}
 
 
 async def _all(found: AsyncIterator[Any], sent: Callable[[Any], Raw], tell: Tell) -> Raw:

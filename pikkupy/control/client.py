@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar, overload
 
@@ -15,18 +17,20 @@ from pikkupy.clock import SystemClock
 from pikkupy.control import messages, places
 from pikkupy.control.line import Gone, Lines
 from pikkupy.control.messages import AnyCall, values
+from pikkupy.control.seeing import NotHere, chunk_of, run_of, steps_of
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import Attempt, Chunk, Event, Load, Page, Run, RunHandle, Step, StepPage, WorkflowInfo
 from pikkupy.engine.asking import types_of
 from pikkupy.engine.ids import Ids
-from pikkupy.engine.views import shown
 from pikkupy.errors import BadType, BadValue, EngineClosed
 from pikkupy.mounting import Mount, Mounted
 from pikkupy.registry import Registry, WorkflowFunction
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+Sent = TypeVar("Sent")
+Shows = TypeVar("Shows", bound=messages.Show)
 
 
 class Way(Protocol):
@@ -45,10 +49,11 @@ class Client(Mounted):
     """The engine that owns a file, from another process of the same user. Made by `Pikku.connect`; use `async with`.
 
     Its methods are the engine's, and raise what the engine raises. Values have the types of the workflows that the
-    client's own `Pikku` knows, else those that were recorded. If the engine goes away, calls that can be asked again
-    (`start`, `result`, everything that only reads) are, as soon as there is another one; any other raises
-    `EngineClosed`, which says that it may have been carried out. `EngineClosed`, too, if no engine comes in time, and
-    `JournalLocked` if one holds the file and does not answer.
+    client's own `Pikku` knows, else those that were recorded; one of a class that is not here is plain JSON, as the
+    engine would take it. If the engine goes away, calls that can be asked again (`start`, `result`, everything that
+    only reads) are, as soon as there is another one; any other raises `EngineClosed`, which says that it may have been
+    carried out. `EngineClosed`, too, if no engine comes in time, and `JournalLocked` if one holds the file and does not
+    answer.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Client(Mounted):
         self._now_us = SystemClock().now_us
         self._lines = Lines(self._path, places.real_path(self._path), microseconds(wait) / 1e6)
         self._way: Way = self._lines
+        self._plain = False  # whether values that hold classes are to come in plain JSON as well
 
     async def __aenter__(self) -> Client:
         self._registry.resolve()
@@ -179,7 +185,8 @@ class Client(Mounted):
 
     async def get_run(self, run_id: str) -> Run:
         """As `Engine.get_run`."""
-        return self._run(await self._ask(messages.GetRun(run_id), messages.SentRun, again=True))
+        ask = partial(self._ask, kind=messages.SentRun, again=True)
+        return await self._seen(messages.GetRun(run_id), ask, self._run)
 
     async def list_runs(
         self,
@@ -208,8 +215,11 @@ class Client(Mounted):
             limit=limit,
             cursor=cursor,
         )
-        page = await self._ask(call, messages.SentPage, again=True)
-        return Page(runs=tuple(map(self._run, page.runs)), next_cursor=page.next_cursor)
+
+        def see(page: messages.SentPage, final: bool) -> Page:
+            return Page(runs=tuple(self._run(run, final) for run in page.runs), next_cursor=page.next_cursor)
+
+        return await self._seen(call, partial(self._ask, kind=messages.SentPage, again=True), see)
 
     async def counts(self) -> dict[str, dict[RunStatus, int]]:
         """As `Engine.counts`."""
@@ -238,13 +248,16 @@ class Client(Mounted):
 
     async def steps(self, run_id: str) -> list[Step]:
         """As `Engine.steps`."""
-        return [_step(step) for step in await self._all(messages.Steps(run_id), messages.SentStep)]
+        return await self._seen(messages.Steps(run_id), partial(self._all, kind=messages.SentStep), steps_of)
 
     async def some_steps(self, run_id: str, *, first: int = 0, limit: int = 50, with_errors: bool = False) -> StepPage:
         """As `Engine.some_steps`."""
         call = messages.SomeSteps(run_id, first, limit, with_errors)
-        page = await self._ask(call, messages.SentStepPage, again=True)
-        return StepPage(steps=list(map(_step, page.steps)), attempts=page.attempts, in_all=page.in_all)
+
+        def see(page: messages.SentStepPage, final: bool) -> StepPage:
+            return StepPage(steps=steps_of(page.steps, final), attempts=page.attempts, in_all=page.in_all)
+
+        return await self._seen(call, partial(self._ask, kind=messages.SentStepPage, again=True), see)
 
     async def some_events(self, run_id: str, *, after: int | None = None, limit: int = 200) -> list[Event]:
         """As `Engine.some_events`."""
@@ -253,8 +266,12 @@ class Client(Mounted):
 
     async def open_steps(self, run_ids: Iterable[str]) -> dict[str, list[Step]]:
         """As `Engine.open_steps`."""
-        found = await self._all(messages.OpenSteps(list(run_ids)), messages.SentOpenSteps)
-        return {one.run_id: [_step(step) for step in one.steps] for one in found}
+
+        def see(found: list[messages.SentOpenSteps], final: bool) -> dict[str, list[Step]]:
+            return {one.run_id: steps_of(one.steps, final) for one in found}
+
+        call = messages.OpenSteps(list(run_ids))
+        return await self._seen(call, partial(self._all, kind=messages.SentOpenSteps), see)
 
     async def history(self, run_id: str) -> list[Attempt]:
         """As `Engine.history`."""
@@ -386,7 +403,7 @@ class Client(Mounted):
             except Gone:
                 pass
 
-    async def _read(self, call: AnyCall, kind: type[Out], after: Callable[[Out], AnyCall]) -> AsyncIterator[Out]:
+    async def _read(self, call: AnyCall, kind: type[Out], after: Callable[[Out], AnyCall]) -> AsyncGenerator[Out, None]:
         """The items of the answer as they come; from the next engine those that follow."""
         while True:
             try:
@@ -400,9 +417,31 @@ class Client(Mounted):
                 pass
 
     async def _chunks(self, call: messages.Stream) -> AsyncIterator[Chunk]:
-        sent = self._read(call, messages.SentChunk, lambda chunk: structs.replace(call, after=chunk.offset))
-        async for chunk in sent:
-            yield Chunk(**{**structs.asdict(chunk), "value": _shown(chunk.value, Any)})
+        while True:
+            call = structs.replace(call, plain=self._plain)
+            async with aclosing(self._read(call, messages.SentChunk, partial(_after, call))) as sent:
+                try:
+                    async for one in sent:
+                        chunk = chunk_of(one, call.plain)
+                        call = _after(call, one)
+                        yield chunk
+                    return
+                except NotHere:
+                    self._plain = True
+
+    async def _seen(
+        self, call: Shows, ask: Callable[[Shows], Awaitable[Sent]], see: Callable[[Sent, bool], Out]
+    ) -> Out:
+        """The answer as users see it: asked for again, with values in plain JSON too, if classes of it are not here.
+
+        It is large then, so it is asked for so only by those who have met such a value.
+        """
+        plain = self._plain
+        try:
+            return see(await ask(structs.replace(call, plain=plain)), plain)
+        except NotHere:
+            self._plain = True
+            return see(await ask(structs.replace(call, plain=True)), True)
 
     def _asked_for(self, workflow: Any) -> tuple[str, Any]:
         """Name and type of the input. Raises `WorkflowNotFound` for what is no workflow of this `Pikku`."""
@@ -411,20 +450,12 @@ class Client(Mounted):
         found: WorkflowFunction[Any, Any] = self._registry.find_workflow(workflow)
         return found.name, found.data_type
 
-    def _run(self, sent: messages.SentRun) -> Run:
-        input_type, output_type = types_of(self._registry, sent.workflow)
-        given = structs.asdict(sent)
-        given["input"], given["output"] = _shown(sent.input, input_type), _shown(sent.output, output_type)
-        return Run(**given)
+    def _run(self, sent: messages.SentRun, final: bool) -> Run:
+        return run_of(sent, types_of(self._registry, sent.workflow), final)
 
 
-def _step(sent: messages.SentStep) -> Step:
-    return Step(**{**structs.asdict(sent), "output": _shown(sent.output, Any)})
-
-
-def _shown(text: Raw, annotation: Any) -> Any:
-    data = bytes(text).decode()
-    return None if data == "null" else shown(values, data, annotation)
+def _after(call: messages.Stream, chunk: messages.SentChunk) -> messages.Stream:
+    return structs.replace(call, after=chunk.offset)
 
 
 def _sent(value: Any, annotation: Any, what: str, name: str) -> Raw:

@@ -39,6 +39,13 @@ class Act(Call, frozen=True):
     """One that changes something: it leaves an audit line."""
 
 
+class Show(Call, frozen=True, kw_only=True):
+    """One that is answered with users' values."""
+
+    plain: bool = False
+    """Whether those that hold classes are sent in plain JSON as well: the client does not have the classes."""
+
+
 class Start(Act, frozen=True):
     workflow: str
     run_id: str
@@ -58,11 +65,11 @@ class Result(Call, frozen=True):
     timeout_us: int | None = None
 
 
-class GetRun(Call, frozen=True):
+class GetRun(Show, frozen=True):
     run_id: str
 
 
-class ListRuns(Call, frozen=True):
+class ListRuns(Show, frozen=True):
     workflow: str | None = None
     status: list[str] | None = None
     tags: dict[str, str] | None = None
@@ -87,11 +94,11 @@ class Workflows(Call, frozen=True):
     pass
 
 
-class Steps(Call, frozen=True):
+class Steps(Show, frozen=True):
     run_id: str
 
 
-class SomeSteps(Call, frozen=True):
+class SomeSteps(Show, frozen=True):
     run_id: str
     first: int
     limit: int
@@ -104,7 +111,7 @@ class SomeEvents(Call, frozen=True):
     limit: int
 
 
-class OpenSteps(Call, frozen=True):
+class OpenSteps(Show, frozen=True):
     run_ids: list[str]
 
 
@@ -121,7 +128,7 @@ class RunEvents(Call, frozen=True):
     after: int | None = None
 
 
-class Stream(Call, frozen=True):
+class Stream(Show, frozen=True):
     run_id: str
     after: int = -1
     step: str | None = None
@@ -287,17 +294,24 @@ class Outcome(msgspec.Struct, frozen=True):
     output: Raw
 
 
+Plain = tuple[Raw, ...]
+"""The value in plain JSON, as an engine shows it that knows its classes; nothing where that says no more."""
+
+
 class SentRun(Run, frozen=True, kw_only=True):
     """A run on the wire."""
 
     input: Raw
     output: Raw
+    plain_input: Plain = ()
+    plain_output: Plain = ()
 
 
 class SentStep(Step, frozen=True, kw_only=True):
     """A step on the wire."""
 
     output: Raw
+    plain_output: Plain = ()
 
 
 class SentStepPage(msgspec.Struct, frozen=True):
@@ -319,6 +333,7 @@ class SentChunk(Chunk, frozen=True, kw_only=True):
     """A chunk on the wire."""
 
     value: Raw
+    plain_value: Plain = ()
 
 
 class SentPage(msgspec.Struct, frozen=True):
@@ -333,6 +348,8 @@ SentCounts = dict[str, dict[RunStatus, int]]
 values = Codec(UNLIMITED, UNLIMITED)
 """Users' values on the wire. The engine has limits of its own, which it names in its errors."""
 
+_CLASS = re.compile(rb'"\$t":"[^"]*:')  # the tag of an instance, which a class has to be found by
+
 _encode = msgspec.json.Encoder().encode
 read_call = msgspec.json.Decoder(AnyCall).decode
 read_answer = msgspec.json.Decoder(AnyAnswer).decode
@@ -341,6 +358,11 @@ read_answer = msgspec.json.Decoder(AnyAnswer).decode
 def tag_of(call: Call) -> str:
     """The name of the engine's method."""
     return str(type(call).__struct_config__.tag)
+
+
+def holds_classes(text: Raw) -> bool:
+    """Whether there are instances of users' classes in the value of that text."""
+    return _CLASS.search(text) is not None
 
 
 def json_of(value: Any) -> Raw:

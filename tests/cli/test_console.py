@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,18 @@ async def ordering(workflow: Workflow, data: Order) -> str:
 async def copied(workflow: Workflow, data: Order) -> Order:
     """Give back what was ordered."""
     return data
+
+
+class Colour(Enum):
+    """That a shirt has."""
+
+    RED = "red"
+
+
+@pikku.workflow
+async def dyed(workflow: Workflow, data: dict[str, Colour]) -> Colour:
+    """Say which one it is."""
+    return data["colour"]
 
 
 class Shown:
@@ -169,12 +182,30 @@ async def test_what_the_engine_knows_can_be_started(tmp_path: Path) -> None:
                 assert 'value="7"' in console.ask("/console/start?from_run=o")[1]
                 assert console.ask("/console/start", workflow="waiting", id="w")[0] == 200
                 code, page = console.ask("/console/start?workflow=nothing")
-                known = "no workflow named &#39;nothing&#39;; it has: copied, ordering, waiting"
+                known = "no workflow named &#39;nothing&#39;; it has: copied, dyed, ordering, waiting"
                 assert (code, known in page) == (404, True)
 
         await asyncio.to_thread(look)
         assert await (await engine.handle("o")).result("30s") == "7 until 2026"
         assert (await engine.get_run("w")).workflow == "waiting"
+
+
+async def test_an_enum_is_shown_as_it_can_be_sent_back(tmp_path: Path) -> None:
+    """Its class is in the engine's process alone; without an engine its name is all there is."""
+    async with pikku.open(tmp_path / "app.db") as engine:
+        await engine.run(dyed, {"colour": Colour.RED}, run_id="r")
+
+        def look() -> None:
+            with shown(tmp_path, "console", "app.db") as console:
+                run = json.loads(console.ask("/api/runs/r")[1])
+                assert (run["input"], run["output"]) == ({"colour": "red"}, "red")
+                copy = "{\n  &#34;colour&#34;: &#34;red&#34;\n}"
+                assert copy in console.ask("/console/start?from_run=r")[1]
+                assert console.post("/api/runs", {"workflow": "dyed", "input": run["input"]})[0] == 202
+
+        await asyncio.to_thread(look)
+    with shown(tmp_path, "console", "app.db", "--engine-wait", "0s") as console:
+        assert json.loads(console.ask("/api/runs/r")[1])["input"] == {"colour": "RED"}
 
 
 async def test_engines_come_and_go(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from pikkupy import (
     Workflow,
     WorkflowNotFound,
 )
-from pikkupy.control import places
+from pikkupy.control import messages, places
 
 pikku = Pikku()
 
@@ -125,6 +125,111 @@ async def test_a_client_that_knows_no_workflow_sees_plain_values_or_recorded_typ
         assert await stranger.run("doubled", {"number": 4, "parts": [1]}) == Order(8, (1, 2))
         with pytest.raises(WorkflowNotFound, match="doubled"):
             await stranger.start(doubled, Order(1))
+
+
+SHAPES = """
+import asyncio, sys
+from enum import Enum
+from typing import Any
+import msgspec
+from pikkupy import Pikku, Workflow, current_step
+
+pikku = Pikku()
+
+class Color(Enum):
+    RED = "red"
+
+class Thread(Enum):
+    NONE = None
+
+class Shirt(msgspec.Struct, rename="camel", tag="shirt"):
+    main_color: Color
+    sizes: tuple[int, ...]
+
+@pikku.workflow
+async def sew(workflow: Workflow, data: Shirt) -> Color:
+    def emit() -> Thread:
+        current_step().emit(Shirt(Color.RED, (1, 2)))
+        return Thread.NONE
+    await workflow.do("plain", lambda: (1, 2))
+    await workflow.do("sew", emit)
+    await workflow.wait_for_signal("go")
+    return data.main_color
+
+async def main():
+    async with pikku.open(sys.argv[1], shutdown_grace=0) as engine:
+        await engine.start(sew, Shirt(Color.RED, (1, 2)), run_id="r")
+        print("open", flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+asyncio.run(main())
+"""
+SHIRT = {"type": "shirt", "mainColor": "red", "sizes": [1, 2]}
+
+
+@pytest.fixture
+async def sewing(db: Path) -> AsyncIterator[Client]:
+    """A client without the classes of the engine's process."""
+    engine = await life(db, SHAPES, stdin=subprocess.PIPE)
+    async with Pikku().connect(db) as stranger:
+        yield stranger
+    assert engine.stdin is not None
+    engine.stdin.close()
+    await asyncio.to_thread(engine.wait)
+
+
+@pytest.mark.parametrize("first", ["get_run", "list_runs", "stream", "steps"])
+async def test_values_of_classes_that_are_not_here_are_shown_as_the_engine_takes_them(
+    sewing: Client, first: str
+) -> None:
+    """By an enum's value and a field's JSON name, whichever is asked for first; such a value starts another run."""
+    while len(await sewing.open_steps(["r"])) == 0 or len(await sewing.steps("r")) < 3:
+        pass
+    sewing._plain = False
+    asked = {
+        "get_run": lambda: sewing.get_run("r"),
+        "list_runs": lambda: sewing.list_runs(),
+        "stream": lambda: anext(sewing.stream("r")),
+        "steps": lambda: sewing.steps("r"),
+    }
+    for name in [first, *asked]:
+        got = await asked[name]()
+        match name:
+            case "get_run":
+                assert got.input == SHIRT
+            case "list_runs":
+                assert [run.input for run in got.runs] == [SHIRT]
+            case "stream":
+                assert got.value == SHIRT
+            case _:
+                assert [step.output for step in got] == [(1, 2), None, None]
+    page = await sewing.some_steps("r")
+    assert page.steps == await sewing.steps("r")
+    assert await sewing.has_input("r", SHIRT)
+    again = await sewing.start("sew", SHIRT)
+    await again.signal("go")
+    with pytest.raises(PayloadError):
+        await again.result()
+    assert (await sewing.get_run(again.id)).output == "red"
+
+
+async def test_values_are_sent_once_to_who_has_their_classes(engine: Engine, client: Client) -> None:
+    """And twice only if they hold classes."""
+    await client.run(doubled, Order(4, (9,)), run_id="r")
+    asked, ask = list[Any](), client._way.ask
+
+    async def told(call: Any) -> Any:
+        asked.append(call)
+        return await ask(call)
+
+    client._way.ask = told  # type: ignore[method-assign]
+    await client.get_run("r")
+    assert [call.plain for call in asked] == [False]
+    run = await ask(messages.GetRun("r", plain=True))
+    [order] = msgspec.json.decode(run, type=messages.SentRun).plain_input
+    assert msgspec.json.decode(order) == {"number": 4, "parts": [9]}
+    page = await ask(messages.SomeSteps("r", 0, 50, False, plain=True))
+    assert [step.plain_output for step in msgspec.json.decode(page, type=messages.SentStepPage).steps] == [()]
 
 
 async def test_starting_twice_is_one_run(client: Client) -> None:
@@ -314,8 +419,8 @@ asyncio.run(main())
 """
 
 
-async def life(db: Path) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([sys.executable, "-c", LIFE, str(db)], stdout=subprocess.PIPE)
+async def life(db: Path, program: str = LIFE, stdin: int | None = None) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", program, str(db)], stdout=subprocess.PIPE, stdin=stdin)
     assert process.stdout is not None
     with process.stdout as said:
         assert await asyncio.to_thread(said.readline) == b"open\n"
