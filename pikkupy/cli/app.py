@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from pikkupy.cli.files import backup, counts, doctor
 from pikkupy.cli.replays import check, export, replay
 from pikkupy.cli.running import run as run_command
 from pikkupy.cli.runs import runs
-from pikkupy.cli.screen import say
+from pikkupy.cli.screen import Output, nobody_reads, say, whoever_reads
 from pikkupy.cli.steering import prune, start
 
 CODES = "Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + "."
@@ -71,17 +70,18 @@ def run(arguments: Sequence[str]) -> int:
             arguments,
             exit_on_error=False,
             print_error=True,
+            console=Output(),
             error_console=Console(stderr=True),
             result_action="return_value",
         )
-        sys.stdout.flush()
+        with whoever_reads():
+            sys.stdout.flush()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else Exit.FAILED
     except CycloptsError:
         return Exit.USAGE  # cyclopts has said what is wrong
     except BrokenPipeError:
-        # Whoever read has had enough, as `head` does. Nothing more may be written there when the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nobody_reads()
         return Exit.DONE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pikkupy.cli.demo_app import REPORT, WAIT, Entry, Report, StepLine
+from pikkupy.cli.screen import Output
 from pikkupy.showing.marks import STEPS
 
 PACE = 1.0
@@ -173,7 +174,7 @@ class Screen:
 
 def demo(*, fast: bool, as_json: bool, keep: Path | None) -> int:
     """Run the demo; 0 if every recorded effect happened once."""
-    console = Console(quiet=as_json)
+    console = Output(quiet=as_json)
     console.print("A workflow, its journal in one SQLite file, and two kill -9.", highlight=False)
     begun = time.monotonic()
     with _folder(keep) as folder:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.table import Table
 from rich.text import Text
 
 from pikkupy.cli.exits import Exit
-from pikkupy.cli.places import AsJson, File, file_and, file_of
+from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of
 from pikkupy.cli.replays import UNFINISHED, pikku_of, replays_of
 from pikkupy.cli.running import AppDir
-from pikkupy.cli.screen import Screen, say, table, whole
+from pikkupy.cli.screen import Screen, say, table, whoever_reads, whole
 from pikkupy.core.model import RunStatus
-from pikkupy.engine.health import Level, code_check, examine
+from pikkupy.engine.health import Check, Level, code_check, examine
 from pikkupy.engine.looking import Look
 from pikkupy.engine.replaying import Fits
 from pikkupy.plain import plain
@@ -71,24 +73,29 @@ async def doctor(
             replayed = [one async for one in replays_of(look, pikku, UNFINISHED)]
         checks.append(code_check(len(replayed), [one for one in replayed if one.fits is not Fits.YES]))
     well = all(one.level is not Level.BAD for one in checks)
-    if json:
-        screen.json({"file": path, "ok": well, "checks": checks})
-    elif not screen.is_terminal:
-        screen.rows((one.level, one.name, one.finding, one.cure or "") for one in checks)
-    else:
-        made = table("", "check", "finding", gives="finding")
-        for one in checks:
-            mark = LEVELS[one.level]
-            finding = whole(one.finding)
-            if one.cure is not None:
-                finding.append(f"\ncure: {clean(one.cure)}", mark.style)
-            made.add_row(screen.marked(mark), whole(one.name), finding)
-        screen.show(made)
+    with whoever_reads():
+        if json:
+            screen.json({"file": path, "ok": well, "checks": checks})
+        elif not screen.is_terminal:
+            screen.rows((one.level, one.name, one.finding, one.cure or "") for one in checks)
+        else:
+            screen.show(_examined(screen, checks))
     return Exit.DONE if well else Exit.FAILED
 
 
+def _examined(screen: Screen, checks: Sequence[Check]) -> Table:
+    made = table("", "check", "finding", gives="finding")
+    for one in checks:
+        mark = LEVELS[one.level]
+        finding = whole(one.finding)
+        if one.cure is not None:
+            finding.append(f"\ncure: {clean(one.cure)}", mark.style)
+        made.add_row(screen.marked(mark), whole(one.name), finding)
+    return made
+
+
 async def backup(
-    file: Annotated[str, Parameter(name="FILE", help="The journal. Left out: what PIKKU_DB names.")],
+    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
     out: Annotated[
         str | None, Parameter(name="OUT", show_default=False, help="The new file, in a folder that exists.")
     ] = None,

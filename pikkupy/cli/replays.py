@@ -16,7 +16,7 @@ from pikkupy import Pikku, clock
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.places import ENV, AsJson, file_and
 from pikkupy.cli.running import AppDir, found_at
-from pikkupy.cli.screen import Screen, say, tell
+from pikkupy.cli.screen import Screen, say, tell, whoever_reads
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
 from pikkupy.engine.exporting import document_of, recorded_of
@@ -87,10 +87,8 @@ async def replay(
     recorded = recorded_of(_read(document), document)
     one = Replay(recorded, pikku_of(target, app_dir))
     replayed = await one.run()
-    if json:
-        Screen().json(replayed)
-    else:
-        _show(replayed)
+    with whoever_reads():
+        Screen().json(replayed) if json else _show(replayed)
     if pdb and one.error is not None:
         _debug(one.error)
     elif pdb:
@@ -126,10 +124,12 @@ async def check(
             if replayed.fits is not Fits.YES:
                 differ.append(replayed)
                 if not json:
-                    _show(replayed)
+                    with whoever_reads():
+                        _show(replayed)
         damaged = look.damaged
     if json:
-        screen.json({"runs": count, "differ": list(map(record, differ)), "damaged": damaged})
+        with whoever_reads():
+            screen.json({"runs": count, "differ": list(map(record, differ)), "damaged": damaged})
     for text in damaged:
         say(f"left out: {text}")
     say(f"{count:,} runs were replayed, {len(differ):,} differ")

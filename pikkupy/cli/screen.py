@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from rich.console import Console
@@ -34,12 +35,20 @@ class Entry(NamedTuple):
     """What either ends with: nothing of it is cut off, and it is not left out."""
 
 
+class Output(Console):
+    """Standard output for rich. That its reader has gone is the same error as in every other write."""
+
+    def on_broken_pipe(self) -> None:
+        """Called where that was caught."""
+        raise BrokenPipeError
+
+
 class Screen:
     """Standard output."""
 
     def __init__(self) -> None:
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-        self.console = Console(highlight=False, markup=False, emoji=False, width=width)
+        self.console = Output(highlight=False, markup=False, emoji=False, width=width)
 
     @property
     def is_terminal(self) -> bool:
@@ -96,6 +105,20 @@ class Screen:
         """One document a line."""
         for document in documents:
             sys.stdout.write(json_of(document) + "\n")
+
+
+def nobody_reads() -> None:
+    """Whoever read has had enough, as `head` does: what is written to standard output from here on goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def whoever_reads() -> Iterator[None]:
+    """For what ends with a verdict, and does so also if its reader goes: the work goes on."""
+    try:
+        yield
+    except BrokenPipeError:
+        nobody_reads()
 
 
 def say(words: str) -> None:

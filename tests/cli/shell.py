@@ -57,6 +57,17 @@ def piped(*arguments: str | Path, cwd: Path | None = None, **env: str) -> Ended:
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+def unread(*arguments: str | Path, cwd: Path | None = None) -> Ended:
+    """A command whose reader has gone before it writes anything."""
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    with os.fdopen(ours, "wb") as out:
+        done = subprocess.run(
+            command(*arguments), stdout=out, stderr=subprocess.PIPE, cwd=cwd, env=environment(), check=False, timeout=60
+        )
+    return Ended(done.returncode, "", done.stderr.decode())
+
+
 def asked(*arguments: str | Path, answer: str | signal.Signals, **env: str) -> Ended:
     """A command with a person at a terminal who answers what it asks there, or presses Ctrl-C."""
     ours, theirs = pty.openpty()

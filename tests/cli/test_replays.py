@@ -18,7 +18,7 @@ from pikkupy.engine.looking import Look
 from pikkupy.engine.replaying import Fits, Replay
 from pikkupy.errors import JournalFormatError
 from pikkupy.testing import VirtualClock
-from tests.cli.shell import Ended, command, environment, piped
+from tests.cli.shell import Ended, command, environment, piped, unread
 
 SHOP = """
 from pathlib import Path
@@ -241,6 +241,40 @@ def test_a_journal_is_checked_before_a_deploy(journal: Path, shop: Path) -> None
     assert check(journal, shop).code == 4
     assert journal.read_bytes() == before
     assert not (shop / "effects").exists()
+
+
+@pytest.mark.parametrize("how", [(), ("--json",)])
+def test_a_gate_does_not_open_because_nobody_reads_what_it_says(
+    journal: Path, shop: Path, how: tuple[str, ...]
+) -> None:
+    """The work is done to its end, and the exit code says what came of it."""
+    (shop / "shop.py").write_text(CHANGED)
+    code = ("shop:pikku", "--app-dir", ".", *how)
+
+    checked = unread("check", journal, *code, cwd=shop)
+
+    assert (checked.code, checked.err) == (6, "pikku: 4 runs were replayed, 3 differ\n")
+    assert unread("replay", exported(journal, shop, "done"), *code, cwd=shop).code == 6
+    assert unread("doctor", journal, *code, cwd=shop).code == 1
+
+
+def test_the_gate_replays_what_comes_after_its_reader_has_gone(tmp_path: Path) -> None:
+    """So many differences that they are written while it works."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def gone(workflow: Workflow) -> None:
+        """Is there no more."""
+
+    async def fill() -> None:
+        async with pikku.open(tmp_path / "app.db") as engine:
+            for number in range(120):
+                await engine.run(gone, run_id=f"{number} {'long' * 40}")
+
+    asyncio.run(fill())
+    (tmp_path / "shop.py").write_text(SHOP)
+    done = unread("check", "app.db", "shop:pikku", "--app-dir", ".", cwd=tmp_path)
+    assert (done.code, done.err) == (4, "pikku: 120 runs were replayed, 120 differ\n")
 
 
 async def test_a_run_that_was_cancelled_fits_the_code_that_it_waited_in(tmp_path: Path) -> None:
