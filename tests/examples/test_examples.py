@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,17 +159,36 @@ def directive(unit: str, name: str) -> str:
     return str(found)
 
 
+def command_of(state: Path, port: int, command: str) -> list[str]:
+    """Of a systemd unit, with other places for the files."""
+    command = command.replace("/var/lib/edge", str(state)).replace("/opt/edge/.venv/bin/pikku", "PIKKU")
+    command = command.replace("/opt/edge", str(EXAMPLES / "edge")).replace(":8799", f":{port}").replace("%%", "%")
+    return shlex.split(command.replace("PIKKU", f"{sys.executable} -P -m pikkupy"))
+
+
+@pytest.mark.parametrize("count", [0, 14, 20])
+def test_the_last_copies_of_the_edge_box_stay(tmp_path: Path, count: int) -> None:
+    """Fourteen of them; what is no copy is left alone."""
+    (tmp_path / "backups").mkdir()
+    copies = [f"edge-202601{day:02}T031000.db" for day in range(1, count + 1)]
+    for name in [*copies, "notes.txt"]:
+        (tmp_path / "backups" / name).touch()
+
+    done = subprocess.run(
+        command_of(tmp_path, 0, directive("pikku-backup.service", "ExecStartPost")), check=False, env=environment()
+    )
+
+    assert done.returncode == 0
+    assert sorted(path.name for path in (tmp_path / "backups").iterdir()) == [*copies[-14:], "notes.txt"]
+    assert directive("pikku-edge.service", "Restart") == "always"
+
+
 def test_the_edge_box_goes_on_after_each_loss_of_its_process_and_its_copy_is_good(tmp_path: Path) -> None:
     """The commands are those of the units, with other places for the files."""
     state = tmp_path / "state"
     (state / "backups").mkdir(parents=True)
     port = free_port()
-
-    def here(command: str) -> list[str]:
-        command = command.replace("/var/lib/edge", str(state)).replace("/opt/edge/.venv/bin/pikku", "PIKKU")
-        command = command.replace("/opt/edge", str(EXAMPLES / "edge")).replace(":8799", f":{port}").replace("%%", "%")
-        return shlex.split(command.replace("PIKKU", f"{sys.executable} -P -m pikkupy"))
-
+    here = partial(command_of, state, port)
     uploaded = tmp_path / "uploaded.txt"
     surroundings = environment(EDGE_PAUSE="50ms", EDGE_UPLOADED=str(uploaded))
     run = here(directive("pikku-edge.service", "ExecStart"))
