@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from pikkupy import Client, Pikku, PikkuError
 from pikkupy.cli.exits import Exit
-from pikkupy.cli.http import BasePath, Redact, console_of, listening
+from pikkupy.cli.http import Reach, console_of, link
 from pikkupy.cli.places import File, file_of
 from pikkupy.cli.running import AppDir, found_at, log_to_stderr
 from pikkupy.cli.screen import say
 from pikkupy.engine.looking import Look
+from pikkupy.mounting import HttpConfig
 
 ANSWER_S = 1.0  # that an engine may take before its file is looked at instead
 
@@ -25,11 +26,7 @@ async def console(
     /,
     *,
     http: Annotated[str, Parameter(help="Where: an address of this machine, and a port; 0: any.")] = "127.0.0.1:0",
-    read_only: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Nothing can be changed in it.")
-    ] = False,
-    base_path: BasePath = "",
-    redact: Redact = None,
+    reach: Reach = Reach(),  # noqa: B008 - it is frozen
     app_dir: AppDir = None,
     engine_wait: Annotated[
         str, Parameter(help="How long to wait for an engine before it is said that there is none.")
@@ -43,7 +40,9 @@ async def console(
     path = file_of(file)
     engine = Pikku().connect(path, wait=engine_wait)
     log_to_stderr("text", "info")  # the audit lines
-    hide = None if redact is None else found_at(redact, app_dir)
+    hide = None if reach.redact is None else found_at(reach.redact, app_dir)
+    with suppress(ModuleNotFoundError):  # it is said below
+        reach.check_place(http)
     ends = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ends.set)
@@ -54,9 +53,9 @@ async def console(
                 pass
         except PikkuError as error:
             say(f"it can be looked at, and nothing be done: {error}")
-        app, token = console_of(look, path, _Whoever(path, look, stack), read_only=read_only, redact=hide)
-        url = await stack.enter_async_context(listening(app, http, base_path=base_path))
-        say(f"{url}/console/#token={token}")
+        config = HttpConfig(hosts=reach.allow_host or (), read_only=reach.read_only, console=True, redact=hide)
+        app, token = console_of(look, path, _Whoever(path, look, stack), config)
+        say(link(await stack.enter_async_context(reach.listening(app, http)), token))
         await ends.wait()
     return Exit.DONE
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
 from pikkupy.cli.exits import Exit
+from pikkupy.cli.http import Reach, link
 from pikkupy.cli.places import ENV
 from pikkupy.cli.running import AppDir
 from pikkupy.cli.screen import say
@@ -23,6 +26,8 @@ FILE = "dev.db"
 GRACE = "1s"
 KILLED_AFTER_S = 3.0  # the grace, and time to close the file
 LOOK_S = 0.05  # between two looks whether the engine is open
+
+Changes: TypeAlias = set[tuple[Any, str]]  # what was done, and to which file
 
 
 async def dev(
@@ -36,6 +41,7 @@ async def dev(
     http: Annotated[str, Parameter(help="Where the console is: an address of this machine, and a port.")] = (
         "127.0.0.1:8799"
     ),
+    reach: Reach = Reach(),  # noqa: B008 - it is frozen
     watch: Annotated[
         list[Path] | None, Parameter(negative="", show_default=False, help="What to watch. [default: --app-dir, or .]")
     ] = None,
@@ -49,70 +55,114 @@ async def dev(
     try:
         from watchfiles import PythonFilter, awatch  # noqa: PLC0415 - the extra may be missing
 
-        from pikkupy.http.serving import address_of, bound_to  # noqa: PLC0415
         from pikkupy.http.tokens import token_of_file  # noqa: PLC0415
     except ModuleNotFoundError as missing:
         raise PikkuError(f"pikku dev needs {missing.name}: pip install 'pikkupy[cli,console]'") from None
     path = file or os.environ.get(ENV) or FILE
-    host = (address := address_of(http)).host
-    with bound_to(address) as free:  # it is said now if the place is taken
-        place = f"{f'[{host}]' if ':' in host else host}:{free.getsockname()[1]}"
+    place = _free_place(http, reach)
     command = [sys.executable, "-P", "-m", "pikkupy", "run", target, path]  # -P: as the script `pikku` does
-    command += ["--http", place, "--console", "--log", "text", "--grace", GRACE, "--ends-with-input"]
+    command += ["--http", f"{place.host}:{place.port}", *reach.arguments()]
+    command += ["--console", "--log", "text", "--grace", GRACE, "--ends-with-input"]
     command += [] if app_dir is None else ["--app-dir", app_dir]
-    places = [Path(app_dir or ".")] if watch is None else watch
-    ends, at_once = asyncio.Event(), asyncio.Event()
+    ends = _Ends()
+    trusted = None if reach.tls is None else _trusting(reach.tls[0])
+    served = _Served(place, token_of_file(path), reach, trusted)
+    watching = awatch(*(watch or [Path(app_dir or ".")]), watch_filter=PythonFilter(), stop_event=ends.asked)
+    return await _lives(command, served, watching, ends)
 
-    def end() -> None:
-        (at_once if ends.is_set() else ends).set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, end)
-    token = token_of_file(path)
-    watching = awatch(*places, watch_filter=PythonFilter(), stop_event=ends)
+class _Ends:
+    """Asked by SIGINT or SIGTERM, and by a second one for an end at once."""
+
+    def __init__(self) -> None:
+        self.asked, self.at_once = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._ask)
+
+    def _ask(self) -> None:
+        (self.at_once if self.asked.is_set() else self.asked).set()
+
+
+class _Place(NamedTuple):
+    """Where the engine is asked to serve its console: `host` as in a URL."""
+
+    host: str
+    port: int
+
+
+def _free_place(text: str, reach: Reach) -> _Place:
+    """The place that is meant, with a port. Raises `BadValue`, and `PikkuError` if it is taken."""
+    from pikkupy.http.serving import address_of, bound_to  # noqa: PLC0415 - the extra may be missing
+
+    reach.check_place(text)
+    host = (address := address_of(text)).host
+    with bound_to(address) as free:
+        return _Place(f"[{host}]" if ":" in host else host, free.getsockname()[1])
+
+
+async def _lives(command: list[str], served: _Served, watching: AsyncIterator[Changes], ends: _Ends) -> int:
+    """One engine after the other."""
     coming = asyncio.ensure_future(anext(watching, None))  # what changes from here on, while it begins as well
     child = await _begun(command)
-    await _first_of(_ready(place, token), child.wait(), ends.wait())
+    await _first_of(served.ready(), child.wait(), ends.asked.wait())
     if child.returncode is not None:  # it has said why
-        ends.set()
+        ends.asked.set()
         await coming
         return child.returncode if child.returncode > 0 else 128 - child.returncode
-    if not ends.is_set():
-        say(f"http://{place}/console/#token={token}")
+    if not ends.asked.is_set():
+        say(served.link)
     watched = asyncio.ensure_future(_watched(child))
     while (changes := await coming) is not None:
         coming = asyncio.ensure_future(anext(watching, None))
         names = sorted({Path(name).name for _, name in changes})
         say(f"changed: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}; the engine begins anew")
         watched.cancel()
-        await _ended(child, at_once)
-        if ends.is_set():
+        await _ended(child, ends.at_once)
+        if ends.asked.is_set():
             break
         child = await _begun(command)
         watched = asyncio.ensure_future(_watched(child))
     watched.cancel()
     await coming
-    await _ended(child, at_once)
+    await _ended(child, ends.at_once)
     return Exit.DONE
+
+
+def _trusting(certificate: Path) -> ssl.SSLContext:
+    """For that certificate, whoever has signed it, and for whichever name. Raises `OSError`."""
+    trusted = ssl.create_default_context(cafile=certificate)
+    trusted.check_hostname = False
+    trusted.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return trusted
+
+
+class _Served:
+    """What the engine serves, once it is open."""
+
+    def __init__(self, place: _Place, token: str, reach: Reach, trusted: ssl.SSLContext | None) -> None:
+        scheme = "http" if trusted is None else "https"
+        self.link = link(f"{scheme}://{place.host}:{place.port}{reach.base_path.rstrip('/')}", token)
+        self._url = urlsplit(self.link)
+        self._token = token
+        self._trusted = trusted
+
+    async def ready(self) -> None:
+        """Return when the engine there says that it is open."""
+        asked = f"GET /readyz HTTP/1.1\r\nHost: localhost:{self._url.port}\r\n"
+        asked += f"Authorization: Bearer {self._token}\r\nConnection: close\r\n\r\n"
+        while True:
+            with suppress(OSError):
+                reader, writer = await asyncio.open_connection(self._url.hostname, self._url.port, ssl=self._trusted)
+                with closing(writer):
+                    writer.write(asked.encode())
+                    if b" 200 " in await reader.readline():
+                        return
+            await asyncio.sleep(LOOK_S)
 
 
 async def _begun(command: list[str]) -> asyncio.subprocess.Process:
     # A session of its own: Ctrl-C is for this process, which ends the other one in order; or by its own end.
     return await asyncio.create_subprocess_exec(*command, start_new_session=True, stdin=asyncio.subprocess.PIPE)
-
-
-async def _ready(place: str, token: str) -> None:
-    """Return when the engine there says that it is open."""
-    host, _, port = place.rpartition(":")
-    asked = f"GET /readyz HTTP/1.1\r\nHost: {place}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
-    while True:
-        with suppress(OSError):
-            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-            with closing(writer):
-                writer.write(asked.encode())
-                if b" 200 " in await reader.readline():
-                    return
-        await asyncio.sleep(LOOK_S)
 
 
 async def _watched(child: asyncio.subprocess.Process) -> None:

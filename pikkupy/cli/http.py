@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,42 +15,27 @@ from pikkupy import Engine, Member
 from pikkupy.engine.looking import Look
 from pikkupy.errors import BadValue, PikkuError
 from pikkupy.log import logger
-from pikkupy.mounting import AsgiApp, HttpConfig, Scope, check_token
+from pikkupy.mounting import AsgiApp, Connection, HttpConfig, Receive, Scope, Send, check_token
 from pikkupy.private import read_own
-
-BasePath = Annotated[
-    str, Parameter(show_default=False, help="Below which a proxy has it, as in /pikku; it may take that away or not.")
-]
-Redact = Annotated[
-    str | None, Parameter(help="module:name of a function that takes secrets out of a text; it is imported.")
-]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Http:
-    """Where it is served, and for whom."""
+class Reach:
+    """Who can reach what is served, and what of it is shown."""
 
-    http: Annotated[
-        str | None, Parameter(help="Serve the HTTP API at HOST:PORT, as in 127.0.0.1:8799. The token is in FILE.token.")
-    ] = None
     allow_host: Annotated[
         list[str] | None, Parameter(negative="", help="A name that requests may come to; repeat for several.")
     ] = None
-    base_path: BasePath = ""
-    http_tokens: Annotated[
-        Path | None,
-        Parameter(help="A file of tokens in place of FILE.token: `scope token` a line; scopes: read, operate, admin."),
+    base_path: Annotated[
+        str,
+        Parameter(show_default=False, help="Below which a proxy has it, as in /pikku; it may take that away or not."),
+    ] = ""
+    redact: Annotated[
+        str | None, Parameter(help="module:name of a function that takes secrets out of a text; it is imported.")
     ] = None
-    open_health: Annotated[
-        bool, Parameter(negative="", show_default=False, help="/healthz and /readyz need no token.")
-    ] = False
-    redact: Redact = None
     tls_certificate: Annotated[Path | None, Parameter(help="Serve HTTPS with it; with --tls-key.")] = None
     tls_key: Annotated[Path | None, Parameter(help="Of the certificate.")] = None
-    console: Annotated[
-        bool, Parameter(negative="", show_default=False, help="With the console for people, at /console/.")
-    ] = False
     read_only: Annotated[bool, Parameter(negative="", show_default=False, help="Nothing can be changed over HTTP.")] = (
         False
     )
@@ -63,13 +48,67 @@ class Http:
         ),
     ] = False
 
-    def check(self) -> None:
-        """Raises `BadValue` for options that mean nothing without others."""
-        given = [field.name for field in fields(self) if getattr(self, field.name)]
-        if self.http is None and given:
-            raise BadValue(f"--{given[0].replace('_', '-')} is for --http, which was not given")
+    @property
+    def tls(self) -> tuple[Path, Path] | None:
+        """The files of certificate and key."""
+        return None if self.tls_certificate is None or self.tls_key is None else (self.tls_certificate, self.tls_key)
+
+    def arguments(self) -> list[str]:
+        """The same, for another command."""
+        given = list[str]()
+        for field in fields(Reach):
+            option, value = f"--{field.name.replace('_', '-')}", getattr(self, field.name)
+            if isinstance(value, bool):
+                given += [option] if value else []
+            else:
+                given += [
+                    word
+                    for one in (value if isinstance(value, list) else [value])
+                    if one
+                    for word in (option, str(one))
+                ]
+        return given
+
+    def check_place(self, text: str) -> None:
+        """Raises `BadValue` for a place where it cannot be served so; to be asked before anything is made."""
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise BadValue("a certificate has a key: give --tls-certificate and --tls-key")
+        # Who has an application has the extra.
+        from pikkupy.http.serving import Tls, address_of, base_of, check_reach  # noqa: PLC0415
+
+        base_of(self.base_path)
+        check_reach(address_of(text), None if self.tls is None else Tls(*self.tls), insecure=self.insecure)
+
+    @asynccontextmanager
+    async def listening(self, app: AsgiApp, text: str) -> AsyncIterator[str]:
+        """Serve the application at the place that a text means; its URL. Raises `BadValue` and `PikkuError`."""
+        from pikkupy.http.serving import Tls, address_of, base_of, below, serving  # noqa: PLC0415 - as above
+
+        self.check_place(text)
+        base, tls = base_of(self.base_path), None if self.tls is None else Tls(*self.tls)
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)  # that it begins and ends is said by others
+        async with serving(_by_command(below(app, base)), address_of(text), tls) as url:
+            yield f"{url}{base}"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Http(Reach):
+    """Where the API of an engine is served, and for whom."""
+
+    http: Annotated[
+        str | None, Parameter(help="Serve the HTTP API at HOST:PORT, as in 127.0.0.1:8799. The token is in FILE.token.")
+    ] = None
+    http_tokens: Annotated[
+        Path | None,
+        Parameter(help="A file of tokens in place of FILE.token: `scope token` a line; scopes: read, operate, admin."),
+    ] = None
+    open_health: Annotated[
+        bool, Parameter(negative="", show_default=False, help="/healthz and /readyz need no token.")
+    ] = False
+    console: Annotated[
+        bool, Parameter(negative="", show_default=False, help="With the console for people, at /console/.")
+    ] = False
 
     @asynccontextmanager
     async def served(self, engine: Engine | Member, redact: Callable[[str], str] | None = None) -> AsyncIterator[None]:
@@ -77,11 +116,12 @@ class Http:
 
         `redact` is what `self.redact` names.
         """
-        self.check()
         if self.http is None:
+            self._check_needless()
             yield
             return
-        # It says what is not installed.
+        with suppress(ModuleNotFoundError):  # `asgi` says what is not installed
+            self.check_place(self.http)
         app = engine.asgi(
             tokens={} if self.http_tokens is None else tokens_in(self.http_tokens),
             hosts=self.allow_host or [],
@@ -90,12 +130,29 @@ class Http:
             open_health=self.open_health,
             redact=redact,
         )
-        tls = None
-        if self.tls_certificate is not None and self.tls_key is not None:
-            tls = (self.tls_certificate, self.tls_key)
-        async with listening(app, self.http, tls, base_path=self.base_path, insecure=self.insecure) as url:
+        async with self.listening(app, self.http) as url:
             logger().info("http_serving", url=url)
             yield
+
+    def _check_needless(self) -> None:
+        given = [field.name for field in fields(self) if getattr(self, field.name)]
+        if given:
+            raise BadValue(f"--{given[0].replace('_', '-')} is for --http, which was not given")
+
+
+def _by_command(app: AsgiApp) -> AsgiApp:
+    """The application, which says by what option of a command its hosts are named."""
+    from pikkupy.http.guard import HOSTS_ARE_NAMED  # noqa: PLC0415 - as above
+
+    async def served(connection: Connection, receive: Receive, send: Send) -> None:
+        await app({**connection, HOSTS_ARE_NAMED: "--allow-host {}"}, receive, send)
+
+    return served
+
+
+def link(url: str, token: str) -> str:
+    """What lets its reader into the console at this URL; every address of a machine is also its loopback's."""
+    return f"{url.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')}/console/#token={token}"
 
 
 def tokens_in(path: Path) -> dict[str, Scope]:
@@ -119,29 +176,8 @@ def tokens_in(path: Path) -> dict[str, Scope]:
     return found
 
 
-@asynccontextmanager
-async def listening(
-    app: AsgiApp, text: str, tls: tuple[Path, Path] | None = None, *, base_path: str = "", insecure: bool = False
-) -> AsyncIterator[str]:
-    """Serve the application at the address that a text means; its URL. Raises `BadValue` and `PikkuError`."""
-    # Who has an application has the extra.
-    from pikkupy.http.serving import Tls, address_of, base_of, below, check_reach, serving  # noqa: PLC0415
-
-    base = base_of(base_path)
-    address, files = address_of(text), None if tls is None else Tls(*tls)
-    check_reach(address, files, insecure=insecure)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # that it begins and ends is said by others
-    async with serving(below(app, base), address, files) as url:
-        yield f"{url}{base}"
-
-
 def console_of(
-    look: Look,
-    path: str,
-    meet: Callable[[], Awaitable[tuple[Any, str | None]]],
-    *,
-    read_only: bool,
-    redact: Callable[[str], str] | None,
+    look: Look, path: str, meet: Callable[[], Awaitable[tuple[Any, str | None]]], config: HttpConfig
 ) -> tuple[AsgiApp, str]:
     """The application with the console of a file, and its token; `meet` says who answers. Raises `PikkuError`."""
     try:
@@ -150,6 +186,5 @@ def console_of(
         from pikkupy.http.tokens import token_of_file  # noqa: PLC0415
     except ModuleNotFoundError as missing:
         raise PikkuError(f"{missing.name} is not installed: pip install 'pikkupy[cli,console]'") from None
-    config = HttpConfig(read_only=read_only, console=True, redact=redact)
     engine: Any = look  # it has what the pages need of an engine
     return application(engine, path, config, CONSOLE, meet), token_of_file(path)

@@ -16,6 +16,7 @@ from pikkupy.log import logger
 from pikkupy.mounting import AsgiApp, Caller, Connection, HttpConfig, Receive, Send
 
 CALLER = "pikkupy.caller"  # in the connection, for those behind the guard
+HOSTS_ARE_NAMED = "pikkupy.hosts"  # in the connection: how that is done where nobody calls `asgi`; `{}` is the host
 SLASH = "\udc2f"  # stands for a slash within a segment of a path; no path that was sent can have it
 OPEN = frozenset({"/healthz", "/readyz"})
 USUAL_PORTS = {"http": 80, "https": 443}
@@ -120,7 +121,8 @@ class Guard:
         server = connection.get("server")
         if name in LOOPBACK and server is not None and port == server[1]:
             return
-        detail = f"Host {host!r} is not one of this server's; if it should be, name it: asgi(hosts=[{host!r}])"
+        cure = connection.get(HOSTS_ARE_NAMED, "asgi(hosts=[{}])").format(repr(host))
+        detail = f"Host {host!r} is not one of this server's; if it should be, name it: {cure}"
         raise Refused(421, "Misdirected request", detail)
 
     async def _known(self, headers: dict[str, str], connection: Connection, address: str) -> Caller | None:

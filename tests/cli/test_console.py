@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import signal
+import ssl
 import subprocess
 import urllib.error
 import urllib.parse
@@ -20,7 +21,9 @@ from typing import Any
 import msgspec
 
 from pikkupy import Pikku, Workflow
+from pikkupy.http.serving import Tls
 from tests.cli.shell import command, environment, piped
+from tests.http.test_serving import tls as tls
 
 pikku = Pikku()
 
@@ -68,7 +71,7 @@ class Shown:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.said = list[str]()
-        link = self.until(r"(http://\S+)/console/#token=(\S+)")
+        link = self.until(r"(https?://\S+)/console/#token=(\S+)")
         self.url, self.token = link.groups()
 
     def until(self, pattern: str) -> re.Match[str]:
@@ -92,6 +95,11 @@ class Shown:
         """Read on to the line with it."""
         assert any(text in line.decode() for line in lines)
 
+    def ask_as(self, host: str, path: str, trusted: ssl.SSLContext | None = None) -> tuple[int, str]:
+        """The same for who comes by another name."""
+        headers = {"Authorization": f"Bearer {self.token}", "Host": host}
+        return self._asked(urllib.request.Request(f"{self.url}{path}", headers=headers), trusted)
+
     def ask(self, path: str, **form: str) -> tuple[int, str]:
         """Status and page."""
         request = urllib.request.Request(f"{self.url}{path}", headers={"Authorization": f"Bearer {self.token}"})
@@ -107,9 +115,9 @@ class Shown:
         return code, json.loads(text)
 
     @staticmethod
-    def _asked(request: urllib.request.Request) -> tuple[int, str]:
+    def _asked(request: urllib.request.Request, trusted: ssl.SSLContext | None = None) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=30, context=trusted) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -240,6 +248,41 @@ async def test_it_is_shown_below_a_path_and_without_secrets(tmp_path: Path) -> N
         assert (status, "of=***" in page, "s3cret" in page) == (200, True, False)
         assert 'href="/a/b/console/overview"' in page
         assert console.url.endswith("/a/b")
+
+
+async def test_it_is_reached_by_the_names_that_are_allowed(tmp_path: Path) -> None:
+    """A proxy has one; who comes by another is told the option."""
+    async with pikku.open(tmp_path / "app.db"):
+        pass
+    options = ("--engine-wait", "0s", "--allow-host", "shop.example", "--base-path", "/pikku")
+    with shown(tmp_path, "console", "app.db", *options) as console:
+        assert console.ask_as("shop.example", "/console/")[0] == 200
+        code, told = console.ask_as("other.example", "/console/")
+        assert code == 421
+        assert "if it should be, name it: --allow-host 'other.example'" in told, told
+
+
+async def test_other_machines_reach_it_if_that_is_meant(tmp_path: Path, tls: Tls) -> None:
+    """By TLS, or because they are trusted; else nothing is made."""
+    async with pikku.open(tmp_path / "app.db"):
+        pass
+    before = sorted(path.name for path in tmp_path.iterdir())
+    everywhere = ("console", "app.db", "--engine-wait", "0s", "--http", "0.0.0.0:0")
+    done = piped(*everywhere, cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert "give a TLS certificate and key" in done.err and "(--insecure)" in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+    with shown(tmp_path, *everywhere, "--insecure") as console:
+        assert console.url.startswith("http://127.0.0.1:")
+        assert console.ask("/console/")[0] == 200
+    files = ("--tls-certificate", str(tls.certificate), "--tls-key", str(tls.key))
+    with shown(tmp_path, *everywhere, *files) as console:
+        trusted = ssl.create_default_context(cafile=str(tls.certificate))
+        trusted.check_hostname = False
+        port = console.url.rpartition(":")[2]
+        assert console.url == f"https://127.0.0.1:{port}"
+        assert console.ask_as(f"localhost:{port}", "/console/", trusted)[0] == 200
 
 
 async def test_an_engine_that_answers_nobody_can_be_looked_at(tmp_path: Path) -> None:

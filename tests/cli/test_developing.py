@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import ssl
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from pikkupy import Pikku
+from pikkupy.http.serving import Tls
 from tests.cli.shell import command, environment, piped
 from tests.cli.test_console import shown
+from tests.http.test_serving import tls as tls
 
 SHOP = """
 from pikkupy import Pikku, Workflow
@@ -98,6 +101,30 @@ def test_a_place_that_is_taken_is_said_and_no_link_leads_there(tmp_path: Path) -
 
     assert (done.code, done.err) == (1, f"pikku: nothing can listen at 127.0.0.1:{port}: Address already in use\n")
     assert [path.name for path in tmp_path.iterdir()] == ["shop.py"]
+
+
+def test_a_place_that_others_can_reach_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """Unless it is said that it is meant so."""
+    (tmp_path / "shop.py").write_text(SHOP)
+
+    done = piped(*DEV, "--http", "0.0.0.0:0", cwd=tmp_path)
+
+    assert (done.code, done.out) == (2, "")
+    assert "(--insecure)" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["shop.py"]
+
+
+def test_it_is_reached_as_its_options_say(tmp_path: Path, tls: Tls) -> None:
+    """From other machines, by TLS, by the name and below the path that a proxy has."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    files = ("--tls-certificate", str(tls.certificate), "--tls-key", str(tls.key))
+    with shown(
+        tmp_path, *DEV, "--http", "0.0.0.0:0", "--allow-host", "shop.example", "--base-path", "/pikku", *files
+    ) as console:
+        trusted = ssl.create_default_context(cafile=str(tls.certificate))
+        trusted.check_hostname = False
+        assert console.url.startswith("https://127.0.0.1:") and console.url.endswith("/pikku")
+        assert console.ask_as("shop.example", "/console/", trusted)[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def test_what_cannot_be_served_is_said_before_anything_is_opened(
     assert done.code == 2
     assert said in done.err
     assert "may-do-whatever" not in done.err
-    assert not (shop / "app.db").exists()
+    assert not (shop / "app.db").exists() and not (shop / "app.db.token").exists()
 
 
 @pytest.mark.parametrize(
