@@ -62,19 +62,25 @@ def values_of(option: str, pairs: list[str]) -> dict[str, Any]:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """Which runs, if none is named."""
+    """Which runs: those that all filters fit."""
 
-    workflow: Annotated[str | None, Parameter(help="All runs of this workflow.")] = None
-    status: Annotated[list[str] | None, Parameter(negative="", help="All in this status; repeat for several.")] = None
-    tag: Annotated[list[str] | None, Parameter(negative="", help="All with this tag, name=value.")] = None
-    id_prefix: Annotated[str | None, Parameter(help="All with an id that begins so.")] = None
-    error: Annotated[str | None, Parameter(help="All with this text in the type or message of the error.")] = None
-    text: Annotated[
-        str | None,
-        Parameter(help="All with an id that begins so, of a workflow of that name, or with that in the error."),
+    workflow: Annotated[str | None, Parameter(help="Runs of this workflow alone.")] = None
+    status: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="", help="In this status: running, suspended, completed, failed, cancelled. Several: repeat it."
+        ),
     ] = None
-    since: Annotated[str | None, Parameter(help="All started so long ago or later ('2h'), or since a time.")] = None
-    until: Annotated[str | None, Parameter(help="All started before that.")] = None
+    tag: Annotated[list[str] | None, Parameter(negative="", help="With this tag, name=value. Several: repeat it.")] = (
+        None
+    )
+    id_prefix: Annotated[str | None, Parameter(help="With an id that begins so.")] = None
+    error: Annotated[str | None, Parameter(help="With this text in the type or message of the error.")] = None
+    text: Annotated[
+        str | None, Parameter(help="With an id that begins so, of a workflow of that name, or with that in the error.")
+    ] = None
+    since: Annotated[str | None, Parameter(help="Started so long ago or later ('2h', '30d'), or since a time.")] = None
+    until: Annotated[str | None, Parameter(help="Started before that.")] = None
 
     @property
     def given(self) -> bool:

@@ -25,7 +25,7 @@ from pikkupy.engine.replaying import Fits, Replay, Replayed
 from pikkupy.errors import BadValue
 from pikkupy.private import write_new
 from pikkupy.run_loop import Unwind
-from pikkupy.showing.words import clean, record
+from pikkupy.showing.words import clean, how_many, record
 
 _EXITS = {Fits.YES: Exit.DONE, Fits.NO: Exit.MISMATCH, Fits.OTHERWISE: Exit.FAILED, Fits.MISSING: Exit.NOT_FOUND}
 UNFINISHED = tuple(status for status in RunStatus if status not in FINAL_RUNS)
@@ -63,7 +63,7 @@ async def export(
     if json:
         Screen().json({"run": run_id, "out": output, "steps": len(recorded.steps)})
     else:
-        say(f"{output}: run {run_id!r} with {len(recorded.steps):,} steps")
+        say(f"{output}: run {run_id!r} with {how_many(len(recorded.steps), 'step')}")
     return Exit.DONE
 
 
@@ -132,7 +132,7 @@ async def check(
             screen.json({"runs": count, "differ": list(map(record, differ)), "damaged": damaged})
     for text in damaged:
         say(f"left out: {text}")
-    say(f"{count:,} runs were replayed, {len(differ):,} differ")
+    say(f"replayed {how_many(count)}, {len(differ):,} differ{'s' if len(differ) == 1 else ''}")
     found = {one.fits for one in differ}
     worst = next((fits for fits in (Fits.NO, Fits.MISSING, Fits.OTHERWISE) if fits in found), Fits.YES)
     return Exit.FAILED if damaged and worst is Fits.YES else _EXITS[worst]
@@ -145,7 +145,7 @@ async def replays_of(
     count = 0
     async for recorded in look.all_recorded(statuses):
         count += 1
-        tell(f"{count:,} runs")
+        tell(how_many(count))
         yield await Replay(recorded, pikku).run()
     tell("")
 
@@ -160,7 +160,12 @@ def pikku_of(target: str, app_dir: str | None) -> Pikku:
 
 
 def _read(document: str) -> bytes:
-    return Path(document).read_bytes()
+    try:
+        return Path(document).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{document!r} does not exist") from None
+    except OSError as error:
+        raise OSError(f"{document}: {error.strerror or error}") from None
 
 
 def _show(replayed: Replayed) -> None:

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from pikkupy import Attempt, Page, Run, Step, clock
 from pikkupy.cli.exits import Exit
-from pikkupy.cli.places import AsJson, File, file_and, file_of, moment_of, tags_of
+from pikkupy.cli.given import Filters
+from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of
 from pikkupy.cli.screen import Entry, Screen, reason, say, whole
 from pikkupy.cli.timeline import timeline
 from pikkupy.core.machine import FINAL_STEPS
@@ -36,23 +37,7 @@ async def list_command(
     file: File = None,
     /,
     *,
-    workflow: Annotated[str | None, Parameter(help="Runs of this workflow alone.")] = None,
-    status: Annotated[
-        list[str] | None,
-        Parameter(
-            negative="", help="In this status: running, suspended, completed, failed, cancelled. Several: repeat it."
-        ),
-    ] = None,
-    tag: Annotated[
-        list[str] | None, Parameter(negative="", help="With this tag, name=value. Several: repeat it.")
-    ] = None,
-    id_prefix: Annotated[str | None, Parameter(help="With an id that begins so.")] = None,
-    error: Annotated[str | None, Parameter(help="With this text in the type or message of the error.")] = None,
-    text: Annotated[
-        str | None, Parameter(help="With an id that begins so, of a workflow of that name, or with that in the error.")
-    ] = None,
-    since: Annotated[str | None, Parameter(help="Started so long ago or later ('2h', '30d'), or since a time.")] = None,
-    until: Annotated[str | None, Parameter(help="Started before that.")] = None,
+    filters: Filters = Filters(),  # noqa: B008 - it is frozen
     limit: Annotated[int, Parameter(help="So many at most, 1 to 500.")] = 50,
     cursor: Annotated[str | None, Parameter(help="Go on where the last page ended.")] = None,
     json: AsJson = False,
@@ -67,18 +52,7 @@ async def list_command(
     """
     screen, now = Screen(), clock.now()
     async with Look(file_of(file)) as look:
-        page = await look.list_runs(
-            workflow=workflow,
-            status=status,
-            tags=tags_of(tag or []),
-            id_prefix=id_prefix,
-            error=error,
-            text=text,
-            created_after=moment_of("--since", since, now),
-            created_before=moment_of("--until", until, now),
-            limit=limit,
-            cursor=cursor,
-        )
+        page = await look.list_runs(**filters.arguments(now), limit=limit, cursor=cursor)
         steps = await look.open_steps(run.id for run in page.runs if run.ended_at is None)
         damaged = look.damaged
     if json:
@@ -130,7 +104,7 @@ def _show_page(screen: Screen, page: Page, steps: dict[str, list[Step]], now: da
 
 @runs.command(name="show")
 async def show_command(
-    file: Annotated[str, Parameter(name="FILE", help="The journal. Left out: what PIKKU_DB names.")],
+    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
     run: Annotated[str | None, Parameter(name="RUN", show_default=False, help="The id of the run.")] = None,
     /,
     *,

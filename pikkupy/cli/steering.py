@@ -35,7 +35,7 @@ from pikkupy.errors import (
 )
 from pikkupy.plain import rfc3339
 from pikkupy.showing.mismatch import why_parked
-from pikkupy.showing.words import clean, record, short
+from pikkupy.showing.words import clean, how_many, record, short
 
 AT_ONCE = 16  # calls of one command on many runs
 SHOWN = 200  # characters of a value or reason in a line
@@ -357,23 +357,23 @@ async def prune(
         if json:
             Screen().json({"would_delete": count})
         else:
-            say(f"{count:,} runs would be deleted")
+            say(f"{how_many(count)} would be deleted")
         return Exit.DONE
     async with connected(path, engine_wait) as client:
         if not yes and not _agreed("prune", await _prunable(path, which), yes=False):
-            return Exit.USAGE
-        gone = await client.prune(**which, progress=lambda count: tell(f"{count:,} runs are gone"))
+            return Exit.CANCELLED
+        gone = await client.prune(**which, progress=lambda count: tell(f"{how_many(count)} gone"))
     tell("")
     if json:
         Screen().json({"deleted": gone})
     else:
-        say(f"{gone:,} runs were deleted")
+        say(f"deleted {how_many(gone)}")
     return Exit.DONE
 
 
 async def _prunable(path: str, which: dict[str, Any]) -> int:
     async with Look(path) as look:
-        count = await look.prunable(**which, progress=lambda count: tell(f"{count:,} runs so far"))
+        count = await look.prunable(**which, progress=lambda count: tell(f"{how_many(count)} so far"))
     tell("")
     return count
 
@@ -403,14 +403,14 @@ async def _act(
             return _done(run_id, f"{verb}: run {run_id!r}", as_json=as_json)
         ids = await ids_of(client, filters, ABLE[verb])
         if not _agreed(verb, len(ids), yes=yes):
-            return Exit.USAGE
+            return Exit.CANCELLED
         done, failed = await _to_all(ids, do, client)
     if as_json:
         Screen().json({"done": done, "failed": [{"id": one, "error": error} for one, error in failed.items()]})
     else:
         for one, error in failed.items():
             say(f"{clean(one)}: {error}")
-        say(f"{verb}: {len(done):,} runs" + (f", {len(failed):,} refused" if failed else ""))
+        say(f"{verb}: {how_many(len(done))}" + (f", {len(failed):,} refused" if failed else ""))
     return Exit.FAILED if failed else Exit.DONE
 
 
@@ -424,11 +424,11 @@ def _agreed(verb: str, count: int, *, yes: bool) -> bool:
     if yes or count == 0:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise BadValue(f"{verb} {count:,} runs? Say --yes; nothing was done")
+        raise BadValue(f"{verb} {how_many(count)}? Say --yes; nothing was done")
     # While a line is read the loop stands still, and would not learn of asyncio's Ctrl-C: it is an exception here.
     before_asking = signals.signal(signals.SIGINT, signals.default_int_handler)
     try:
-        sys.stderr.write(f"{verb} {count:,} runs? [y/N] ")
+        sys.stderr.write(f"{verb} {how_many(count)}? [y/N] ")
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return True
@@ -438,7 +438,7 @@ def _agreed(verb: str, count: int, *, yes: bool) -> bool:
         raise
     finally:
         signals.signal(signals.SIGINT, before_asking)
-    say("nothing was done")
+    say("nothing was done: the answer was not yes")
     return False
 
 

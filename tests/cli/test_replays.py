@@ -228,7 +228,7 @@ def test_a_journal_is_checked_before_a_deploy(journal: Path, shop: Path) -> None
     before = journal.read_bytes()
     well = check(journal, shop)
     assert (well.code, well.out) == (0, "")
-    assert "4 runs were replayed, 0 differ" in well.err
+    assert "replayed 4 runs, 0 differ" in well.err
     (shop / "shop.py").write_text(CHANGED)
     differ = check(journal, shop)
     assert differ.code == 6
@@ -253,7 +253,7 @@ def test_a_gate_does_not_open_because_nobody_reads_what_it_says(
 
     checked = unread("check", journal, *code, cwd=shop)
 
-    assert (checked.code, checked.err) == (6, "pikku: 4 runs were replayed, 3 differ\n")
+    assert (checked.code, checked.err) == (6, "pikku: replayed 4 runs, 3 differ\n")
     assert unread("replay", exported(journal, shop, "done"), *code, cwd=shop).code == 6
     assert unread("doctor", journal, *code, cwd=shop).code == 1
 
@@ -274,7 +274,7 @@ def test_the_gate_replays_what_comes_after_its_reader_has_gone(tmp_path: Path) -
     asyncio.run(fill())
     (tmp_path / "shop.py").write_text(SHOP)
     done = unread("check", "app.db", "shop:pikku", "--app-dir", ".", cwd=tmp_path)
-    assert (done.code, done.err) == (4, "pikku: 120 runs were replayed, 120 differ\n")
+    assert (done.code, done.err) == (4, "pikku: replayed 120 runs, 120 differ\n")
 
 
 async def test_a_run_that_was_cancelled_fits_the_code_that_it_waited_in(tmp_path: Path) -> None:
@@ -345,3 +345,7 @@ def test_what_cannot_be_is_said(journal: Path, shop: Path) -> None:
     assert done.code == 1
     assert "no.json is no run that `pikku export` has written" in done.err
     assert issubclass(JournalFormatError, PikkuError)
+    nothing = piped("replay", "nothing.json", "shop:pikku", "--app-dir", shop, cwd=shop)
+    assert (nothing.code, nothing.err) == (4, "pikku: 'nothing.json' does not exist\n")
+    folder = piped("replay", ".", "shop:pikku", "--app-dir", shop, cwd=shop)
+    assert (folder.code, folder.err) == (1, "pikku: .: Is a directory\n")

@@ -162,8 +162,9 @@ def test_an_input_comes_from_standard_input(journal: Path) -> None:
     [
         (("start", "nothing"), 4, "nothing"),
         (("start", "double", "-d", "no json"), 2, "a text needs quotes"),
-        (("start", "double", "-d", '"text"'), 1, "input of workflow 'double'"),
-        (("start", "double"), 1, "give its input with --data"),
+        (("start", "double", "-d", '"text"'), 2, "input of workflow 'double'"),
+        (("start", "double"), 2, "give its input with --data"),
+        (("start", "double", "-d", '"text"', "--wait"), 2, "input of workflow 'double'"),
         (("start", "double", "-d", "@/nowhere"), 2, "@/nowhere: No such file"),
         (("runs", "cancel", "nobody"), 4, "no run with the id 'nobody'"),
         (("runs", "cancel"), 2, "which run?"),
@@ -188,7 +189,7 @@ def test_runs_are_steered(pikku: Any) -> None:
     assert json.loads(pikku("runs", "show", "s", "--json").out)["run"]["output"] == [1]
     while not json.loads(pikku("runs", "show", "a", "--json").out)["steps"]:
         pass
-    assert pikku("runs", "approve", "a", "ok", "-d", '"perhaps"').code == 1
+    assert pikku("runs", "approve", "a", "ok", "-d", '"perhaps"').code == 2
     approved = pikku("runs", "approve", "a", "ok", "-d", "true", "--by", "ada", "--json")
     assert (approved.code, json.loads(approved.out)) == (0, {"done": ["a"], "failed": []})
     assert pikku("runs", "tail", "a").code == 0
@@ -237,7 +238,7 @@ def test_a_person_is_asked_before_something_is_done_to_many(pikku: Any, journal:
     no = asked(*bulk, answer="what?")
     gone = asked(*bulk, answer=signal.SIGINT)
 
-    assert (no.code, no.out) == (2, "") and no.err.endswith("pikku: nothing was done\n")
+    assert (no.code, no.out) == (3, "") and no.err.endswith("pikku: nothing was done: the answer was not yes\n")
     assert (gone.code, gone.out) == (130, "")
     assert gone.err == "delete 2 runs? [y/N] \npikku: nothing was done\n"
     assert (status(pikku, "asked-1"), status(pikku, "asked-2")) == ("failed", "failed")
@@ -297,10 +298,11 @@ def test_runs_are_pruned(pikku: Any, journal: Path) -> None:
     assert pikku("prune", "--older-than", "1h", "--json").out == '{\n  "deleted": 0\n}\n'
     refused = pikku("prune", "--older-than", "0ms")
     assert (refused.code, refused.out) == (2, "")
-    assert "prune 1 runs? Say --yes; nothing was done" in refused.err
+    assert "prune 1 run? Say --yes; nothing was done" in refused.err
     no = asked("prune", journal, "--older-than", "0ms", answer="n")
-    assert no.code == 2 and no.err.endswith("pikku: nothing was done\n")
+    assert no.code == 3 and no.err.endswith("prune 1 run? [y/N] n\npikku: nothing was done: the answer was not yes\n")
     assert status(pikku, "old") == "completed"
+    assert pikku("prune", "--older-than", "0ms", "--status", "failed", "--yes").err == "pikku: deleted 0 runs\n"
     gone = pikku("prune", "--older-than", "0ms", "--status", "completed", "--yes", "--json")
     assert json.loads(gone.out) == {"deleted": 1}
     assert pikku("runs", "show", "old").code == 4
@@ -359,7 +361,7 @@ def test_what_would_be_pruned_is_counted(more: tuple[str, ...], count: int, db: 
     told = piped("prune", db, "--older-than", "1m", *more, "--dry-run")
     document = piped("prune", db, "--older-than", "1m", *more, "--dry-run", "--json")
 
-    assert told == (0, "", f"pikku: {count} runs would be deleted\n")
+    assert told == (0, "", f"pikku: {count} {'run' if count == 1 else 'runs'} would be deleted\n")
     assert json.loads(document.out) == {"would_delete": count}
     assert contents(db.parent) == before
 
