@@ -11,7 +11,9 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -26,19 +28,27 @@ from tests.journals import fill
 from tests.test_docs import program_of, run_script
 
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-EXAMPLES = [
-    tuple(example.removeprefix("$ ").partition("\n")[::2])
-    for block in BLOCKS
-    for example in re.split(r"^(?=\$ )", block, flags=re.MULTILINE)
-    if example
-]
+
+
+def examples(text: str) -> list[tuple[str, str]]:
+    """Each command, and what it shows."""
+    blocks = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    found = [example for block in blocks for example in re.split(r"^(?=\$ )", block, flags=re.MULTILINE) if example]
+    return [(first.removeprefix("$ "), shown) for first, _, shown in (example.partition("\n") for example in found)]
+
+
+ERASED = re.compile(r"\r[^\r\n]*\x1b\[K")  # how far it was
+ALONE, _, AS_JSON = PAGE.partition("## As JSON, command by command")
+EXAMPLES, SHOWN_AS_JSON = examples(ALONE), examples(AS_JSON)
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the journal of the page, and `pikku` beside it."""
-    folder = tmp_path_factory.mktemp("shop")
+    return shop_in(tmp_path_factory.mktemp("shop"))
+
+
+def shop_in(folder: Path) -> Path:
     done = run_script("cli.py", program_of(PAGE), folder)
     assert done.returncode == 0, done.stderr
     (folder / "bin").mkdir()
@@ -58,14 +68,43 @@ def test_a_command_of_the_page_shows_what_stands_there(shop: Path, command: str,
 
     told = on_terminal(command, shop)
 
-    lines = [line.rstrip() for line in told.splitlines()]
-    wanted = [line.rstrip() for line in shown.splitlines()]
-    while lines and not lines[-1]:
-        lines.pop()
-    assert len(lines) == len(wanted), told
-    for line, pattern in zip(lines, wanted, strict=True):
-        expression = r"\s+".join(re.escape(word).replace("…", ".*") for word in pattern.split())
-        assert re.fullmatch(expression, line.strip()), told
+    assert fits(told, shown), told
+
+
+def fits(told: str, shown: str) -> bool:
+    """Whether it is what the page shows."""
+    lines, wanted = told.rstrip().splitlines(), shown.rstrip().splitlines()
+    patterns = [r"\s+".join(re.escape(word).replace("…", ".*") for word in line.split()) for line in wanted]
+    return len(lines) == len(wanted) and all(
+        re.fullmatch(pattern, line.strip()) for line, pattern in zip(lines, patterns, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Another such folder, with an engine at work."""
+    folder = shop_in(tmp_path_factory.mktemp("busy"))
+    with engine_in(folder):
+        yield folder
+
+
+@pytest.mark.parametrize(("command", "shown"), SHOWN_AS_JSON, ids=[command for command, _ in SHOWN_AS_JSON])
+def test_what_the_page_shows_as_json_is_what_is_said(busy: Path, command: str, shown: str) -> None:
+    """One after another; a run is acted on as soon as it has come so far."""
+    ends = time.monotonic() + 30
+    while not fits(told := on_terminal(command, busy), shown) and time.monotonic() < ends:
+        assert told.startswith("pikku: "), told
+    assert fits(told, shown), told
+
+
+def test_every_command_that_gives_json_shows_it_in_the_page() -> None:
+    """Also the one that gives a line for each."""
+    shown = [command for command, _ in SHOWN_AS_JSON]
+    for name, command in commands_of(app, ""):
+        options = {option for argument in command.assemble_argument_collection() for option in argument.names}
+        for option in options & {"--json", "--jsonl"}:
+            if (name, option) not in {("demo", "--json"), ("runs list", "--jsonl")}:  # of the README, and further up
+                assert any(one.startswith(f"pikku {name} ") and option in one for one in shown), (name, option)
 
 
 def on_terminal(command: str, folder: Path) -> str:
@@ -88,7 +127,7 @@ def on_terminal(command: str, folder: Path) -> str:
             told += part
         process.wait()
     os.close(ours)
-    return COLOURS.sub("", told.decode()).replace("\r\n", "\n")
+    return ERASED.sub("", COLOURS.sub("", told.decode()).replace("\r\n", "\n"))
 
 
 def test_every_command_and_option_is_in_the_page() -> None:
@@ -116,23 +155,33 @@ def commands_of(group: App, name: str) -> Iterator[tuple[str, App]]:
 def test_the_commands_that_act_do_what_stands_there(shop: Path) -> None:
     """On the page's journal, with an engine that has its workflows."""
     [block] = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    program = program_of(PAGE).partition("async def main")[0]
-    (shop / "engine.py").write_text(f"{program}\n{SERVE}")
     path = f"{shop / 'bin'}:{os.environ['PATH']}"
+    with engine_in(shop):
+        for line in block.splitlines():
+            done = subprocess.run(["sh", "-c", line], cwd=shop, capture_output=True, env=environment(PATH=path))
+            assert done.returncode == 0, (line, done.stderr)
+
+
+@contextmanager
+def engine_in(shop: Path) -> Iterator[None]:
+    """With the page's workflows, on its journal."""
+    (shop / "shop.py").write_text(program_of(PAGE).partition("async def main")[0])
+    (shop / "engine.py").write_text(SERVE)
     with subprocess.Popen(
         [sys.executable, "engine.py"], cwd=shop, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
     ) as engine:
         assert engine.stdout is not None
         assert engine.stdout.readline() == b"open\n"
-        for line in block.splitlines():
-            done = subprocess.run(["sh", "-c", line], cwd=shop, capture_output=True, env=environment(PATH=path))
-            assert done.returncode == 0, (line, done.stderr)
-        assert engine.stdin is not None
-        engine.stdin.close()
+        try:
+            yield
+        finally:
+            assert engine.stdin is not None
+            engine.stdin.close()
 
 
 SERVE = """
-import sys
+import asyncio, sys
+from shop import pikku
 
 async def serve() -> None:
     async with pikku.open("shop.db", shutdown_grace=0):
