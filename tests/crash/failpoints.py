@@ -317,8 +317,8 @@ def _wrap_opening() -> None:
 def _tell_of_reads(opened: Any) -> None:
     recorded_runs = opened.recorded_runs
 
-    async def reading(numbers: Sequence[int]) -> Any:
-        found = await recorded_runs(numbers)
+    async def reading(numbers: Sequence[int], **options: Any) -> Any:
+        found = await recorded_runs(numbers, **options)
         if found:
             reach("recover.loaded")
         return found

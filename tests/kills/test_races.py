@@ -160,8 +160,8 @@ async def test_a_child_that_ends_while_its_parent_is_on_its_way_into_memory(
         handle = await engine.start("parent", run_id="p")
         await clock.advance(0)
 
-        async def reading(journal: Journal, numbers: Any) -> Any:
-            found = await read(journal, numbers)
+        async def reading(journal: Journal, numbers: Any, **options: Any) -> Any:
+            found = await read(journal, numbers, **options)
             if [one.run.run_id for one in found] == ["p"]:
                 monkeypatch.undo()
                 await engine.signal("p/b", "go", "b")
