@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from pikkupy.errors import JournalError
-from pikkupy.store.connection import connect_copy, connect_reader
+from pikkupy.store.connection import REFUSALS, connect_copy, connect_reader
 from pikkupy.store.files import FILE_MODE, identify, quick_check
 from pikkupy.store.queries import QUERIES
 from pikkupy.store.viewing import View
@@ -61,7 +61,7 @@ def back_up(path: str, out: str) -> Backup:
             copy, counts = _copied(view, Path(folder))
             _sync(copy)
             _name(copy, target, out)
-    except sqlite3.Error as error:
+    except REFUSALS as error:
         raise JournalError(f"{path} cannot be copied: {error}") from error
     finally:
         view.close()

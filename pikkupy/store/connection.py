@@ -29,6 +29,9 @@ _SAFE = {"foreign_keys": 1, "trusted_schema": 0, "cell_size_check": 1}
 _SYNCHRONOUS: dict[Durability, int] = {"full": 2, "process": 1}
 _MAC = {"fullfsync": 1, "checkpoint_fullfsync": 1} if sys.platform == "darwin" else {}
 
+REFUSALS = (sqlite3.Error, UnicodeDecodeError)
+"""What a call of SQLite raises: it quotes what it cannot read of a damaged schema, and `sqlite3` cannot decode that."""
+
 # A text that is not UTF-8 any more is damage. The checksum reports it for its row; the usual decoder would fail the
 # whole read.
 _tolerant = partial(str, encoding="utf-8", errors="surrogateescape")

@@ -12,6 +12,7 @@ import msgspec
 
 from pikkupy.core.model import NO_WAKING, ParkedFor
 from pikkupy.errors import JournalError
+from pikkupy.store.connection import REFUSALS
 from pikkupy.store.files import MAX_QUICK_CHECK, identify, mounted, quick_check
 from pikkupy.store.owner import Holder, is_locked
 from pikkupy.store.queries import QUERIES
@@ -87,7 +88,7 @@ def _counted(path: str, now_us: int, db: sqlite3.Connection, *, check: bool | No
     def rows(query: str, default: list[tuple[Any, ...]], **wanted: object) -> list[tuple[Any, ...]]:
         try:
             return db.execute(query, wanted).fetchall()
-        except sqlite3.DatabaseError as error:  # of a damaged file the rest is told all the same
+        except REFUSALS as error:  # of a damaged file the rest is told all the same
             broken.append(str(error))
             return default
 

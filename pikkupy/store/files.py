@@ -19,7 +19,7 @@ import msgspec
 
 from pikkupy.errors import JournalError, JournalFormatError, JournalNotFound
 from pikkupy.log import logger
-from pikkupy.store.connection import connect, uri
+from pikkupy.store.connection import REFUSALS, connect, uri
 from pikkupy.store.migrations import APPLICATION_ID, FORMAT
 from pikkupy.store.queries import QUERIES
 
@@ -159,12 +159,8 @@ def inspect(path: str, real: str) -> Found:
             raise _no_database(path)  # SQLite takes a file of one byte for an empty one
         with closing(connect(uri(real, _careful(real)))) as db:
             return _look(path, db, size)
-    except sqlite3.Error as error:
+    except REFUSALS as error:
         raise unreadable(path, error) from error
-    except (
-        UnicodeDecodeError
-    ) as error:  # SQLite quotes what it cannot read of a damaged schema, and sqlite3 decodes that
-        raise _damaged(path, "its schema is no text any more") from error
     except OSError as error:
         raise JournalError(f"{path} cannot be made or read: {error}") from error
 
@@ -252,7 +248,7 @@ def _findings(db: sqlite3.Connection, checks: Sequence[str]) -> Iterator[str]:
     for check in checks:
         try:
             found = [str(finding) for (finding,) in db.execute(check).fetchall()]
-        except sqlite3.DatabaseError as error:
+        except REFUSALS as error:
             found = [str(error)]
         yield from (finding for finding in found if finding != "ok")
 
@@ -269,8 +265,10 @@ def _no_journal(path: str) -> JournalFormatError:
     return JournalFormatError(f"{path} holds no journal of pikkupy; no engine has opened it yet")
 
 
-def unreadable(path: str, error: sqlite3.Error) -> JournalError:
+def unreadable(path: str, error: Exception) -> JournalError:
     """What SQLite has met, as an error of ours."""
+    if isinstance(error, UnicodeDecodeError):
+        return _damaged(path, "its schema is no text any more")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_NOTADB:
         return _no_database(path)

@@ -22,6 +22,7 @@ from pikkupy.payloads import PayloadCodec
 from pikkupy.store import reader
 from pikkupy.store.committer import Committer, Done, Logical
 from pikkupy.store.connection import (
+    REFUSALS,
     Connection,
     Durability,
     Told,
@@ -31,7 +32,7 @@ from pikkupy.store.connection import (
     connect_writer,
     resolve,
 )
-from pikkupy.store.files import Found, inspect, lost_row, real_path
+from pikkupy.store.files import Found, inspect, lost_row, real_path, unreadable
 from pikkupy.store.migrations import FORMAT, migrate
 from pikkupy.store.on_loop import LoopConnection
 from pikkupy.store.owner import Lock, Owned, leave, take_over
@@ -316,7 +317,7 @@ class Journal(Reading):
         self._reader.send(work, partial(self._told, told))
 
     def _told(self, told: Told[T], result: T | None, error: BaseException | None) -> None:
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, REFUSALS):
             failure = JournalError(f"{self._path}: the journal cannot be read: {error}")
             failure.__cause__, error = error, failure
         told(result, error)
@@ -351,8 +352,8 @@ async def _open(
             undo.push_async_callback(writer.close)
             owned, write = await writer.run(partial(_own, path, now_us, failpoint))
             reading = writer if real is None else await connect_to_read(partial(connect_reader, real))
-        except sqlite3.Error as error:
-            raise JournalError(f"{path} cannot be opened: {error}") from error
+        except REFUSALS as error:
+            raise unreadable(path, error) from error
         undo.pop_all()
     return Journal(path, owned, write, writer, reading, lock, failpoint, codec)
 

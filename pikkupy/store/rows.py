@@ -1,8 +1,8 @@
 """Records as columns and back, with checksums.
 
 A checksum is the CRC-32 of the values packed as MessagePack, which writes the type and the length before each value, so
-that no two different rows are packed alike. Of the single-bit faults of a file that SQLite itself does not notice, most
-change a recorded value; the checksum names the run and the step instead.
+that no two different rows are packed alike; that of a step has two times added to it. Of the single-bit faults of a
+file that SQLite itself does not notice, most change a recorded value; the checksum names the run and the step instead.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 
 RUN_FIELDS, STEP_FIELDS = len(RunRow.__struct_fields__), len(StepRow.__struct_fields__)
 
+_FOLD = 2_147_483_648
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -267,11 +268,18 @@ def _run_checksums(columns: Sequence[Any]) -> tuple[int, int]:
 
 
 def _step_checksum(columns: Sequence[Any]) -> int:
-    """Without `started_at`, which a later row may leave as it was and which only displays.
+    """The CRC-32, and the two times added to it, so that a plain UPDATE can keep it true.
 
-    Status and end count once there is an outcome; until then a step can be cancelled by a plain UPDATE.
+    `started_at` may be left as it was by a later row. Status and end are in the CRC-32 once there is an outcome; until
+    then a step can be cancelled.
     """
-    return crc32(_pack(columns[:12] if columns[9] is None else columns[:14]))
+    status_and_all = crc32(_pack(columns[:12] if columns[9] is None else columns[:14]))
+    return status_and_all + _folded(columns[13]) + _folded(columns[14])
+
+
+def _folded(at: object) -> int:
+    """A time, µs, as a smaller number that any change of one bit changes, as `writing.sql` has it; of no time 0."""
+    return sum(divmod(abs(at), _FOLD)) if isinstance(at, int) else 0
 
 
 def _checksum(values: Sequence[Any]) -> int:

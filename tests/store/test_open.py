@@ -215,6 +215,24 @@ async def test_a_schema_that_is_no_text_any_more_is_named_as_damage(path: str) -
     assert "damaged" in await _refused(path, JournalFormatError)
 
 
+async def test_what_sqlite_quotes_of_a_damaged_schema_need_be_no_text(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does so whenever a connection first reads the schema: when it is opened to write, or for a question."""
+
+    def quotes(*_: object) -> sqlite3.Connection:
+        b"no such column: e\xf2ror".decode()
+        raise AssertionError
+
+    await _used(path)
+    journal = await open_journal(path)
+    with pytest.raises(JournalError, match="cannot be read"):
+        await journal._read(quotes)
+    await journal.close()
+    monkeypatch.setattr(journal_module, "connect_writer", quotes)
+    assert "its schema is no text any more" in await _refused(path, JournalFormatError)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
