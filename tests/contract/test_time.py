@@ -107,6 +107,25 @@ async def test_timers_fire_in_the_order_in_which_they_are_due() -> None:
     assert order == [1, 3, 5, 9]
 
 
+async def test_timers_that_are_due_together_fire_in_the_order_in_which_they_were_set() -> None:
+    """Over runs, and beside others."""
+    pikku = Pikku()
+    order: list[str] = []
+
+    @pikku.workflow
+    async def flow(workflow: Workflow, data: tuple[str, int]) -> None:
+        await workflow.sleep("nap", f"{data[1]}min")
+        await workflow.do("note", lambda: order.append(data[0]))
+
+    clock = VirtualClock()
+    async with pikku.open(":memory:", clock=clock) as engine:
+        for name, minutes in (("a", 5), ("b", 1), ("c", 5), ("d", 1), ("e", 5), ("f", 1)):
+            await engine.start(flow, (name, minutes))
+        await clock.advance("1h")
+
+    assert "".join(order) == "bdface"
+
+
 async def test_the_clock_does_not_jump_while_an_attempt_runs() -> None:
     """C157: anywhere; and without timers it stands."""
     pikku = napper()
