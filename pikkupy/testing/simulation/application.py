@@ -84,20 +84,26 @@ class _Observer:
 
     async def act(self, node: Do) -> Any:
         step = self._begins(node)
-        if node.lasts_us:
-            await asyncio.sleep(node.lasts_us / SECOND)
-        if node.acts == "hang":
-            await asyncio.sleep(1e6)
-        if node.acts == "stubborn":
-            with suppress(asyncio.CancelledError):
+        try:
+            if node.lasts_us:
+                await asyncio.sleep(node.lasts_us / SECOND)
+            if node.acts == "hang":
                 await asyncio.sleep(1e6)
-            await asyncio.sleep(2)
-        return self._effect(node, step)
+            if node.acts == "stubborn":
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1e6)
+                await asyncio.sleep(2)
+            return self._effect(node, step)
+        finally:
+            self._ends(step)
 
     def act_at_once(self, node: Do) -> Any:
         step = self._begins(node)
         SimulatedThreads.takes_us = node.lasts_us
-        return self._effect(node, step)
+        try:
+            return self._effect(node, step)
+        finally:
+            self._ends(step)
 
     def _begins(self, node: Do) -> StepContext:
         history, step = self._history, current_step()
@@ -106,6 +112,9 @@ class _Observer:
         if history.life == self._life:
             history.note(f"{step.run_id} {step.step_name} {step.attempt_count}")
         return step
+
+    def _ends(self, step: StepContext) -> None:
+        self._history.watch(self._life, partial(self._history.oracle.ends, step, self._life))
 
     def _effect(self, node: Do, step: StepContext) -> Any:
         match node.acts:

@@ -98,21 +98,18 @@ class Checks:
             if run_id in found:
                 raise Violation(f"deleted: delete_run({run_id!r}) had returned, and it is there")
         for run_id, known in oracle.finals.items():
-            if found.get(run_id, known.what) != known.what and not self._is_retried(run_id):
+            if found.get(run_id, known.what) != known.what and not oracle.was_retried(run_id):
                 raise Violation(f"end: run {run_id!r} was {known.what}, and is {found[run_id]} (I3, I-5)")
         for run_id, what in found.items():
             if what[0] in ENDED:
                 oracle.finals.setdefault(run_id, Known(self._commits(), what))
         for run_id in oracle.cancelled:
-            if run_id in found and found[run_id][0] not in ENDED and not self._is_retried(run_id):
+            if run_id in found and found[run_id][0] not in ENDED and not oracle.was_retried(run_id):
                 raise Violation(f"cancel: cancel({run_id!r}) had returned, and it is {found[run_id][0]} (I5, I-27)")
         self._look_for_signals(found)
 
     def _commits(self) -> int:
         return self._oracle.commits
-
-    def _is_retried(self, run_id: str) -> bool:
-        return any(f"{run_id}/".startswith(f"{one}/") for one in self._oracle.retried)
 
     def _look_for_signals(self, found: Container[str]) -> None:
         kept = dict(self._query(_KEPT_SIGNALS))

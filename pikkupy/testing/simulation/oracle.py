@@ -84,7 +84,7 @@ class Oracle:
         self.changed: set[str] = (
             set()
         )  # runs whose code was changed: a step may have begun with other retries or durations
-        self.forking: set[str] = set()  # runs that are made from others
+        self.forking: dict[str, int] = {}  # runs that are made from others, and before which position
         self.gone: set[str] = set()  # whose deletion was asked for
         self.prunes = 0  # calls of `prune` under way
         self._disk = disk
@@ -92,6 +92,7 @@ class Oracle:
         self._now_us = clock.now_us
         # Attempts: the life in which the body began last, and whether it was at_most_once.
         self._begun: dict[tuple[str, int, int], Known] = {}
+        self._live: dict[tuple[str, int], tuple[int, int]] = {}  # attempt and life of a step's body that has not ended
         self._made: dict[tuple[str, int], dict[str, None]] = {}  # values that bodies of a step have returned
         self._failed_at: dict[tuple[str, int, int], Known] = {}  # attempts
         self._asked_at: dict[tuple[str, int], Known] = {}  # sleeps
@@ -151,8 +152,8 @@ class Oracle:
         return bool(self._disk.query(_OUTCOME, position, run_id)) or (run_id in self.forking and not run_is_there)
 
     def _was_made(self, run_id: str, position: int, what: str) -> bool:
-        made = self._made.get((run_id, position))
-        return made is None or what in made or run_id in self.accepted  # None: shared with the run it was forked from
+        shared = position < self.forking.get(run_id, 0)  # with the run that it was forked from
+        return shared or run_id in self.accepted or what in self._made.get((run_id, position), ())
 
     def _check_again(self, cursor: Cursor, what: Any) -> None:
         run_id, place = cursor.run_id, cursor.place
@@ -196,6 +197,7 @@ class Oracle:
             raise Violation(f"attempts: {where} begins with {node.retries} retries (I6, I-16)")
         self._check_failed(node, step, where)
         self._check_cancelled(run_id, where)
+        self._check_alone(node, step, where, life)
         self._check_twice(node, (run_id, step.position, attempt), where, life)
 
     def _check_failed(self, node: Do, step: StepContext, where: str) -> None:
@@ -211,8 +213,17 @@ class Oracle:
 
     def _check_cancelled(self, run_id: str, where: str) -> None:
         for cancelled in self.cancelled:
-            if run_id == cancelled or (run_id.startswith(f"{cancelled}/") and not self.retried):
+            if run_id == cancelled or (run_id.startswith(f"{cancelled}/") and not self.was_retried(run_id)):
                 raise Violation(f"cancel: {where} begins after cancel({cancelled!r}) has returned (I8, I-26)")
+
+    def _check_alone(self, node: Do, step: StepContext, where: str, life: int) -> None:
+        run_id, attempt = step.run_id, step.attempt_count
+        other, of_life = self._live.get((run_id, step.position), (attempt, life))
+        self._live[run_id, step.position] = (attempt, life)
+        if of_life != life or other == attempt or node.timeout_us is not None:
+            return  # with a time-out one that does not end is left alone
+        if run_id not in self.accepted | self.changed and not self.was_retried(run_id):
+            raise Violation(f"attempts: {where} begins while attempt {other} is under way (I6, I-20)")
 
     def _check_twice(self, node: Do, key: tuple[str, int, int], where: str, life: int) -> None:
         last_life, was_once = self._begun[key].what if key in self._begun else (None, False)
@@ -221,6 +232,11 @@ class Oracle:
         if last_life == life:
             raise Violation(f"attempt: {where} begins twice in one life (I6, I-20)")
         self._begun[key] = Known(self._disk.commits, (life, node.once))
+
+    def ends(self, step: StepContext, life: int) -> None:
+        """The body of a step has ended, however."""
+        if self._live.get((step.run_id, step.position)) == (step.attempt_count, life):
+            del self._live[step.run_id, step.position]
 
     def made(self, step: StepContext, value: str) -> None:
         """The body of a step returns that."""
@@ -253,6 +269,10 @@ class Oracle:
         """`retry` was called: the run, and what failed below it, go on from an earlier point."""
         self.retried.add(run_id)
         self._forget(one for one in [*self.finals, *self.seen] if f"{one}/".startswith(f"{run_id}/"))
+
+    def was_retried(self, run_id: str) -> bool:
+        """Whether the run goes on from an earlier point: it, or one above it, was retried."""
+        return any(f"{run_id}/".startswith(f"{one}/") for one in self.retried)
 
     def takes_code(self, run_id: str) -> None:
         """Changed code is accepted: what follows is another history."""

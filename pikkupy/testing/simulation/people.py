@@ -164,7 +164,7 @@ class People:
         overrides = dict.fromkeys(shared[:1], self._sent)
         self._forks += 1
         fork = f"f{self._forks}"
-        self._oracle.forking.add(fork)
+        self._oracle.forking[fork] = place
         self._code.forked(root, fork, self._scenario.programs[int(root[1:])])
         await engine.fork(source, at=steps[place].name, overrides=overrides, new_run_id=fork)
         self._oracle.started(fork)
