@@ -280,6 +280,9 @@ async def test_no_connection_lets_sql_out_of_the_file(tmp_path: Any) -> None:
         journal = engine._parts.host.journal  # type: ignore[union-attr]
         for connection in (journal._reader, journal._writer):
             assert await connection.run(lambda db: db.execute("PRAGMA trusted_schema").fetchone()) == (0,)
+            assert await connection.run(lambda db: db.execute("PRAGMA cell_size_check").fetchone()) == (1,)
+            if sys.version_info >= (3, 12):
+                assert await connection.run(lambda db: db.getconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE))
             with pytest.raises(sqlite3.OperationalError, match=r"not authorized|no such function"):
                 await connection.run(lambda db: db.execute("SELECT load_extension('x')"))
             with pytest.raises(sqlite3.OperationalError, match="too many attached databases"):
