@@ -294,7 +294,7 @@ async def test_i12_a_batch_that_fails_to_commit_releases_nothing(db: Path) -> No
                 error.sqlite_errorcode = sqlite3.SQLITE_IOERR
                 raise error
 
-        host.journal._write_in_thread.__self__._reach = failing  # type: ignore[attr-defined]
+        host.journal._write_batch.__self__._reach = failing  # type: ignore[attr-defined]
 
     async with pikku.open(db) as engine:
         assert engine._parts is not None

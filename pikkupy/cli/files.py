@@ -23,7 +23,7 @@ from pikkupy.engine.looking import Look
 from pikkupy.engine.replaying import Fits
 from pikkupy.plain import plain
 from pikkupy.showing.marks import LEVELS, RUNS
-from pikkupy.showing.words import clean, how_many, lasted
+from pikkupy.showing.words import clean, counted, lasted
 from pikkupy.store import back_up
 
 
@@ -116,7 +116,7 @@ async def backup(
         Screen().json({**plain(made), "seconds": seconds})
     else:
         say(
-            f"{target}: {how_many(made.runs)} and {how_many(made.steps, 'step')} in {made.bytes:,} bytes, checked, "
-            f"in {lasted(timedelta(seconds=seconds))}"
+            f"{target}: {counted(made.runs, 'run')} and {counted(made.steps, 'step')} in {made.bytes:,} bytes, "
+            f"checked, in {lasted(timedelta(seconds=seconds))}"
         )
     return Exit.DONE

@@ -25,7 +25,7 @@ from pikkupy.engine.replaying import Fits, Replay, Replayed
 from pikkupy.errors import BadValue
 from pikkupy.private import write_new
 from pikkupy.run_loop import Unwind
-from pikkupy.showing.words import clean, how_many, record
+from pikkupy.showing.words import clean, counted, record
 
 _EXITS = {Fits.YES: Exit.DONE, Fits.NO: Exit.MISMATCH, Fits.OTHERWISE: Exit.FAILED, Fits.MISSING: Exit.NOT_FOUND}
 UNFINISHED = tuple(status for status in RunStatus if status not in FINAL_RUNS)
@@ -63,7 +63,7 @@ async def export(
     if json:
         Screen().json({"run": run_id, "out": output, "steps": len(recorded.steps)})
     else:
-        say(f"{output}: run {run_id!r} with {how_many(len(recorded.steps), 'step')}")
+        say(f"{output}: run {run_id!r} with {counted(len(recorded.steps), 'step')}")
     return Exit.DONE
 
 
@@ -132,7 +132,7 @@ async def check(
             screen.json({"runs": count, "differ": list(map(record, differ)), "damaged": damaged})
     for text in damaged:
         say(f"left out: {text}")
-    say(f"replayed {how_many(count)}, {len(differ):,} differ{'s' if len(differ) == 1 else ''}")
+    say(f"replayed {counted(count, 'run')}, {len(differ):,} differ{'s' if len(differ) == 1 else ''}")
     found = {one.fits for one in differ}
     worst = next((fits for fits in (Fits.NO, Fits.MISSING, Fits.OTHERWISE) if fits in found), Fits.YES)
     return Exit.FAILED if damaged and worst is Fits.YES else _EXITS[worst]
@@ -145,7 +145,7 @@ async def replays_of(
     count = 0
     async for recorded in look.all_recorded(statuses):
         count += 1
-        tell(how_many(count))
+        tell(counted(count, "run"))
         yield await Replay(recorded, pikku).run()
     tell("")
 

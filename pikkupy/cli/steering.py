@@ -35,7 +35,7 @@ from pikkupy.errors import (
 )
 from pikkupy.plain import rfc3339
 from pikkupy.showing.mismatch import why_parked
-from pikkupy.showing.words import clean, how_many, record, short
+from pikkupy.showing.words import clean, counted, record, short
 
 AT_ONCE = 16  # calls of one command on many runs
 SHOWN = 200  # characters of a value or reason in a line
@@ -357,23 +357,23 @@ async def prune(
         if json:
             Screen().json({"would_delete": count})
         else:
-            say(f"{how_many(count)} would be deleted")
+            say(f"{counted(count, 'run')} would be deleted")
         return Exit.DONE
     async with connected(path, engine_wait) as client:
         if not yes and not _agreed("prune", await _prunable(path, which), yes=False):
             return Exit.CANCELLED
-        gone = await client.prune(**which, progress=lambda count: tell(f"{how_many(count)} gone"))
+        gone = await client.prune(**which, progress=lambda count: tell(f"{counted(count, 'run')} gone"))
     tell("")
     if json:
         Screen().json({"deleted": gone})
     else:
-        say(f"deleted {how_many(gone)}")
+        say(f"deleted {counted(gone, 'run')}")
     return Exit.DONE
 
 
 async def _prunable(path: str, which: dict[str, Any]) -> int:
     async with Look(path) as look:
-        count = await look.prunable(**which, progress=lambda count: tell(f"{how_many(count)} so far"))
+        count = await look.prunable(**which, progress=lambda count: tell(f"{counted(count, 'run')} so far"))
     tell("")
     return count
 
@@ -410,7 +410,7 @@ async def _act(
     else:
         for one, error in failed.items():
             say(f"{clean(one)}: {error}")
-        say(f"{verb}: {how_many(len(done))}" + (f", {len(failed):,} refused" if failed else ""))
+        say(f"{verb}: {counted(len(done), 'run')}" + (f", {len(failed):,} refused" if failed else ""))
     return Exit.FAILED if failed else Exit.DONE
 
 
@@ -424,11 +424,11 @@ def _agreed(verb: str, count: int, *, yes: bool) -> bool:
     if yes or count == 0:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise BadValue(f"{verb} {how_many(count)}? Say --yes; nothing was done")
+        raise BadValue(f"{verb} {counted(count, 'run')}? Say --yes; nothing was done")
     # While a line is read the loop stands still, and would not learn of asyncio's Ctrl-C: it is an exception here.
     before_asking = signals.signal(signals.SIGINT, signals.default_int_handler)
     try:
-        sys.stderr.write(f"{verb} {how_many(count)}? [y/N] ")
+        sys.stderr.write(f"{verb} {counted(count, 'run')}? [y/N] ")
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return True

@@ -85,11 +85,6 @@ def exact(when: datetime) -> str:
     return f"{here.isoformat(timespec='milliseconds')} ({here.tzname()})"
 
 
-def how_many(count: int, what: str = "run") -> str:
-    """`1 run`, `2,000 runs`."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
 def lasted(span: timedelta) -> str:
     """A length of time in its two largest units: `340 ms`, `1.2 s`, `3 min 20 s`, `2 d 4 h`."""
     seconds = max(0.0, span.total_seconds())

@@ -85,7 +85,7 @@ class Journal(Reading):
         self._reader = reading
         self._lock = lock
         self._sealer = None if codec is None else Sealer(codec)
-        self._write_in_thread = write
+        self._write_batch = write
         self._runs = Together(self._find_runs)
         self._recorded = Together(self._find_recorded)
         self._committer = Committer(self._write, self._loop, self._tell_failure, self._tell_release, failpoint)
@@ -111,7 +111,7 @@ class Journal(Reading):
         `on_loop`: what is written is written by the loop itself, not by a thread.
         Raises `JournalLocked`, `JournalFormatError` or `JournalError`; then, and when it is cancelled, nothing stays
         open and the lock is free. The rest is for tests and simulations: `failpoint` is called with the names of the
-        places that a write passes, in the database thread, and with `before_release` on the loop; `connect` makes
+        places that a write passes, where SQLite works, and with `before_release` on the loop; `connect` makes
         both connections, and a journal in memory begins as `image`.
         """
         connects = (
@@ -292,9 +292,9 @@ class Journal(Reading):
         """`batch` has `Op`s, or changes if they have to be encoded."""
         sealer = self._sealer
         if sealer is None:
-            self._writer.send(lambda db: self._write_in_thread(db, batch), done)
+            self._writer.send(lambda db: self._write_batch(db, batch), done)
         else:
-            self._writer.send(lambda db: self._write_in_thread(db, sealer.ops(db, batch)), done)
+            self._writer.send(lambda db: self._write_batch(db, sealer.ops(db, batch)), done)
 
     def _find_runs(self, run_ids: Sequence[str], told: Told[Answers[str, RunRow]]) -> None:
         self._send(lambda db: reader.runs_by_id(db, run_ids, partial(self._opener.lenient, db)), told)
@@ -361,7 +361,7 @@ async def _open(
 def _prepare(
     path: str, real: str | None, durability: Durability, now_us: int, image: bytes | None
 ) -> sqlite3.Connection:
-    """In the database thread: look first, then open to write and bring the tables up to date."""
+    """In a thread: look first, then open to write and bring the tables up to date."""
     if real is None:
         found, db = Found(FORMAT if image else 0), connect_memory(image)
     else:

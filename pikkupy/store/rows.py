@@ -273,8 +273,8 @@ def _step_checksum(columns: Sequence[Any]) -> int:
     `started_at` may be left as it was by a later row. Status and end are in the CRC-32 once there is an outcome; until
     then a step can be cancelled.
     """
-    status_and_all = crc32(_pack(columns[:12] if columns[9] is None else columns[:14]))
-    return status_and_all + _folded(columns[13]) + _folded(columns[14])
+    crc = crc32(_pack(columns[:12] if columns[9] is None else columns[:14]))
+    return crc + _folded(columns[13]) + _folded(columns[14])
 
 
 def _folded(at: object) -> int:

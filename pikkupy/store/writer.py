@@ -1,4 +1,4 @@
-"""One transaction, in the database thread, and what its errors mean."""
+"""One transaction, where SQLite works, and what its errors mean."""
 
 from __future__ import annotations
 

@@ -138,10 +138,10 @@ class _Writes:
     """Names what each transaction of a journal holds. Changes are told in the order in which they were submitted."""
 
     def __init__(self, opened: Any) -> None:
-        self._submit, self._write = opened.submit, opened._write_in_thread
+        self._submit, self._write = opened.submit, opened._write_batch
         self._queue: deque[list[str]] = deque()
         self._current: list[str] = []
-        opened.submit, opened._write_in_thread = self.submit, self.write
+        opened.submit, opened._write_batch = self.submit, self.write
 
     def submit(self, changes: Sequence[Any], done: Callable[[Exception | None], None]) -> None:
         self._queue.append(names_of(changes))

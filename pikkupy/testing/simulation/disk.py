@@ -65,13 +65,13 @@ class SimulatedDisk:
         if self._db is not None and self._opened % REOPENED == 0:
             self._close(self._db.serialize())
         journal = await Journal.open(path, **options, failpoint=self._passes, connect=self._connect, image=self._image)
-        write = journal._write_in_thread
+        write = journal._write_batch
 
         def noted(db: sqlite3.Connection, batch: Sequence[Sequence[Op]]) -> Written:
             self.batch = batch
             return write(db, batch)
 
-        journal._write_in_thread = noted
+        journal._write_batch = noted
         return journal
 
     @property
