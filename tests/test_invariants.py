@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pikkupy import JournalError, Pikku, RunFailed, RunStateError, StepFailed, Workflow, current_step
+from pikkupy import Config, JournalError, Pikku, RunFailed, RunStateError, StepFailed, Workflow, current_step
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.testing import VirtualClock
 
@@ -262,6 +262,45 @@ async def test_i10_a_replay_asks_for_the_same_commands_in_the_same_order(db: Pat
                 await asyncio.sleep(0.001)
 
     assert winners == [["fast"]] * 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"resident_runs": 0, "unload_after": "0s"}], ids=["resident", "unloading"])
+async def test_i10_a_replay_writes_nothing(settings: dict[str, Any], db: Path) -> None:
+    """I10, I-31: what waits, in every way there is, has the same rows after each opening, whatever was replayed."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def child(workflow: Workflow) -> None:
+        await workflow.wait_for_signal("never")
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.do("begins", lambda: "begun")
+        await asyncio.gather(
+            workflow.sleep("nap", "1h"),
+            workflow.wait_for_signal("late", timeout="1h"),
+            workflow.approval("agree"),
+            workflow.do("again", lambda: {}["key"], retries=1, retry_delay="1h"),
+            workflow.do("child", child),
+            asyncio.sleep(3_600),
+        )
+
+    @pikku.workflow
+    async def gated(workflow: Workflow) -> None:
+        await workflow.suspend("gate")
+
+    clock = VirtualClock()
+    files: list[list[str]] = []
+    for _ in range(4):
+        async with pikku.open(db, clock=clock, config=Config(**settings)) as engine:
+            for workflow in (flow, gated):
+                await engine.start(workflow, run_id=workflow.name)
+            await clock.advance("1s")
+        with closing(sqlite3.connect(db)) as connection:
+            files.append([line for line in connection.iterdump() if "pikkupy_journal" not in line])
+
+    assert len(files[0]) > 30
+    assert files[1:] == files[:1] * 3
 
 
 async def test_i11_one_engine_owns_a_journal_and_a_former_owner_cannot_write(db: Path) -> None:

@@ -6,7 +6,10 @@ from typing import Any, cast
 
 import pytest
 
+from pikkupy.core.model import OWN_BITS
 from pikkupy.services import StepContext
+from pikkupy.store.plan import Kind, Op
+from pikkupy.testing.simulation.checks import Checks
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
 from pikkupy.testing.simulation.oracle import Cursor, Oracle, Violation
@@ -16,14 +19,18 @@ STEP = Do("charge", retries=3)
 
 
 class Disk:
-    """Answers every question about a step in the same way."""
+    """Answers every question about a step in the same way; run number n is `runs[n]`."""
 
-    def __init__(self, *, outcome: tuple[Any, ...] = (1, "succeeded", None), attempts: int = 1) -> None:
+    runs = ("r0", "r0/child", "r1")
+
+    def __init__(self, *, outcome: tuple[Any, ...] = (1, "succeeded", None, 1), attempts: int = 1) -> None:
         self.commits = 1
         self._outcome = outcome
         self._body = (None, None, attempts, 0, None, "running", None, 1)
 
-    def query(self, sql: str, *_: object) -> list[tuple[Any, ...]]:
+    def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        if sql.endswith("WHERE number = ?"):
+            return [(self.runs[parameters[0]],)]
         return [self._body if "AS runs LEFT JOIN" in sql else self._outcome]
 
 
@@ -49,10 +56,66 @@ def sees(oracle: Oracle, value: str, run_id: str = "r0", position: int = 0) -> N
 
 def test_a_value_that_no_body_has_returned_is_a_violation(oracle: Oracle) -> None:
     """Also of a step whose bodies never return anything (I4, I-9)."""
-    with pytest.raises(Violation, match="value: run 'r0' sees 7 of step 0, which no attempt has returned"):
+    with pytest.raises(Violation, match="value: 7 is seen of step 0 of run 'r0', and attempt 1 has not"):
+        sees(oracle, "7")
+    oracle.made(attempt(2), "7")
+    with pytest.raises(Violation, match="value"):
         sees(oracle, "7")
     oracle.made(attempt(1), "7")
     sees(oracle, "7")
+
+
+def test_an_attempt_behind_the_one_that_counts_is_a_violation(oracle: Oracle) -> None:
+    """The outcome is the last attempt's (I-12)."""
+    oracle.made(attempt(1), "7")
+    oracle.begins(STEP, attempt(1), life=1)
+    sees(oracle, "7")
+    oracle.begins(STEP, attempt(2), life=2)
+    with pytest.raises(Violation, match="is attempt 1's, and another one began"):
+        sees(oracle, "7")
+
+
+def test_changes_of_two_runs_in_one_piece_are_a_violation(oracle: Oracle) -> None:
+    """What one run does changes no other, but of its own family (I-36)."""
+    step = Op(Kind.STEP, (1 << OWN_BITS | 5, "name"))
+    oracle.writes([[step, Op(Kind.MOVE, (0, "running"))], [Op(Kind.MOVE, (2, "running"))]])
+    with pytest.raises(Violation, match="apart: r0, r1 change in one piece"):
+        oracle.writes([[step, Op(Kind.MOVE, (2, "running"))]])
+    with pytest.raises(Violation, match="apart: r0, r9 change in one piece"):
+        oracle.writes([[step, Op(Kind.RUN, (3, "r9"))]])
+
+
+def test_a_run_that_nobody_cancelled_is_not_cancelled(oracle: Oracle) -> None:
+    """Whoever stops waiting for it, and whatever ends (I-28)."""
+    checks = Checks(lambda sql, *_: [("r0", "cancelled", None, None)] if "output" in sql else [], oracle)
+    with pytest.raises(Violation, match="cancel: run 'r0' is cancelled, and nobody has asked for it"):
+        checks.look()
+    oracle.wants_cancelled("r0")
+    checks.look()
+
+
+def test_what_is_due_and_not_told_is_a_violation(oracle: Oracle) -> None:
+    """A second after its time, unless the clock was set lately (I-22)."""
+    asked: list[int] = []
+
+    def query(sql: str, *parameters: Any) -> list[Any]:
+        if "steps.wake_at < ?" not in sql:
+            return []
+        asked.append(parameters[0])
+        return [("r0", "nap")]
+
+    checks = Checks(query, oracle)
+    checks.next_moves((), None, 0)
+    with pytest.raises(Violation, match="late: 'nap' of run 'r0' is due, and is not told"):
+        checks.next_moves((), 5_000_000, 0)
+    assert asked == [4_000_000]
+
+
+def test_a_file_that_sqlite_finds_wrong_is_a_violation(oracle: Oracle) -> None:
+    """In each life (I-43)."""
+    checks = Checks(lambda sql, *_: [("wrong",)] if "integrity" in sql else [("ok",)], oracle)
+    with pytest.raises(Violation, match="file: PRAGMA integrity_check says"):
+        checks.opened(lambda _: True, whole=True)
 
 
 def test_only_what_a_fork_shares_may_come_from_elsewhere(oracle: Oracle) -> None:

@@ -82,6 +82,9 @@ class _Observer:
         saw = partial(self._history.oracle.saw, self._cursor, position, node, repr(what), remembers=remembers)
         self._history.watch(self._life, saw)
 
+    def cancels(self, run_id: str) -> None:
+        self._history.watch(self._life, partial(self._history.oracle.wants_cancelled, run_id))
+
     async def act(self, node: Do) -> Any:
         step = self._begins(node)
         try:

@@ -29,6 +29,12 @@ SELECT run, position, name, wake_at FROM pikkupy_steps WHERE kind = 'sleep' AND 
 AND run NOT IN (SELECT run FROM pikkupy_signals WHERE name = '')
 """
 _OVERDUE = "SELECT run_id FROM pikkupy_runs WHERE wakes_at < ?"
+_UNWOKEN = """
+SELECT runs.run_id, steps.name FROM pikkupy_steps AS steps JOIN pikkupy_runs AS runs ON runs.number = steps.run
+WHERE steps.kind IN ('sleep', 'signal') AND steps.status = 'pending' AND steps.wake_at < ?
+AND runs.ended_at IS NULL AND runs.parked IS NULL AND runs.wakes_at IS NULL
+"""
+SLACK_US = 1_000_000  # of a timer in memory
 _ORPHAN = """
 SELECT child.run_id FROM pikkupy_runs AS child JOIN pikkupy_runs AS parent ON parent.number = child.parent
 WHERE child.ended_at IS NULL AND parent.ended_at IS NOT NULL AND child.alone_since IS NULL
@@ -38,6 +44,8 @@ _FACTS = {  # what finds a row that there must not be, with what it means
         SELECT runs.run_id, steps.name, steps.status FROM pikkupy_steps AS steps
         JOIN pikkupy_runs AS runs ON runs.number = steps.run
         WHERE runs.ended_at IS NOT NULL AND steps.status IN ('pending', 'scheduled', 'running')""",
+    "end: run {0!r} has ended, and is to wake (I-25)": """
+        SELECT run_id FROM pikkupy_runs WHERE ended_at IS NOT NULL AND wakes_at IS NOT NULL""",
     "early: sleep {1!r} of run {0!r} ended before its time (I7, I-21)": """
         SELECT runs.run_id, steps.name FROM pikkupy_steps AS steps JOIN pikkupy_runs AS runs ON runs.number = steps.run
         WHERE steps.kind = 'sleep' AND steps.status = 'succeeded' AND steps.ended_at < steps.wake_at""",
@@ -103,6 +111,8 @@ class Checks:
         for run_id, what in found.items():
             if what[0] in ENDED:
                 oracle.finals.setdefault(run_id, Known(self._commits(), what))
+            if what[0] == "cancelled" and "/" not in run_id and run_id not in oracle.unwanted:
+                raise Violation(f"cancel: run {run_id!r} is cancelled, and nobody has asked for it (I-28)")
         for run_id in oracle.cancelled:
             if run_id in found and found[run_id][0] not in ENDED and not oracle.was_retried(run_id):
                 raise Violation(f"cancel: cancel({run_id!r}) had returned, and it is {found[run_id][0]} (I5, I-27)")
@@ -125,6 +135,7 @@ class Checks:
 
         `is_coming` says of a run that it is in memory or on its way there, as one whose child has ended meanwhile.
         """
+        self._file()
         for number, run_id, status in self._query(_NOT_BACK if whole else _WITHOUT_WORKFLOW):
             if not is_coming(number):
                 known = "known" if whole else "unknown"
@@ -133,6 +144,13 @@ class Checks:
         if epoch <= self._epoch:
             raise Violation(f"epoch: {epoch} follows {self._epoch} (I11)")
         self._epoch = epoch
+
+    def _file(self) -> None:
+        """What SQLite itself says of it."""
+        for check in ("PRAGMA integrity_check", "PRAGMA foreign_key_check"):
+            found = self._query(check)
+            if found not in ([], [("ok",)]):
+                raise Violation(f"file: {check} says {found[:3]} (I-43)")
 
     def went_back(self) -> None:
         """Power was lost: the file is an earlier one."""
@@ -167,16 +185,16 @@ class Checks:
         late = [] if calm_us is None else self._query(_OVERDUE, calm_us - late_us)
         if late:
             raise Violation(f"late: run {late[0][0]!r} is due, and waits in the file (I-22, I-41)")
+        late = [] if calm_us is None else self._query(_UNWOKEN, calm_us - SLACK_US)
+        if late:
+            raise Violation(f"late: {late[0][1]!r} of run {late[0][0]!r} is due, and is not told (I-22, I-41)")
 
     def at_the_end(self) -> None:
         """Every run has ended."""
         self.look()
         self.facts()
         self.next_moves((), 0, 0)
-        for check in ("PRAGMA integrity_check", "PRAGMA foreign_key_check"):
-            found = self._query(check)
-            if found not in ([], [("ok",)]):
-                raise Violation(f"file: {check} says {found[:3]} (I-43)")
+        self._file()
         unfinished = [run_id for run_id, status, *_ in self._query(_RUNS) if status not in ENDED]
         if unfinished:
             raise Violation(f"stuck: run {unfinished[0]!r} does not end although nothing is in its way (I9, I-40)")

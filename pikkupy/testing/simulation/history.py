@@ -34,6 +34,8 @@ ROUNDS = 100  # in which people give waiting runs what they wait for, once nothi
 PATIENCE_S = 130.0  # after a jump of the clock; the engine notices one after a minute
 LATE_US = 70 * SECOND
 CLEARED_UP = 0.35  # how often people delete something while they wait
+GRACE_S, LEAVING_S = 1, 1  # for what is under way when the engine is left, and for all but what has to be cancelled
+CANCEL_GRACE_S = (1, 5)  # a stubborn step takes two
 DOWN_S = (0.0, 0.0, 0.001, 5.0, 4_000.0)  # between two lives
 
 
@@ -76,12 +78,14 @@ class History:
         self._timer: asyncio.TimerHandle | None = None
         self._leaves = asyncio.Event()
         self._engine: Engine | None = None
+        self._cancel_grace_s = CANCEL_GRACE_S[scenario.seed % len(CANCEL_GRACE_S)]
         self._config = Config(
             durability=scenario.durability,  # type: ignore[arg-type]
             watchdog_after=None,
             show_running_after="1s",
             max_payload=100_000,
-            shutdown_grace="1s",
+            shutdown_grace=f"{GRACE_S}s",
+            cancel_grace=f"{self._cancel_grace_s}s",
             resident_runs=scenario.resident_runs,
             max_cut_offs=scenario.max_cut_offs,
             unload_after=scenario.unload_after_us / 1_000,
@@ -171,9 +175,17 @@ class History:
             pass
         except Violation as violation:
             self.people.violation = self.people.violation or violation
-        await engine.__aexit__(None, None, None)
+        await self._leave(engine)
         await self._check_nothing_is_left()
         return ended
+
+    async def _leave(self, engine: Engine) -> None:
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        await engine.__aexit__(None, None, None)
+        took_s = loop.time() - begun_s
+        if took_s > GRACE_S + self._cancel_grace_s + LEAVING_S:
+            raise Violation(f"left: it took {took_s:g} s to leave the engine (I-42)")
 
     async def _work(self, engine: Engine) -> None:
         people, loop = self.people, asyncio.get_running_loop()
@@ -198,6 +210,14 @@ class History:
                 break
             await self._pause(LONGEST_US / SECOND)
         self._checks.at_the_end()
+        await self._check_nothing_wakes()
+
+    async def _check_nothing_wakes(self) -> None:
+        """Every run has ended: nothing is written any more, however long one waits."""
+        commits = self._disk.commits
+        await self._pause(2 * LONGEST_US / SECOND)
+        if self._disk.commits > commits:
+            raise Violation("end: something was written long after every run had ended (I-25)")
 
     async def _help(self, engine: Engine) -> bool:
         host, residents, _ = engine._use()
@@ -273,10 +293,10 @@ class History:
 
     def _at_place(self, place: str) -> str | None:
         self.note(place)
+        if place == "before_begin":
+            self.watch(self.life, partial(self.oracle.writes, self._disk.batch))
         if self.people.violation is not None:
             raise Crash
-        if place == "before_begin":
-            self.oracle.writes(self._disk.batch)
         if not self._faults or self._faults[-1].place != place:
             return None
         self._passed += 1

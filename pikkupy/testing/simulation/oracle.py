@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from pikkupy.core.machine import FINAL_RUNS
+from pikkupy.core.model import OWN_BITS
 from pikkupy.services import StepContext
 from pikkupy.store.plan import Kind, Op
 from pikkupy.testing.simulation.clock import SimulatedClock
@@ -26,7 +27,7 @@ WHERE runs.run_id = ?
 """
 _IS_THERE = "SELECT 1 FROM pikkupy_runs WHERE run_id = ?"
 _OUTCOME = """
-SELECT steps.seq, steps.status, steps.wake_at FROM pikkupy_steps AS steps
+SELECT steps.seq, steps.status, steps.wake_at, steps.attempts FROM pikkupy_steps AS steps
 JOIN pikkupy_runs AS runs ON runs.number = steps.run WHERE steps.position = ? AND runs.run_id = ?
 """
 _SHARED = """
@@ -38,6 +39,8 @@ _ASIDE = """
 SELECT 1 FROM pikkupy_set_aside WHERE run = ? AND name = ? AND seq IS NOT NULL AND kind IN ('inline', 'function')
 AND coalesce(target, 'inline') = ?
 """
+_KEYED = {Kind.STEP, Kind.ATTEMPT, Kind.TIMER, Kind.SIGNAL, Kind.TAKEN, Kind.CHUNK, Kind.REOPEN, Kind.KEPT, Kind.BACK}
+_ALL = {Kind.DELETE, Kind.SWEEP}  # what may be of any runs
 MOMENT_S = 1.0  # in which what was due before a jump of the clock still happens
 FINAL_STEPS = {"succeeded", "failed", "cancelled"}
 ENDED = {str(status) for status in FINAL_RUNS}
@@ -74,6 +77,7 @@ class Oracle:
         self.counts: Counter[str] = Counter()
         self.starts: dict[str, int] = {}  # acknowledged, by the commits at that time
         self.cancelled: dict[str, int] = {}
+        self.unwanted: set[str] = set()  # runs that somebody wanted to be cancelled, themselves too
         self.deleted: dict[str, int] = {}
         self.finals: dict[str, Known] = {}
         self.sent: list[Known] = []  # acknowledged signals: to which run
@@ -93,7 +97,7 @@ class Oracle:
         # Attempts: the life in which the body began last, and whether it was at_most_once.
         self._begun: dict[tuple[str, int, int], Known] = {}
         self._live: dict[tuple[str, int], tuple[int, int]] = {}  # attempt and life of a step's body that has not ended
-        self._made: dict[tuple[str, int], dict[str, None]] = {}  # values that bodies of a step have returned
+        self._made: dict[tuple[str, int, int], dict[str, None]] = {}  # values that bodies of an attempt have returned
         self._failed_at: dict[tuple[str, int, int], Known] = {}  # attempts
         self._asked_at: dict[tuple[str, int], Known] = {}  # sleeps
 
@@ -131,7 +135,7 @@ class Oracle:
             return  # it is looked at before it is written, or was deleted since it was read for a look
         if not rows or rows[0][1] not in ("succeeded", "failed"):
             raise Violation(f"durable: run {run_id!r} sees {what} of step {position} before it is on disk (I-10)")
-        [(seq, status, wake_at)] = rows
+        [(seq, status, wake_at, attempts)] = rows
         if seq <= cursor.newest:
             raise Violation(f"order: run {run_id!r} sees the outcome of step {position} after a later one (I-32)")
         cursor.newest = seq
@@ -143,17 +147,25 @@ class Oracle:
                 raise Violation(
                     f"early: the sleep at {position} of run {run_id!r} is shorter than asked for (I7, I-21)"
                 )
-        if isinstance(node, Do) and status == "succeeded" and not self._was_made(run_id, position, what):
-            raise Violation(f"value: run {run_id!r} sees {what} of step {position}, which no attempt has returned (I4)")
+        if isinstance(node, Do) and not self._is_elsewhere(run_id, position):
+            self._check_attempt(f"step {position} of run {run_id!r}", (run_id, position, attempts), status, what)
+
+    def _check_attempt(self, where: str, last: tuple[str, int, int], status: str, what: str) -> None:
+        """The outcome of a step is what its last attempt has made of it."""
+        *_, attempts = last
+        if status == "succeeded" and what not in self._made.get(last, ()):
+            raise Violation(f"value: {what} is seen of {where}, and attempt {attempts} has not returned it (I4, I-9)")
+        if (*last[:2], attempts + 1) in self._begun:
+            raise Violation(f"attempts: the outcome of {where} is attempt {attempts}'s, and another one began (I-12)")
 
     def _is_known(self, run_id: str, position: int) -> bool:
         """Whether the step is on disk; a fork may have it from the run that it is made from before it is there."""
         run_is_there = bool(self._disk.query(_BODY, position, run_id))
         return bool(self._disk.query(_OUTCOME, position, run_id)) or (run_id in self.forking and not run_is_there)
 
-    def _was_made(self, run_id: str, position: int, what: str) -> bool:
-        shared = position < self.forking.get(run_id, 0)  # with the run that it was forked from
-        return shared or run_id in self.accepted or what in self._made.get((run_id, position), ())
+    def _is_elsewhere(self, run_id: str, position: int) -> bool:
+        """Whether what a step did may have happened before a fork, or before changed code was accepted."""
+        return position < self.forking.get(run_id, 0) or run_id in self.accepted
 
     def _check_again(self, cursor: Cursor, what: Any) -> None:
         run_id, place = cursor.run_id, cursor.place
@@ -240,7 +252,7 @@ class Oracle:
 
     def made(self, step: StepContext, value: str) -> None:
         """The body of a step returns that."""
-        self._made.setdefault((step.run_id, step.position), {})[value] = None
+        self._made.setdefault((step.run_id, step.position, step.attempt_count), {})[value] = None
 
     def failed(self, step: StepContext, *, final: bool = False) -> None:
         """The body of a step raises an error; `final`: one that is not to be retried."""
@@ -260,6 +272,10 @@ class Oracle:
     def accepts(self, run_id: str) -> None:
         """`signal` has returned."""
         self.sent.append(Known(self._disk.commits, run_id))
+
+    def wants_cancelled(self, run_id: str) -> None:
+        """`cancel` is called, by somebody or by the workflow itself."""
+        self.unwanted.add(run_id)
 
     def has_cancelled(self, run_id: str) -> None:
         """`cancel` has returned."""
@@ -294,10 +310,26 @@ class Oracle:
 
         What `prune` deletes may have ended after it was asked for: long ago, by a clock that was set back meanwhile.
         """
+        for ops in batch:
+            self._check_family(ops)
         deleted = [op.columns[0] for op in chain.from_iterable(batch) if op.kind is Kind.DELETE] if self.prunes else ()
         for number in deleted:
             for (run_id,) in self._disk.query("SELECT run_id FROM pikkupy_runs WHERE number = ?", number):
                 self.deletes(run_id)
+
+    def _check_family(self, ops: Sequence[Op]) -> None:
+        """What belongs together is of one run, and of those above and below it."""
+        new = {op.columns[0]: op.columns[1] for op in ops if op.kind is Kind.RUN}
+        some = [op for op in ops if op.kind not in _ALL]
+        numbers = {op.columns[0] >> OWN_BITS if op.kind in _KEYED else op.columns[0] for op in some}
+        runs = [new.get(number) or self._run_id(number) for number in numbers]
+        families = {run_id.split("/", 1)[0] for run_id in runs if run_id is not None}
+        if len(families) > 1:
+            raise Violation(f"apart: {', '.join(sorted(families))} change in one piece (I-36)")
+
+    def _run_id(self, number: int) -> str | None:
+        rows = self._disk.query("SELECT run_id FROM pikkupy_runs WHERE number = ?", number)
+        return rows[0][0] if rows else None
 
     def has_deleted(self, run_id: str) -> None:
         """`delete_run` has returned."""

@@ -102,6 +102,7 @@ class People:
             case "accept":
                 await self._accept(engine, run_id)
             case "cancel":
+                self._oracle.wants_cancelled(run_id)
                 await engine.cancel(run_id, "enough")
                 self._oracle.has_cancelled(run_id)
             case "retry":

@@ -115,6 +115,10 @@ class Observer(Protocol):
         """What the body of a step does."""
         ...
 
+    def cancels(self, run_id: str) -> None:
+        """The workflow is about to cancel its own run."""
+        ...
+
 
 async def interpret(node: Node, workflow: Workflow, observer: Observer) -> Any:
     """Run the program as the body of a workflow."""
@@ -139,6 +143,7 @@ async def interpret(node: Node, workflow: Workflow, observer: Observer) -> Any:
                 return "too late"
         case Give(cancel):
             if cancel:
+                observer.cancels(workflow.run_id)
                 workflow.cancel("by itself")
             raise ValueError("by itself")
 
@@ -152,7 +157,7 @@ async def _leaf(node: Leaf, workflow: Workflow, observer: Observer) -> Any:
     try:
         result = await awaitable
     except StepFailed as failed:
-        result = f"failed: {failed.error_type} after {failed.attempts}" if failed.step_name else "failed"
+        result = f"failed: {failed}" if failed.step_name else "failed"
     observer.saw(run_id, position, node, result)
     return repr(result)
 
