@@ -43,7 +43,7 @@ class Clock(SimulatedClock):
 
 @pytest.fixture
 def oracle() -> Oracle:
-    return Oracle(cast(SimulatedDisk, Disk()), Clock())
+    return Oracle(cast(SimulatedDisk, Disk()), Clock(), async_workers=2)
 
 
 def attempt(number: int, run_id: str = "r0", position: int = 0) -> StepContext:
@@ -73,6 +73,17 @@ def test_an_attempt_behind_the_one_that_counts_is_a_violation(oracle: Oracle) ->
     oracle.begins(STEP, attempt(2), life=2)
     with pytest.raises(Violation, match="is attempt 1's, and another one began"):
         sees(oracle, "7")
+
+
+def test_more_bodies_at_once_than_there_are_slots_are_a_violation(oracle: Oracle) -> None:
+    """Those on the event loop that were not asked to stop (I-37)."""
+    for place in range(2):
+        oracle.begins(STEP, attempt(1, position=place), life=1)
+    with pytest.raises(Violation, match="limit: attempt 1 of step 'charge' of run 'r0' begins as number 3 of 2"):
+        oracle.begins(STEP, attempt(1, position=2), life=1)
+    oracle.ends(attempt(1, position=0), life=1)
+    oracle.stops(attempt(1, position=1))
+    oracle.begins(STEP, attempt(1, position=3), life=1)
 
 
 def test_changes_of_two_runs_in_one_piece_are_a_violation(oracle: Oracle) -> None:

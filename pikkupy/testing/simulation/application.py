@@ -95,6 +95,7 @@ class _Observer:
             if node.acts == "stubborn":
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(1e6)
+                self._history.watch(self._life, partial(self._history.oracle.stops, step))
                 await asyncio.sleep(2)
             return self._effect(node, step)
         finally:

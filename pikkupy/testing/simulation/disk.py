@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 MEAN_HOP_S = 0.0005
 REOPENED = 8  # of so many lives one opens the journal anew; the others go on with the connection, which is quicker
-KEPT = 8  # earlier commits that a loss of power can lead back to
+KEPT = 64  # earlier commits that a loss of power can lead back to
 PLACES = ("before_begin", "after_begin", "before_commit", "after_commit", "before_release")
 CODES = {
     "busy": sqlite3.SQLITE_BUSY,
@@ -84,7 +84,8 @@ class SimulatedDisk:
         return [] if self._db is None else self._db.execute(sql, parameters).fetchall()
 
     def die(self, back: int = 0) -> bool:
-        """The process is gone. What is committed stays; after a loss of power, what was `back` commits ago.
+        """The process is gone. What is committed stays; after a loss of power, what was `back` commits ago, also in an
+        earlier life that has not ended in order.
 
         True if the disk is an earlier one.
         """
@@ -93,10 +94,10 @@ class SimulatedDisk:
         db = self._db
         if db is not None and db.in_transaction:
             db.rollback()
-        earlier, self._earlier = self._earlier, []
-        if db is None or not back or not earlier:
+        if db is None or not back or not self._earlier:
             return False
-        image = earlier[-min(back, len(earlier))]
+        image = self._earlier[-min(back, len(self._earlier))]
+        self._earlier.clear()
         self.commits = image.commits
         self._close(image.data)
         return True
@@ -115,7 +116,7 @@ class SimulatedDisk:
     async def _connect(self, opener: Callable[[], sqlite3.Connection]) -> Connection:
         if self._db is None:
             self._db = opener()
-        self._connection = _Inline(self._db)
+        self._connection = _Inline(self._db, self._earlier.clear)
         return self._connection
 
     def _passes(self, place: str) -> None:
@@ -141,8 +142,9 @@ def _new_journal() -> bytes:
 class _Inline:
     """A `Connection` without a thread: work takes a while and is done in the order in which it was asked for."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, synced: Callable[[], None]) -> None:
         self.dead = False
+        self._synced = synced
         self.left_open = False  # a transaction, after a piece of work
         self._db = db
         self._free_at_s = 0.0
@@ -174,4 +176,5 @@ class _Inline:
     async def close(self) -> None:
         if not self.dead:
             await self.run(bool)  # after what was sent before, as the real one
+            self._synced()  # SQLite does that when the last connection is closed
         self.dead = True

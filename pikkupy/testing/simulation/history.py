@@ -24,10 +24,10 @@ from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.code import Code
 from pikkupy.testing.simulation.disk import CODES, SimulatedDisk
 from pikkupy.testing.simulation.loop import Crash, SimulatedLoop, Stuck
-from pikkupy.testing.simulation.oracle import Oracle, Violation
+from pikkupy.testing.simulation.oracle import MANY, Oracle, Violation
 from pikkupy.testing.simulation.people import People
 from pikkupy.testing.simulation.programs import LONGEST_US, SECOND
-from pikkupy.testing.simulation.scenario import Fault, Scenario
+from pikkupy.testing.simulation.scenario import MOST_BACK, Fault, Scenario
 from pikkupy.testing.simulation.threads import SimulatedThreads
 
 ROUNDS = 100  # in which people give waiting runs what they wait for, once nothing goes wrong any more
@@ -36,6 +36,9 @@ LATE_US = 70 * SECOND
 CLEARED_UP = 0.35  # how often people delete something while they wait
 GRACE_S, LEAVING_S = 1, 1  # for what is under way when the engine is left, and for all but what has to be cancelled
 CANCEL_GRACE_S = (1, 5)  # a stubborn step takes two
+FURTHER = 16  # the most commits that are drawn to be taken away by a loss of power are up to so many times as many
+LONGEST_BODY_S = 120  # and its waiting for a slot
+WORKERS = (1, 2, MANY)  # attempts that run at once, on the loop and on threads
 DOWN_S = (0.0, 0.0, 0.001, 5.0, 4_000.0)  # between two lives
 
 
@@ -61,7 +64,8 @@ class History:
         self._rng = random.Random(scenario.seed ^ 0x5EED)  # noqa: S311
         self._disk = SimulatedDisk(self._at_place, self._can_go_back)
         self._clock = SimulatedClock()
-        self.oracle = Oracle(self._disk, self._clock)
+        workers = WORKERS[scenario.seed % len(WORKERS)]
+        self.oracle = Oracle(self._disk, self._clock, workers)
         self.code = Code()
         self.people = People(scenario, self.oracle, self.code, self._disk.query, self._rng, self.note)
         self.life = 0
@@ -86,6 +90,8 @@ class History:
             max_payload=100_000,
             shutdown_grace=f"{GRACE_S}s",
             cancel_grace=f"{self._cancel_grace_s}s",
+            async_workers=workers,
+            thread_workers=workers,
             resident_runs=scenario.resident_runs,
             max_cut_offs=scenario.max_cut_offs,
             unload_after=scenario.unload_after_us / 1_000,
@@ -213,7 +219,8 @@ class History:
         await self._check_nothing_wakes()
 
     async def _check_nothing_wakes(self) -> None:
-        """Every run has ended: nothing is written any more, however long one waits."""
+        """Every run has ended: nothing is written any more, once the last bodies have, however long one waits."""
+        await self._pause(LONGEST_BODY_S)
         commits = self._disk.commits
         await self._pause(2 * LONGEST_US / SECOND)
         if self._disk.commits > commits:
@@ -289,7 +296,7 @@ class History:
             self._timer = loop.call_later(self._faults[-1].after / 1e6, partial(self._strike, ""))
 
     def _can_go_back(self) -> bool:
-        return bool(self._faults) and self._faults[-1].what == "power" and self._faults[-1].size > 0
+        return any(fault.what == "power" and fault.size > 0 for fault in self._faults)
 
     def _at_place(self, place: str) -> str | None:
         self.note(place)
@@ -311,7 +318,7 @@ class History:
         else:
             self._count(fault, place)
         if fault.what in ("crash", "power"):
-            self._back = fault.size
+            self._back = fault.size if fault.size < MOST_BACK else fault.size * (1 + self.scenario.seed % FURTHER)
             raise Crash
         if fault.what in ("back", "forward"):
             self._clock.jump(fault.size)

@@ -41,6 +41,7 @@ AND coalesce(target, 'inline') = ?
 """
 _KEYED = {Kind.STEP, Kind.ATTEMPT, Kind.TIMER, Kind.SIGNAL, Kind.TAKEN, Kind.CHUNK, Kind.REOPEN, Kind.KEPT, Kind.BACK}
 _ALL = {Kind.DELETE, Kind.SWEEP}  # what may be of any runs
+MANY = 1_000  # workers: nobody waits for one
 MOMENT_S = 1.0  # in which what was due before a jump of the clock still happens
 FINAL_STEPS = {"succeeded", "failed", "cancelled"}
 ENDED = {str(status) for status in FINAL_RUNS}
@@ -73,7 +74,7 @@ class Cursor:
 class Oracle:
     """Watches one history: what its workflows see, what its steps do, what its callers are told."""
 
-    def __init__(self, disk: SimulatedDisk, clock: SimulatedClock) -> None:
+    def __init__(self, disk: SimulatedDisk, clock: SimulatedClock, async_workers: int) -> None:
         self.counts: Counter[str] = Counter()
         self.starts: dict[str, int] = {}  # acknowledged, by the commits at that time
         self.cancelled: dict[str, int] = {}
@@ -94,6 +95,8 @@ class Oracle:
         self._disk = disk
         self._clock = clock
         self._now_us = clock.now_us
+        self._async_workers = async_workers
+        self._at_work: set[tuple[str, int, int]] = set()  # attempts on the event loop that nobody has asked to stop
         # Attempts: the life in which the body began last, and whether it was at_most_once.
         self._begun: dict[tuple[str, int, int], Known] = {}
         self._live: dict[tuple[str, int], tuple[int, int]] = {}  # attempt and life of a step's body that has not ended
@@ -200,7 +203,7 @@ class Oracle:
             raise Violation(f"mismatch: {where} begins; on disk is {name!r}, the run is parked: {parked} (I-33)")
         if run_id in self.accepted and self._disk.query(_ASIDE, number, step.step_name, node.by):
             raise Violation(f"once: {where} begins, and an outcome of that name was set aside (I2)")
-        if status == "scheduled" and self._now_us() < wake_at and self._clock.is_calm_since(MOMENT_S):
+        if status == "scheduled" and self._now_us() < wake_at and self._was_due_by_this_clock():
             raise Violation(f"early: {where} begins before its time (I7, I-18)")
         again = name is None and run_id in self.accepted  # its row was set aside, and is on its way back
         if not again and not (attempts or 0) <= attempt <= (attempts or 0) + 1:
@@ -211,6 +214,12 @@ class Oracle:
         self._check_cancelled(run_id, where)
         self._check_alone(node, step, where, life)
         self._check_twice(node, (run_id, step.position, attempt), where, life)
+        self._check_limit(node, (run_id, step.position, attempt), where)
+
+    def _was_due_by_this_clock(self) -> bool:
+        """Whether what begins now was found to be due by the clock as it is, and did not wait for a slot since then."""
+        waits = self._async_workers < MANY
+        return self._clock.jumps == 0 if waits else self._clock.is_calm_since(MOMENT_S)
 
     def _check_failed(self, node: Do, step: StepContext, where: str) -> None:
         before = self._failed_at.get((step.run_id, step.position, step.attempt_count - 1))
@@ -245,8 +254,20 @@ class Oracle:
             raise Violation(f"attempt: {where} begins twice in one life (I6, I-20)")
         self._begun[key] = Known(self._disk.commits, (life, node.once))
 
+    def _check_limit(self, node: Do, key: tuple[str, int, int], where: str) -> None:
+        if node.by == "thread":
+            return  # there it is over at once
+        self._at_work.add(key)
+        if len(self._at_work) > self._async_workers:
+            raise Violation(f"limit: {where} begins as number {len(self._at_work)} of {self._async_workers} (I-37)")
+
+    def stops(self, step: StepContext) -> None:
+        """The body of a step was asked to stop. What does not stop may be left alone, and its slot be another's."""
+        self._at_work.discard((step.run_id, step.position, step.attempt_count))
+
     def ends(self, step: StepContext, life: int) -> None:
         """The body of a step has ended, however."""
+        self.stops(step)
         if self._live.get((step.run_id, step.position)) == (step.attempt_count, life):
             del self._live[step.run_id, step.position]
 
@@ -352,6 +373,7 @@ class Oracle:
 
     def restored(self, commits: int) -> None:
         """The process has died, and the disk is what it was after so many commits."""
+        self._at_work.clear()
         for known in (self.starts, self.cancelled, self.deleted):
             for run_id in [run_id for run_id, at in known.items() if at > commits]:
                 del known[run_id]

@@ -10,6 +10,7 @@ from pikkupy.testing.simulation.disk import PLACES
 from pikkupy.testing.simulation.programs import APPROVALS, LONGEST_US, SECOND, SIGNALS, STYLES, Generator, Node
 
 FAULTS = ("crash", "power", "busy", "full", "io_error", "ghost", "back", "forward", "leave", "deploy")
+MOST_BACK = 4  # commits that a loss of power takes away as it is drawn
 CHANGES = ("append", "insert", "rename", "remove", "swap", "missing")  # of code
 _HITS = {  # places at which a fault can strike; of the others each, and any time
     "busy": ("before_begin",),
@@ -104,7 +105,7 @@ def _fault(rng: random.Random, durability: str, programs: int) -> Fault:
     what = rng.choice(("crash",) * 24 + ("act",) * 5 + ("power",) * 3 + FAULTS[2:] + ("deploy",))
     after, size = rng.choice((1, 1, 1, 2, 2, 3, 4, 6)), 0
     if what == "power" and durability == "process":
-        size = rng.randint(0, 4)
+        size = rng.randint(0, MOST_BACK)
     elif what in ("back", "forward"):
         size = rng.choice((SECOND, LONGEST_US, 10 * LONGEST_US)) * (1 if what == "forward" else -1)
     elif what == "deploy":
