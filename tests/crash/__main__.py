@@ -27,7 +27,7 @@ from pathlib import Path
 import msgspec
 
 from tests.crash.bench import Bench, Job
-from tests.crash.cases import TRIES, Outcome, Undisturbed, at_failpoint, at_random, kills_of, total, undisturbed
+from tests.crash.cases import Outcome, Undisturbed, at_failpoint, at_random, kills_of, total, undisturbed
 from tests.crash.failpoints import FAILPOINTS
 from tests.crash.lives import MODES, Mode
 
@@ -35,6 +35,7 @@ ALL = "all"
 KILLS, PAIRS = 200, 40  # what is done if nothing else is said
 LONG_KILLS = 10_000
 SHARE_WITH_WORKERS = 10  # one random case of so many has worker processes, which take long to start
+LOOKS = 5  # more lives of each mode at most, until every failpoint was passed
 MOST_LINES = 20  # of what is wrong
 
 
@@ -71,7 +72,7 @@ def random_cases(known: dict[Mode, Undisturbed], seed: int, kills: int) -> Itera
 def undisturbed_lives(root: Path) -> dict[Mode, Undisturbed]:
     """One of each mode, and more until together they have passed every failpoint: what is passed depends on time."""
     known: dict[Mode, Undisturbed] = {mode: undisturbed(root / mode, mode) for mode in MODES}
-    for again in range(TRIES):
+    for again in range(LOOKS):
         if FAILPOINTS.keys() <= set[str]().union(*(one.passed for one in known.values())):
             break
         for mode, one in known.items():

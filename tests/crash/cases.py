@@ -17,7 +17,7 @@ from tests.crash.lives import Case, Ended, Kill, Mode, Plan
 from tests.crash.oracle import Moment, check_end, check_left, check_life
 
 WITHIN_A_STEP = "effect.before"
-TRIES = 5  # of a kill at a failpoint, before it counts as missed: what is passed depends a little on time
+TRIES = 30  # of a kill at a failpoint, before it counts as missed: what is passed depends a little on time
 MOST_KILLS = 4  # of one case at random instants; at ten the engine gives a run up that is cut off again and again
 TOO_LATE = "too late"  # a life had come to its end
 LONGEST_PAUSE_S = 0.03
