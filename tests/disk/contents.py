@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Collection
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -104,9 +105,18 @@ class State:
         return {(self._ids[row[1]], row[3]): row[13] for row in self._tables[1] if row[1] in self._ids}
 
     @cached_property
+    def attempts(self) -> dict[tuple[str, str], int]:
+        """How many have begun, by run and name of the step."""
+        return {(self._ids[row[1]], row[3]): row[6] for row in self._tables[1] if row[1] in self._ids}
+
+    @cached_property
     def signals(self) -> Counter[tuple[str, str]]:
         """How many by run and name."""
         return Counter((self._ids[row[1]], row[3]) for row in self._tables[4] if row[1] in self._ids)
+
+    def is_under_way(self, names: Collection[str]) -> bool:
+        """Whether a step of one of these names has begun and has not ended."""
+        return any(status == "running" and name in names for (_, name), status in self.steps.items())
 
     def bears_out(self, told: Told) -> bool:
         """Whether this is so."""
@@ -123,4 +133,9 @@ class State:
                 return self.signals[told.run, told.name] >= int(told.value)
             case "seen":
                 return self.steps.get((told.run, told.name)) == "succeeded"
+            case "cut off":
+                return self.steps.get((told.run, told.name)) == "failed"
+            case "begun":
+                attempts = self.attempts.get((told.run, told.name), 0)
+                return attempts >= int(told.value) and self.steps[told.run, told.name] != "pending"
         raise AssertionError(f"nobody knows what {told.what!r} means")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from pikkupy import PikkuError
 from tests.disk.contents import State, digest
 from tests.disk.life import STOPPED, Life, in_child, lives
-from tests.disk.opening import Wrong, check_end, tables_in
+from tests.disk.opening import Wrong, check_end, check_known, tables_in
 from tests.disk.parallel import Result, in_forks
 from tests.disk.recording import memory
 from tests.disk.records import (
@@ -38,12 +38,12 @@ from tests.disk.records import (
     read_log,
 )
 from tests.disk.shim import Fault
-from tests.disk.workload import LIVES, Caller, first_life
+from tests.disk.workload import LIVES, ONCE, Caller, first_life
 
 LIFTED_AFTER = 3  # refusals for want of space
 LEFT = "the journal was closed before that passed"  # who leaves does not wait for space
 ENDS = ("JournalError", "RunFailed", "RunCancelled")  # the others are of runs that had ended before
-SHARE_TO_THE_END = 10  # of the files, one in so many is run to the end
+SHARE_TO_THE_END = 10  # of the files, one in so many is run to the end; and those with a step that may not begin again
 
 
 class Kind(NamedTuple):
@@ -201,7 +201,8 @@ async def _check_file(db: Path, records: Sequence[Record], result: Result, *, to
     if found != last and found not in ghosts:
         raise Wrong("atomic: the file is neither what was committed last nor what was about to be")
     result.counts["exactly the last commit" if found == last else "a ghost: the commit that failed"] += 1
-    if to_the_end:
+    check_known(records, State(tables))
+    if to_the_end or State(tables).is_under_way(ONCE):
         result.counts["run to the end"] += 1
         await check_end(db, State(tables))
 

@@ -18,7 +18,7 @@ from pikkupy import PikkuError
 from tests.disk.contents import State, digest
 from tests.disk.errors import untouched
 from tests.disk.life import in_child, lives
-from tests.disk.opening import Wrong, check_end, tables_in
+from tests.disk.opening import Wrong, check_end, check_known, tables_in
 from tests.disk.parallel import Result, in_forks
 from tests.disk.recording import memory
 from tests.disk.records import OPERATIONS, Operation, Record, Rows, read_log
@@ -63,6 +63,7 @@ async def check_killed(db: Path, records: list[Record], result: Result) -> None:
     legal = {state.digest for state in states[max(last, 0) :]} | ({""} if last < 0 else set())
     if digest(tables) not in legal:
         raise Wrong("lost: the file is neither what was committed last nor what was about to be")
+    check_known(records, State(tables))
     await check_end(db, State(tables))
     result.counts["run to the end"] += 1
 

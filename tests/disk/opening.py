@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,13 +16,14 @@ from pikkupy.config import Config
 from pikkupy.core.model import RunFilter, RunStatus
 from pikkupy.engine import Engine
 from pikkupy.engine.host import Outside
+from pikkupy.engine.views import Step
 from pikkupy.store import Journal, connection
 from pikkupy.store.connection import Connection
 from pikkupy.testing import VirtualClock
 from tests.disk.contents import JOURNAL, Key, Rows, State, tables_of
 from tests.disk.contents import Journal as JournalRow
 from tests.disk.records import Begun, Record, Told
-from tests.disk.workload import RESULTS, Caller, World, finish, pikku
+from tests.disk.workload import ONCE, RESULTS, Caller, World, finish, pikku
 
 T = TypeVar("T")
 
@@ -137,7 +138,8 @@ async def check_end(db: Path, state: State) -> None:
     """Let the engine go on with the file to the end of every run, a year later. Raises `Wrong`.
 
     Steps that have succeeded in `state`, which is what is recorded, are not executed again, runs that have ended stay
-    as they are, and the results of all are those that there must be.
+    as they are, and the results of all are those that there must be. Steps that may begin once and have begun are not
+    begun again.
     """
     records: list[Record] = []
     clock = VirtualClock(LATER)
@@ -147,9 +149,12 @@ async def check_end(db: Path, state: State) -> None:
         await finish(Caller(engine, clock, records.append))
         for run in (await engine.list_runs(limit=500)).runs:
             _check_run(run.id, str(run.status), run.output, state.runs)
+            for step in await engine.steps(run.id):
+                if step.name in ONCE:
+                    _check_once(run.id, step, state)
     for begun in records:
-        if isinstance(begun, Begun) and state.steps.get((begun.run, begun.step)) == "succeeded":
-            raise Wrong(f"once: step {begun.step!r} of run {begun.run!r} was recorded, and runs again")
+        if isinstance(begun, Begun):
+            _check_begun(begun, state)
     check_values(records)
 
 
@@ -161,6 +166,38 @@ def _check_run(run_id: str, status: str, output: object, before: dict[str, str])
         raise Wrong(f"value: run {run_id!r} has the result {output!r}")
     if run_id in RESULTS and run_id != "endless" and status != "completed":
         raise Wrong(f"end: run {run_id!r} is {status}")
+
+
+def _check_begun(begun: Begun, before: State) -> None:
+    place = (begun.run, begun.step)
+    if before.steps.get(place) == "succeeded":
+        raise Wrong(f"once: step {begun.step!r} of run {begun.run!r} was recorded, and runs again")
+    if begun.step in ONCE and before.attempts.get(place, 0) >= begun.attempt:
+        raise Wrong(f"once: step {begun.step!r} of run {begun.run!r} had begun, and begins again")
+
+
+def _check_once(run_id: str, step: Step, before: State) -> None:
+    """One that was under way has been cut off; else it is as it was, or has ended well."""
+    was = before.steps.get((run_id, step.name), "pending")
+    wanted = {"running": "failed", "pending": "succeeded"}.get(was, was)
+    if step.status != wanted:
+        raise Wrong(f"once: step {step.name!r} of run {run_id!r} was {was}, and is {step.status}")
+    cut_off = step.error is not None and step.error.type.endswith(".Interrupted")
+    if not (cut_off if wanted == "failed" else step.output == step.name):
+        raise Wrong(f"once: step {step.name!r} of run {run_id!r} has come to {step.output!r}, {step.error!r:.200}")
+
+
+def check_known(records: Sequence[Record], state: State) -> None:
+    """Steps that may begin once are in the file as begun, if they have begun. Raises `Wrong`.
+
+    `state` is what a kill or an error has left; who was told of the start of a run that is not there has deleted it.
+    """
+    told = [record for record in records if isinstance(record, Told)]
+    started = {record.run for record in told if record.what == "started"}
+    for record in told:
+        deleted = record.run in started and record.run not in state.runs
+        if record.what == "begun" and not deleted and not state.bears_out(record):
+            raise Wrong(f"once: step {record.name!r} of run {record.run!r} has begun, and the file does not know")
 
 
 def check_values(records: list[Record]) -> None:

@@ -27,7 +27,7 @@ from tests.disk.opening import (
 from tests.disk.parallel import Result, in_forks
 from tests.disk.recording import Recording, memory, write_image
 
-TO_THE_END = 100  # one image in so many is run to the end
+TO_THE_END = 100  # one image in so many is run to the end; and one of each commit with a step that may not begin again
 CHUNK = 250  # images that a process is asked for at a time
 STRIDE = 3  # with a disk that ignores syncs every image is another one, so not every moment is looked at
 MAX_VERDICTS = 200_000  # that are kept, of images with equal bytes
@@ -72,12 +72,17 @@ class Explorer:
                 self._detected(verdict)
             else:
                 self._compare(verdict, number)
-                if number % TO_THE_END == self._seed % TO_THE_END and self._honest:
+                if self._honest and self._goes_on(number, mode, moment, verdict):
                     await self._to_the_end(files, verdict)
         except Wrong as wrong:
             kind = str(wrong).split(":", 1)[0]
             self.result.counts[kind] += 1
             self.result.wrong.append(f"{self._durability}, seed {self._seed}, image {number} ({mode}): {wrong}")
+
+    def _goes_on(self, number: int, mode: str, moment: Moment, key: Key) -> bool:
+        index = self._recording.indices[key]
+        is_first = mode == "all" and moment.record == self._recording.commits[index].record
+        return (is_first and index in self._recording.under_way) or number % TO_THE_END == self._seed % TO_THE_END
 
     async def _verdict(self, files: Image) -> Key | str:
         name = hash(files)
@@ -123,6 +128,7 @@ class Explorer:
         if index is None:
             self._mixed(key)
             return
+        self.result.counts["in a step that may begin once"] += index in recording.under_way
         if not self._honest:
             self.result.counts["exact"] += 1
             return

@@ -17,7 +17,7 @@ from tests.disk.contents import Key, State, journal_of, tables_of
 from tests.disk.images import Image, Moment, image, moments
 from tests.disk.life import Life, in_child, last_moment
 from tests.disk.records import Log, Record, Told, read_log
-from tests.disk.workload import LIVES
+from tests.disk.workload import LIVES, ONCE
 
 
 class Commit(NamedTuple):
@@ -39,6 +39,8 @@ class Recording:
         self.states = [State(commit.key[0]) for commit in self.commits]
         self.indices: dict[Key, int] = {commit.key: index for index, commit in enumerate(self.commits)}
         self._needed = self._needed_by_told()
+        self.under_way = {index for index, state in enumerate(self.states) if state.is_under_way(ONCE)}
+        """The commits with a step that has begun and may not begin again."""
         self._told_at = [at for at, _ in self._needed]
 
     def committed_at(self, record: int) -> int:

@@ -47,7 +47,10 @@ class Unlink(msgspec.Struct, frozen=True, tag="unlink", array_like=True):
 
 
 class Told(msgspec.Struct, frozen=True, tag="told", array_like=True):
-    """The engine has told this to its caller or to a workflow; it may never be taken back."""
+    """The engine has told this to its caller or to a workflow; it may never be taken back.
+
+    That a step was `begun` is told to the body of an `at_most_once` step alone.
+    """
 
     what: str
     run: str

@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
+from pikkupy.core.model import StepStatus
+from pikkupy.engine.active import ActiveRun
+from pikkupy.engine.live import LiveStep
 from pikkupy.store import connection, rows
 from tests.disk import errors, flips, kills, power
 from tests.disk.life import Life, in_child, lives
 from tests.disk.parallel import Result
 from tests.disk.recording import recorded
 from tests.disk.records import Create, Mark, Sync, Told, Truncate, Unlink, Write
-from tests.disk.workload import LIVES, Caller
+from tests.disk.workload import LIVES, ONCE, Caller
 
 ROOT = Path(__file__).parent.parent.parent
 SEED = 20261124
@@ -40,6 +43,7 @@ def test_losses_of_power() -> None:
     assert "told, and gone" not in found["power, full"]
     assert found["power, process"]["told, and gone"] > 0
     assert all(part["run to the end"] >= 50 for part in found.values())
+    assert all(part["in a step that may begin once"] >= 200 for part in found.values())
 
 
 def test_a_disk_that_ignores_syncs_changes_no_value() -> None:
@@ -113,10 +117,10 @@ def test_the_same_life_does_the_same_to_the_disk() -> None:
 # That it would be seen
 
 
-def explored(durability: str, spoil: Any) -> Result:
-    """A thousand images of lives in which something is wrong."""
+def explored(durability: str, spoil: Any, images: int = 1_000) -> Result:
+    """Images of lives in which something is wrong."""
     with recorded(durability, spoil) as recording:
-        return power.explore(recording, durability, SEED, 1_000, 2)
+        return power.explore(recording, durability, SEED, images, 2)
 
 
 def test_a_life_without_syncs_is_seen_to_lose() -> None:
@@ -139,6 +143,38 @@ def test_telling_before_the_commit_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Caller, "start", early)
 
     assert any("lost: " in wrong for wrong in explored("full", None).wrong)
+
+
+def test_a_step_that_begins_before_that_is_on_disk_is_seen() -> None:
+    """One that may begin once."""
+
+    begin = ActiveRun._begin
+
+    def early(run: ActiveRun, step: LiveStep, attempt: int) -> None:
+        if step.call.name in ONCE:
+            run._work(step, attempt)
+        else:
+            begin(run, step, attempt)
+
+    def spoil(_life: Life) -> None:
+        ActiveRun._begin = early  # type: ignore[method-assign]
+
+    assert any("lost: " in wrong for wrong in explored("full", spoil).wrong)
+
+
+def test_a_step_that_begins_again_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that may begin once, and has: in each whole image of a commit that says so."""
+    dispatch = ActiveRun._dispatch
+
+    def again(run: ActiveRun, step: LiveStep) -> None:
+        if step.status is StepStatus.RUNNING and step.call.name in ONCE:
+            run._work(step, step.attempts)
+        else:
+            dispatch(run, step)
+
+    monkeypatch.setattr(ActiveRun, "_dispatch", again)
+
+    assert any("was running, and is succeeded" in wrong for wrong in explored("full", None, 2_100).wrong)
 
 
 def test_rot_without_checksums_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from pikkupy import Decided, Engine, Pikku, PikkuError, Services, Workflow, current_step
+from pikkupy import Decided, Engine, Interrupted, Pikku, PikkuError, Services, StepFailed, Workflow, current_step
 from pikkupy.testing import VirtualClock
 from tests.disk.records import Begun, Record, Told
 
 PATIENCE_S = 10.0  # until whoever waits for the end of a run must have got something, once the engine was left
 ROUNDS = 60  # of help, until every run must have ended
 LONG = "receipt " * 700  # more than a page of SQLite
+TURNS = 60  # of the event loop, while one body is under way and others write
 
 Tell = Callable[[Record], None]
 Script = Callable[["Caller"], Awaitable[None]]
@@ -30,6 +31,9 @@ class World(Services):
 
 
 pikku = Pikku()
+
+ONCE = frozenset({"notify", "deliver"})
+"""The steps that are `at_most_once`; each returns its name."""
 
 
 def _begin(services: Any) -> tuple[str, int]:
@@ -73,6 +77,18 @@ async def chatty(services: World) -> str:
     return name
 
 
+@pikku.function
+async def once(services: World) -> str:
+    """Has an effect that nobody may have twice; one of them takes its time."""
+    name, attempt = _begin(services)
+    step = current_step()
+    assert step is not None
+    services.tell(Told("begun", step.run_id, name, attempt))
+    for _ in range(TURNS if name == "deliver" else 0):
+        await asyncio.sleep(0)
+    return name
+
+
 async def _seen(workflow: Workflow, name: str, value: Awaitable[Any]) -> Any:
     """What a workflow gets it has been told."""
     got = await value
@@ -113,6 +129,18 @@ async def doomed(workflow: Workflow) -> str:
 
 
 @pikku.workflow
+async def errand(workflow: Workflow) -> str:
+    for name in ("notify", "deliver"):
+        try:
+            await _seen(workflow, name, workflow.do(name, once, at_most_once=True))
+        except StepFailed as failed:
+            if not failed.is_a(Interrupted):
+                raise
+            workflow.services.tell(Told("cut off", workflow.run_id, name))
+    return "errand"
+
+
+@pikku.workflow
 async def endless(workflow: Workflow, data: int) -> None:
     await asyncio.gather(workflow.do("part", parcel, data), workflow.wait_for_signal("never"))
 
@@ -129,6 +157,8 @@ RESULTS: dict[str, Any] = {
     "fork": result_of("fork", 10),
     "doomed": "fragile mended",
     "endless": None,
+    "e1": "errand",
+    "e2": "errand",
 }
 STARTS: dict[str, tuple[Any, Any]] = {
     "o1": (order, 10),
@@ -136,6 +166,8 @@ STARTS: dict[str, tuple[Any, Any]] = {
     "o3": (order, 30),
     "doomed": (doomed, None),
     "endless": (endless, 5),
+    "e1": (errand, None),
+    "e2": (errand, None),
 }
 
 
@@ -164,6 +196,11 @@ class Caller:
         handle = await self.engine.start(workflow, data, run_id=run_id, tags={"kind": run_id[0]})
         self.tell(Told("started", run_id))
         self._waiters.append(asyncio.ensure_future(handle.result()))
+
+    async def begins(self, run_id: str, step: str) -> None:
+        """Return when that step is under way."""
+        while step not in {known.name for known in await self.engine.steps(run_id) if known.attempts}:
+            await asyncio.sleep(0)
 
     async def signal(self, run_id: str) -> None:
         await self.engine.signal(run_id, "paid", 7)
@@ -211,7 +248,9 @@ class Caller:
 
 
 async def first_life(caller: Caller) -> None:
-    """Makes the file, starts most of it."""
+    """Makes the file, starts most of it; is left in the middle of a step that may begin once."""
+    await caller.start("e1")
+    await caller.begins("e1", "deliver")
     for run_id in ("o1", "doomed", "endless"):
         await caller.start(run_id)
     await caller.clock.advance("5min")
@@ -221,6 +260,8 @@ async def first_life(caller: Caller) -> None:
     await caller.hours(1)
     await caller.cancel("endless")
     await caller.ends("endless")
+    await caller.start("e2")
+    await caller.begins("e2", "deliver")
 
 
 async def second_life(caller: Caller) -> None:
@@ -234,6 +275,7 @@ async def second_life(caller: Caller) -> None:
     await caller.hours(1)
     await caller.ends("o1")
     await caller.ends("doomed")
+    await caller.ends("e2")
     await caller.fork("o1", "last", "fork")
     await caller.hours(3)
     await caller.approve("o2")
