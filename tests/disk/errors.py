@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from pikkupy import PikkuError
 from tests.disk.contents import State, digest
-from tests.disk.life import STOPPED, Life, in_child, lives
+from tests.disk.life import STOPPED, Life, Way, in_child, lives
 from tests.disk.opening import Wrong, check_end, check_known, tables_in
 from tests.disk.parallel import Result, in_forks
 from tests.disk.recording import memory
@@ -102,9 +102,9 @@ class Striker:
         return Fault(kind.code, written)
 
 
-def cases(longest: int | None) -> list[Case]:
+def cases(longest: int | None, way: Way) -> list[Case]:
     """All of them, as long as there is something to fail; with a limit, the first so many of each kind."""
-    counts = untouched()
+    counts = untouched(way)
     return [
         Case(kind, nth, once)
         for kind in KINDS
@@ -113,28 +113,28 @@ def cases(longest: int | None) -> list[Case]:
     ]
 
 
-def untouched() -> Counter[type[Any]]:
+def untouched(way: Way) -> Counter[type[Any]]:
     """How many operations of each kind there are in lives that nothing disturbs."""
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
-        assert in_child(lambda: lives(Path(folder), "full", LIVES)) == 0
+        assert in_child(lambda: lives(Path(folder), way, LIVES)) == 0
         return Counter(type(record) for record in read_log(Path(folder) / "log"))
 
 
-def suffer(case: Case, number: int) -> Result:
+def suffer(case: Case, number: int, way: Way) -> Result:
     """The life of that case, and what it leaves."""
     result = Result()
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
         try:
-            _suffer(case, Path(folder), result, to_the_end=number % SHARE_TO_THE_END == 0)
+            _suffer(case, way, Path(folder), result, to_the_end=number % SHARE_TO_THE_END == 0)
         except (Wrong, AssertionError, PikkuError, sqlite3.Error) as wrong:
-            result.wrong.append(f"{case}: {type(wrong).__name__}: {wrong}")
+            result.wrong.append(f"{way}, {case}: {type(wrong).__name__}: {wrong}")
     return result
 
 
-def _suffer(case: Case, folder: Path, result: Result, *, to_the_end: bool) -> None:
+def _suffer(case: Case, way: Way, folder: Path, result: Result, *, to_the_end: bool) -> None:
     def live() -> int:
         striker = Striker(case, Log(folder / "log"))
-        return lives(folder, "full", LIVES, strike=striker, enough=lambda: striker.refused > 0)
+        return lives(folder, way, LIVES, strike=striker, enough=lambda: striker.refused > 0)
 
     code = in_child(live)
     records = read_log(folder / "log")
@@ -207,10 +207,11 @@ async def _check_file(db: Path, records: Sequence[Record], result: Result, *, to
         await check_end(db, State(tables))
 
 
-def loop(longest: int | None, jobs: int) -> Result:
+def loop(longest: int | None, jobs: int, way: Way) -> Result:
     """All cases, or those with an n of at most `longest`."""
-    todo = cases(longest)
-    return in_forks("errors of the disk", lambda item: suffer(todo[item], item), range(len(todo)), jobs)
+    todo = cases(longest, way)
+    what = f"errors of the disk, {way}"
+    return in_forks(what, lambda item: suffer(todo[item], item, way), range(len(todo)), jobs)
 
 
 # A foreign lock
@@ -279,7 +280,7 @@ def under_foreign_locks(folder: Path) -> int:
 
     def live() -> int:
         holder = Holder(folder / "app.db")
-        life = Life(folder / "app.db", Log(folder / "log"), "full")
+        life = Life(folder / "app.db", Log(folder / "log"))
         shim = life.prepare()
 
         async def script(caller: Caller) -> None:
@@ -307,7 +308,7 @@ def without_space_for_ever(folder: Path) -> list[Record]:
         def strike(operation: Operation) -> Fault | None:
             return Fault(sqlite3.SQLITE_FULL) if full and isinstance(operation, Write) else None
 
-        life = Life(folder / "app.db", log, "full", strike=strike, watches_rows=True)
+        life = Life(folder / "app.db", log, strike=strike, watches_rows=True)
         life.prepare()
 
         async def script(caller: Caller) -> None:

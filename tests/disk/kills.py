@@ -12,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from pikkupy import PikkuError
 from tests.disk.contents import State, digest
 from tests.disk.errors import untouched
-from tests.disk.life import in_child, lives
+from tests.disk.life import Way, in_child, lives
 from tests.disk.opening import Wrong, check_end, check_known, tables_in
 from tests.disk.parallel import Result, in_forks
 from tests.disk.recording import memory
@@ -28,18 +29,18 @@ from tests.disk.workload import LIVES
 SYSCALLS = ("pwrite64", "fdatasync", "fsync", "ftruncate", "unlink")
 
 
-def killed(nth: int) -> Result:
+def killed(way: Way, nth: int) -> Result:
     """The life that is killed before its n-th operation, and what it leaves."""
     result = Result()
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
         try:
-            _killed(nth, Path(folder), result)
+            _killed(way, nth, Path(folder), result)
         except (Wrong, AssertionError, PikkuError) as wrong:
-            result.wrong.append(f"killed before operation {nth}: {type(wrong).__name__}: {wrong}")
+            result.wrong.append(f"{way}, killed before operation {nth}: {type(wrong).__name__}: {wrong}")
     return result
 
 
-def _killed(nth: int, folder: Path, result: Result) -> None:
+def _killed(way: Way, nth: int, folder: Path, result: Result) -> None:
     count = 0
 
     def strike(_operation: Operation) -> Fault | None:
@@ -49,7 +50,7 @@ def _killed(nth: int, folder: Path, result: Result) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return None
 
-    if in_child(lambda: lives(folder, "full", LIVES, strike=strike)) != -signal.SIGKILL:
+    if in_child(lambda: lives(folder, way, LIVES, strike=strike)) != -signal.SIGKILL:
         raise Wrong("harness: the life was not killed")
     result.counts["kills"] += 1
     asyncio.run(check_killed(folder / "app.db", read_log(folder / "log"), result))
@@ -68,12 +69,12 @@ async def check_killed(db: Path, records: list[Record], result: Result) -> None:
     result.counts["run to the end"] += 1
 
 
-def explore(kills: int | None, seed: int, jobs: int) -> Result:
+def explore(kills: int | None, seed: int, jobs: int, way: Way) -> Result:
     """A kill before each operation, or before so many of them."""
-    counts = untouched()
+    counts = untouched(way)
     points = range(1, sum(counts[kind] for kind in OPERATIONS) + 1)
     chosen = points if kills is None else random.Random(f"{seed} kills").sample(points, min(kills, len(points)))
-    return in_forks("kills", killed, chosen, jobs)
+    return in_forks(f"kills, {way}", partial(killed, way), chosen, jobs)
 
 
 # With strace, which sees the system calls themselves

@@ -1,6 +1,6 @@
 """One life of the real engine in a process of its own, with the layer below SQLite that watches its files.
 
-    python -m tests.disk.life FOLDER [--durability full|process] [--lives N] [--plain]
+    python -m tests.disk.life FOLDER [--durability full|process] [--writer thread|loop] [--lives N] [--plain]
 
 What is changed against an application: the WAL is checkpointed after fewer pages, pauses are short, time is virtual,
 process id and host are fixed, and the event loop stands still while a database thread works. So the same life does the
@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pikkupy import JournalError
 from pikkupy.config import Config
@@ -31,6 +31,8 @@ from pikkupy.engine import Engine
 from pikkupy.engine.host import Outside
 from pikkupy.store import Journal, committer, connection, owner
 from pikkupy.store.connection import Connection, Told
+from pikkupy.store.journal import Connect
+from pikkupy.store.on_loop import LoopConnection
 from pikkupy.store.threaded import ThreadedConnection
 from pikkupy.testing import VirtualClock
 from tests.disk.contents import digest_of
@@ -38,7 +40,8 @@ from tests.disk.records import Log, Mark, Operation, Record, Rows
 from tests.disk.shim import Fault, Shim
 from tests.disk.workload import LIVES, Caller, Script, World, pikku
 
-CHECKPOINT_PAGES = 30
+CHECKPOINT_PAGES, PRODUCTION_PAGES = 30, connection.CHECKPOINT_PAGES
+SYNCHRONOUS = connection._SYNCHRONOUS.copy()  # who looks at what lives have left changes it, and may be their parent
 PAUSE_S = 0.001
 BUSY_S = 0.005
 LONGEST_S = 30.0
@@ -47,6 +50,27 @@ STOPPED = 3  # exit code of a life that has got a `JournalError`
 
 T = TypeVar("T")
 Strike = Callable[[Operation], Fault | None]
+
+
+class Way(NamedTuple):
+    """How lives are led: what is synced, who writes, and after how many pages there is a checkpoint."""
+
+    durability: str
+    writer: str = "thread"  # or "loop"
+    checkpoint_pages: int = CHECKPOINT_PAGES
+
+    @property
+    def rarely_checkpointed(self) -> Way:
+        """As in production: a whole life comes between two checkpoints."""
+        return self._replace(checkpoint_pages=PRODUCTION_PAGES)
+
+    def __str__(self) -> str:
+        writer = ", loop" if self.writer == "loop" else ""
+        rarely = ", rarely checkpointed" if self.checkpoint_pages > CHECKPOINT_PAGES else ""
+        return f"{self.durability}{writer}{rarely}"
+
+
+FULL, PROCESS, LOOP = Way("full"), Way("process"), Way("process", "loop")
 
 
 class Recorder:
@@ -63,25 +87,46 @@ class Recorder:
         self._log.add(operation)
 
 
-class Steady(ThreadedConnection):
-    """A real connection with its real thread; the loop stands still until its work is done.
-
-    After work that has changed something, `committed` is called in the thread.
-    """
+class Watched:
+    """A connection that calls `committed` after work that has changed something, where that was done."""
 
     committed: Callable[[sqlite3.Connection], None] | None = None
 
-    def send(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
-        """Call `work` once in the thread while nothing happens in the loop."""
-        begins = threading.Event()
+    def watched(self, work: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], T]:
+        """The work, and the call."""
 
         def act(db: sqlite3.Connection) -> T:
-            begins.wait()
             before = db.total_changes
             result = work(db)
             if self.committed is not None and db.total_changes != before:
                 self.committed(db)
             return result
+
+        return act
+
+
+class OnLoop(Watched, LoopConnection):
+    """The real connection of a loop that writes."""
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The result of `work`, called once."""
+        return await super().run(self.watched(work))
+
+    def send(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
+        """Call `work` once, and tell of it."""
+        super().send(self.watched(work), done)
+
+
+class Steady(Watched, ThreadedConnection):
+    """A real connection with its real thread; the loop stands still until its work is done."""
+
+    def send(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
+        """Call `work` once in the thread while nothing happens in the loop."""
+        begins, watched = threading.Event(), self.watched(work)
+
+        def act(db: sqlite3.Connection) -> T:
+            begins.wait()
+            return watched(db)
 
         super().send(act, done)
         back = self._flying[-1].back
@@ -102,13 +147,13 @@ class Life:
         self,
         db: Path,
         log: Log,
-        durability: str,
+        way: Way = FULL,
         *,
         strike: Strike | None = None,
         watches_rows: bool = False,
         begins: datetime | None = None,
     ) -> None:
-        self.db, self.log, self.durability = db, log, durability
+        self.db, self.log, self.way = db, log, way
         self._strike = strike
         self._watches_rows = watches_rows
         self._journal: Journal | None = None
@@ -124,9 +169,10 @@ class Life:
     def prepare(self, *, plain: bool = False) -> Shim:
         """Change this process for good."""
         logging.getLogger("pikkupy").setLevel(logging.CRITICAL + 1)
+        connection._SYNCHRONOUS.update(SYNCHRONOUS)
         shim = Shim(str(self.db), Recorder(self.log, self._strike), SEED)
         if not plain:
-            connection.CHECKPOINT_PAGES = CHECKPOINT_PAGES  # type: ignore[misc]
+            connection.CHECKPOINT_PAGES = self.way.checkpoint_pages  # type: ignore[misc]
             connection.BUSY_TIMEOUT_S = BUSY_S  # type: ignore[misc]
             committer.FIRST_PAUSE_S = committer.MAX_PAUSE_S = PAUSE_S  # type: ignore[misc]
             owner.os = _Nobody()  # type: ignore[assignment]
@@ -137,7 +183,8 @@ class Life:
     def engine(self, *, plain: bool = False) -> Engine:
         """An engine of this life."""
         config = Config(
-            durability=self.durability,  # type: ignore[arg-type]
+            durability=self.way.durability,  # type: ignore[arg-type]
+            database_thread=self.way.writer == "thread",
             watchdog_after=None,
             show_running_after="1h",
             resident_runs=2,
@@ -174,16 +221,14 @@ class Life:
 
     async def _open_journal(self, path: str, **options: Any) -> Journal:
         failpoint = self._passes if self._watches_rows else None  # else it writes as it does in production
-        journal = await Journal.open(path, **options, connect=self._connect, failpoint=failpoint)
+        connect = _connecting(OnLoop if options["on_loop"] else Steady)
+        journal = await Journal.open(path, **options, connect=connect, failpoint=failpoint)
         self._journal = journal
         writer = journal._writer
-        if self._watches_rows and isinstance(writer, Steady):
+        if self._watches_rows and isinstance(writer, Watched):
             writer.committed = self._committed
             await writer.run(self._committed)
         return journal
-
-    async def _connect(self, opener: Callable[[], sqlite3.Connection]) -> Connection:
-        return await Steady.open(opener)
 
     def _committed(self, db: sqlite3.Connection) -> None:
         self._last = db
@@ -193,6 +238,16 @@ class Life:
     def _passes(self, place: str) -> None:
         if place == "before_commit" and self._last is not None:
             self.log.add(Rows(digest_of(self._last), committed=False))
+
+
+def _connecting(writer: type[OnLoop | Steady]) -> Connect:
+    """Makes first the connection that writes, then the one that reads, which always has a thread."""
+    kinds = iter((writer, Steady))
+
+    async def connect(opener: Callable[[], sqlite3.Connection]) -> Connection:
+        return await next(kinds).open(opener)
+
+    return connect
 
 
 class _Nobody:
@@ -243,7 +298,7 @@ def wait_for(pid: int) -> int:
 
 def lives(
     folder: Path,
-    durability: str,
+    way: Way,
     scripts: Sequence[Script],
     *,
     strike: Strike | None = None,
@@ -254,7 +309,7 @@ def lives(
 
     `STOPPED` after a `JournalError`, else 0.
     """
-    life = Life(folder / "app.db", Log(folder / "log"), durability, strike=strike, watches_rows=not plain)
+    life = Life(folder / "app.db", Log(folder / "log"), way, strike=strike, watches_rows=not plain)
     shim = life.prepare(plain=plain)
     try:
         for script in scripts:
@@ -279,10 +334,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--durability", choices=["full", "process"], default="full")
+    parser.add_argument("--writer", choices=["thread", "loop"], default="thread")
     parser.add_argument("--lives", type=int, default=len(LIVES))
     parser.add_argument("--plain", action="store_true")
     options = parser.parse_args()
-    return lives(options.folder, options.durability, LIVES[: options.lives], plain=options.plain)
+    way = Way(options.durability, options.writer)
+    return lives(options.folder, way, LIVES[: options.lives], plain=options.plain)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 from pikkupy import PikkuError
 from tests.disk.contents import Key
 from tests.disk.images import MODES, Image, Moment, image, moments
+from tests.disk.life import CHECKPOINT_PAGES
 from tests.disk.opening import (
     NOW_US,
     Wrong,
@@ -36,14 +37,14 @@ MAX_VERDICTS = 200_000  # that are kept, of images with equal bytes
 class Explorer:
     """The images of one recording. `honest`: the disk does not ignore syncs."""
 
-    def __init__(self, recording: Recording, durability: str, seed: int, folder: Path, *, honest: bool = True) -> None:
+    def __init__(self, recording: Recording, seed: int, folder: Path, *, honest: bool = True) -> None:
         self.result = Result()
         self._recording = recording
-        self._durability = durability
         self._seed = seed
         self._db = folder / "app.db"
         self._folder = folder
         self._honest = honest
+        self._drawn = recording.way.checkpoint_pages > CHECKPOINT_PAGES
         self._moments = recording.moments if honest else moments(recording.records, honest=False)[::STRIDE]
         self._verdicts: dict[int, Key | str] = {}
         self._read: dict[Key, Key] = {}
@@ -53,16 +54,23 @@ class Explorer:
         """The images of these numbers, which say what they are."""
         self.result = Result()
         for number in range(begin, end):
-            await self._judge(number, self._moments[number % len(self._moments)])
+            await self._judge(number, self._place(number))
         return self.result
+
+    def _place(self, number: int) -> int:
+        """Of the moment: one after another, or any if there are few images."""
+        rng = random.Random(f"{self._seed} {number} place")
+        return rng.randrange(len(self._moments)) if self._drawn else number % len(self._moments)
 
     def _draw(self, number: int, moment: Moment) -> tuple[str, Image]:
         rng = random.Random(f"{self._seed} {number}")
         turn = number // len(self._moments)
-        mode = MODES[turn] if self._honest and turn < len(MODES) else rng.choice(("torn", "subset", "subset"))
+        in_turn = self._honest and not self._drawn and turn < len(MODES)
+        mode = MODES[turn] if in_turn else rng.choice(("torn", "subset", "subset"))
         return mode, image(moment, mode, rng)
 
-    async def _judge(self, number: int, moment: Moment) -> None:
+    async def _judge(self, number: int, place: int) -> None:
+        moment = self._moments[place]
         mode, files = self._draw(number, moment)
         self.result.counts["images"] += 1
         self.result.counts[mode] += 1
@@ -71,13 +79,13 @@ class Explorer:
             if isinstance(verdict, str):
                 self._detected(verdict)
             else:
-                self._compare(verdict, number)
+                self._compare(verdict, place)
                 if self._honest and self._goes_on(number, mode, moment, verdict):
                     await self._to_the_end(files, verdict)
         except Wrong as wrong:
             kind = str(wrong).split(":", 1)[0]
             self.result.counts[kind] += 1
-            self.result.wrong.append(f"{self._durability}, seed {self._seed}, image {number} ({mode}): {wrong}")
+            self.result.wrong.append(f"{self._recording.way}, seed {self._seed}, image {number} ({mode}): {wrong}")
 
     def _goes_on(self, number: int, mode: str, moment: Moment, key: Key) -> bool:
         index = self._recording.indices[key]
@@ -122,8 +130,8 @@ class Explorer:
             self._read[key] = key
         return self._read[key]
 
-    def _compare(self, key: Key, number: int) -> None:
-        recording, place = self._recording, number % len(self._moments)
+    def _compare(self, key: Key, place: int) -> None:
+        recording = self._recording
         index = recording.indices.get(key)
         if index is None:
             self._mixed(key)
@@ -141,7 +149,7 @@ class Explorer:
             self.result.counts["told, and gone"] += 1
             behind = needed - index
             self.result.counts["most commits gone"] = max(behind, self.result.counts["most commits gone"])
-            if self._durability == "full":
+            if recording.way.durability == "full":
                 raise Wrong(f"lost: commit {index} is what is there, and what was told needs commit {needed}")
 
     def _mixed(self, key: Key) -> None:
@@ -175,17 +183,17 @@ class Explorer:
             db.parent.rmdir()
 
 
-def explore(recording: Recording, durability: str, seed: int, images: int, jobs: int, *, honest: bool = True) -> Result:
+def explore(recording: Recording, seed: int, images: int, jobs: int, *, honest: bool = True) -> Result:
     """So many images of a recording, or a few more."""
 
     def work(item: int) -> Result:
         if not explorers:
             quiet_process()
             folder = Path(tempfile.mkdtemp(dir=root))
-            explorers.append(Explorer(recording, durability, seed, folder, honest=honest))
+            explorers.append(Explorer(recording, seed, folder, honest=honest))
         return asyncio.run(explorers[0].explore(item * CHUNK, min(images, (item + 1) * CHUNK)))
 
     explorers: list[Explorer] = []  # of a fork
-    what = f"images, {durability}" if honest else f"images, {durability}, syncs ignored"
+    what = f"images, {recording.way}{'' if honest else ', syncs ignored'}"
     with tempfile.TemporaryDirectory(dir=memory()) as root:
         return in_forks(what, work, range(-(-images // CHUNK)), jobs, CHUNK)

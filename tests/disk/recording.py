@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tests.disk.contents import Key, State, journal_of, tables_of
 from tests.disk.images import Image, Moment, image, moments
-from tests.disk.life import Life, in_child, last_moment
+from tests.disk.life import Life, Way, in_child, last_moment
 from tests.disk.records import Log, Record, Told, read_log
 from tests.disk.workload import LIVES, ONCE
 
@@ -29,10 +29,11 @@ class Commit(NamedTuple):
 
 
 class Recording:
-    """A log; the commits in it, as a disk that loses nothing would have shown them; and what was told when."""
+    """A log of lives that were led in one way; the commits in it, as a disk that loses nothing would have shown them;
+    and what was told when."""
 
-    def __init__(self, records: list[Record]) -> None:
-        self.records = records
+    def __init__(self, records: list[Record], way: Way) -> None:
+        self.records, self.way = records, way
         self.moments = moments(records)
         self.commits = list(_commits(self.moments))
         self._begins = [commit.record for commit in self.commits]
@@ -102,7 +103,7 @@ def write_image(folder: Path, files: Image) -> Path:
     return db
 
 
-def record(folder: Path, durability: str, spoil: Callable[[Life], Any] | None = None) -> Recording:
+def record(folder: Path, way: Way, spoil: Callable[[Life], Any] | None = None) -> Recording:
     """Lead the lives of the workload: the first ends with a kill, the others in good order.
 
     `spoil` makes something wrong in the process of each life, before it begins.
@@ -110,7 +111,7 @@ def record(folder: Path, durability: str, spoil: Callable[[Life], Any] | None = 
     db, path = folder / "app.db", folder / "log"
 
     def live(first: bool) -> int:
-        life = Life(db, Log(path), durability, begins=last_moment(read_log(path)))
+        life = Life(db, Log(path), way, begins=last_moment(read_log(path)))
         shim = life.prepare()
         if spoil is not None:
             spoil(life)
@@ -123,14 +124,14 @@ def record(folder: Path, durability: str, spoil: Callable[[Life], Any] | None = 
 
     assert in_child(lambda: live(True)) == -signal.SIGKILL
     assert in_child(lambda: live(False)) == 0
-    return Recording(read_log(path))
+    return Recording(read_log(path), way)
 
 
 @contextmanager
-def recorded(durability: str, spoil: Callable[[Life], Any] | None = None) -> Iterator[Recording]:
+def recorded(way: Way, spoil: Callable[[Life], Any] | None = None) -> Iterator[Recording]:
     """The same, in a folder that is gone afterwards."""
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
-        yield record(Path(folder), durability, spoil)
+        yield record(Path(folder), way, spoil)
 
 
 def memory() -> str | None:
