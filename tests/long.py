@@ -2,7 +2,7 @@
 
     python -m tests.long [--seed S] [--jobs J] [--only NAME ...] [--small]
 
-A million simulated crashes; 1,250,000 losses of power, an error of the disk at every operation, flips and kills before
+A million simulated crashes; 1,270,000 losses of power, an error of the disk at every operation, flips and kills before
 every operation; kills at all pairs of failpoints and 10,000 at random instants; all defects. Each tells how far it is,
 and what it finds broken, as it does alone. The last lines are a table with the commit; the exit code is 1 if a promise
 was broken. `--small` takes a minute, and shows that the command works.

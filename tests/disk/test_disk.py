@@ -74,9 +74,10 @@ def test_errors_of_the_disk() -> None:
 
 def test_errors_of_the_disk_while_the_loop_writes() -> None:
     """They are seen where it writes: it stops in order as well."""
-    counts = run("--errors", "--n", "10", "--writer", "loop")["errors, process, loop"]
+    counts = run("--errors", "--n", "5", "--writer", "loop")["errors, process, loop"]
 
-    assert counts["lives"] > 100
+    assert counts["lives"] > 60
+    assert counts["went on"] > 0
 
 
 def test_bits_that_flip() -> None:
