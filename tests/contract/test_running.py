@@ -346,7 +346,7 @@ async def test_a_run_in_the_wrong_state_is_told_with_both() -> None:
         for status in ("completed", "failed", "cancelled", "running"):
             with pytest.raises(RunStateError, match=f"'{status}'.*{status}"):
                 await engine.resume(status)
-        with pytest.raises(RunStateError, match=r"'running'.*running"):
+        with pytest.raises(RunStateError, match=r"'running' is running: .* can be deleted"):
             await engine.delete_run("running")
         for status in ("completed", "failed", "cancelled"):
             await engine.delete_run(status)
@@ -640,6 +640,15 @@ async def test_a_run_that_is_being_started_can_be_cancelled() -> None:
                 await asyncio.sleep(0)
         await starting
         assert (await engine.get_run("r")).status == "cancelled"
+
+
+async def test_starts_of_one_id_at_once_are_one_run_and_each_caller_is_told() -> None:
+    """Promise 1: also before the first of them is on disk."""
+    async with sleepers().open(":memory:") as engine, asyncio.timeout(10):
+        handles = await asyncio.gather(*(engine.start("echo", 1, run_id="r") for _ in range(3)))
+
+        assert [handle.id for handle in handles] == ["r", "r", "r"]
+        assert [run.id for run in (await engine.list_runs()).runs] == ["r"]
 
 
 async def test_a_start_whose_caller_gives_up_is_a_run_or_none(db: Path) -> None:

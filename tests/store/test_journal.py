@@ -273,6 +273,18 @@ async def test_a_deleted_run_leaves_nothing_behind(journal: Journal, path: str) 
     assert raw(path, "SELECT name, value, run FROM pikkupy_tags") == [("a", "1", 2), ("b", "2", 2)]
 
 
+@pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.SUSPENDED])
+async def test_a_run_that_has_not_ended_is_not_deleted(status: RunStatus, journal: Journal) -> None:
+    """C130, I5: whatever whoever deletes it has seen of it before; it can have been retried since then."""
+    await journal.commit([a_run(), *([a_move(status=status)] if status is RunStatus.SUSPENDED else [])])
+    with pytest.raises(JournalError, match="has not ended"):
+        await journal.commit([RunDeleted(number=1)])
+
+    found = await journal.run("run-1")
+    assert found is not None
+    assert found.status is status
+
+
 async def test_a_family_is_deleted_however_deep_it_is(journal: Journal, path: str) -> None:
     """SQLite's own cascades end at a thousand levels."""
     family: list[Change] = [a_run(1), a_run(3_001)]
