@@ -322,6 +322,72 @@ async def test_many_runs_that_are_due_at_one_moment_do_not_fill_the_memory_befor
         assert len(active) <= 50
 
 
+async def test_a_run_that_was_told_something_while_it_left_memory_goes_on_after_a_crash(
+    db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I9: the file does not say any more that it waits there."""
+    pikku, disk_is_slow, goes_on = Pikku(), threading.Event(), asyncio.Event()
+    rest = ActiveRun.rest
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.wait_for_signal("first")
+        await workflow.wait_for_signal("second")
+        await workflow.do("step", goes_on.wait)
+
+    def while_the_disk_is_slow(run: ActiveRun, wakes_at: int) -> None:
+        run.host.journal._writer.send(lambda _: disk_is_slow.wait(30), lambda *_: None)
+        rest(run, wakes_at)
+
+    async with pikku.open(db, clock=VirtualClock(), **IN_THE_FILE) as engine:
+        await engine.start(flow, run_id="r")
+        monkeypatch.setattr(ActiveRun, "rest", while_the_disk_is_slow)
+        await engine.signal("r", "first")
+        while (run := engine._use().residents.active["r"]).resting is None:
+            await asyncio.sleep(0)
+        told = asyncio.ensure_future(engine.signal("r", "second"))
+        while run.resting is not None:
+            await asyncio.sleep(0)
+        disk_is_slow.set()
+        await told
+        with closing(sqlite3.connect(db)) as file, closing(sqlite3.connect(tmp_path / "crashed.db")) as copy:
+            file.backup(copy)
+        goes_on.set()
+    clock = VirtualClock()
+    async with pikku.open(tmp_path / "crashed.db", clock=clock) as engine:
+        await clock.advance(0)
+
+        assert (await engine.get_run("r")).status == "completed"
+
+
+async def test_a_look_that_comes_while_another_is_about_to_end_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I9: what it is for came to the file after the other had asked for the next time."""
+    pikku, clock = Pikku(), VirtualClock()
+
+    @pikku.workflow
+    async def sleeper(workflow: Workflow) -> None:
+        await workflow.sleep("nap", "1h")
+
+    async with pikku.open(":memory:", clock=clock, **IN_THE_FILE) as engine:
+        host, home, _ = engine._use()
+        next_waking = host.journal.next_waking
+
+        async def overtaken() -> int | None:
+            monkeypatch.undo()
+            found = await next_waking()
+            await engine.start(sleeper, run_id="second")
+            clock._now_us += 3_600_000_000
+            host.timers.fire_due()
+            assert home.waker.busy
+            return found
+
+        await engine.start(sleeper, run_id="first")
+        monkeypatch.setattr(host.journal, "next_waking", overtaken)
+        await clock.advance("1h")
+
+        assert [(await engine.get_run(run_id)).status for run_id in ("first", "second")] == ["completed"] * 2
+
+
 async def test_a_run_that_waits_in_the_file_comes_in_time_after_the_clock_was_set_back() -> None:
     """Not when the clock is where it was at the last look."""
     pikku = Pikku()

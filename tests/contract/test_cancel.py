@@ -418,6 +418,38 @@ async def test_a_caller_of_cancel_who_is_cancelled_takes_nothing_back(db: Path) 
     assert (run.status, run.reason) == ("cancelled", "x")
 
 
+async def test_a_failed_attempt_that_was_on_its_way_to_the_disk_is_not_retried_after_a_cancel(db: Path) -> None:
+    """I8: its retry is asked for in the write before that of the cancel, and never begins."""
+    pikku, disk_is_slow, ran = Pikku(), threading.Event(), list[int]()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        async def body() -> None:
+            ran.append(1)
+            await asyncio.sleep(0)
+            host.journal._writer.send(lambda _: disk_is_slow.wait(30), lambda *_: None)
+            raise OSError
+
+        await workflow.do("step", body, retries=1, retry_delay="1h")
+
+    clock = VirtualClock()
+    async with pikku.open(db, clock=clock) as engine:
+        host, residents, _ = engine._parts  # type: ignore[misc]
+        await engine.start(flow, run_id="r")
+        while residents.active["r"].steps[0].error is None:
+            await asyncio.sleep(0)
+        cancelled = asyncio.ensure_future(engine.cancel("r", "enough"))
+        while not residents.active["r"].ending:
+            await asyncio.sleep(0)
+        disk_is_slow.set()
+        await cancelled
+        await clock.advance("2h")
+        history = await engine.history("r")
+
+    assert ran == [1]
+    assert [(attempt.attempt, attempt.status) for attempt in history] == [(1, "failed")]
+
+
 @pytest.mark.parametrize("kind", ["thread", "async", "inline"])
 async def test_a_step_that_waits_for_a_worker_never_begins_after_a_cancel(kind: str) -> None:
     """Promise 6: the place that a stopped step leaves is not taken by the next step of the same run."""
