@@ -7,13 +7,14 @@ import json
 import stat
 import subprocess
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pikkupy import Pikku, PikkuError, RunFailed, Workflow
-from pikkupy.engine.exporting import recorded_of
+from pikkupy import Pikku, PikkuError, RunFailed, Workflow, __version__
+from pikkupy.engine.exporting import document_of, recorded_of
 from pikkupy.engine.looking import Look
 from pikkupy.engine.replaying import Fits, Replay
 from pikkupy.errors import JournalFormatError
@@ -121,12 +122,14 @@ def test_a_run_is_exported_as_people_can_read_it(journal: Path, shop: Path) -> N
 
 @pytest.mark.parametrize("run_id", ["done", "failed", "asleep", "gone"])
 async def test_what_is_exported_is_what_is_recorded(run_id: str, journal: Path, shop: Path) -> None:
-    """Every field of it."""
+    """I-49: every field of it; and what was read is exported again byte for byte."""
     async with Look(journal) as look:
-        recorded, _ = await look.recorded(run_id)
+        recorded, attempts = await look.recorded(run_id)
     out = exported(journal, shop, run_id)
 
     back = recorded_of(out.read_bytes(), out.name)
+    at = datetime.fromisoformat(json.loads(out.read_text())["exported_at"])
+    assert document_of(back, attempts, at, __version__) == out.read_bytes()
 
     for field in ("run", "steps", "timers", "signals", "set_aside", "changes"):
         assert getattr(back, field) == getattr(recorded, field)

@@ -253,7 +253,7 @@ async def test_a_reader_sees_no_way_to_do_more(db: Path) -> None:
 
 
 async def test_secrets_are_taken_out_of_pages(db: Path) -> None:
-    """S14: of values, errors, reasons and tags, also in what runs wait for."""
+    """S14, I-50: of values, errors, reasons and tags, also in what runs wait for."""
     async with pikku.open(db) as engine:
         app = engine.asgi(token=TOKEN, console=True, redact=lambda text: text.replace("s3cret", "***"))
         await engine.run("echo", {"key": "s3cret"}, run_id="echoes", tags={"of": "s3cret"})

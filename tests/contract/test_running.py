@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -640,6 +641,25 @@ async def test_a_run_that_is_being_started_can_be_cancelled() -> None:
                 await asyncio.sleep(0)
         await starting
         assert (await engine.get_run("r")).status == "cancelled"
+
+
+async def test_runs_that_make_one_step_after_another_take_turns(db: Path) -> None:
+    """I-38: from one step of a run to its next there are at most four times as many as there are runs."""
+    pikku, runs, order = Pikku(), 10, list[int]()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow, number: int) -> None:
+        for _ in range(50):
+            await workflow.do("step", lambda: order.append(number))
+
+    async with pikku.open(db, durability="process") as engine:
+        handles = await asyncio.gather(*(engine.start(flow, number) for number in range(runs)))
+        await asyncio.gather(*(handle.result() for handle in handles))
+
+    assert len(order) == runs * 50
+    for number in range(runs):
+        own = [place for place, who in enumerate(order) if who == number]
+        assert max(later - earlier for earlier, later in itertools.pairwise(own)) <= 4 * runs
 
 
 async def test_starts_of_one_id_at_once_are_one_run_and_each_caller_is_told() -> None:

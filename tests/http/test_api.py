@@ -467,7 +467,7 @@ async def test_who_comes_in_and_goes_has_a_line(db: Path, caplog: pytest.LogCapt
 
 
 async def test_secrets_are_taken_out_of_what_is_sent(db: Path) -> None:
-    """S14: every text of users' values and errors goes through the hook; if that fails, the text is left out."""
+    """S14, I-50: every text of users' values and errors goes through the hook; if that fails, the text is left out."""
     async with opened(db, redact=lambda text: text.replace("s3cret", "***")) as (_, http):
         run_id = await started(http, "echo", {"key s3cret": ["s3cret"]}, tags={"t": "s3cret"})
         run = await http.get(f"/api/runs/{run_id}", headers={"prefer": "wait=30"})

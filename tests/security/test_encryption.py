@@ -132,7 +132,7 @@ async def status_is(engine: Any, run_id: str, status: str) -> bool:
 
 
 async def test_no_secret_is_in_the_file_after_a_whole_run(tmp_path: Path) -> None:
-    """Failures, signals, streams, child runs, decisions, progress, a cancel, a fork and a retry, each with a secret."""
+    """I-50: of failures, signals, streams, child runs, decisions, progress, a cancel, a fork and a retry."""
     path = tmp_path / "j.db"
     async with program().open(path, payload_codec=aes()) as engine:
         result = await run_everything(engine)

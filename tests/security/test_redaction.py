@@ -88,7 +88,7 @@ def program() -> Pikku:
 async def test_a_secret_in_an_error_is_neither_recorded_nor_told_nor_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On the loop, on threads, inline, in child runs, in the workflow's own body and in groups; with retries."""
+    """I-50: on the loop, on threads, inline, in child runs, in the workflow's own body and in groups; with retries."""
     caplog.set_level(logging.DEBUG, "pikkupy")
     path = tmp_path / "j.db"
     async with program().open(path, redact=hide) as engine:

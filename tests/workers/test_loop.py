@@ -404,7 +404,7 @@ async def test_a_timeout_does_not_break_timeouts_inside_the_step() -> None:
 
 
 async def test_attempts_beyond_the_limit_wait_their_turn() -> None:
-    """First come, first served; inline steps and functions share the slots."""
+    """I-37, I-38: first come, first served; inline steps and functions share the slots."""
     order: list[int] = []
     gates = [asyncio.Event() for _ in range(3)]
 

@@ -74,7 +74,7 @@ async def test_data_and_output_that_do_not_fit_are_final() -> None:
 
 
 async def test_threads_are_used_again_and_limited() -> None:
-    """Never more than `thread_workers` bodies at once."""
+    """I-37: never more than `thread_workers` bodies at once."""
     lock, count, most = threading.Lock(), 0, 0
     seen: set[int | None] = set()
 
