@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pikkupy import NonRetryableError, PayloadError, Pikku, RunFailed, Services, StepFailed, Workflow, current_step
+from pikkupy.core.model import StepStatus
 from pikkupy.testing import VirtualClock
 
 
@@ -364,7 +365,8 @@ async def test_an_at_most_once_step_that_was_interrupted_counts_as_failed(retrie
     assert result == "done" if retries else result.endswith("Interrupted")
 
 
-async def test_an_attempt_that_leaving_interrupted_uses_up_no_retry(db: Path) -> None:
+@pytest.mark.parametrize("shown", [False, True], ids=["at once", "when it is in the file"])
+async def test_an_attempt_that_leaving_interrupted_uses_up_no_retry(shown: bool, db: Path) -> None:
     """C6, C66: it is run again under the same number, and leaves no `Attempt`."""
     pikku = Pikku()
     numbers: list[int] = []
@@ -388,6 +390,8 @@ async def test_an_attempt_that_leaving_interrupted_uses_up_no_retry(db: Path) ->
         async with pikku.open(db, clock=clock, shutdown_grace=0) as engine:
             await engine.start(flow, run_id="r")
             await clock.advance(0)
+            while shown and (await engine._use().host.journal.steps(1))[0].status is StepStatus.SCHEDULED:
+                await asyncio.sleep(0.001)
     async with pikku.open(db) as engine:
         assert (await engine.get_run("r")).output == "done"
         history = await engine.history("r")

@@ -66,8 +66,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def _until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0.0005)
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.0005)
 
 
 async def test_changes_of_one_turn_share_a_transaction(path: str, faults: Faults) -> None:
