@@ -22,6 +22,7 @@ from pikkupy.engine.host import in_callback
 from pikkupy.engine.waker import CHUNK
 from pikkupy.testing import VirtualClock
 from tests.contract.waiting import IN_THE_FILE
+from tests.test_crash import crashed_copy
 
 
 async def child(workflow: Workflow) -> None:
@@ -350,11 +351,10 @@ async def test_a_run_that_was_told_something_while_it_left_memory_goes_on_after_
             await asyncio.sleep(0)
         disk_is_slow.set()
         await told
-        with closing(sqlite3.connect(db)) as file, closing(sqlite3.connect(tmp_path / "crashed.db")) as copy:
-            file.backup(copy)
+        copy = crashed_copy(db, tmp_path / "crashed")
         goes_on.set()
     clock = VirtualClock()
-    async with pikku.open(tmp_path / "crashed.db", clock=clock) as engine:
+    async with pikku.open(copy, clock=clock) as engine:
         await clock.advance(0)
 
         assert (await engine.get_run("r")).status == "completed"
