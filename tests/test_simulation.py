@@ -15,9 +15,10 @@ from pikkupy.core import decide
 from pikkupy.core.commands import Policy
 from pikkupy.core.decide import RetryAt, Settle
 from pikkupy.testing.simulation import History, Scenario, Violation, draw
-from pikkupy.testing.simulation.programs import Do, Sequence
+from pikkupy.testing.simulation.programs import Do, Sequence, Sleep
 from pikkupy.testing.simulation.scenario import Act, Fault
 from pikkupy.testing.simulation.shrink import breaks, shrink
+from pikkupy.workers import Workers
 
 ROOT = Path(__file__).parent.parent
 SEEDS = range(1, 61)
@@ -114,6 +115,26 @@ def test_a_retry_of_what_is_not_to_be_retried_is_found(monkeypatch: pytest.Monke
     assert breaks(scenario) is None
     monkeypatch.setattr("pikkupy.workers.attempts.NonRetryableError", ())
     assert breaks(scenario) == "attempts"
+
+
+def test_an_engine_that_is_left_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I-42: a step that does not stop is waited for, and not left behind after its grace of a second."""
+    stubborn = Do("a", "stubborn", timeout_us=60_000_000)
+    scenario = Scenario(2, [stubborn], [Act(0, "start", 0)], [Fault("leave", after=1_000_000)])
+    assert breaks(scenario) is None
+    until_empty = Workers._until_empty
+    monkeypatch.setattr(Workers, "_until_empty", lambda self, patience_s: until_empty(self, 10 * patience_s))
+    assert breaks(scenario) == "left"
+
+
+def test_a_timer_that_oversleeps_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I-22: the clock is set to when it is due, and nobody looks."""
+    scenario = Scenario(
+        1, [Sleep(36_000_000_000)], [Act(0, "start", 0)], [Fault("forward", after=1_000_000, size=36_000_000_000)]
+    )
+    assert breaks(scenario) is None
+    monkeypatch.setattr("pikkupy.timers.LONGEST_NAP_S", 86_400.0)
+    assert breaks(scenario) == "late"
 
 
 def test_changed_code_that_is_not_noticed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ can come of it than of a file of runs.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -42,7 +43,7 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
 def document_of(
     recorded: Recorded, attempts: Sequence[AttemptRow], at: datetime, version: str, redact: Redact | None = None
 ) -> bytes:
-    """The run as JSON. `redact` is given each text of values and errors, and gives what stands there instead."""
+    """The run as JSON. `redact` is given each text of values, their keys, errors and reasons, and gives another."""
     hide = _Hiding(redact)
     document = Exported(
         pikku_run=FORMAT,
@@ -99,7 +100,7 @@ class _Hiding:
         """What is known of the row."""
         values = _VALUES.get(type(row), ())
         return {
-            name: self._value(value) if name in values else self._fact(value)
+            name: self._value(value) if name in values else self._fact(name, value)
             for name, value in structs.asdict(row).items()
             if value is not None
         }
@@ -109,10 +110,12 @@ class _Hiding:
             return Raw(text.encode())
         return Raw(msgspec.json.encode(self._hidden(msgspec.json.decode(text), self._redact)))
 
-    def _fact(self, value: Any) -> Raw:
+    def _fact(self, name: str, value: Any) -> Raw:
         if self._redact is not None and isinstance(value, ErrorInfo):
             message, traceback = self._redact(value.message), self._redact(value.traceback)
             value = structs.replace(value, message=message, traceback=traceback)
+        if self._redact is not None and name == "reason":
+            value = self._redact(value)
         return Raw(msgspec.json.encode(value))
 
     def _hidden(self, value: Any, redact: Redact) -> Any:
@@ -121,5 +124,16 @@ class _Hiding:
         if isinstance(value, list):
             return [self._hidden(item, redact) for item in value]
         if isinstance(value, dict):
-            return {key: item if key == "$t" else self._hidden(item, redact) for key, item in value.items()}
+            return dict(self._members(value, redact))
         return value
+
+    def _members(self, members: dict[str, Any], redact: Redact) -> Iterator[tuple[str, Any]]:
+        """Keys that become the same are numbered: what has no secret stays."""
+        seen: Counter[str] = Counter()
+        for key, item in members.items():
+            if key == "$t":
+                yield key, item
+                continue
+            shown = redact(key)
+            seen[shown] += 1
+            yield (shown if seen[shown] == 1 else f"{shown}#{seen[shown]}"), self._hidden(item, redact)

@@ -40,6 +40,9 @@ async def order(workflow: Workflow, data: dict) -> str:
 
 def hide(text):
     return text.replace("secret", "***")
+
+def nothing(text):
+    return ""
 """
 CHANGED = SHOP.replace('"Charge"', '"Charge card"')
 BROKEN = SHOP.replace('    return "sent"', '    raise ValueError("new bug")')
@@ -70,13 +73,13 @@ async def _fill(path: Path) -> None:
         return "sent"
 
     async with pikku.open(path, clock=clock) as engine:
-        done = await engine.start(order, {"card": "secret card", "n": 1}, run_id="done")
+        done = await engine.start(order, {"card": "secret card", "n": 1, "secret a": 2, "secret b": 3}, run_id="done")
         with suppress(RunFailed):
             await engine.run(order, {"card": "bad"}, run_id="failed")
         await clock.advance("1d")
         await done.result()
         await engine.start(order, {"card": "good"}, run_id="gone")
-        await engine.cancel("gone", "no need")
+        await engine.cancel("gone", "no need: it is secret")
         await engine.start(order, {"card": "good"}, run_id="asleep")
         while len(await engine.steps("asleep")) < 3:
             await asyncio.sleep(0)
@@ -104,7 +107,7 @@ def test_a_run_is_exported_as_people_can_read_it(journal: Path, shop: Path) -> N
 
     document = json.loads(out.read_text())
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
-    assert document["run"]["input"] == {"card": "secret card", "n": 1}
+    assert document["run"]["input"] == {"card": "secret card", "n": 1, "secret a": 2, "secret b": 3}
     assert document["run"]["output"] == "sent"
     assert [(step["name"], step["status"]) for step in document["steps"]] == [
         ("Reserve", "succeeded"),
@@ -136,11 +139,18 @@ async def test_what_is_exported_is_what_is_recorded(run_id: str, journal: Path, 
 
 
 def test_secrets_can_be_taken_out(journal: Path, shop: Path) -> None:
-    """Of values and of errors, by a function of the application."""
-    for run_id in ("done", "failed"):
+    """Of values with their keys, of errors and of reasons, by a function of the application."""
+    for run_id in ("done", "failed", "gone"):
         told = piped("export", journal, run_id, "--redact", "shop:hide", "--app-dir", shop)
         assert told.code == 0
         assert "***" in told.out and "secret" not in told.out
+
+
+def test_nothing_is_left_out_where_secrets_are(journal: Path, shop: Path) -> None:
+    """Two keys that are the same without their secrets are still two."""
+    told = piped("export", journal, "done", "--redact", "shop:nothing", "--app-dir", shop)
+
+    assert json.loads(told.out)["run"]["input"] == {"": "", "#2": 1, "#3": 2, "#4": 3}
 
 
 NEWER = {"pikku_run": 99, "exported_at": "2026-01-01T00:00:00Z", "versions": {}, "run": {}, "steps": []}

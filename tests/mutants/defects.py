@@ -468,6 +468,27 @@ DEFECTS = (
         "if step.status in (StepStatus.FAILED, StepStatus.SUCCEEDED)",
         "contract/test_again.py",
     ),
+    Defect(
+        "leave once what does not stop has stopped",
+        "workers/workers.py",
+        "await self._until_empty(self._cancel_grace_us / 1e6)",
+        "await self._until_empty(self._cancel_grace_us)",
+        "test_simulation.py::test_an_engine_that_is_left_late_is_found",
+    ),
+    Defect(
+        "notice a clock that was set after a day",
+        "timers.py",
+        "LONGEST_NAP_S = 60.0",
+        "LONGEST_NAP_S = 86_400.0",
+        "test_simulation.py::test_a_timer_that_oversleeps_is_found",
+    ),
+    Defect(
+        "errors without their messages",
+        "store/rows.py",
+        "return None if error is None else msgspec.json.encode(error).decode()",
+        'return None if error is None else msgspec.json.encode(msgspec.structs.replace(error, message="")).decode()',
+        "test_invariants.py",
+    ),
     # Secrets
     Defect(
         "a text that fits every place",

@@ -31,7 +31,7 @@ AND run NOT IN (SELECT run FROM pikkupy_signals WHERE name = '')
 _OVERDUE = "SELECT run_id FROM pikkupy_runs WHERE wakes_at < ?"
 _UNWOKEN = """
 SELECT runs.run_id, steps.name FROM pikkupy_steps AS steps JOIN pikkupy_runs AS runs ON runs.number = steps.run
-WHERE steps.kind IN ('sleep', 'signal') AND steps.status = 'pending' AND steps.wake_at < ?
+WHERE steps.kind IN ('sleep', 'signal') AND steps.status IN ('pending', 'scheduled') AND steps.wake_at < ?
 AND runs.ended_at IS NULL AND runs.parked IS NULL AND runs.wakes_at IS NULL
 """
 SLACK_US = 1_000_000  # of a timer in memory
