@@ -34,8 +34,9 @@ from pikkupy.store.connection import (
 )
 from pikkupy.store.files import Found, inspect, lost_row, real_path, unreadable
 from pikkupy.store.migrations import FORMAT, migrate
+from pikkupy.store.named import Name
 from pikkupy.store.on_loop import LoopConnection
-from pikkupy.store.owner import Lock, Owned, leave, take_over
+from pikkupy.store.owner import Lock, Owned, empty_log, leave, take_over
 from pikkupy.store.plan import op_of
 from pikkupy.store.reading import Reading
 from pikkupy.store.sealing import Sealer
@@ -64,6 +65,7 @@ class Journal(Reading):
     def __init__(
         self,
         path: str,
+        real: str | None,
         owned: Owned,
         write: Write,
         writer: Connection,
@@ -89,6 +91,7 @@ class Journal(Reading):
         self._runs = Together(self._find_runs)
         self._recorded = Together(self._find_recorded)
         self._committer = Committer(self._write, self._loop, self._tell_failure, self._tell_release, failpoint)
+        self._name = None if real is None else Name(path, real, self._loop, self.fail)
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -263,6 +266,8 @@ class Journal(Reading):
         await asyncio.shield(self._closing)
 
     async def _close(self, clean: bool) -> None:
+        if self._name is not None:
+            self._name.close()
         await self._committer.finish(JournalError(f"{self._path}: the journal is closed"))
         self._closed = True
         try:
@@ -272,16 +277,18 @@ class Journal(Reading):
                 self._lock.release()
 
     async def _close_connections(self, clean: bool) -> None:
-        if self.failure is not None:
+        lost = self._name is not None and self._name.lost
+        if self.failure is not None and not lost:
             # The reader goes last: a writer that is not the last connection leaves the WAL alone when it closes, and
             # after a failed sync nothing should be moved from there into the file before it is read anew.
             await _all_closed(self._writer, self._reader)
             return
         if self._reader is not self._writer:
             await _all_closed(self._reader)
-        if clean:
+        if clean or lost:
             try:
-                await self._writer.run(lambda db: leave(db, self.epoch))
+                # What stays in the log of a lost file, SQLite would take for that of the file which has its name now.
+                await self._writer.run(empty_log if lost else partial(leave, epoch=self.epoch))
             except sqlite3.Error as error:
                 _log.warning("journal_left_unclean", path=self._path, error=str(error))
         await _all_closed(self._writer)
@@ -355,7 +362,7 @@ async def _open(
         except REFUSALS as error:
             raise unreadable(path, error) from error
         undo.pop_all()
-    return Journal(path, owned, write, writer, reading, lock, failpoint, codec)
+    return Journal(path, real, owned, write, writer, reading, lock, failpoint, codec)
 
 
 def _prepare(

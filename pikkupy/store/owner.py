@@ -131,5 +131,10 @@ def take_over(db: sqlite3.Connection, now_us: int) -> Owned:
 def leave(db: sqlite3.Connection, epoch: int) -> None:
     """Leave in good order: the mark is set, and everything is in the file itself."""
     db.execute(QUERIES["leave"], (epoch,))
+    empty_log(db)
+
+
+def empty_log(db: sqlite3.Connection) -> None:
+    """Bring what the write-ahead log has into the file itself, unless foreign readers take too long."""
     db.execute(f"PRAGMA busy_timeout = {LEAVE_TIMEOUT_MS}")
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
