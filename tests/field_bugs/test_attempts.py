@@ -12,6 +12,7 @@ import pytest
 from pikkupy import JournalError, Pikku, Services, StepFailed, Workflow, current_step
 from pikkupy.testing import VirtualClock
 from tests.contract.waiting import BOTH
+from tests.store.samples import raw
 
 each_way = pytest.mark.parametrize("settings", BOTH, ids=["in memory", "in the file"])
 
@@ -295,3 +296,71 @@ async def test_16_nothing_is_held_while_a_step_runs(db: Path) -> None:
             await run.signal("any")
             await engine.cancel("long", "enough")
         assert await run.status() == "cancelled"
+
+
+WRITERS: list[dict[str, Any]] = [{}, {"durability": "process", "database_thread": False}]
+
+
+@pytest.mark.parametrize("settings", WRITERS, ids=["thread", "loop"])
+async def test_16_nothing_begins_before_its_mark_is_on_disk(settings: dict[str, Any], db: Path) -> None:
+    """pikku: a step is dispatched after it was marked as scheduled. Here a body begins when the run, the outcome before
+    it and the failed attempt before it are on disk, of an `at_most_once` step the attempt itself as well. Seen would be
+    that one of these is missing for another connection, which reads the file when the body begins."""
+    pikku, seen = Pikku(), list[tuple[str, list[Any]]]()
+
+    def look(name: str) -> int:
+        marks = raw(str(db), "SELECT run_id FROM pikkupy_runs")
+        marks += raw(str(db), "SELECT name, status, attempts FROM pikkupy_steps ORDER BY rowid")
+        seen.append((name, marks))
+        if attempt() == 1 and name != "plain":
+            raise ValueError("once more")
+        return 1
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> int:
+        await workflow.do("plain", lambda: look("plain"))
+        await workflow.do("retried", lambda: look("retried"), retries=1)
+        return await workflow.do("once", lambda: look("once"), at_most_once=True, retries=1)
+
+    async with pikku.open(db, **settings) as engine:
+        assert await engine.run(flow, run_id="r") == 1
+
+    plain, retried = ("plain", "succeeded", 1), ("retried", "succeeded", 2)
+    assert seen == [
+        ("plain", [("r",)]),
+        ("retried", [("r",), plain]),
+        ("retried", [("r",), plain, ("retried", "scheduled", 1)]),
+        ("once", [("r",), plain, retried, ("once", "running", 1)]),
+        ("once", [("r",), plain, retried, ("once", "running", 2)]),
+    ]
+
+
+@each_way
+@pytest.mark.parametrize("restarted", [False, True], ids=["one life", "two lives"])
+@pytest.mark.parametrize("steps", [4, 5, 6])
+async def test_07_a_run_has_as_many_steps_as_the_limit_says(
+    steps: int, restarted: bool, settings: dict[str, Any], db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenWorkflow (19ffd38): off by one at the limit of steps. Here that is 67 million, and five in this test. Seen
+    would be a run of five that fails, or a sixth step that begins, in this life or the next."""
+    monkeypatch.setattr("pikkupy.execution.execution.MAX_OWN", 4)
+    pikku, clock, ran = Pikku(), VirtualClock(), list[int]()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> str:
+        for number in range(steps):
+            if number == 3:
+                await asyncio.sleep(3_600)  # no step
+            await workflow.do("step", lambda number=number: ran.append(number))
+        return "done"
+
+    async with pikku.open(db, clock=clock, **settings) as engine:
+        await engine.start(flow, run_id="r")
+        await clock.advance("0s" if restarted else "1h")
+    async with pikku.open(db, clock=clock, **settings) as engine:
+        await clock.advance("1h")
+        run = await engine.get_run("r")
+
+    assert ran == list(range(min(steps, 5)))
+    assert (run.status, run.output) == (("completed", "done") if steps <= 5 else ("failed", None))
+    assert steps <= 5 or "has reached 5 steps" in str(run.error)
