@@ -103,6 +103,24 @@ def test_each_claim_about_security_names_a_test_that_exists() -> None:
     assert "(SECURITY.md)" in README
 
 
+def test_each_fault_names_where_it_is_tried_or_why_it_is_not() -> None:
+    """A file that is gone, or a fault that is left out, fails here; what the tests cite is in the list."""
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| F(\d+) \| (.+) \| (.+) \|$", page.partition("## Faults, one by one")[2], re.MULTILINE)
+
+    assert [int(number) for number, _, _ in rows] == list(range(1, 61))
+    named = ""
+    for number, _, where in rows:
+        named = where if not where.startswith("the same") else where.replace("the same", named, 1)
+        files = re.findall(r"`([\w/]+\.py)`", named)
+        modules = re.findall(r"`python -m ([\w.]+)[^`]*`", named)
+        assert files or modules or named.startswith("not tried: "), number
+        for file in [*files, *(f"{module.replace('.', '/')}/__main__.py" for module in modules)]:
+            assert (ROOT / file).is_file(), file
+        if "tests/test_environment.py" in files:
+            assert f"F{number}: " in (ROOT / "tests" / "test_environment.py").read_text(encoding="utf-8")
+
+
 def test_the_readme_s_commands_are_those_of_ci() -> None:
     """The two commands stand in the README as they are run."""
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")

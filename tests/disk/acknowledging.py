@@ -19,12 +19,12 @@ async def flow(workflow: Workflow, number: int) -> int:
     return await workflow.do("double", lambda: 2 * number)
 
 
-async def main(path: str) -> None:
+async def main(path: str, runs: int) -> None:
     """Says `open`, `told <id>` and `ended <id>`; at last `done`, or `failed` with the error."""
     try:
         async with pikku.open(path, control_socket=False) as engine:
             print("open", flush=True)
-            for number in range(RUNS):
+            for number in range(runs):
                 handle = await engine.start(flow, number, run_id=f"r{number}")
                 print(f"told {handle.id}", flush=True)
                 await handle.result()
@@ -36,4 +36,4 @@ async def main(path: str) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level="WARNING", stream=sys.stdout, format="log %(message)s")
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else RUNS))
