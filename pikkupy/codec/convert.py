@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ import msgspec
 from pikkupy.codec.refusal import Refused, class_name, key_step
 from pikkupy.codec.shapes import is_pydantic
 
-_MSGSPEC_PATH = re.compile(r"(?P<reason>.*) - at `(?P<key>key` in `)?\$(?P<path>.*)`", re.DOTALL)
+_OF_A_KEY = "key` in `"
 
 
 def by_msgspec(annotation: Any) -> Callable[[Any], Any] | None:
@@ -69,11 +68,12 @@ def validated(cls: Any, value: Any) -> Any:
 
 
 def _from_msgspec(message: str) -> Refused:
-    found = _MSGSPEC_PATH.fullmatch(message)
-    if found is None:
+    # No pattern: the message may quote a very long text, and with `.*` each place in it could be the path.
+    reason, _, place = message.rpartition(" - at `")
+    path = place.removeprefix(_OF_A_KEY)
+    if not (reason and path.startswith("$") and path.endswith("`")):
         return Refused(message)
-    reason = f"{found['reason']} as a key" if found["key"] else found["reason"]
-    return Refused(reason).under(found["path"])
+    return Refused(f"{reason} as a key" if place != path else reason).under(path[1:-1])
 
 
 def _from_pydantic(error: Any) -> Refused:
