@@ -1,17 +1,19 @@
 """Opens files whose columns hold whatever an attacker would write, under an audit hook: `python -m` with a folder.
 
 Everything that the engine can do is done to them. Prints what happened because of them that only code may cause:
-imports, evaluation, unpickling, processes, files. Nothing may.
+imports, evaluation, unpickling, processes, files. Nothing may. Files that were opened are counted, by what they are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import pickle
 import shutil
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,6 +47,11 @@ FORBIDDEN = {
     "shutil.rmtree",
     "urllib.Request",
 }
+
+
+BESIDE = ("", "-wal", "-shm", "-journal", ".lock", ".owner", ".sock", ".port")  # a journal, and what lies beside it
+MOUNTS = "/proc/self/mountinfo"
+CASE = "/case/"  # nothing is there: that it is tried to be opened tells who watches which file is next
 
 
 class Touch:
@@ -291,6 +298,47 @@ async def everything(path: Path, run_ids: list[str]) -> list[str]:
     return odd
 
 
+class Watch:
+    """What Python does in one case after another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.violations: set[str] = set()
+        self.opened: Counter[str] = Counter()
+        # Of code that is imported, for tracebacks.
+        self.sources = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+        self._folder = str(folder)
+        self._case, self._path = "-", ""
+        self._number = 0
+
+    def next(self, case: str, path: Path) -> None:
+        """The next case is that file's."""
+        self._case, self._path = case, str(path)
+        try:
+            os.open(f"{CASE}{self._number}", os.O_RDONLY)
+        except FileNotFoundError:
+            self._number += 1
+
+    def hook(self, event: str, args: tuple[Any, ...]) -> None:
+        """The audit hook."""
+        if event in FORBIDDEN:
+            if event == "os.remove" and str(args[0]).startswith(self._folder):
+                return  # the file that names the owner
+            self.violations.add(f"{self._case}: {event} {args[:1]!r:.200}")
+        elif event == "open" and isinstance(args[0], str | bytes | os.PathLike):
+            self._open(os.fsdecode(args[0]))
+
+    def _open(self, name: str) -> None:
+        beside = name.removeprefix(self._path)
+        if name.startswith(("<", CASE)):
+            return  # code that has no file; ours
+        if name.startswith(self._path) and beside in BESIDE:
+            self.opened[beside] += 1
+        elif name in self.sources or name == MOUNTS:
+            self.opened["mounts" if name == MOUNTS else "source"] += 1
+        else:
+            self.violations.add(f"{self._case}: open {name!r:.200}")
+
+
 def main(folder: Path, *, control: bool) -> None:
     """Make the files, arm the hook, open them. `control`: do what the hook is to see instead."""
     template = folder / "template.db"
@@ -318,29 +366,23 @@ def main(folder: Path, *, control: bool) -> None:
     for ready in PROGRAMS.values():
         ready.resolve()
 
-    current, violations = ["-"], set[str]()
-    sources = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event in FORBIDDEN:
-            if event == "os.remove" and str(args[0]).startswith(str(folder)):
-                return  # the file that names the owner
-            violations.add(f"{current[0]}: {event} {args[:1]!r:.200}")
-        elif event == "open" and isinstance(args[0], str):
-            ours = args[0].startswith(str(folder)) or args[0] in sources or args[0] == "/proc/self/mountinfo"
-            if not ours and not args[0].startswith("<"):
-                violations.add(f"{current[0]}: open {args[0]!r:.200}")
-
-    sys.addaudithook(hook)
+    watch = Watch(folder)
+    sys.addaudithook(watch.hook)
     if control:
         cases.clear()
+        watch.next("control", warm)
         pickle.loads(pickle.dumps(Touch(), protocol=0))
         import this  # noqa: F401
+
+        with sqlite3.connect(":memory:", isolation_level=None) as db:
+            db.execute("ATTACH 'pwned by SQL' AS other")
+            db.execute("CREATE TABLE other.t (x)")
     for name, path, run_ids in cases:
-        current[0] = name
+        watch.next(name, path)
         odd += [f"{name}: {what}" for what in asyncio.run(everything(path, run_ids))]
-    current[0] = "-"
-    print(json.dumps({"cases": len(cases), "violations": sorted(violations), "odd": sorted(set(odd))}))
+    found = {"cases": len(cases), "violations": sorted(watch.violations), "odd": sorted(set(odd))}
+    paths = [str(path) for _, path, _ in cases] or [str(warm)]
+    print(json.dumps({**found, "opened": watch.opened, "paths": paths, "sources": sorted(watch.sources)}))
 
 
 def _warmed(folder: Path, template: Path) -> list[str]:
