@@ -156,6 +156,7 @@ class Checks:
         """Power was lost: the file is an earlier one."""
         self._epoch = 0
         self._dues.clear()
+        self._inputs.clear()  # a child run may be another one's now
 
     def facts(self) -> None:
         """What rows say of each other."""
