@@ -9,10 +9,11 @@ import pytest
 from pikkupy.core.model import OWN_BITS
 from pikkupy.services import StepContext
 from pikkupy.store.plan import Kind, Op
+from pikkupy.testing.simulation.asked import Violation
 from pikkupy.testing.simulation.checks import Checks
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
-from pikkupy.testing.simulation.oracle import Cursor, Oracle, Violation
+from pikkupy.testing.simulation.oracle import Cursor, Oracle
 from pikkupy.testing.simulation.programs import Do
 
 STEP = Do("charge", retries=3)
@@ -58,19 +59,19 @@ def test_a_value_that_no_body_has_returned_is_a_violation(oracle: Oracle) -> Non
     """Also of a step whose bodies never return anything (I4, I-9)."""
     with pytest.raises(Violation, match="value: 7 is seen of step 0 of run 'r0', and attempt 1 has not"):
         sees(oracle, "7")
-    oracle.made(attempt(2), "7")
+    oracle.bodies.made(attempt(2), "7")
     with pytest.raises(Violation, match="value"):
         sees(oracle, "7")
-    oracle.made(attempt(1), "7")
+    oracle.bodies.made(attempt(1), "7")
     sees(oracle, "7")
 
 
 def test_an_attempt_behind_the_one_that_counts_is_a_violation(oracle: Oracle) -> None:
     """The outcome is the last attempt's (I-12)."""
-    oracle.made(attempt(1), "7")
-    oracle.begins(STEP, attempt(1), life=1)
+    oracle.bodies.made(attempt(1), "7")
+    oracle.bodies.begins(STEP, attempt(1), life=1)
     sees(oracle, "7")
-    oracle.begins(STEP, attempt(2), life=2)
+    oracle.bodies.begins(STEP, attempt(2), life=2)
     with pytest.raises(Violation, match="is attempt 1's, and another one began"):
         sees(oracle, "7")
 
@@ -78,12 +79,12 @@ def test_an_attempt_behind_the_one_that_counts_is_a_violation(oracle: Oracle) ->
 def test_more_bodies_at_once_than_there_are_slots_are_a_violation(oracle: Oracle) -> None:
     """Those on the event loop that were not asked to stop (I-37)."""
     for place in range(2):
-        oracle.begins(STEP, attempt(1, position=place), life=1)
+        oracle.bodies.begins(STEP, attempt(1, position=place), life=1)
     with pytest.raises(Violation, match="limit: attempt 1 of step 'charge' of run 'r0' begins as number 3 of 2"):
-        oracle.begins(STEP, attempt(1, position=2), life=1)
-    oracle.ends(attempt(1, position=0), life=1)
-    oracle.stops(attempt(1, position=1))
-    oracle.begins(STEP, attempt(1, position=3), life=1)
+        oracle.bodies.begins(STEP, attempt(1, position=2), life=1)
+    oracle.bodies.ends(attempt(1, position=0), life=1)
+    oracle.bodies.stops(attempt(1, position=1))
+    oracle.bodies.begins(STEP, attempt(1, position=3), life=1)
 
 
 def test_changes_of_two_runs_in_one_piece_are_a_violation(oracle: Oracle) -> None:
@@ -131,7 +132,7 @@ def test_a_file_that_sqlite_finds_wrong_is_a_violation(oracle: Oracle) -> None:
 
 def test_only_what_a_fork_shares_may_come_from_elsewhere(oracle: Oracle) -> None:
     """What lies behind the place of the fork it does by itself."""
-    oracle.forking["f1"] = 2
+    oracle.asked.forking["f1"] = 2
 
     sees(oracle, "7", "f1", 1)
     with pytest.raises(Violation, match="value"):
@@ -140,12 +141,12 @@ def test_only_what_a_fork_shares_may_come_from_elsewhere(oracle: Oracle) -> None
 
 def test_two_attempts_at_once_are_a_violation(oracle: Oracle) -> None:
     """The next one waits for the end of the one before (I6, I-20), but in another life."""
-    oracle.begins(STEP, attempt(1), life=1)
+    oracle.bodies.begins(STEP, attempt(1), life=1)
     with pytest.raises(Violation, match="begins while attempt 1 is under way"):
-        oracle.begins(STEP, attempt(2), life=1)
-    oracle.begins(STEP, attempt(1), life=2)
-    oracle.ends(attempt(1), life=2)
-    oracle.begins(STEP, attempt(2), life=2)
+        oracle.bodies.begins(STEP, attempt(2), life=1)
+    oracle.bodies.begins(STEP, attempt(1), life=2)
+    oracle.bodies.ends(attempt(1), life=2)
+    oracle.bodies.begins(STEP, attempt(2), life=2)
 
 
 def test_a_cancel_holds_below_although_another_run_was_retried(oracle: Oracle) -> None:
@@ -153,6 +154,6 @@ def test_a_cancel_holds_below_although_another_run_was_retried(oracle: Oracle) -
     oracle.has_cancelled("r0")
     oracle.is_retried("r9")
     with pytest.raises(Violation, match=r"begins after cancel\('r0'\) has returned"):
-        oracle.begins(STEP, attempt(1, "r0/child"), life=1)
+        oracle.bodies.begins(STEP, attempt(1, "r0/child"), life=1)
     oracle.is_retried("r0")
-    oracle.begins(STEP, attempt(1, "r0/child"), life=1)
+    oracle.bodies.begins(STEP, attempt(1, "r0/child"), life=1)

@@ -8,8 +8,8 @@ seed gives the same history, again and again.
 
 from __future__ import annotations
 
+from pikkupy.testing.simulation.asked import Violation
 from pikkupy.testing.simulation.history import History, Report
-from pikkupy.testing.simulation.oracle import Violation
 from pikkupy.testing.simulation.scenario import Scenario, draw
 
 __all__ = ["History", "Report", "Scenario", "Violation", "draw"]

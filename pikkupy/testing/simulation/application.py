@@ -95,7 +95,7 @@ class _Observer:
             if node.acts == "stubborn":
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(1e6)
-                self._history.watch(self._life, partial(self._history.oracle.stops, step))
+                self._history.watch(self._life, partial(self._history.oracle.bodies.stops, step))
                 await asyncio.sleep(2)
             return self._effect(node, step)
         finally:
@@ -112,21 +112,21 @@ class _Observer:
     def _begins(self, node: Do) -> StepContext:
         history, step = self._history, current_step()
         assert step is not None
-        history.watch(self._life, partial(history.oracle.begins, node, step, self._life))
+        history.watch(self._life, partial(history.oracle.bodies.begins, node, step, self._life))
         if history.life == self._life:
             history.note(f"{step.run_id} {step.step_name} {step.attempt_count}")
         return step
 
     def _ends(self, step: StepContext) -> None:
-        self._history.watch(self._life, partial(self._history.oracle.ends, step, self._life))
+        self._history.watch(self._life, partial(self._history.oracle.bodies.ends, step, self._life))
 
     def _effect(self, node: Do, step: StepContext) -> Any:
         match node.acts:
             case "fail" if step.attempt_count <= node.failures:
-                self._history.watch(self._life, partial(self._history.oracle.failed, step))
+                self._history.watch(self._life, partial(self._history.oracle.bodies.failed, step))
                 raise OSError(f"attempt {step.attempt_count}")
             case "final":
-                self._history.watch(self._life, partial(self._history.oracle.failed, step, final=True))
+                self._history.watch(self._life, partial(self._history.oracle.bodies.failed, step, final=True))
                 raise NonRetryableError(f"attempt {step.attempt_count}")
             case "huge":
                 return "x" * 200_000
@@ -135,5 +135,5 @@ class _Observer:
             case "exit":
                 raise SystemExit(3)
         value = (step.attempt_count, VALUES[node.value % len(VALUES)])
-        self._history.watch(self._life, partial(self._history.oracle.made, step, repr(value)))
+        self._history.watch(self._life, partial(self._history.oracle.bodies.made, step, repr(value)))
         return value

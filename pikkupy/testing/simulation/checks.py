@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Container
 from typing import Any
 
-from pikkupy.testing.simulation.oracle import ENDED, Known, Oracle, Violation
+from pikkupy.testing.simulation.asked import Known, Violation
+from pikkupy.testing.simulation.bodies import ENDED
+from pikkupy.testing.simulation.oracle import Oracle
 from pikkupy.testing.simulation.programs import SIGNALS
 
 Query = Callable[..., list[Any]]
@@ -100,21 +102,21 @@ class Checks:
         found = {run_id: tuple(rest) for run_id, *rest in self._query(_RUNS)}
         oracle = self._oracle
         for run_id in oracle.starts:
-            if run_id not in found and not oracle.is_gone(run_id):
+            if run_id not in found and not oracle.asked.is_gone(run_id):
                 raise Violation(f"lost: start() of run {run_id!r} had returned, and it is not on disk (I5, I-1)")
         for run_id in oracle.deleted:
             if run_id in found:
                 raise Violation(f"deleted: delete_run({run_id!r}) had returned, and it is there")
         for run_id, known in oracle.finals.items():
-            if found.get(run_id, known.what) != known.what and not oracle.was_retried(run_id):
+            if found.get(run_id, known.what) != known.what and not oracle.asked.was_retried(run_id):
                 raise Violation(f"end: run {run_id!r} was {known.what}, and is {found[run_id]} (I3, I-5)")
         for run_id, what in found.items():
             if what[0] in ENDED:
                 oracle.finals.setdefault(run_id, Known(self._commits(), what))
-            if what[0] == "cancelled" and "/" not in run_id and run_id not in oracle.unwanted:
+            if what[0] == "cancelled" and "/" not in run_id and run_id not in oracle.asked.unwanted:
                 raise Violation(f"cancel: run {run_id!r} is cancelled, and nobody has asked for it (I-28)")
-        for run_id in oracle.cancelled:
-            if run_id in found and found[run_id][0] not in ENDED and not oracle.was_retried(run_id):
+        for run_id in oracle.asked.cancelled:
+            if run_id in found and found[run_id][0] not in ENDED and not oracle.asked.was_retried(run_id):
                 raise Violation(f"cancel: cancel({run_id!r}) had returned, and it is {found[run_id][0]} (I5, I-27)")
         self._look_for_signals(found)
 

@@ -19,12 +19,14 @@ from pikkupy.engine.host import Outside
 from pikkupy.errors import EngineClosed, JournalError
 from pikkupy.testing.simulation import phases
 from pikkupy.testing.simulation.application import application
+from pikkupy.testing.simulation.asked import Violation
+from pikkupy.testing.simulation.bodies import MANY
 from pikkupy.testing.simulation.checks import Checks
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.code import Code
 from pikkupy.testing.simulation.disk import CODES, SimulatedDisk
 from pikkupy.testing.simulation.loop import Crash, SimulatedLoop, Stuck
-from pikkupy.testing.simulation.oracle import MANY, Oracle, Violation
+from pikkupy.testing.simulation.oracle import Oracle
 from pikkupy.testing.simulation.people import People
 from pikkupy.testing.simulation.programs import LONGEST_US, SECOND
 from pikkupy.testing.simulation.scenario import MOST_BACK, Fault, Scenario
@@ -153,7 +155,7 @@ class History:
     def _change_code(self) -> None:
         self.code.missing = False
         for fault in self._deploys:
-            self.oracle.changed.add(f"r{fault.run}")
+            self.oracle.asked.changed.add(f"r{fault.run}")
             self.code.deploy(f"r{fault.run}", self.scenario.programs[fault.run], fault)
         self._deploys.clear()
 

@@ -13,8 +13,9 @@ import msgspec
 from pikkupy.core.model import StepKind, StepStatus
 from pikkupy.engine import Engine
 from pikkupy.errors import EngineClosed, JournalError, PikkuError, RunCancelled, RunFailed, WorkflowNotFound
+from pikkupy.testing.simulation.asked import Violation
 from pikkupy.testing.simulation.code import Code
-from pikkupy.testing.simulation.oracle import Oracle, Violation
+from pikkupy.testing.simulation.oracle import Oracle
 from pikkupy.testing.simulation.programs import APPROVALS, LONGEST_US, SECOND
 from pikkupy.testing.simulation.scenario import Act, Scenario
 
@@ -120,7 +121,7 @@ class People:
         return below[act.deep % len(below)] if below else run_id
 
     async def _start(self, engine: Engine, act: Act, run_id: str) -> None:
-        if self._oracle.is_gone(run_id):
+        if self._oracle.asked.is_gone(run_id):
             return  # it had been started before the last crash, has ended, and was deleted
         data = msgspec.to_builtins(self._scenario.programs[act.run])
         delay = act.delay_us / 1_000 or None
@@ -165,7 +166,7 @@ class People:
         overrides = dict.fromkeys(shared[:1], self._sent)
         self._forks += 1
         fork = f"f{self._forks}"
-        self._oracle.forking[fork] = place
+        self._oracle.asked.forking[fork] = place
         self._code.forked(root, fork, self._scenario.programs[int(root[1:])])
         await engine.fork(source, at=steps[place].name, overrides=overrides, new_run_id=fork)
         self._oracle.started(fork)

@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec import structs
 
+from pikkupy.testing.simulation.asked import Violation
 from pikkupy.testing.simulation.history import History, Report
-from pikkupy.testing.simulation.oracle import Violation
 from pikkupy.testing.simulation.programs import Child, Gather, Node, Race, Sequence, Within
 from pikkupy.testing.simulation.scenario import Scenario
 

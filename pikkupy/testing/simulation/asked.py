@@ -1,0 +1,49 @@
+"""What was asked for of the runs of one history: what a promise holds for, and what excuses that a run changes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Violation(AssertionError):
+    """A promise was broken. The first word is its name; I-numbers are the invariants that hold it."""
+
+    @property
+    def promise(self) -> str:
+        return str(self).split(":", 1)[0]
+
+
+class Known(NamedTuple):
+    """Something that has become known, and after how many commits."""
+
+    commits: int
+    what: Any
+
+
+class Asked:
+    """What people, and workflows of their own runs, have asked for, whether it was acknowledged or not."""
+
+    def __init__(self) -> None:
+        self.cancelled: dict[str, int] = {}  # acknowledged, by the commits at that time
+        self.unwanted: set[str] = set()  # runs that somebody wanted to be cancelled, themselves too
+        self.retried: set[str] = set()
+        self.accepted: set[str] = set()  # runs that took changed code
+        self.changed: set[str] = set()  # runs whose code was changed: steps may have begun with other options
+        self.forking: dict[str, int] = {}  # runs that are made from others, and before which position
+        self.gone: set[str] = set()  # whose deletion was asked for
+
+    def was_retried(self, run_id: str) -> bool:
+        """Whether the run goes on from an earlier point: it, or one above it, was retried."""
+        return any(f"{run_id}/".startswith(f"{one}/") for one in self.retried)
+
+    def is_gone(self, run_id: str) -> bool:
+        """Whether somebody wanted the run to be deleted, or one above it."""
+        return any(f"{run_id}/".startswith(f"{gone}/") for gone in self.gone)
+
+    def has_other_code(self, run_id: str) -> bool:
+        """Whether its code was changed."""
+        return run_id in self.accepted or run_id in self.changed
+
+    def is_elsewhere(self, run_id: str, position: int) -> bool:
+        """Whether what a step did may have happened before a fork, or before changed code was accepted."""
+        return position < self.forking.get(run_id, 0) or run_id in self.accepted

@@ -1,0 +1,160 @@
+"""What the bodies of steps do in one history, and when they may."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pikkupy.core.machine import FINAL_RUNS
+from pikkupy.services import StepContext
+from pikkupy.testing.simulation.asked import Asked, Known, Violation
+from pikkupy.testing.simulation.clock import SimulatedClock
+from pikkupy.testing.simulation.disk import SimulatedDisk
+from pikkupy.testing.simulation.programs import Do
+
+_BODY = """
+SELECT steps.name, steps.status, steps.attempts, steps.forgiven, steps.wake_at, runs.status, runs.parked, runs.number
+FROM pikkupy_runs AS runs LEFT JOIN pikkupy_steps AS steps ON steps.run = runs.number AND steps.position = ?
+WHERE runs.run_id = ?
+"""
+_ASIDE = """
+SELECT 1 FROM pikkupy_set_aside WHERE run = ? AND name = ? AND seq IS NOT NULL AND kind IN ('inline', 'function')
+AND coalesce(target, 'inline') = ?
+"""
+MANY = 1_000  # workers: nobody waits for one
+MOMENT_S = 1.0  # in which what was due before a jump of the clock still happens
+FINAL_STEPS = {"succeeded", "failed", "cancelled"}
+ENDED = {str(status) for status in FINAL_RUNS}
+
+
+class Bodies:
+    """Those of all lives."""
+
+    def __init__(
+        self, disk: SimulatedDisk, clock: SimulatedClock, asked: Asked, counts: Counter[str], async_workers: int
+    ) -> None:
+        self._disk = disk
+        self._clock = clock
+        self._now_us = clock.now_us
+        self._asked = asked
+        self._counts = counts
+        self._async_workers = async_workers
+        self._at_work: set[tuple[str, int, int]] = set()  # attempts on the event loop that nobody has asked to stop
+        # Attempts: the life in which the body began last, and whether it was at_most_once.
+        self._begun: dict[tuple[str, int, int], Known] = {}
+        self._live: dict[tuple[str, int], tuple[int, int]] = {}  # attempt and life of a step's body that has not ended
+        self._made: dict[tuple[str, int, int], dict[str, None]] = {}  # values that bodies of an attempt have returned
+        self._failed_at: dict[tuple[str, int, int], Known] = {}  # attempts
+
+    def begins(self, node: Do, step: StepContext, life: int) -> None:
+        """The body of a step begins."""
+        run_id, attempt = step.run_id, step.attempt_count
+        where = f"attempt {attempt} of step {step.step_name!r} of run {run_id!r}"
+        self._counts["bodies"] += 1
+        rows = self._disk.query(_BODY, step.position, run_id)
+        if not rows:
+            raise Violation(f"start: {where} begins, and the run is not on disk (I5, I-1)")
+        [(name, status, attempts, forgiven, wake_at, of_run, parked, number)] = rows
+        if status in FINAL_STEPS:
+            raise Violation(f"once: {where} begins, and the step is {status} on disk (I2, I-8)")
+        if of_run in ENDED:
+            raise Violation(f"end: {where} begins, and the run is {of_run} on disk (I3)")
+        if name not in (None, step.step_name) or parked is not None:
+            raise Violation(f"mismatch: {where} begins; on disk is {name!r}, the run is parked: {parked} (I-33)")
+        if run_id in self._asked.accepted and self._disk.query(_ASIDE, number, step.step_name, node.by):
+            raise Violation(f"once: {where} begins, and an outcome of that name was set aside (I2)")
+        if status == "scheduled" and self._now_us() < wake_at and self._was_due_by_this_clock():
+            raise Violation(f"early: {where} begins before its time (I7, I-18)")
+        again = name is None and run_id in self._asked.accepted  # its row was set aside, and is on its way back
+        if not again and not (attempts or 0) <= attempt <= (attempts or 0) + 1:
+            raise Violation(f"attempts: {where} begins after {attempts} on disk (I6, I-15)")
+        if attempt - (forgiven or 0) > node.retries + 1 and not self._asked.has_other_code(run_id):
+            raise Violation(f"attempts: {where} begins with {node.retries} retries (I6, I-16)")
+        self._check_failed(node, step, where)
+        self._check_cancelled(run_id, where)
+        self._check_alone(node, step, where, life)
+        self._check_twice(node, (run_id, step.position, attempt), where, life)
+        self._check_limit(node, (run_id, step.position, attempt), where)
+
+    def _was_due_by_this_clock(self) -> bool:
+        """Whether what begins now was found to be due by the clock as it is, and did not wait for a slot since then."""
+        waits = self._async_workers < MANY
+        return self._clock.jumps == 0 if waits else self._clock.is_calm_since(MOMENT_S)
+
+    def _check_failed(self, node: Do, step: StepContext, where: str) -> None:
+        before = self._failed_at.get((step.run_id, step.position, step.attempt_count - 1))
+        if before is None or self._asked.has_other_code(step.run_id) or step.run_id in self._asked.retried:
+            return
+        failed_us, jumps, final = before.what
+        # What it has raised is not known to the engine if its time was up, or if it was cut off and must not run again.
+        if final and node.timeout_us is None and not node.once:
+            raise Violation(f"attempts: {where} begins after a NonRetryableError (I-19)")
+        if jumps == self._clock.jumps and self._now_us() < failed_us + node.delay_us:
+            raise Violation(f"early: {where} begins before the delay of its retry has passed (I-18)")
+
+    def _check_cancelled(self, run_id: str, where: str) -> None:
+        for cancelled in self._asked.cancelled:
+            if run_id == cancelled or (run_id.startswith(f"{cancelled}/") and not self._asked.was_retried(run_id)):
+                raise Violation(f"cancel: {where} begins after cancel({cancelled!r}) has returned (I8, I-26)")
+
+    def _check_alone(self, node: Do, step: StepContext, where: str, life: int) -> None:
+        run_id, attempt = step.run_id, step.attempt_count
+        other, of_life = self._live.get((run_id, step.position), (attempt, life))
+        self._live[run_id, step.position] = (attempt, life)
+        if of_life != life or other == attempt or node.timeout_us is not None:
+            return  # with a time-out one that does not end is left alone
+        if not self._asked.has_other_code(run_id) and not self._asked.was_retried(run_id):
+            raise Violation(f"attempts: {where} begins while attempt {other} is under way (I6, I-20)")
+
+    def _check_twice(self, node: Do, key: tuple[str, int, int], where: str, life: int) -> None:
+        last_life, was_once = self._begun[key].what if key in self._begun else (None, False)
+        if was_once and node.once:  # changed code may have had another step there, which left no record
+            raise Violation(f"at most once: {where} begins again")
+        if last_life == life:
+            raise Violation(f"attempt: {where} begins twice in one life (I6, I-20)")
+        self._begun[key] = Known(self._disk.commits, (life, node.once))
+
+    def _check_limit(self, node: Do, key: tuple[str, int, int], where: str) -> None:
+        if node.by == "thread":
+            return  # there it is over at once
+        self._at_work.add(key)
+        if len(self._at_work) > self._async_workers:
+            raise Violation(f"limit: {where} begins as number {len(self._at_work)} of {self._async_workers} (I-37)")
+
+    def stops(self, step: StepContext) -> None:
+        """The body of a step was asked to stop. What does not stop may be left alone, and its slot be another's."""
+        self._at_work.discard((step.run_id, step.position, step.attempt_count))
+
+    def ends(self, step: StepContext, life: int) -> None:
+        """The body of a step has ended, however."""
+        self.stops(step)
+        if self._live.get((step.run_id, step.position)) == (step.attempt_count, life):
+            del self._live[step.run_id, step.position]
+
+    def made(self, step: StepContext, value: str) -> None:
+        """The body of a step returns that."""
+        self._made.setdefault((step.run_id, step.position, step.attempt_count), {})[value] = None
+
+    def failed(self, step: StepContext, *, final: bool = False) -> None:
+        """The body of a step raises an error; `final`: one that is not to be retried."""
+        now = (self._now_us(), self._clock.jumps, final)
+        self._failed_at[step.run_id, step.position, step.attempt_count] = Known(self._disk.commits, now)
+
+    def forget(self, run_id: str) -> None:
+        """The run goes on from an earlier point, or is another one."""
+        self._begun = {key: known for key, known in self._begun.items() if key[0] != run_id}
+
+    def restored(self, commits: int) -> None:
+        """The process has died, and the disk is what it was after so many commits."""
+        self._at_work.clear()
+        self._begun = {key: known for key, known in self._begun.items() if known.commits <= commits}
+        self._failed_at = {key: known for key, known in self._failed_at.items() if known.commits <= commits}
+
+    # What came of them
+
+    def check_outcome(self, where: str, last: tuple[str, int, int], status: str, what: str) -> None:
+        """The outcome of a step is what its last attempt has made of it."""
+        *_, attempts = last
+        if status == "succeeded" and what not in self._made.get(last, ()):
+            raise Violation(f"value: {what} is seen of {where}, and attempt {attempts} has not returned it (I4, I-9)")
+        if (*last[:2], attempts + 1) in self._begun:
+            raise Violation(f"attempts: the outcome of {where} is attempt {attempts}'s, and another one began (I-12)")
