@@ -62,7 +62,10 @@ def application(history: Watched, *, whole: bool) -> Pikku:
 
 
 async def _body(history: Watched, workflow: Workflow, node: Node) -> Any:
-    return await interpret(node, workflow, _Observer(history, history.oracle.begins_again(workflow.run_id)))
+    observer = _Observer(history, history.oracle.begins_again(workflow.run_id))
+    result = await interpret(node, workflow, observer)
+    observer.returns(workflow.run_id, result)
+    return result
 
 
 class _Observer:
@@ -81,6 +84,9 @@ class _Observer:
         assert self._cursor is not None
         saw = partial(self._history.oracle.saw, self._cursor, position, node, repr(what), remembers=remembers)
         self._history.watch(self._life, saw)
+
+    def returns(self, run_id: str, result: Any) -> None:
+        self._history.watch(self._life, partial(self._history.oracle.returns, run_id, repr(result)))
 
     def cancels(self, run_id: str) -> None:
         self._history.watch(self._life, partial(self._history.oracle.wants_cancelled, run_id))

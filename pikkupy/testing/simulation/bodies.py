@@ -12,7 +12,8 @@ from pikkupy.testing.simulation.disk import SimulatedDisk
 from pikkupy.testing.simulation.programs import Do
 
 _BODY = """
-SELECT steps.name, steps.status, steps.attempts, steps.forgiven, steps.wake_at, runs.status, runs.parked, runs.number
+SELECT steps.name, steps.status, steps.attempts, steps.forgiven, steps.wake_at, runs.status, runs.parked, runs.number,
+    runs.starts_at > runs.created_at AND runs.starts_at > ?
 FROM pikkupy_runs AS runs LEFT JOIN pikkupy_steps AS steps ON steps.run = runs.number AND steps.position = ?
 WHERE runs.run_id = ?
 """
@@ -20,6 +21,13 @@ _ASIDE = """
 SELECT 1 FROM pikkupy_set_aside WHERE run = ? AND name = ? AND seq IS NOT NULL AND kind IN ('inline', 'function')
 AND coalesce(target, 'inline') = ?
 """
+ERRORS = {  # what bodies raise, and the codec for them
+    "fail": "OSError: attempt {}",
+    "final": "pikkupy.errors.NonRetryableError: attempt {}",
+    "huge": "pikkupy.errors.PayloadError: output of step ",
+    "unfit": "pikkupy.errors.PayloadError: output of step ",
+    "exit": "SystemExit: 3",
+}
 MANY = 1_000  # workers: nobody waits for one
 MOMENT_S = 1.0  # in which what was due before a jump of the clock still happens
 FINAL_STEPS = {"succeeded", "failed", "cancelled"}
@@ -45,15 +53,20 @@ class Bodies:
         self._made: dict[tuple[str, int, int], dict[str, None]] = {}  # values that bodies of an attempt have returned
         self._failed_at: dict[tuple[str, int, int], Known] = {}  # attempts
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether attempts may wait for a slot."""
+        return self._async_workers < MANY
+
     def begins(self, node: Do, step: StepContext, life: int) -> None:
         """The body of a step begins."""
         run_id, attempt = step.run_id, step.attempt_count
         where = f"attempt {attempt} of step {step.step_name!r} of run {run_id!r}"
         self._counts["bodies"] += 1
-        rows = self._disk.query(_BODY, step.position, run_id)
+        rows = self._disk.query(_BODY, self._now_us(), step.position, run_id)
         if not rows:
             raise Violation(f"start: {where} begins, and the run is not on disk (I5, I-1)")
-        [(name, status, attempts, forgiven, wake_at, of_run, parked, number)] = rows
+        [(name, status, attempts, forgiven, wake_at, of_run, parked, number, is_early)] = rows
         if status in FINAL_STEPS:
             raise Violation(f"once: {where} begins, and the step is {status} on disk (I2, I-8)")
         if of_run in ENDED:
@@ -62,6 +75,8 @@ class Bodies:
             raise Violation(f"mismatch: {where} begins; on disk is {name!r}, the run is parked: {parked} (I-33)")
         if run_id in self._asked.accepted and self._disk.query(_ASIDE, number, step.step_name, node.by):
             raise Violation(f"once: {where} begins, and an outcome of that name was set aside (I2)")
+        if is_early and self._clock.jumps == 0:
+            raise Violation(f"early: {where} begins before the run may (I7)")
         if status == "scheduled" and self._now_us() < wake_at and self._was_due_by_this_clock():
             raise Violation(f"early: {where} begins before its time (I7, I-18)")
         again = name is None and run_id in self._asked.accepted  # its row was set aside, and is on its way back
@@ -77,8 +92,7 @@ class Bodies:
 
     def _was_due_by_this_clock(self) -> bool:
         """Whether what begins now was found to be due by the clock as it is, and did not wait for a slot since then."""
-        waits = self._async_workers < MANY
-        return self._clock.jumps == 0 if waits else self._clock.is_calm_since(MOMENT_S)
+        return self._clock.jumps == 0 if self.may_wait else self._clock.is_calm_since(MOMENT_S)
 
     def _check_failed(self, node: Do, step: StepContext, where: str) -> None:
         before = self._failed_at.get((step.run_id, step.position, step.attempt_count - 1))
@@ -151,10 +165,21 @@ class Bodies:
 
     # What came of them
 
-    def check_outcome(self, where: str, last: tuple[str, int, int], status: str, what: str) -> None:
+    def check_outcome(self, node: Do, where: str, last: tuple[str, int, int], status: str, what: str) -> None:
         """The outcome of a step is what its last attempt has made of it."""
-        *_, attempts = last
+        run_id, position, attempts = last
+        if (run_id, position, attempts + 1) in self._begun:
+            raise Violation(f"attempts: the outcome of {where} is attempt {attempts}'s, and another one began (I-12)")
         if status == "succeeded" and what not in self._made.get(last, ()):
             raise Violation(f"value: {what} is seen of {where}, and attempt {attempts} has not returned it (I4, I-9)")
-        if (*last[:2], attempts + 1) in self._begun:
-            raise Violation(f"attempts: the outcome of {where} is attempt {attempts}'s, and another one began (I-12)")
+        if status == "failed" and not self._asked.has_other_code(run_id) and not _can_fail_so(node, attempts, what):
+            raise Violation(f"value: {what} is seen of {where}, which no body of it has raised (I4)")
+
+
+def _can_fail_so(node: Do, attempts: int, what: str) -> bool:
+    """Whether the error is its body's, or one that the engine has of its own for it."""
+    said = what.split(" after ", 1)[-1].split(": ", 1)[-1]
+    own = ["TimeoutError: "] if node.timeout_us is not None else []
+    own += ["pikkupy.errors.Interrupted: "] if node.once else []
+    errors = [*own, ERRORS[node.acts].format(attempts)] if node.acts in ERRORS else own
+    return any(said.startswith(error) for error in errors)

@@ -15,8 +15,8 @@ Query = Callable[..., list[Any]]
 
 _RUNS = "SELECT run_id, status, output, error FROM pikkupy_runs"
 _KEPT_SIGNALS = """
-SELECT runs.run_id, count(*) FROM pikkupy_signals AS signals JOIN pikkupy_runs AS runs ON runs.number = signals.run
-WHERE signals.name <> '' GROUP BY runs.run_id
+SELECT runs.run_id, signals.name, count(*) FROM pikkupy_signals AS signals
+JOIN pikkupy_runs AS runs ON runs.number = signals.run WHERE signals.name <> '' GROUP BY 1, 2
 """
 _AWAKE = (
     "SELECT run_id FROM pikkupy_runs WHERE ended_at IS NULL AND wakes_at IS NULL AND parked IS NULL "
@@ -33,7 +33,7 @@ AND run NOT IN (SELECT run FROM pikkupy_signals WHERE name = '')
 _OVERDUE = "SELECT run_id FROM pikkupy_runs WHERE wakes_at < ?"
 _UNWOKEN = """
 SELECT runs.run_id, steps.name FROM pikkupy_steps AS steps JOIN pikkupy_runs AS runs ON runs.number = steps.run
-WHERE steps.kind IN ('sleep', 'signal') AND steps.status IN ('pending', 'scheduled') AND steps.wake_at < ?
+WHERE steps.status IN ('pending', 'scheduled') AND steps.wake_at < ? AND (steps.kind NOT IN ('inline', 'function') OR ?)
 AND runs.ended_at IS NULL AND runs.parked IS NULL AND runs.wakes_at IS NULL
 """
 SLACK_US = 1_000_000  # of a timer in memory
@@ -59,12 +59,12 @@ _FACTS = {  # what finds a row that there must not be, with what it means
             UNION ALL SELECT run, seq FROM pikkupy_attempts UNION ALL SELECT run, seq FROM pikkupy_signals
         ) GROUP BY run, seq HAVING count(*) > 1""",
     "attempts: step {1} of run number {0} has {2} attempts, of which {3} are recorded (I6, I-15)": """
-        SELECT steps.run, steps.position, steps.attempts, count(*) FROM pikkupy_steps AS steps
-        JOIN pikkupy_attempts AS attempts ON attempts.run = steps.run AND attempts.position = steps.position
+        SELECT steps.run, steps.position, steps.attempts, count(DISTINCT attempts.attempt) FROM pikkupy_steps AS steps
+        LEFT JOIN pikkupy_attempts AS attempts ON attempts.run = steps.run AND attempts.position = steps.position
             AND attempts.name IS NULL AND attempts.attempt <= steps.attempts
         WHERE steps.status IN ('succeeded', 'failed') AND steps.attempts > 1
         AND steps.run NOT IN (SELECT run FROM pikkupy_attempts WHERE name IS NOT NULL)
-        GROUP BY steps.run, steps.position HAVING count(DISTINCT attempt) <> steps.attempts""",
+        GROUP BY steps.run, steps.position HAVING count(DISTINCT attempts.attempt) <> steps.attempts""",
     "attempts: attempt {2} of step {1} of run number {0} is recorded twice (I1, I6)": """
         SELECT run, position, attempt FROM pikkupy_attempts WHERE name IS NULL
         GROUP BY run, position, attempt HAVING count(*) > 1""",
@@ -75,6 +75,13 @@ _FACTS = {  # what finds a row that there must not be, with what it means
             SELECT run FROM pikkupy_steps UNION SELECT run FROM pikkupy_attempts UNION SELECT run FROM pikkupy_timers
             UNION SELECT run FROM pikkupy_signals UNION SELECT run FROM pikkupy_set_aside
         ) WHERE run NOT IN (SELECT number FROM pikkupy_runs) AND run NOT IN (SELECT number FROM pikkupy_deleted)""",
+    "wake-up: step {1!r} of run {0!r} waits for a signal that is there (I9, I-39, I-41)": """
+        SELECT runs.run_id, steps.name FROM pikkupy_steps AS steps
+        JOIN pikkupy_runs AS runs ON runs.number = steps.run JOIN pikkupy_signals AS signals ON signals.run = steps.run
+        WHERE steps.kind = 'signal' AND steps.status IN ('pending', 'scheduled') AND signals.position IS NULL
+        AND (steps.name = signals.name OR steps.name GLOB signals.name || '#*') AND signals.name <> ''
+        AND runs.ended_at IS NULL AND runs.parked IS NULL
+        AND (steps.wake_at IS NULL OR signals.sent_at < steps.wake_at)""",
     "signal: run number {0} took {1!r} of place {2} after a later one (I-39)": """
         SELECT first.run, first.name, first.seq FROM pikkupy_signals AS first
         JOIN pikkupy_signals AS second ON second.run = first.run AND second.name = first.name AND second.seq > first.seq
@@ -116,7 +123,7 @@ class Checks:
             if what[0] == "cancelled" and "/" not in run_id and run_id not in oracle.asked.unwanted:
                 raise Violation(f"cancel: run {run_id!r} is cancelled, and nobody has asked for it (I-28)")
         for run_id in oracle.asked.cancelled:
-            if run_id in found and found[run_id][0] not in ENDED and not oracle.asked.was_retried(run_id):
+            if run_id in found and found[run_id][0] != "cancelled" and not oracle.asked.was_retried(run_id):
                 raise Violation(f"cancel: cancel({run_id!r}) had returned, and it is {found[run_id][0]} (I5, I-27)")
         self._look_for_signals(found)
 
@@ -124,12 +131,12 @@ class Checks:
         return self._oracle.commits
 
     def _look_for_signals(self, found: Container[str]) -> None:
-        kept = dict(self._query(_KEPT_SIGNALS))
-        for run_id, count in Counter(signal.what for signal in self._oracle.sent).items():
-            if run_id in found and kept.get(run_id, 0) < count:
+        kept = {(run_id, name): count for run_id, name, count in self._query(_KEPT_SIGNALS)}
+        for (run_id, name), count in Counter(signal.what for signal in self._oracle.sent).items():
+            there = kept.get((run_id, name), 0)
+            if run_id in found and there < count:
                 raise Violation(
-                    f"lost: {count} signals to run {run_id!r} were accepted, "
-                    f"{kept.get(run_id, 0)} are on disk (I5, I-39)"
+                    f"lost: {count} times {name!r} to run {run_id!r} was accepted, {there} are on disk (I5, I-39)"
                 )
 
     def opened(self, is_coming: Callable[[int], bool], *, whole: bool) -> None:
@@ -188,7 +195,7 @@ class Checks:
         late = [] if calm_us is None else self._query(_OVERDUE, calm_us - late_us)
         if late:
             raise Violation(f"late: run {late[0][0]!r} is due, and waits in the file (I-22, I-41)")
-        late = [] if calm_us is None else self._query(_UNWOKEN, calm_us - SLACK_US)
+        late = [] if calm_us is None else self._query(_UNWOKEN, calm_us - SLACK_US, not self._oracle.bodies.may_wait)
         if late:
             raise Violation(f"late: {late[0][1]!r} of run {late[0][0]!r} is due, and is not told (I-22, I-41)")
 

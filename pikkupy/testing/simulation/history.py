@@ -80,6 +80,7 @@ class History:
         self._now_s = 0.0
         self._back = 0
         self._deploys: list[Fault] = []  # for the next life
+        self._disk_has_failed = False  # in this life
         self._opening = True
         self._timer: asyncio.TimerHandle | None = None
         self._leaves = asyncio.Event()
@@ -129,6 +130,7 @@ class History:
 
     def _lived(self) -> bool:
         loop = self._clock.loop = SimulatedLoop(self._now_s, self._rng)
+        self._disk_has_failed = False
         self.life += 1
         self._change_code()
         self.people.next_life(self.life)
@@ -176,16 +178,23 @@ class History:
 
             self._checks.opened(is_coming, whole=not self.code.missing)
             self._checks.look()
+            if not host.journal.busy:
+                self._checks.facts()
             await self._work(engine)
             await self._heal(engine)
             ended = True
         except (JournalError, EngineClosed, _Left):
-            pass
+            self._check_it_had_a_reason(engine)
         except Violation as violation:
             self.people.violation = self.people.violation or violation
         await self._leave(engine)
         await self._check_nothing_is_left()
         return ended
+
+    def _check_it_had_a_reason(self, engine: Engine) -> None:
+        failure = None if engine._parts is None else engine._parts.host.journal.failure
+        if failure is not None and not self._disk_has_failed and self.people.violation is None:
+            self.people.violation = Violation(f"stopped: {failure}, and nothing was wrong (I12)")
 
     async def _leave(self, engine: Engine) -> None:
         loop = asyncio.get_running_loop()
@@ -315,6 +324,7 @@ class History:
         fault = self._faults.pop()
         self.note(fault.what)
         self._timer = None
+        self._disk_has_failed |= fault.what in CODES
         if fault.what == "act":
             self._act_now()
         else:

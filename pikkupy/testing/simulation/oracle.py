@@ -13,12 +13,13 @@ from itertools import chain
 from typing import Any
 
 from pikkupy.core.model import OWN_BITS
+from pikkupy.execution import Decided, Expired
 from pikkupy.store.plan import Kind, Op
 from pikkupy.testing.simulation.asked import Asked, Known, Violation
 from pikkupy.testing.simulation.bodies import Bodies
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
-from pikkupy.testing.simulation.programs import Do, Leaf, Sleep
+from pikkupy.testing.simulation.programs import Child, Do, Leaf, Sleep, Wait
 
 _IS_THERE = "SELECT 1 FROM pikkupy_runs WHERE run_id = ?"
 _OUTCOME = """
@@ -30,6 +31,11 @@ SELECT steps.name, steps.status, steps.output, steps.error FROM pikkupy_steps AS
 JOIN pikkupy_runs AS runs ON runs.number = steps.run
 WHERE runs.run_id = ? AND steps.position < ? AND steps.seq IS NOT NULL
 """
+_CHILDREN = """
+SELECT child.run_id FROM pikkupy_runs AS child JOIN pikkupy_runs AS parent ON parent.number = child.parent
+WHERE child.parent_position = ? AND parent.run_id = ?
+"""
+EXPIRED = repr(Expired())
 _KEYED = {Kind.STEP, Kind.ATTEMPT, Kind.TIMER, Kind.SIGNAL, Kind.TAKEN, Kind.CHUNK, Kind.REOPEN, Kind.KEPT, Kind.BACK}
 _ALL = {Kind.DELETE, Kind.SWEEP}  # what may be of any runs
 
@@ -53,14 +59,16 @@ class Oracle:
         self.starts: dict[str, int] = {}  # acknowledged, by the commits at that time
         self.deleted: dict[str, int] = {}
         self.finals: dict[str, Known] = {}
-        self.sent: list[Known] = []  # acknowledged signals: to which run
+        self.sent: list[Known] = []  # acknowledged signals and decisions: to which run, of which name
         self.offered: Counter[str] = Counter()  # how often each payload was sent, acknowledged or not
+        self.decided: set[str] = set()  # decisions, acknowledged or not
         self.seen: dict[str, dict[int, Known]] = {}  # what workflows got from awaits, by number
         self.prunes = 0  # calls of `prune` under way
         self._disk = disk
         self._clock = clock
         self._now_us = clock.now_us
-        self._asked_at: dict[tuple[str, int], Known] = {}  # sleeps
+        self._asked_at: dict[tuple[str, int], Known] = {}  # sleeps, and waits with a time-out
+        self._returned: dict[str, dict[str, None]] = {}  # by the bodies of workflows
 
     @property
     def commits(self) -> int:
@@ -76,8 +84,8 @@ class Oracle:
         return Cursor(run_id)
 
     def asks(self, run_id: str, position: int | None, node: Leaf) -> None:
-        """A workflow asks for a step: a sleep counts from the first time."""
-        if not isinstance(node, Sleep) or position is None or (run_id, position) in self._asked_at:
+        """A workflow asks for a step: what has a time counts from the first time."""
+        if not isinstance(node, Sleep | Wait) or position is None or (run_id, position) in self._asked_at:
             return  # it was asked for before; it may be a look at what the run would do, before that is on disk
         if not self._is_known(run_id, position):
             self._asked_at[run_id, position] = Known(self._disk.commits, (self._now_us(), self._clock.jumps))
@@ -92,9 +100,7 @@ class Oracle:
     def _check_outcome(self, cursor: Cursor, position: int, node: Leaf, what: str) -> None:
         run_id = cursor.run_id
         rows = self._disk.query(_OUTCOME, position, run_id)
-        if not rows and (
-            run_id in self.asked.forking or (self.asked.is_gone(run_id) and not self._disk.query(_IS_THERE, run_id))
-        ):
+        if not rows and (run_id in self.asked.forking or self._was_deleted(run_id)):
             return  # it is looked at before it is written, or was deleted since it was read for a look
         if not rows or rows[0][1] not in ("succeeded", "failed"):
             raise Violation(f"durable: run {run_id!r} sees {what} of step {position} before it is on disk (I-10)")
@@ -102,16 +108,37 @@ class Oracle:
         if seq <= cursor.newest:
             raise Violation(f"order: run {run_id!r} sees the outcome of step {position} after a later one (I-32)")
         cursor.newest = seq
-        if isinstance(node, Sleep):
-            asked = self._asked_at.get((run_id, position))
-            # From a jump of the clock on it counts from when it was written, which is later.
-            since_us = asked.what[0] if asked is not None and asked.what[1] == self._clock.jumps else 0
-            if not self.asked.has_other_code(run_id) and wake_at < since_us + node.us:
-                raise Violation(
-                    f"early: the sleep at {position} of run {run_id!r} is shorter than asked for (I7, I-21)"
-                )
-        if isinstance(node, Do) and not self.asked.is_elsewhere(run_id, position):
-            self.bodies.check_outcome(f"step {position} of run {run_id!r}", (run_id, position, attempts), status, what)
+        if self.asked.is_elsewhere(run_id, position):
+            return
+        where = f"step {position} of run {run_id!r}"
+        if isinstance(node, Sleep | Wait) and node.us is not None and not self.asked.has_other_code(run_id):
+            self._check_time(where, (run_id, position), node.us, wake_at)
+        if isinstance(node, Do):
+            self.bodies.check_outcome(node, where, (run_id, position, attempts), status, what)
+        elif status == "succeeded" and not self._was_given(run_id, position, node, what):
+            raise Violation(f"value: {what} is seen of {where}, which nobody has given (I4)")
+
+    def _was_deleted(self, run_id: str) -> bool:
+        return self.asked.is_gone(run_id) and not self._disk.query(_IS_THERE, run_id)
+
+    def _check_time(self, where: str, step: tuple[str, int], lasts_us: int, wake_at: int) -> None:
+        """It is as long as it was asked for. From a jump of the clock on it counts from when it was written."""
+        asked = self._asked_at.get(step)
+        since_us = asked.what[0] if asked is not None and asked.what[1] == self._clock.jumps else 0
+        if wake_at < since_us + lasts_us:
+            raise Violation(f"early: {where} is shorter than asked for (I7, I-21)")
+
+    def _was_given(self, run_id: str, position: int, node: Leaf, what: str) -> bool:
+        if isinstance(node, Child):
+            children = self._disk.query(_CHILDREN, position, run_id)
+            return any(what in self._returned.get(child, ()) for (child,) in children)
+        if isinstance(node, Wait):
+            return what == EXPIRED or what in self.decided if node.approval else what in self.offered
+        return what == "None"
+
+    def returns(self, run_id: str, value: str) -> None:
+        """The body of a workflow returns that."""
+        self._returned.setdefault(run_id, {})[value] = None
 
     def _is_known(self, run_id: str, position: int) -> bool:
         """Whether the step is on disk; a fork may have it from the run that it is made from before it is there."""
@@ -142,9 +169,13 @@ class Oracle:
         """`signal` is called."""
         self.offered[payload] += 1
 
-    def accepts(self, run_id: str) -> None:
-        """`signal` has returned."""
-        self.sent.append(Known(self._disk.commits, run_id))
+    def decides(self, decision: Any) -> None:
+        """`approve` is called."""
+        self.decided.add(repr(Decided(decision, None)))
+
+    def accepts(self, run_id: str, name: str) -> None:
+        """`signal` or `approve` has returned."""
+        self.sent.append(Known(self._disk.commits, (run_id, name)))
 
     def wants_cancelled(self, run_id: str) -> None:
         """`cancel` is called, by somebody or by the workflow itself."""
@@ -204,13 +235,15 @@ class Oracle:
         """`delete_run` has returned."""
         self.deleted[run_id] = self._disk.commits
 
-    def told(self, run_id: str, status: str) -> None:
-        """`result` has returned or raised: the run has that status on disk."""
+    def told(self, run_id: str, status: str, value: str) -> None:
+        """`result` has returned `value`, or raised: the run has that status on disk."""
         rows = self._disk.query("SELECT status, output, error FROM pikkupy_runs WHERE run_id = ?", run_id)
         if run_id in self.asked.retried or (not rows and self.asked.is_gone(run_id)):
             return
         if not rows or rows[0][0] != status:
             raise Violation(f"told: the caller of run {run_id!r} was told {status}, on disk is {rows} (I5, I-48)")
+        if status == "completed" and value not in self._returned.get(run_id, ()):
+            raise Violation(f"value: the caller of run {run_id!r} was told {value}, which it has not returned (I-5)")
         self.finals.setdefault(run_id, Known(self._disk.commits, rows[0]))
 
     # Lives

@@ -97,7 +97,7 @@ class People:
             case "signal":
                 await self._signal(engine, run_id, act.name, times=1 + act.twice)
             case "approve":
-                await engine.approve(run_id, act.name, act.at_us % 100)
+                await self._approve(engine, run_id, act.name, act.at_us % 100)
             case "resume":
                 await engine.resume(run_id)
             case "accept":
@@ -133,14 +133,14 @@ class People:
 
     async def _wait(self, result: Awaitable[Any], run_id: str) -> None:
         with suppress(JournalError, EngineClosed):
-            status = "completed"
+            status, value = "completed", None
             try:
-                await result
+                value = await result
             except RunFailed:
                 status = "failed"
             except RunCancelled:
                 status = "cancelled"
-            self._oracle.told(run_id, status)
+            self._oracle.told(run_id, status, repr(value))
 
     async def _signal(self, engine: Engine, run_id: str, name: str, *, times: int = 1) -> None:
         self._sent += 1
@@ -148,7 +148,12 @@ class People:
         for _ in range(times):
             self._oracle.offers(repr(payload))
             await engine.signal(run_id, name, payload)
-            self._oracle.accepts(run_id)
+            self._oracle.accepts(run_id, name)
+
+    async def _approve(self, engine: Engine, run_id: str, name: str, decision: int) -> None:
+        self._oracle.decides(decision)
+        await engine.approve(run_id, name, decision)
+        self._oracle.accepts(run_id, name)
 
     async def _accept(self, engine: Engine, run_id: str) -> None:
         self._oracle.takes_code(run_id)
@@ -210,7 +215,7 @@ class People:
 
     async def _give(self, engine: Engine, run_id: str, name: str) -> None:
         if name in APPROVALS:
-            await engine.approve(run_id, name, 1)
+            await self._approve(engine, run_id, name, 1)
         else:
             await self._signal(engine, run_id, name)
 

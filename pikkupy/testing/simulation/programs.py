@@ -49,6 +49,11 @@ class Wait(msgspec.Struct, frozen=True, tag=True):
     timeout_us: int | None = None
     approval: bool = False
 
+    @property
+    def us(self) -> int | None:
+        """How long it lasts at most."""
+        return self.timeout_us
+
 
 class Gate(msgspec.Struct, frozen=True, tag=True):
     """`workflow.suspend`."""
