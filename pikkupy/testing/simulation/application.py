@@ -75,18 +75,24 @@ class _Observer:
         self._history = history
         self._cursor = cursor  # of a workflow
         self._life = history.life
+        self._own_sleeps = 0
 
-    def asks(self, run_id: str, position: int | None, node: Leaf) -> None:
-        self._history.watch(self._life, partial(self._history.oracle.asks, run_id, position, node))
+    def asks(self, position: int | None, node: Leaf) -> int:
+        assert self._cursor is not None
+        if position is None:
+            self._own_sleeps += 1
+            position = -self._own_sleeps
+        self._history.watch(self._life, partial(self._history.oracle.asks, self._cursor, position, node))
+        return position
 
-    def saw(self, run_id: str, position: int | None, node: Leaf, what: Any) -> None:
+    def saw(self, run_id: str, position: int, node: Leaf, what: Any) -> None:
         remembers = self._history.code.remembers(run_id, self._life)
         assert self._cursor is not None
         saw = partial(self._history.oracle.saw, self._cursor, position, node, repr(what), remembers=remembers)
         self._history.watch(self._life, saw)
 
     def returns(self, run_id: str, result: Any) -> None:
-        self._history.watch(self._life, partial(self._history.oracle.returns, run_id, repr(result)))
+        self._history.watch(self._life, partial(self._history.oracle.given.returns, run_id, repr(result)))
 
     def cancels(self, run_id: str) -> None:
         self._history.watch(self._life, partial(self._history.oracle.wants_cancelled, run_id))

@@ -40,9 +40,17 @@ class Asked:
         """Whether somebody wanted the run to be deleted, or one above it."""
         return any(f"{run_id}/".startswith(f"{gone}/") for gone in self.gone)
 
+    def wants_cancelled(self, run_id: str) -> bool:
+        """Whether somebody wanted it to be cancelled, or one above it."""
+        return any(f"{run_id}/".startswith(f"{unwanted}/") for unwanted in self.unwanted)
+
     def has_other_code(self, run_id: str) -> bool:
         """Whether its code was changed."""
         return run_id in self.accepted or run_id in self.changed
+
+    def has_another_past(self, run_id: str) -> bool:
+        """Whether some of it happened to the run that it was forked from, or by other code."""
+        return run_id in self.forking or self.has_other_code(run_id)
 
     def is_elsewhere(self, run_id: str, position: int) -> bool:
         """Whether what a step did may have happened before a fork, or before changed code was accepted."""

@@ -28,6 +28,7 @@ ERRORS = {  # what bodies raise, and the codec for them
     "unfit": "pikkupy.errors.PayloadError: output of step ",
     "exit": "SystemExit: 3",
 }
+LONGEST_HANDOVER_US = 50_000  # from the beginning of an attempt to that of its body on a thread
 MANY = 1_000  # workers: nobody waits for one
 MOMENT_S = 1.0  # in which what was due before a jump of the clock still happens
 FINAL_STEPS = {"succeeded", "failed", "cancelled"}
@@ -120,12 +121,13 @@ class Bodies:
             raise Violation(f"attempts: {where} begins while attempt {other} is under way (I6, I-20)")
 
     def _check_twice(self, node: Do, key: tuple[str, int, int], where: str, life: int) -> None:
-        last_life, was_once = self._begun[key].what if key in self._begun else (None, False)
+        last_life, was_once, *_ = self._begun[key].what if key in self._begun else (None, False)
         if was_once and node.once:  # changed code may have had another step there, which left no record
             raise Violation(f"at most once: {where} begins again")
         if last_life == life:
             raise Violation(f"attempt: {where} begins twice in one life (I6, I-20)")
-        self._begun[key] = Known(self._disk.commits, (life, node.once))
+        begun = (life, node.once, self._now_us(), self._clock.jumps)
+        self._begun[key] = Known(self._disk.commits, begun)
 
     def _check_limit(self, node: Do, key: tuple[str, int, int], where: str) -> None:
         if node.by == "thread":
@@ -172,6 +174,12 @@ class Bodies:
             raise Violation(f"attempts: the outcome of {where} is attempt {attempts}'s, and another one began (I-12)")
         if status == "succeeded" and what not in self._made.get(last, ()):
             raise Violation(f"value: {what} is seen of {where}, and attempt {attempts} has not returned it (I4, I-9)")
+        begun = self._begun.get(last)
+        if "TimeoutError: " in what and node.timeout_us is not None and begun is not None:
+            _, _, begun_us, jumps = begun.what
+            begun_us -= LONGEST_HANDOVER_US if node.by == "thread" else 0
+            if jumps == self._clock.jumps and self._now_us() < begun_us + node.timeout_us:
+                raise Violation(f"early: the time of {where} is up, which was not (I7)")
         if status == "failed" and not self._asked.has_other_code(run_id) and not _can_fail_so(node, attempts, what):
             raise Violation(f"value: {what} is seen of {where}, which no body of it has raised (I4)")
 

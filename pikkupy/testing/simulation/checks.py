@@ -218,7 +218,7 @@ class Checks:
             if _is_signal(one.what)
         )
         for (run_id, payload), count in taken.items():
-            if count > self._oracle.offered[payload]:
+            if count > self._oracle.given.offered[payload]:
                 raise Violation(f"signal: {payload} was taken {count} times by run {run_id!r} (I-39)")
 
 

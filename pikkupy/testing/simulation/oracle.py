@@ -13,17 +13,17 @@ from itertools import chain
 from typing import Any
 
 from pikkupy.core.model import OWN_BITS
-from pikkupy.execution import Decided, Expired
 from pikkupy.store.plan import Kind, Op
 from pikkupy.testing.simulation.asked import Asked, Known, Violation
 from pikkupy.testing.simulation.bodies import Bodies
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
-from pikkupy.testing.simulation.programs import Child, Do, Leaf, Sleep, Wait
+from pikkupy.testing.simulation.given import Given
+from pikkupy.testing.simulation.programs import Do, Leaf, Sleep, Wait
 
 _IS_THERE = "SELECT 1 FROM pikkupy_runs WHERE run_id = ?"
 _OUTCOME = """
-SELECT steps.seq, steps.status, steps.wake_at, steps.attempts FROM pikkupy_steps AS steps
+SELECT steps.seq, steps.status, steps.wake_at, steps.attempts, steps.ended_at FROM pikkupy_steps AS steps
 JOIN pikkupy_runs AS runs ON runs.number = steps.run WHERE steps.position = ? AND runs.run_id = ?
 """
 _SHARED = """
@@ -31,11 +31,6 @@ SELECT steps.name, steps.status, steps.output, steps.error FROM pikkupy_steps AS
 JOIN pikkupy_runs AS runs ON runs.number = steps.run
 WHERE runs.run_id = ? AND steps.position < ? AND steps.seq IS NOT NULL
 """
-_CHILDREN = """
-SELECT child.run_id FROM pikkupy_runs AS child JOIN pikkupy_runs AS parent ON parent.number = child.parent
-WHERE child.parent_position = ? AND parent.run_id = ?
-"""
-EXPIRED = repr(Expired())
 _KEYED = {Kind.STEP, Kind.ATTEMPT, Kind.TIMER, Kind.SIGNAL, Kind.TAKEN, Kind.CHUNK, Kind.REOPEN, Kind.KEPT, Kind.BACK}
 _ALL = {Kind.DELETE, Kind.SWEEP}  # what may be of any runs
 
@@ -47,6 +42,8 @@ class Cursor:
         self.run_id = run_id
         self.place = 0  # in what was seen
         self.newest = 0  # place in the history of the outcome that it saw last
+        self.now_us = 0  # when that came
+        self.own_sleeps: dict[int, int] = {}  # since when they are
 
 
 class Oracle:
@@ -55,20 +52,18 @@ class Oracle:
     def __init__(self, disk: SimulatedDisk, clock: SimulatedClock, async_workers: int) -> None:
         self.counts: Counter[str] = Counter()
         self.asked = Asked()
+        self.given = Given(disk, clock, self.asked)
         self.bodies = Bodies(disk, clock, self.asked, self.counts, async_workers)
         self.starts: dict[str, int] = {}  # acknowledged, by the commits at that time
         self.deleted: dict[str, int] = {}
         self.finals: dict[str, Known] = {}
         self.sent: list[Known] = []  # acknowledged signals and decisions: to which run, of which name
-        self.offered: Counter[str] = Counter()  # how often each payload was sent, acknowledged or not
-        self.decided: set[str] = set()  # decisions, acknowledged or not
         self.seen: dict[str, dict[int, Known]] = {}  # what workflows got from awaits, by number
         self.prunes = 0  # calls of `prune` under way
         self._disk = disk
         self._clock = clock
         self._now_us = clock.now_us
         self._asked_at: dict[tuple[str, int], Known] = {}  # sleeps, and waits with a time-out
-        self._returned: dict[str, dict[str, None]] = {}  # by the bodies of workflows
 
     @property
     def commits(self) -> int:
@@ -83,19 +78,33 @@ class Oracle:
             self._forget([run_id])  # perhaps it is another run of the same id
         return Cursor(run_id)
 
-    def asks(self, run_id: str, position: int | None, node: Leaf) -> None:
-        """A workflow asks for a step: what has a time counts from the first time."""
-        if not isinstance(node, Sleep | Wait) or position is None or (run_id, position) in self._asked_at:
-            return  # it was asked for before; it may be a look at what the run would do, before that is on disk
-        if not self._is_known(run_id, position):
-            self._asked_at[run_id, position] = Known(self._disk.commits, (self._now_us(), self._clock.jumps))
+    def asks(self, cursor: Cursor, position: int, node: Leaf) -> None:
+        """A workflow asks for something: what has a time counts from the first time.
 
-    def saw(self, cursor: Cursor, position: int | None, node: Leaf, what: str, *, remembers: bool) -> None:
+        An `asyncio.sleep` counts from the outcome that the workflow has seen last, when its own time stands still.
+        """
+        step = (cursor.run_id, position)
+        if not isinstance(node, Sleep | Wait) or step in self._asked_at:
+            return  # it was asked for before; it may be a look at what the run would do, before that is on disk
+        if position < 0:
+            cursor.own_sleeps[position] = cursor.now_us
+        elif not self._is_known(*step):
+            self._asked_at[step] = Known(self._disk.commits, (self._now_us(), self._clock.jumps))
+
+    def saw(self, cursor: Cursor, position: int, node: Leaf, what: str, *, remembers: bool) -> None:
         """A workflow has got something from an await. `remembers`: every replay gets the same, in the same order."""
-        if position is not None:
+        if position >= 0:
             self._check_outcome(cursor, position, node, what)
+        elif isinstance(node, Sleep):
+            self._check_own_sleep(cursor, position, node)
         if remembers:
             self._check_again(cursor, [getattr(node, "name", type(node).__name__), what])
+
+    def _check_own_sleep(self, cursor: Cursor, position: int, node: Sleep) -> None:
+        if self._clock.jumps or self.asked.has_another_past(cursor.run_id):
+            return
+        if self._now_us() < cursor.own_sleeps[position] + node.us:
+            raise Violation(f"early: asyncio.sleep {-position} of run {cursor.run_id!r} is too short (I7, I-21)")
 
     def _check_outcome(self, cursor: Cursor, position: int, node: Leaf, what: str) -> None:
         run_id = cursor.run_id
@@ -104,10 +113,10 @@ class Oracle:
             return  # it is looked at before it is written, or was deleted since it was read for a look
         if not rows or rows[0][1] not in ("succeeded", "failed"):
             raise Violation(f"durable: run {run_id!r} sees {what} of step {position} before it is on disk (I-10)")
-        [(seq, status, wake_at, attempts)] = rows
+        [(seq, status, wake_at, attempts, ended_at)] = rows
         if seq <= cursor.newest:
             raise Violation(f"order: run {run_id!r} sees the outcome of step {position} after a later one (I-32)")
-        cursor.newest = seq
+        cursor.newest, cursor.now_us = seq, ended_at
         if self.asked.is_elsewhere(run_id, position):
             return
         where = f"step {position} of run {run_id!r}"
@@ -115,8 +124,8 @@ class Oracle:
             self._check_time(where, (run_id, position), node.us, wake_at)
         if isinstance(node, Do):
             self.bodies.check_outcome(node, where, (run_id, position, attempts), status, what)
-        elif status == "succeeded" and not self._was_given(run_id, position, node, what):
-            raise Violation(f"value: {what} is seen of {where}, which nobody has given (I4)")
+        else:
+            self.given.check(node, where, (run_id, position), status, what)
 
     def _was_deleted(self, run_id: str) -> bool:
         return self.asked.is_gone(run_id) and not self._disk.query(_IS_THERE, run_id)
@@ -127,18 +136,6 @@ class Oracle:
         since_us = asked.what[0] if asked is not None and asked.what[1] == self._clock.jumps else 0
         if wake_at < since_us + lasts_us:
             raise Violation(f"early: {where} is shorter than asked for (I7, I-21)")
-
-    def _was_given(self, run_id: str, position: int, node: Leaf, what: str) -> bool:
-        if isinstance(node, Child):
-            children = self._disk.query(_CHILDREN, position, run_id)
-            return any(what in self._returned.get(child, ()) for (child,) in children)
-        if isinstance(node, Wait):
-            return what == EXPIRED or what in self.decided if node.approval else what in self.offered
-        return what == "None"
-
-    def returns(self, run_id: str, value: str) -> None:
-        """The body of a workflow returns that."""
-        self._returned.setdefault(run_id, {})[value] = None
 
     def _is_known(self, run_id: str, position: int) -> bool:
         """Whether the step is on disk; a fork may have it from the run that it is made from before it is there."""
@@ -164,14 +161,6 @@ class Oracle:
     def started(self, run_id: str) -> None:
         """`start` has returned."""
         self.starts.setdefault(run_id, self._disk.commits)
-
-    def offers(self, payload: str) -> None:
-        """`signal` is called."""
-        self.offered[payload] += 1
-
-    def decides(self, decision: Any) -> None:
-        """`approve` is called."""
-        self.decided.add(repr(Decided(decision, None)))
 
     def accepts(self, run_id: str, name: str) -> None:
         """`signal` or `approve` has returned."""
@@ -242,7 +231,7 @@ class Oracle:
             return
         if not rows or rows[0][0] != status:
             raise Violation(f"told: the caller of run {run_id!r} was told {status}, on disk is {rows} (I5, I-48)")
-        if status == "completed" and value not in self._returned.get(run_id, ()):
+        if status == "completed" and value not in self.given.returned.get(run_id, ()):
             raise Violation(f"value: the caller of run {run_id!r} was told {value}, which it has not returned (I-5)")
         self.finals.setdefault(run_id, Known(self._disk.commits, rows[0]))
 

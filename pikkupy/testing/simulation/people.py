@@ -99,7 +99,7 @@ class People:
             case "approve":
                 await self._approve(engine, run_id, act.name, act.at_us % 100)
             case "resume":
-                await engine.resume(run_id)
+                await self._resume(engine, run_id)
             case "accept":
                 await self._accept(engine, run_id)
             case "cancel":
@@ -146,17 +146,23 @@ class People:
         self._sent += 1
         payload = [self._sent]
         for _ in range(times):
-            self._oracle.offers(repr(payload))
+            self._oracle.given.offers(repr(payload))
             await engine.signal(run_id, name, payload)
             self._oracle.accepts(run_id, name)
 
     async def _approve(self, engine: Engine, run_id: str, name: str, decision: int) -> None:
-        self._oracle.decides(decision)
+        self._oracle.given.decides(decision)
         await engine.approve(run_id, name, decision)
         self._oracle.accepts(run_id, name)
 
+    async def _resume(self, engine: Engine, run_id: str) -> None:
+        shut = self._oracle.given.resumes(run_id)
+        await engine.resume(run_id)
+        self._oracle.given.has_resumed(run_id, shut)
+
     async def _accept(self, engine: Engine, run_id: str) -> None:
         self._oracle.takes_code(run_id)
+        self._oracle.given.resumes(run_id)
         await engine.resume(run_id, accept="new")
         self._oracle.takes_code(run_id)
         self._code.accepted(run_id, self.life)
@@ -203,7 +209,7 @@ class People:
         for run in page.runs:
             if run.status == "suspended":
                 with suppress(PikkuError):
-                    await (self._accept(engine, run.id) if self._takes_code(run) else engine.resume(run.id))
+                    await (self._accept(engine, run.id) if self._takes_code(run) else self._resume(engine, run.id))
             for step in await engine.steps(run.id):
                 if step.kind is StepKind.SIGNAL and step.ended_at is None:
                     with suppress(PikkuError):

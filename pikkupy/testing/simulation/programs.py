@@ -108,11 +108,11 @@ Leaf = Do | Sleep | Wait | Gate | Child
 class Observer(Protocol):
     """Whoever watches what workflows see and steps do."""
 
-    def asks(self, run_id: str, position: int | None, node: Leaf) -> None:
-        """The workflow asks for something; `position` of the step, None if it is none."""
+    def asks(self, position: int | None, node: Leaf) -> int:
+        """The workflow asks for something; `position` of the step, None if it is none: then it gets a negative one."""
         ...
 
-    def saw(self, run_id: str, position: int | None, node: Leaf, what: Any) -> None:
+    def saw(self, run_id: str, position: int, node: Leaf, what: Any) -> None:
         """The workflow has got this from an await."""
         ...
 
@@ -158,7 +158,7 @@ async def _leaf(node: Leaf, workflow: Workflow, observer: Observer) -> Any:
     awaitable = _asked(node, workflow, observer)
     call = getattr(awaitable, "call", None)  # what it returns is a step, except of asyncio's own sleep
     position = None if call is None else call.position
-    observer.asks(run_id, position, node)
+    position = observer.asks(position, node)
     try:
         result = await awaitable
     except StepFailed as failed:

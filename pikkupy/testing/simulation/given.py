@@ -1,0 +1,87 @@
+"""What workflows may get from what is no body of a step: from people, and from their child runs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+from pikkupy.execution import Decided, Expired
+from pikkupy.testing.simulation.asked import Asked, Violation
+from pikkupy.testing.simulation.clock import SimulatedClock
+from pikkupy.testing.simulation.disk import SimulatedDisk
+from pikkupy.testing.simulation.programs import Child, Gate, Leaf, Wait
+
+_CHILDREN = """
+SELECT child.run_id, child.created_at FROM pikkupy_runs AS child
+JOIN pikkupy_runs AS parent ON parent.number = child.parent WHERE child.parent_position = ? AND parent.run_id = ?
+"""
+_EXPIRED = repr(Expired())
+_SHUT = """
+SELECT steps.name FROM pikkupy_steps AS steps JOIN pikkupy_runs AS runs ON runs.number = steps.run
+WHERE steps.kind = 'suspend' AND steps.status = 'pending' AND runs.parked IS NULL AND runs.run_id = ?
+"""
+_CANCELLED = re.compile(r"pikkupy\.errors\.RunCancelled: run '([^']*)' was cancelled")
+
+
+class Given:
+    """Whatever was given in one history, acknowledged or not."""
+
+    def __init__(self, disk: SimulatedDisk, clock: SimulatedClock, asked: Asked) -> None:
+        self.offered: Counter[str] = Counter()  # how often each payload was sent
+        self.returned: dict[str, dict[str, None]] = {}  # by the bodies of workflows
+        self._decided: set[str] = set()
+        self._resumed: set[str] = set()
+        self._disk = disk
+        self._clock = clock
+        self._asked = asked
+
+    def offers(self, payload: str) -> None:
+        """`signal` is called."""
+        self.offered[payload] += 1
+
+    def decides(self, decision: Any) -> None:
+        """`approve` is called."""
+        self._decided.add(repr(Decided(decision, None)))
+
+    def returns(self, run_id: str, value: str) -> None:
+        """The body of a workflow returns that."""
+        self.returned.setdefault(run_id, {})[value] = None
+
+    def resumes(self, run_id: str) -> set[str]:
+        """`resume` is called; the gates that are shut."""
+        self._resumed.add(run_id)
+        return {name for (name,) in self._disk.query(_SHUT, run_id)}
+
+    def has_resumed(self, run_id: str, shut: set[str]) -> None:
+        """`resume` has returned: the gates that were shut are open on disk."""
+        still = shut & {name for (name,) in self._disk.query(_SHUT, run_id)}
+        if still:
+            raise Violation(f"resume: resume({run_id!r}) has returned, and {sorted(still)} is shut (I5)")
+
+    def check(self, node: Leaf, where: str, step: tuple[str, int], status: str, what: str) -> None:
+        """A workflow has got that of a step."""
+        run_id, position = step
+        if isinstance(node, Child):
+            self._check_child(node, where, self._disk.query(_CHILDREN, position, run_id), status, what)
+        elif status == "succeeded" and not self._is_known(node, run_id, what):
+            raise Violation(f"value: {what} is seen of {where}, which nobody has given (I4)")
+
+    def _is_known(self, node: Leaf, run_id: str, what: str) -> bool:
+        if isinstance(node, Wait):
+            return what == _EXPIRED or what in self._decided if node.approval else what in self.offered
+        return what == "None" and (not isinstance(node, Gate) or run_id in self._resumed)
+
+    def _check_child(self, node: Child, where: str, children: list[Any], status: str, what: str) -> None:
+        if status == "succeeded":
+            if not any(what in self.returned.get(child, ()) for child, _ in children):
+                raise Violation(f"value: {what} is seen of {where}, which no child run of it has returned (I4)")
+            return
+        error = what.partition(" after ")[2].partition(": ")[2]
+        cancelled = _CANCELLED.match(error)
+        if cancelled and not self._asked.wants_cancelled(cancelled[1]):
+            raise Violation(f"cancel: run {cancelled[1]!r} is cancelled, and nobody has asked for it (I-28)")
+        if not error.startswith("TimeoutError: ") or node.timeout_us is None or self._clock.jumps:
+            return
+        if self._clock.now_us() < max(created_at for _, created_at in children) + node.timeout_us:
+            raise Violation(f"early: the time of {where} is up, which was not (I7)")
