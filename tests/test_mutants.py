@@ -23,6 +23,7 @@ def test_each_defect_still_has_its_place(defect: Defect) -> None:
 
 def test_there_are_enough_of_them() -> None:
     assert len({defect.name for defect in DEFECTS}) == len(DEFECTS) >= 40
+    assert f" makes {len(DEFECTS)} defects " in (PROJECT / "README.md").read_text()
     assert len(quick) == len(QUICK) == 10
 
 

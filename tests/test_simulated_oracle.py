@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 
 from pikkupy.core.model import OWN_BITS
+from pikkupy.execution import Decided
 from pikkupy.services import StepContext
 from pikkupy.store.plan import Kind, Op
 from pikkupy.testing.simulation.asked import Violation
@@ -14,7 +16,7 @@ from pikkupy.testing.simulation.checks import Checks
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
 from pikkupy.testing.simulation.oracle import Cursor, Oracle
-from pikkupy.testing.simulation.programs import Do
+from pikkupy.testing.simulation.programs import Child, Do, Gate, Leaf, Wait
 
 STEP = Do("charge", retries=3)
 
@@ -24,10 +26,10 @@ class Disk:
 
     runs = ("r0", "r0/child", "r1")
 
-    def __init__(self, *, outcome: tuple[Any, ...] = (1, "succeeded", None, 1), attempts: int = 1) -> None:
+    def __init__(self, *, outcome: tuple[Any, ...] = (1, "succeeded", None, 1, 0), attempts: int = 1) -> None:
         self.commits = 1
         self._outcome = outcome
-        self._body = (None, None, attempts, 0, None, "running", None, 1)
+        self._body = (None, None, attempts, 0, None, "running", None, 1, 0)
 
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         if sql.endswith("WHERE number = ?"):
@@ -85,6 +87,111 @@ def test_more_bodies_at_once_than_there_are_slots_are_a_violation(oracle: Oracle
     oracle.bodies.ends(attempt(1, position=0), life=1)
     oracle.bodies.stops(attempt(1, position=1))
     oracle.bodies.begins(STEP, attempt(1, position=3), life=1)
+
+
+FAILURES = [
+    (Do("s", "fail", retries=1), "OSError: attempt 1", True),
+    (Do("s", "fail", retries=1), "OSError: attempt 2", False),
+    (Do("s", "fail"), "ValueError: attempt 1", False),
+    (Do("s", "exit"), "SystemExit: 3", True),
+    (Do("s", "huge"), "pikkupy.errors.PayloadError: output of step 's': too large", True),
+    (Do("s"), "TimeoutError: step 's' did not end within its timeout of 1 s", False),
+    (Do("s", timeout_us=1), "TimeoutError: step 's' did not end within its timeout of 1 s", True),
+    (Do("s"), "pikkupy.errors.Interrupted: step 's' is at_most_once", False),
+    (Do("s", once=True), "pikkupy.errors.Interrupted: step 's' is at_most_once", True),
+]
+
+
+@pytest.mark.parametrize(("step", "error", "sound"), FAILURES)
+def test_an_error_that_a_step_cannot_have_is_a_violation(step: Do, error: str, sound: bool) -> None:
+    """It is what its body raises in that attempt, or one of the engine's own that fits (I4)."""
+    oracle = Oracle(cast(SimulatedDisk, Disk(outcome=(1, "failed", None, 1, 0))), Clock(), 2)
+    what = repr(f"failed: step 's' failed after 1 attempt: {error}")
+    if sound:
+        oracle.saw(Cursor("r0"), 0, step, what, remembers=False)
+    else:
+        with pytest.raises(Violation, match="which no body of it has raised"):
+            oracle.saw(Cursor("r0"), 0, step, what, remembers=False)
+
+
+class Family(Disk):
+    """A run with one child run, or with one gate that is shut."""
+
+    def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        return [("r0/child", 0)] if "AS child" in sql else [("gate",)] if "'suspend'" in sql else self._rows(sql)
+
+    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        return super().query(sql)
+
+
+@pytest.fixture
+def family() -> Oracle:
+    return Oracle(cast(SimulatedDisk, Family()), Clock(), 2)
+
+
+def test_a_result_that_no_child_run_has_returned_is_a_violation(family: Oracle) -> None:
+    """I4: nor has anybody else."""
+    family.given.returns("r1/child", "7")
+    with pytest.raises(Violation, match="which no child run of it has returned"):
+        family.saw(Cursor("r0"), 0, Child("child", STEP), "7", remembers=False)
+    family.given.returns("r0/child", "7")
+    family.saw(Cursor("r0"), 0, Child("child", STEP), "7", remembers=False)
+
+
+@pytest.mark.parametrize("asked", [None, "r0/child", "r0"])
+def test_a_child_run_that_nobody_cancelled_is_not_cancelled(asked: str | None) -> None:
+    """I-28: or the run above it was."""
+    oracle = Oracle(cast(SimulatedDisk, Family(outcome=(1, "failed", None, 1, 0))), Clock(), 2)
+    error = repr(
+        "failed: step 'child' failed after 1 attempt: pikkupy.errors.RunCancelled: run 'r0/child' was cancelled"
+    )
+    if asked is not None:
+        oracle.wants_cancelled(asked)
+        oracle.given.check(Child("child", STEP), "it", ("r0", 0), "failed", error)
+    else:
+        with pytest.raises(Violation, match="run 'r0/child' is cancelled, and nobody has asked for it"):
+            oracle.given.check(Child("child", STEP), "it", ("r0", 0), "failed", error)
+
+
+def test_what_nobody_has_given_is_a_violation(family: Oracle) -> None:
+    """I4: of signals, decisions and gates."""
+    given: list[tuple[Leaf, str, Callable[[], object]]] = [
+        (Wait("s0"), "[1]", lambda: family.given.offers("[1]")),
+        (Wait("a0", approval=True), repr(Decided(1, None)), lambda: family.given.decides(1)),
+        (Gate("g0"), "None", lambda: family.given.resumes("r0")),
+    ]
+    for node, what, give in given:
+        with pytest.raises(Violation, match="which nobody has given"):
+            family.given.check(node, "it", ("r0", 0), "succeeded", what)
+        give()
+        family.given.check(node, "it", ("r0", 0), "succeeded", what)
+
+
+def test_a_gate_that_is_shut_after_resume_is_a_violation(family: Oracle) -> None:
+    """I5: the call had returned. But a loss of power may have led back to before that."""
+    shut = family.given.resumes("r0")
+    assert shut == {"gate"}
+    family.given.has_resumed("r0", shut)
+    with pytest.raises(Violation, match=r"resume\('r0'\) had returned, and \['gate'\] is shut"):
+        family.given.check_gates(at_rest=False)
+    family.restored(0)
+    family.given.check_gates(at_rest=False)
+
+
+def test_a_result_that_the_run_has_not_returned_is_a_violation(family: Oracle) -> None:
+    """I-5: callers get what the workflow gave."""
+    oracle = Oracle(cast(SimulatedDisk, Final()), Clock(), 2)
+    with pytest.raises(Violation, match="was told 7, which it has not returned"):
+        oracle.told("r0", "completed", "7")
+    oracle.given.returns("r0", "7")
+    oracle.told("r0", "completed", "7")
+
+
+class Final(Disk):
+    """A run that has completed."""
+
+    def query(self, sql: str, *_: Any) -> list[tuple[Any, ...]]:
+        return [("completed", "7", None)] if "output" in sql else super().query(sql)
 
 
 def test_changes_of_two_runs_in_one_piece_are_a_violation(oracle: Oracle) -> None:

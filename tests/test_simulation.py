@@ -15,6 +15,7 @@ from pikkupy.core import decide
 from pikkupy.core.commands import Policy
 from pikkupy.core.decide import RetryAt, Settle
 from pikkupy.testing.simulation import History, Scenario, Violation, draw
+from pikkupy.testing.simulation import __main__ as simulation
 from pikkupy.testing.simulation.programs import Do, Sequence, Sleep
 from pikkupy.testing.simulation.scenario import Act, Fault
 from pikkupy.testing.simulation.shrink import breaks, shrink
@@ -186,6 +187,33 @@ def test_a_violation_is_told_with_its_seed_and_its_smallest_scenario(monkeypatch
     first, _, *scenario = ended.stdout.splitlines()
     assert first.startswith(f"seed {seed}: attempts: ")
     assert json.loads("\n".join(scenario))["seed"] == seed
+
+
+HANGS = """
+import sys, time
+from pikkupy.testing.simulation import __main__ as command
+
+sound = command.one
+def one(seed):
+    while seed == 2:
+        time.sleep(1)
+    return sound(seed)
+command.one = one
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+def test_a_history_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With its seed; what lies behind it is done all the same. Also if there were enough before it was noticed."""
+    monkeypatch.setattr(simulation, "COMMAND", [sys.executable, "-c", HANGS])
+    monkeypatch.setattr(simulation, "LONGEST_S", 4.0)
+    monkeypatch.setattr(simulation, "CHUNK", 4)
+    for crashes in ("3", "60"):
+        assert simulation.main(["--seed", "1", "--crashes", crashes, "--jobs", "1", "--json"]) == 1
+
+        told = json.loads(capsys.readouterr().out)
+        assert told["violations"] == [{"seed": 2, "violation": "hang: the history has not ended within 4 s"}]
+        assert told["histories"] > 1
 
 
 def test_progress_is_told_in_plain_lines_where_no_terminal_is() -> None:

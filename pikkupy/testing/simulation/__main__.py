@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,9 @@ from pikkupy.testing.simulation.phases import PHASES, is_possible
 from pikkupy.testing.simulation.scenario import FAULTS, draw
 from pikkupy.testing.simulation.shrink import lived, shrink
 
+COMMAND = [sys.executable, "-m", "pikkupy.testing.simulation"]
+LONGEST_S = 120.0  # of one history; a few hundredths of a second are usual
+LOOK_S = 1.0  # between two looks whether one takes longer
 CHUNK = 200  # histories that one process is asked for at a time
 VERSION = version("pikkupy")
 BAR_S, LINE_S = 0.2, 10.0  # between two looks at how far it is
@@ -124,26 +127,38 @@ def _code() -> str:
 
 
 def _lines(first: int, jobs: int, enough: Callable[[], bool]) -> Iterator[Line]:
-    """What processes say of histories, until there are enough."""
+    """What processes say of histories, until there are enough; those under way then are waited for."""
     with ExitStack() as stack:
         workers = [stack.enter_context(_Worker()) for _ in range(jobs)]
         while not enough():
             for worker in workers:
                 if worker.is_idle:
-                    worker.ask(first)
+                    worker.ask(first, CHUNK)
                     first += CHUNK
-            ready, _, _ = select([worker.output for worker in workers], [], [])
-            for worker in workers:
-                if worker.output in ready:
-                    yield worker.line()
+            yield from _said(workers)
+        waiting = {worker: worker.left for worker in workers if not worker.is_idle}
+        while waiting := {worker: left for worker, left in waiting.items() if worker.left == left}:
+            yield from _said(list(waiting))
+
+
+def _said(workers: Sequence[_Worker]) -> Iterator[Line]:
+    """The next history of each that has ended one, or is late."""
+    ready, _, _ = select([worker.output for worker in workers], [], [], LOOK_S)
+    for worker in workers:
+        if worker.output in ready:
+            yield worker.line()
+        elif worker.late:
+            yield worker.give_up()
 
 
 class _Worker:
     """A process that runs histories."""
 
     def __init__(self) -> None:
+        self.left = 0  # histories
         self._process: subprocess.Popen[bytes] | None = None
-        self._left = 0
+        self._seed = 0  # of the one under way
+        self._since_s = 0.0
 
     def __enter__(self) -> _Worker:
         return self
@@ -153,7 +168,7 @@ class _Worker:
 
     @property
     def is_idle(self) -> bool:
-        return self._left == 0
+        return self.left == 0
 
     @property
     def output(self) -> IO[bytes]:
@@ -161,20 +176,31 @@ class _Worker:
         assert self._process.stdout is not None
         return self._process.stdout
 
-    def ask(self, first: int) -> None:
+    @property
+    def late(self) -> bool:
+        """Whether the history under way takes too long to end at all."""
+        return monotonic_s() - self._since_s > LONGEST_S
+
+    def ask(self, first: int, histories: int) -> None:
         """Run the next histories."""
         self._end()
-        command = [sys.executable, "-m", "pikkupy.testing.simulation", "--seed", str(first), "--histories", str(CHUNK)]
+        command = [*COMMAND, "--seed", str(first), "--histories", str(histories)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)  # noqa: S603 - ourselves
-        self._left = CHUNK
+        self.left, self._seed, self._since_s = histories, first, monotonic_s()
 
     def line(self) -> Line:
-        """The next history."""
+        """The history that has ended."""
         text = self.output.readline()
         if not text:
             raise SystemExit("a process of the simulation has died; its last words are above")
-        self._left -= 1
+        self.left, self._seed, self._since_s = self.left - 1, self._seed + 1, monotonic_s()
         return msgspec.json.decode(text, type=Line)
+
+    def give_up(self) -> Line:
+        """Go on behind the history under way."""
+        hung = Line(self._seed, violation=f"hang: the history has not ended within {LONGEST_S:g} s")
+        self.ask(self._seed + 1, self.left - 1)
+        return hung
 
     def _end(self) -> None:
         if self._process is not None:

@@ -41,7 +41,7 @@ _ORPHAN = """
 SELECT child.run_id FROM pikkupy_runs AS child JOIN pikkupy_runs AS parent ON parent.number = child.parent
 WHERE child.ended_at IS NULL AND parent.ended_at IS NOT NULL AND child.alone_since IS NULL
 """
-_FACTS = {  # what finds a row that there must not be, with what it means
+FACTS = {  # what finds a row that there must not be, with what it means
     "end: step {1!r} of run {0!r}, which has ended, is {2} (I9)": """
         SELECT runs.run_id, steps.name, steps.status FROM pikkupy_steps AS steps
         JOIN pikkupy_runs AS runs ON runs.number = steps.run
@@ -169,7 +169,7 @@ class Checks:
 
     def facts(self) -> None:
         """What rows say of each other."""
-        for text, sql in _FACTS.items():
+        for text, sql in FACTS.items():
             rows = self._query(sql)
             if rows:
                 raise Violation(text.format(*rows[0]))

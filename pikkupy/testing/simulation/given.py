@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from pikkupy.execution import Decided, Expired
-from pikkupy.testing.simulation.asked import Asked, Violation
+from pikkupy.testing.simulation.asked import Asked, Known, Violation
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
 from pikkupy.testing.simulation.programs import Child, Gate, Leaf, Wait
@@ -32,6 +32,7 @@ class Given:
         self.returned: dict[str, dict[str, None]] = {}  # by the bodies of workflows
         self._decided: set[str] = set()
         self._resumed: set[str] = set()
+        self._opened: list[Known] = []  # acknowledged: run and gates
         self._disk = disk
         self._clock = clock
         self._asked = asked
@@ -54,10 +55,23 @@ class Given:
         return {name for (name,) in self._disk.query(_SHUT, run_id)}
 
     def has_resumed(self, run_id: str, shut: set[str]) -> None:
-        """`resume` has returned: the gates that were shut are open on disk."""
-        still = shut & {name for (name,) in self._disk.query(_SHUT, run_id)}
-        if still:
-            raise Violation(f"resume: resume({run_id!r}) has returned, and {sorted(still)} is shut (I5)")
+        """`resume` has returned: the gates that were shut are open from now on, unless the run is just being ended."""
+        self._opened.append(Known(self._disk.commits, (run_id, shut)))
+
+    def restored(self, commits: int) -> None:
+        """The process has died, and the disk is what it was after so many commits."""
+        self._opened = [known for known in self._opened if known.commits <= commits]
+
+    def check_gates(self, *, at_rest: bool) -> None:
+        """What was opened is open. Not `at_rest`: runs that somebody may be ending are left out."""
+        for _, (run_id, shut) in self._opened:
+            if run_id in self._asked.accepted or self._asked.was_retried(run_id):
+                continue  # its code comes to gates of these names again
+            if not at_rest and ("/" in run_id or run_id in self._asked.unwanted):
+                continue
+            still = shut & {name for (name,) in self._disk.query(_SHUT, run_id)}
+            if still:
+                raise Violation(f"resume: resume({run_id!r}) had returned, and {sorted(still)} is shut (I5)")
 
     def check(self, node: Leaf, where: str, step: tuple[str, int], status: str, what: str) -> None:
         """A workflow has got that of a step."""

@@ -178,6 +178,7 @@ class History:
 
             self._checks.opened(is_coming, whole=not self.code.missing)
             self._checks.look()
+            self.oracle.given.check_gates(at_rest=False)
             if not host.journal.busy:
                 self._checks.facts()
             await self._work(engine)
@@ -242,6 +243,7 @@ class History:
         if not (residents.busy or host.journal.busy):
             self._checks.look()
             self._checks.facts()
+            self.oracle.given.check_gates(at_rest=True)
             calm_us = host.now_us() if self._clock.is_calm_since(PATIENCE_S) else None
             self._checks.next_moves(residents.active, calm_us, LATE_US)
         return await self.people.help(engine)

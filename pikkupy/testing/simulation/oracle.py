@@ -240,6 +240,7 @@ class Oracle:
     def restored(self, commits: int) -> None:
         """The process has died, and the disk is what it was after so many commits."""
         self.bodies.restored(commits)
+        self.given.restored(commits)
         for known in (self.starts, self.asked.cancelled, self.deleted):
             for run_id in [run_id for run_id, at in known.items() if at > commits]:
                 del known[run_id]
