@@ -11,7 +11,7 @@ import re
 import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -283,4 +283,9 @@ def lost_row(path: str, number: int) -> JournalError:
 
 
 def _damaged(path: str, why: object) -> JournalFormatError:
+    log = Path(f"{path}-wal")
+    hint = f"; if it is a backup, {log} belongs to the file that was here before: move that and {path}-shm away"
+    with suppress(OSError):
+        if log.stat().st_size > 0:
+            return JournalFormatError(f"{path} is damaged ({why}){hint}; else restore it from a backup")
     return JournalFormatError(f"{path} is damaged ({why}); restore it from a backup")

@@ -203,6 +203,17 @@ async def test_a_file_that_was_cut_short_is_refused(path: str) -> None:
     assert "damaged" in await _refused(path, JournalFormatError)
 
 
+async def test_a_backup_beside_the_log_of_the_file_before_it_is_named(path: str) -> None:
+    """After a crash the log is still there, and SQLite would read it as the backup's."""
+    await _used(path)
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[: len(content) // 2 - 100])
+    assert "-wal" not in await _refused(path, JournalFormatError)
+    Path(f"{path}-wal").write_bytes(b"frames")
+
+    assert f"{path}-wal belongs to the file that was here before" in await _refused(path, JournalFormatError)
+
+
 async def test_a_schema_that_is_no_text_any_more_is_named_as_damage(path: str) -> None:
     """One bit of it: SQLite quotes the place, and that cannot be decoded."""
     journal = await open_journal(path)
