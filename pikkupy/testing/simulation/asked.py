@@ -48,6 +48,10 @@ class Asked:
         """Whether its code was changed."""
         return run_id in self.accepted or run_id in self.changed
 
+    def is_gone_below(self, run_id: str) -> bool:
+        """Whether somebody wanted one of its child runs to be deleted."""
+        return self.is_gone(run_id) or any(gone.startswith(f"{run_id}/") for gone in self.gone)
+
     def has_another_past(self, run_id: str) -> bool:
         """Whether some of it happened to the run that it was forked from, or by other code."""
         return run_id in self.forking or self.has_other_code(run_id)

@@ -125,6 +125,8 @@ class History:
                 check()
             except Violation as violation:
                 self.people.violation = self.people.violation or violation
+            except Exception as error:  # noqa: BLE001 - of the simulation: a workflow might keep it to itself
+                self.people.violation = self.people.violation or Violation(f"error: {error!r}")
 
     # Lives
 

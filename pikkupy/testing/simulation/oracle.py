@@ -120,8 +120,9 @@ class Oracle:
         if self.asked.is_elsewhere(run_id, position):
             return
         where = f"step {position} of run {run_id!r}"
-        if isinstance(node, Sleep | Wait) and node.us is not None and not self.asked.has_other_code(run_id):
-            self._check_time(where, (run_id, position), node.us, wake_at)
+        # A wait that had its signal at once has no time.
+        if isinstance(node, Sleep | Wait) and None not in (node.us, wake_at) and not self.asked.has_other_code(run_id):
+            self._check_time(where, (run_id, position), node.us or 0, wake_at)
         if isinstance(node, Do):
             self.bodies.check_outcome(node, where, (run_id, position, attempts), status, what)
         else:
