@@ -50,7 +50,8 @@ async def dev(
 
     What keeps it from its first beginning ends the command; later the next change is waited for. Runs that are under
     way go on with the new code: what they have recorded stands. If it does not fit, they are suspended, and the console
-    says where it differs. A second Ctrl-C ends it at once.
+    says where it differs. TARGET is looked for in the folder that you are in, unless --app-dir names another. A second
+    Ctrl-C ends it at once.
     """
     try:
         from watchfiles import PythonFilter, awatch  # noqa: PLC0415 - the extra may be missing
@@ -63,7 +64,7 @@ async def dev(
     command = [sys.executable, "-P", "-m", "pikkupy", "run", target, path]  # -P: as the script `pikku` does
     command += ["--http", f"{place.host}:{place.port}", *reach.arguments()]
     command += ["--console", "--log", "text", "--grace", GRACE, "--ends-with-input"]
-    command += [] if app_dir is None else ["--app-dir", app_dir]
+    command += ["--app-dir", app_dir or "."]
     ends = _Ends()
     trusted = None if reach.tls is None else _trusting(reach.tls[0])
     served = _Served(place, token_of_file(path), reach, trusted)

@@ -58,7 +58,7 @@ while not Path("go").exists():
     + SHOP
 )
 
-DEV = ("dev", "shop:pikku", "dev.db", "--app-dir", ".")
+DEV = ("dev", "shop:pikku", "dev.db")
 
 
 @pytest.mark.slow
