@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from pikkupy import Pikku, RunFailed, Workflow
 from pikkupy.log import EVENTS, logger
 
 PACKAGE = Path(__file__).parent.parent / "pikkupy"
@@ -105,6 +106,25 @@ def test_a_silent_logger_says_nothing(lines: pytest.LogCaptureFixture) -> None:
     log.warning("live")
 
     assert lines.messages == ["live run_id=r"]
+
+
+async def test_a_run_that_fails_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """An application that shows no more than these hears of it; of what went well it does not."""
+    caplog.set_level(logging.WARNING, "pikkupy")
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow, data: str) -> None:
+        await workflow.do("step", lambda: {}[data] if data else None)
+
+    async with pikku.open(":memory:") as engine:
+        await engine.run(flow, "", run_id="well")
+        with pytest.raises(RunFailed):
+            await engine.run(flow, "ill", run_id="ill")
+
+    ends = [record for record in caplog.records if record.message.startswith("run_")]
+    assert [(record.levelname, record.message.split()[0]) for record in ends] == [("WARNING", "run_failed")]
+    assert "run_id=ill" in ends[0].message
 
 
 def test_levels_are_those_of_the_stdlib(caplog: pytest.LogCaptureFixture) -> None:

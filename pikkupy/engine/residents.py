@@ -580,9 +580,10 @@ class Residents:
     def has_ended(self, run: ActiveRun, move: RunMove) -> None:
         """The run's end is on disk: it leaves memory, and those who wait for it are told."""
         self._remove(run)
-        if is_enabled_for_info():
+        failed = move.status is RunStatus.FAILED
+        if failed or is_enabled_for_info():
             about = {"run_id": run.run.run_id, "workflow": run.run.workflow, **_about(move)}
-            self._host.log.info(f"run_{move.status}", **about)
+            (self._host.log.warning if failed else self._host.log.info)(f"run_{move.status}", **about)
         if move.status is not RunStatus.SUSPENDED:
             self._is_over(run.run, move)
         elif self.events.listening:
