@@ -19,6 +19,7 @@ from pikkupy import Services, StepContext, current_step
 from tests.crash.failpoints import reach
 
 PATH, LIFE = "PIKKUPY_CRASH_LEDGER", "PIKKUPY_CRASH_LIFE"  # for worker processes, which have no services
+KILLED, ROBBED = "killed", "robbed"
 
 
 class Line(msgspec.Struct, omit_defaults=True):
@@ -26,6 +27,7 @@ class Line(msgspec.Struct, omit_defaults=True):
 
     `begin`, `end`, `failed`: the body of a step. `seen`: a workflow has got the value of a step, or its failure.
     `asked`, `told`: a call of the engine (`step` is its name) is about to be made, has returned with `value`.
+    `killed`, `robbed`: the life was killed, is about to lose a worker process; from outside.
     """
 
     what: str
@@ -54,6 +56,10 @@ class Ledger(Services):
         self._write(
             Line(what, self._life, _now_us(), step.run_id, step.step_name, step.attempt_count, step.invocation_id)
         )
+
+    def close(self) -> None:
+        """After the last line."""
+        os.close(self._file)
 
     def _write(self, line: Line) -> None:
         os.write(self._file, b"\n" + msgspec.json.encode(line) + b"\n")  # a line that was cut off before it ends there

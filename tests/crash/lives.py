@@ -19,7 +19,7 @@ import msgspec
 from tests.crash import failpoints
 from tests.crash.application import Code, pikku
 from tests.crash.caller import OLD_IS_OVER, Caller, Life
-from tests.crash.ledger import LIFE, PATH, Ledger, read_ledger
+from tests.crash.ledger import KILLED, LIFE, PATH, ROBBED, Ledger, read_ledger
 from tests.kills.facts import Facts
 
 LONGEST_LIFE_S = 30.0  # one takes a fraction of a second; beyond it, it hangs
@@ -106,6 +106,7 @@ class Case:
             by = os.WTERMSIG(status)
             expected = {Kill.TERM: {signal.SIGTERM}, Kill.TERM_TWICE: {signal.SIGTERM}}.get(plan.how, {signal.SIGKILL})
             assert by in expected, f"a life was killed by signal {by}"
+            self.tell(KILLED)
             return Ended.KILLED
         code = os.waitstatus_to_exitcode(status)
         assert code in (0, LEFT), f"a life ended with {code}"
@@ -114,6 +115,12 @@ class Case:
     def life(self) -> Life:
         """The report of the last life, which has come to its end."""
         return msgspec.json.decode(self.report.read_bytes(), type=Life)
+
+    def tell(self, what: str) -> None:
+        """A line of the ledger about the life as a whole."""
+        ledger = Ledger(self.ledger, self.lives)
+        ledger.add(what, "", "")
+        ledger.close()
 
     def facts(self) -> Facts | None:
         """What is in the file; None before it has tables."""
@@ -222,6 +229,7 @@ class Case:
 
     def _worker(self, pid: int, plan: Plan) -> None:
         for worker in workers_of(pid)[:1]:
+            self.tell(ROBBED)
             with suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
 

@@ -17,13 +17,14 @@ import msgspec
 from pikkupy.core.machine import FINAL_RUNS
 from tests.crash.application import NAP_MS, RETRY_MS
 from tests.crash.caller import PRUNED
-from tests.crash.ledger import Line
+from tests.crash.ledger import KILLED, ROBBED, Line
 from tests.kills.facts import Facts, RunFact, StepFact
 
 Key = tuple[str, str]  # run and step
 
 ONCE = "once"  # the step that may run at most once under each number
-USE_UP_ATTEMPTS = (ONCE, "crunch 0", "crunch 1")  # steps of which a kill may take one
+USE_UP_ATTEMPTS = {ONCE: (KILLED,), "crunch 0": (KILLED, ROBBED), "crunch 1": (KILLED, ROBBED)}
+"""Steps of which kills may take an attempt, one each, and which kills."""
 RETRIED = "broken"
 MOVED = "moving"
 SLEEPS_US = {"nap": NAP_MS * 1_000}
@@ -54,7 +55,11 @@ def check_life(db: Path, before: Moment, after: Moment) -> None:
     check_seen(after.facts, after.lines)
     check_order(after.lines)
     check_attempts(after.facts, after.lines)
+    check_attempt_rows(after.facts)
     check_timers(after.facts, after.lines)
+    if before.facts is not None:
+        check_rows(before.facts, after.facts)
+        check_owners(before, after)
 
 
 def check_file(db: Path) -> None:
@@ -64,28 +69,58 @@ def check_file(db: Path) -> None:
 
 
 def check_runs(before: Facts, after: Facts, asked: set[Key]) -> None:
-    """I3: no run is lost but one whose deletion was asked for, and what has ended stays as it is."""
+    """I3: no run is lost but one whose deletion was asked for; how it began, and once it has ended all of it, stays."""
     for run_id, run in before.runs.items():
         now = after.runs.get(run_id)
         if now is None:
             assert _may_be_deleted(run_id, asked), f"run {run_id} is lost"
-        elif run.status in FINAL_RUNS and not (run.status == "failed" and (run_id, "retry") in asked):
+            continue
+        assert _beginning(now) == _beginning(run), f"{run_id} began as {_beginning(run)}, now {_beginning(now)}"
+        if run.status in FINAL_RUNS and not (run.status == "failed" and (run_id, "retry") in asked):
             assert _end(now) == _end(run), f"run {run_id} had ended: {_end(run)}, now {_end(now)}"
 
 
 def check_steps(before: Facts, after: Facts, asked: set[Key]) -> None:
-    """I1: what was recorded stays as it is, where it is; of a run that has accepted new code, anywhere in it."""
+    """I1: no step is lost, and what was recorded stays as it is, where it is. In a run that has accepted new code it
+    may be set aside, or have come back elsewhere; what was cancelled is not kept there."""
     for (run_id, name), step in [*before.steps.items(), *before.aside.items()]:
-        if run_id not in after.runs or step.seq is None:
+        if run_id not in after.runs:
             continue
         now = after.steps.get((run_id, name))
         if run_id == MOVED and (MOVED, "accept") in asked:
             now = now or after.aside.get((run_id, name))
-            assert now is not None, f"{run_id} {name} is lost"
-            assert (now.status, now.output) == (step.status, step.output), f"{run_id} {name} was {step}, now {now}"
-        elif not (step.status == "failed" and (run_id, "retry") in asked):
-            assert now is not None, f"the outcome of {run_id} {name} is lost"
+            assert now is not None or step.status == "cancelled", f"{run_id} {name} is lost"
+            if now is not None and step.seq is not None:
+                assert (now.status, now.output) == (step.status, step.output), f"{run_id} {name} was {step}, now {now}"
+            continue
+        assert now is not None, f"{run_id} {name} is lost"
+        if step.over and not (step.status in ("failed", "cancelled") and (run_id, "retry") in asked):
             assert _outcome(now) == _outcome(step), f"{run_id} {name} was {_outcome(step)}, now {_outcome(now)}"
+
+
+def check_rows(before: Facts, after: Facts) -> None:
+    """I1, I5: attempts, timers, signals, changes of the code and chunks stay as they are as long as their run does.
+
+    A retry adds attempts. Accepted code takes away the timers of its run that fired after what it sets aside: `moving`
+    has none.
+    """
+    for what, rows in before.lasting.items():
+        for row in sorted(rows - after.lasting[what]):
+            run = after.by_number.get(row[0])
+            assert run is None, f"{what} of {run and run.run_id} are lost, or other ones: {row}"
+
+
+def check_owners(before: Moment, after: Moment) -> None:
+    """I11: each owner has an epoch of its own, and no number of a run is used again."""
+    old, new = before.facts, after.facts
+    assert old is not None and new is not None
+    assert new.epoch >= old.epoch, f"the epoch fell from {old.epoch} to {new.epoch}"
+    assert new.next_number >= old.next_number, f"the next number fell from {old.next_number} to {new.next_number}"
+    again = {number for number in new.by_number.keys() - old.by_number.keys() if number < old.next_number}
+    assert not again, f"numbers of runs are used again: {again}"
+    lives = {line.life for line in after.lines if line.what in ("begin", "told")}
+    if lives - {line.life for line in before.lines}:
+        assert new.epoch > old.epoch, f"something was done in an epoch of an earlier life, {old.epoch}"
 
 
 def check_not_again(before: Facts, new: Sequence[Line], asked: set[Key]) -> None:
@@ -167,40 +202,65 @@ def check_order(lines: Sequence[Line]) -> None:
 
 
 def check_attempts(facts: Facts, lines: Sequence[Line]) -> None:
-    """I6: attempts are 1, 2, 3 …, each after the failure of the one before; one invocation id per step, of its own."""
+    """I6: attempts are 1, 2, 3 …, each after the failure of the one before, or after a kill of a step that loses one by
+    that; one invocation id per step, of its own."""
     ids: defaultdict[Key, set[str]] = defaultdict(set)
     latest: Counter[Key] = Counter()
     failed: dict[Key, Line] = {}
+    kills: Counter[str] = Counter()
     for line in lines:
         key = (line.run, line.step)
-        if line.what == "failed":
+        if line.what in (KILLED, ROBBED):
+            kills[line.what] += 1
+        elif line.what == "failed":
             failed[key] = line
         elif line.what == "begin":
             ids[key].add(line.invocation)
-            before = latest[key]
-            if line.step not in USE_UP_ATTEMPTS:
-                assert before <= line.attempt <= before + 1, f"{key}: attempt {line.attempt} after {before}"
-                if before and line.attempt > before:
-                    assert key in failed and failed[key].attempt == before, f"{key}: attempt {before} had not failed"
-                    wait_us = WAITS_US.get(line.step, 0)
-                    assert line.at >= failed[key].at + wait_us, f"{key}: attempt {line.attempt} is early"
-            latest[key] = max(before, line.attempt)
+            if line.step in USE_UP_ATTEMPTS:
+                taken = sum(kills[what] for what in USE_UP_ATTEMPTS[line.step])
+                assert latest[key] <= line.attempt <= 1 + taken, (
+                    f"{key}: attempt {line.attempt} after {latest[key]}, and {taken} kills"
+                )
+            else:
+                _check_attempt(line, latest[key], failed.get(key))
+            latest[key] = line.attempt
     assert all(len(found) == 1 for found in ids.values()), "a step had two invocation ids"
     assert len({next(iter(found)) for found in ids.values()}) == len(ids), "two steps share an invocation id"
-    twice = [attempt for attempt, count in Counter(map(_number_of, facts.attempts)).items() if count > 1]
-    assert not twice, f"attempts that are recorded twice: {twice}"
     for key, step in facts.steps.items():
         if key in latest and step.seq is not None and step.kind in ("inline", "function") and key[0] != MOVED:
-            assert step.attempts == latest[key] or step.name in USE_UP_ATTEMPTS, f"{key}: {step.attempts} attempts"
+            assert step.attempts == latest[key], f"{key}: {step.attempts} attempts"
+
+
+def _check_attempt(line: Line, before: int, failed: Line | None) -> None:
+    key = (line.run, line.step)
+    assert before <= line.attempt <= before + 1, f"{key}: attempt {line.attempt} after {before}"
+    if before and line.attempt > before:
+        assert failed is not None and failed.attempt == before, f"{key}: attempt {before} had not failed"
+        assert line.at >= failed.at + WAITS_US.get(line.step, 0), f"{key}: attempt {line.attempt} is early"
+
+
+def check_attempt_rows(facts: Facts) -> None:
+    """I6: of a step with an outcome all attempts are recorded, once; of its only one there need be no row."""
+    twice = [attempt for attempt, count in Counter(map(_number_of, facts.attempts)).items() if count > 1]
+    assert not twice, f"attempts that are recorded twice: {twice}"
+    recorded: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
+    for attempt in facts.attempts:
+        recorded[attempt.run, attempt.position].add(attempt.attempt)
+    for (run_id, name), step in facts.steps.items():
+        if step.seq is not None and step.attempts > 1 and run_id != MOVED:
+            found, all_of_them = recorded[step.run, step.position], set(range(1, step.attempts + 1))
+            assert found == all_of_them, f"{run_id} {name}: of {step.attempts} attempts {found} are recorded"
 
 
 def check_timers(facts: Facts, lines: Sequence[Line]) -> None:
-    """I7: no sleep ends, and no delayed run begins, before its time."""
+    """I7: no sleep ends, no timer fires, and no delayed run begins, before its time."""
     for (run_id, name), step in facts.steps.items():
         if step.kind == "sleep" and step.status == "succeeded":
             assert step.wake_at is not None and step.started_at is not None and step.ended_at is not None
             assert step.ended_at >= step.wake_at, f"{run_id} {name} has ended early"
             assert step.wake_at >= step.started_at + SLEEPS_US.get(name, 0), f"{run_id} {name} has a short deadline"
+    for run, number, due_at, _, fired_at in facts.lasting["timers"]:
+        assert fired_at >= due_at, f"timer {number} of run number {run} fired early"
     for line in lines:
         if line.what == "begin" and line.run in facts.runs:
             assert line.at >= facts.runs[line.run].starts_at, f"{line.run} has begun early"
@@ -230,12 +290,20 @@ def _may_be_deleted(run_id: str, asked: set[Key]) -> bool:
     return (run_id, "delete") in asked or (run_id in PRUNED and ("", "prune") in asked)
 
 
+def _beginning(run: RunFact) -> tuple[Any, ...]:
+    return run.number, run.workflow, run.input, run.created_at, run.starts_at, run.parent, run.forked_from, run.tags
+
+
 def _end(run: RunFact) -> tuple[Any, ...]:
     return run.status, run.output, run.error, run.reason
 
 
 def _outcome(step: StepFact) -> tuple[Any, ...]:
-    return step.status, step.output, step.error, step.seq, step.attempts, step.ended_at
+    return step.position, step.kind, step.status, step.output, step.error, step.seq, step.attempts, *_times(step)
+
+
+def _times(step: StepFact) -> tuple[int | None, ...]:
+    return step.started_at, step.wake_at, step.ended_at
 
 
 def _number_of(attempt: Any) -> tuple[Any, ...]:

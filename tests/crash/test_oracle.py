@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.crash.ledger import Ledger, Line, read_ledger
+from tests.crash.ledger import KILLED, Ledger, Line, read_ledger
 from tests.crash.lives import Case
 from tests.crash.oracle import Moment, check_end, check_left, check_life
 
@@ -65,8 +65,22 @@ def line(what: str, run: str, step: str, attempt: int = 1, *, of: str = "", valu
     return spoil
 
 
+def killed(spoil: Spoil) -> Spoil:
+    """The same, after a life that was killed."""
+
+    def both(case: Case) -> None:
+        case.tell(KILLED)
+        spoil(case)
+
+    return both
+
+
+def of(run: str) -> str:
+    return f"run = (SELECT number FROM pikkupy_runs WHERE run_id = '{run}')"
+
+
 def step(run: str, name: str) -> str:
-    return f"name = '{name}' AND run = (SELECT number FROM pikkupy_runs WHERE run_id = '{run}')"
+    return f"name = '{name}' AND {of(run)}"
 
 
 def test_a_line_that_a_kill_cut_off_is_none_and_the_next_one_stands(tmp_path: Path) -> None:
@@ -81,24 +95,55 @@ def test_a_line_that_a_kill_cut_off_is_none_and_the_next_one_stands(tmp_path: Pa
         assert len(read_ledger(path)) == 2 + (length == len(whole) - 1)  # all but the end of the line
 
 
+A_RUN = """
+INSERT INTO pikkupy_runs
+    (number, run_id, workflow, status, input, created_at, updated_at, starts_at, start_checksum, move_checksum)
+VALUES (1 + (SELECT max(number) FROM pikkupy_runs WHERE run_id <> 'fork'), 'new', 'short', 'running', '', 1, 1, 1, 0, 0)
+"""
+"""With the number of one that was deleted."""
+
 SPOILT: list[tuple[str, Spoil]] = [
     ("run flow-0 is lost", sql("DELETE FROM pikkupy_runs WHERE run_id = 'flow-0'")),
     ("flow-0 had ended", sql("UPDATE pikkupy_runs SET output = '1' WHERE run_id = 'flow-0'")),
     ("victim had ended", sql("UPDATE pikkupy_runs SET reason = 'other' WHERE run_id = 'victim'")),
-    ("outcome of flow-0 crm is lost", sql(f"DELETE FROM pikkupy_steps WHERE {step('flow-0', 'crm')}")),
+    ("flow-0 crm is lost", sql(f"DELETE FROM pikkupy_steps WHERE {step('flow-0', 'crm')}")),
     ("flow-0 crm was", sql(f"UPDATE pikkupy_steps SET output = '1' WHERE {step('flow-0', 'crm')}")),
     ("moving removed was", sql(f"UPDATE pikkupy_steps SET output = '1' WHERE {step('moving', 'removed')}")),
     ("signals of listener", sql("DELETE FROM pikkupy_signals WHERE name = 'go' AND seq < 5")),
-    ("has ended early", sql(f"UPDATE pikkupy_steps SET wake_at = ended_at + 1 WHERE {step('fork', 'nap')}")),
-    ("has a short deadline", sql(f"UPDATE pikkupy_steps SET wake_at = started_at WHERE {step('fork', 'nap')}")),
+    ("fork nap was", sql(f"UPDATE pikkupy_steps SET wake_at = wake_at - 1 WHERE {step('fork', 'nap')}")),
     ("crm was recorded, and has begun again", line("begin", "flow-0", "crm", of="crm")),
     ("victim had ended", line("begin", "victim", "never")),
-    ("begun early", sql("UPDATE pikkupy_runs SET starts_at = starts_at + 1000000 WHERE run_id = 'late'")),
+    ("late began as", sql("UPDATE pikkupy_runs SET starts_at = starts_at - 1 WHERE run_id = 'late'")),
     ("seen 1, recorded", line("seen", "flow-0", "crm", value=1)),
     ("which is not recorded", line("seen", "flow-0", "other", value=1)),
     ("the start of other is lost", line("told", "other", "start")),
     ("the cancel of flow-0 is lost", line("told", "flow-0", "cancel")),
     ("two ends of flow-0", line("told", "flow-0", "result", value=["completed", 1])),
+    ("in an epoch of an earlier life", line("told", "flow-0", "start")),
+    ("flow-0 flaky: of 3 attempts", sql(f"DELETE FROM pikkupy_attempts WHERE {of('flow-0')} AND attempt = 3")),
+    ("broken mend: of 2 attempts", sql(f"DELETE FROM pikkupy_attempts WHERE {of('broken')}")),
+    ("attempts of flow-0", sql("UPDATE pikkupy_attempts SET error = '{}' WHERE status = 'failed'")),
+    ("timers of flow-0", sql("DELETE FROM pikkupy_timers")),
+    ("timers of flow-0", sql("UPDATE pikkupy_timers SET seq = seq + 1000")),
+    ("changes of flow-0", sql("DELETE FROM pikkupy_changes")),
+    ("chunks of flow-0", sql("DELETE FROM pikkupy_chunks")),
+    ("chunks of fork", sql(f"DELETE FROM pikkupy_chunks WHERE {of('fork')}")),
+    ("chunks of flow-0", sql("UPDATE pikkupy_chunks SET value = '7'")),
+    ("signals of listener", sql("UPDATE pikkupy_signals SET name = 'other' WHERE name = 'pay'")),
+    ("taken signals of moving/kid", sql(f"UPDATE pikkupy_signals SET position = 7 WHERE {of('moving/kid')}")),
+    ("signals of moving ", sql("DELETE FROM pikkupy_signals WHERE name = ''")),
+    ("flow-0 began as", sql("UPDATE pikkupy_runs SET input = '9' WHERE run_id = 'flow-0'")),
+    ("moving began as", sql("UPDATE pikkupy_runs SET created_at = 1")),
+    ("fork began as", sql("UPDATE pikkupy_runs SET forked_from = NULL WHERE run_id = 'fork'")),
+    ("victim began as", sql("UPDATE pikkupy_runs SET number = 99 WHERE run_id = 'victim'")),
+    ("epoch fell", sql("UPDATE pikkupy_journal SET epoch = 0")),
+    ("next number fell", sql("UPDATE pikkupy_journal SET next_number = 1")),
+    ("numbers of runs are used again", sql(A_RUN)),
+    ("flow-0 crm was", sql(f"UPDATE pikkupy_steps SET started_at = 1 WHERE {step('flow-0', 'crm')}")),
+    ("flow-0 crm was", sql(f"UPDATE pikkupy_steps SET kind = 'function' WHERE {step('flow-0', 'crm')}")),
+    ("moving wait is lost", sql("DELETE FROM pikkupy_set_aside")),
+    ("parent slow was", sql(f"UPDATE pikkupy_steps SET ended_at = 1 WHERE {step('parent', 'slow')}")),
+    ("parent slow is lost", sql(f"DELETE FROM pikkupy_steps WHERE {step('parent', 'slow')}")),
 ]
 
 
@@ -117,6 +162,17 @@ IN_THE_FIRST_LIFE: list[tuple[str, Spoil]] = [
     ("has begun after its run was told to have ended", line("begin", "resigns", "other")),
     ("attempt 3 after 1", line("begin", "broken", "sound", 3, of="sound")),
     ("two invocation ids", line("begin", "parent/slow", "before")),
+    ("has ended early", sql(f"UPDATE pikkupy_steps SET wake_at = ended_at + 1 WHERE {step('fork', 'nap')}")),
+    ("has a short deadline", sql(f"UPDATE pikkupy_steps SET wake_at = started_at WHERE {step('fork', 'nap')}")),
+    ("begun early", sql("UPDATE pikkupy_runs SET starts_at = starts_at + 1000000 WHERE run_id = 'late'")),
+    ("fired early", sql("UPDATE pikkupy_timers SET fired_at = due_at - 1")),
+    ("attempt 2 after 1, and 0 kills", line("begin", "flow-0", "once", 2, of="once")),
+    ("attempt 9 after 1, and 0 kills", line("begin", "flow-0", "once", 9, of="once")),
+    ("attempt 40 after 1, and 1 kills", killed(line("begin", "flow-0", "once", 40, of="once"))),
+    ("attempt 0 after 1, and 1 kills", killed(line("begin", "flow-0", "once", 0, of="once"))),
+    ("attempt 2 after 0, and 0 kills", line("begin", "crunch-0", "crunch 0", 2)),
+    ("attempt 3 after 0, and 1 kills", killed(line("begin", "crunch-0", "crunch 0", 3))),
+    ("broken mend: of 2 attempts", sql(f"DELETE FROM pikkupy_attempts WHERE {of('broken')} AND attempt = 1")),
 ]
 
 
@@ -125,7 +181,7 @@ def test_what_the_ledger_tells_of_is_seen(case: Case, message: str, spoil: Spoil
     """Without a look at an earlier moment."""
     nothing = Moment(None, [])
     check_life(case.db, nothing, moment(case))
-    if message == "attempt 3 after 1":  # of a step whose value nobody has seen, or that would be said first
+    if message.startswith("attempt "):  # of a step whose value nobody has seen, or that would be said first
         case.ledger.write_bytes(case.ledger.read_bytes().replace(b'"seen"', b'"other"').replace(b'"told"', b'"other"'))
         sql("DELETE FROM pikkupy_signals")(case)
     spoil(case)

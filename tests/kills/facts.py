@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Container, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -16,6 +17,15 @@ from pikkupy.core.model import NO_WAKING
 TABLES = [
     f"pikkupy_{name}" for name in ("runs", "steps", "attempts", "timers", "signals", "changes", "set_aside", "chunks")
 ]
+LASTING = {
+    "attempts": "SELECT run, seq, position, attempt, status, error, started_at, ended_at FROM pikkupy_attempts",
+    "timers": "SELECT run, number, due_at, seq, fired_at FROM pikkupy_timers",
+    "signals": "SELECT run, seq, name, sent_at FROM pikkupy_signals",
+    "taken signals": "SELECT run, seq, position FROM pikkupy_signals WHERE position IS NOT NULL",
+    "changes": "SELECT run, change_id FROM pikkupy_changes",
+    "chunks": 'SELECT run, "offset", since, position, name, attempt, value, at FROM pikkupy_chunks',
+}
+"""What is written once and stays as long as its run, as far as it never changes; the number of the run comes first."""
 
 
 class RunFact(msgspec.Struct, frozen=True):
@@ -23,6 +33,11 @@ class RunFact(msgspec.Struct, frozen=True):
 
     number: int
     run_id: str
+    workflow: str
+    input: str
+    created_at: int
+    forked_from: str | None
+    tags: str | None
     status: str
     reason: str | None
     parked: str | None
@@ -85,6 +100,10 @@ class Facts:
             aside = [StepFact(*row) for row in connection.execute(_query(StepFact, "pikkupy_set_aside"))]
             attempts = [AttemptFact(*row) for row in connection.execute(_query(AttemptFact, "pikkupy_attempts"))]
             signals = connection.execute("SELECT run, name FROM pikkupy_signals").fetchall()
+            self.lasting: dict[str, set[tuple[Any, ...]]] = {
+                what: set(connection.execute(sql)) for what, sql in LASTING.items()
+            }
+            [(self.epoch, self.next_number)] = connection.execute("SELECT epoch, next_number FROM pikkupy_journal")
             self.rows = tuple(repr(connection.execute(f"SELECT * FROM {table}").fetchall()) for table in TABLES)
         self.runs = {run.run_id: run for run in runs}
         self.by_number = {run.number: run for run in runs}
