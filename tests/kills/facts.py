@@ -128,6 +128,12 @@ class Facts:
         children = [run for run in self.runs.values() if run.parent == self.runs[run_id].number]
         return children + [run for child in children for run in self.below(child.run_id)]
 
+    def above(self, run: RunFact) -> Iterator[RunFact]:
+        """The runs from which that one descends."""
+        while run.parent is not None:
+            run = self.by_number[run.parent]
+            yield run
+
     def is_awaited(self, child: RunFact) -> bool:
         """True if the child is what an unfinished step of an unfinished run waits for, also one that was set aside."""
         parent = self.by_number[child.parent or 0]

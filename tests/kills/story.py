@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -73,6 +73,7 @@ class Caller:
     def __init__(self, engine: Engine, clock: VirtualClock, before: Known, facts: Facts | None) -> None:
         self.engine = engine
         self.calls: list[Call] = []
+        self.retried: set[str] = set()  # runs, in this life
         self.issued, self.acknowledged = before.issued, before.acknowledged
         self._clock = clock
         self._before = before
@@ -138,9 +139,13 @@ class Caller:
         )
 
     async def retry(self, run_id: str) -> None:
+        async def make(engine: Engine) -> None:
+            await engine.retry(run_id)
+            self.retried.add(run_id)
+
         await self._call(
             Call(
-                lambda engine: engine.retry(run_id),
+                make,
                 lambda facts: facts.runs[run_id].status != "failed",
                 refusal=RunStateError,
             )
@@ -170,6 +175,25 @@ class Caller:
             with pytest.raises(call.refusal):
                 await call.make(self.engine)
         self.acknowledged = number
+
+
+def repeated(effects: Iterable[Effect], facts: Facts, retried: Container[str]) -> set[tuple[str, str]]:
+    """Run and step of those effects that a step had which was over by then, or whose run was.
+
+    A failed step may run again if its run was retried, by itself or with one from which it descends.
+    """
+    return {(run_id, step) for run_id, step, _ in effects if _is_over(run_id, step, facts, retried)}
+
+
+def _is_over(run_id: str, step: str, facts: Facts, retried: Container[str]) -> bool:
+    run = facts.runs.get(run_id)
+    if run is None:
+        return False
+    line = [run, *facts.above(run)]
+    final = {"succeeded", "completed", "cancelled"}
+    if not any(one.run_id in retried for one in line):
+        final.add("failed")
+    return run.status in final or facts.status(run_id, step) in final
 
 
 Body = Callable[..., Awaitable[Any]]
@@ -326,10 +350,8 @@ class _Life:
             assert self._story.effects is None or steps == self._story.effects
             return
         facts = self._facts
-        recorded = {place for place in steps if facts.status(*place) in ("succeeded", "cancelled")}
-        assert not recorded, f"recorded steps ran again: {recorded}"
-        over = {run for run, _ in steps if run in facts.runs and facts.runs[run].status in ("completed", "cancelled")}
-        assert not over, f"runs that had ended went on: {over}"
+        again = repeated(effects, facts, () if self._caller is None else self._caller.retried)
+        assert not again, f"what was over has run again: {again}"
         orphans = ({run for run, _ in steps} & facts.orphans()) - self._story.astray
         assert not orphans, f"children that nobody waited for went on: {orphans}"
         assert self._story.effects is None or steps <= self._story.effects, "something else happened"

@@ -21,7 +21,7 @@ from tests.contract.waiting import BOTH
 from tests.kills.copies import Copies, Moment, each_change_alone, passing
 from tests.kills.facts import Facts
 from tests.kills.random_stories import Programs
-from tests.kills.story import BEGAN, SETTINGS, Ledger
+from tests.kills.story import BEGAN, SETTINGS, Ledger, repeated
 
 PROGRAMS = 25
 KILLS = 2  # of each program in each setting
@@ -55,8 +55,8 @@ class Life:
             copies.close()
         self.moments = copies.moments
         if before is not None:
-            again = {(run, step) for run, step, _ in self.ledger.effects if before.status(run, step) == "succeeded"}
-            assert not again, f"recorded steps ran again: {again}"
+            again = repeated(self.ledger.effects, before, ())
+            assert not again, f"what was over has run again: {again}"
 
     async def _drive(self, engine: Engine, before: Facts | None) -> None:
         assert engine._parts is not None
