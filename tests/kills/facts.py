@@ -13,6 +13,7 @@ import msgspec
 
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
 from pikkupy.core.model import NO_WAKING
+from pikkupy.names import without_ordinal
 
 TABLES = [
     f"pikkupy_{name}" for name in ("runs", "steps", "attempts", "timers", "signals", "changes", "set_aside", "chunks")
@@ -87,6 +88,15 @@ class AttemptFact(msgspec.Struct, frozen=True):
     name: str | None
 
 
+class SignalFact(msgspec.Struct, frozen=True):
+    """One signal that was sent, and the place of the step that has taken it."""
+
+    run: int
+    name: str
+    sent_at: int
+    position: int | None
+
+
 class Facts:
     """Runs by id, steps by run id and name, how many signals of which name a run was sent, and the rows of it all.
 
@@ -99,7 +109,7 @@ class Facts:
             steps = [StepFact(*row) for row in connection.execute(_query(StepFact, "pikkupy_steps"))]
             aside = [StepFact(*row) for row in connection.execute(_query(StepFact, "pikkupy_set_aside"))]
             attempts = [AttemptFact(*row) for row in connection.execute(_query(AttemptFact, "pikkupy_attempts"))]
-            signals = connection.execute("SELECT run, name FROM pikkupy_signals").fetchall()
+            signals = [SignalFact(*row) for row in connection.execute(_query(SignalFact, "pikkupy_signals"))]
             self.lasting: dict[str, set[tuple[Any, ...]]] = {
                 what: set(connection.execute(sql)) for what, sql in LASTING.items()
             }
@@ -111,7 +121,8 @@ class Facts:
         self.steps = {(ids[step.run], step.name): step for step in steps if step.run in ids}
         self.aside = {(ids[step.run], step.name): step for step in aside if step.run in ids}
         self.attempts = [attempt for attempt in attempts if attempt.run in ids]
-        self.signals = Counter((ids[run], name) for run, name in signals if run in ids)
+        self.signals = Counter((ids[signal.run], signal.name) for signal in signals if signal.run in ids)
+        self._kept = [signal for signal in signals if signal.position is None]
         self._places = {(step.run, step.position): step for step in (*steps, *aside)}
 
     def statuses(self) -> dict[str, str]:
@@ -152,7 +163,8 @@ class Facts:
         return {child.run_id for child in children if not self.is_awaited(child)}
 
     def forgotten(self, resident: Container[str], now_us: int) -> set[str]:
-        """I9: unfinished runs that nothing brings on, and unfinished steps of runs that have ended.
+        """I9: unfinished runs that nothing brings on, unfinished steps of runs that have ended, and steps that wait for
+        a signal that lies there. Of a moment when nothing is on its way: a kill can be before the signal is taken.
 
         A run that is not in memory, where those in `resident` are, has to have a time at which it comes there, or wait
         for something from outside. One that was started with a delay has a timer of the engine's for that.
@@ -165,7 +177,16 @@ class Facts:
             if run.run_id not in resident
         }
         going_on = {(run_id, name) for (run_id, name), step in self.steps.items() if not step.over}
-        return lost | {f"{run_id}: {name}" for run_id, name in going_on if self.runs[run_id].over}
+        lost |= {f"{run_id}: {name}" for run_id, name in going_on if self.runs[run_id].over}
+        return lost | {f"{run_id}: {name}, whose signal is not taken" for run_id, name in self._unheard()}
+
+    def _unheard(self) -> Iterator[tuple[str, str]]:
+        """Steps for which a signal of their name was there in time. A parked run takes none."""
+        for (run_id, name), step in self.steps.items():
+            run = self.runs[run_id]
+            waits = step.kind == "signal" and not step.over and not run.over and run.parked is None
+            if waits and any(_is_for(signal, step) for signal in self._kept):
+                yield run_id, name
 
     def _hopes(self, run: RunFact) -> Iterator[bool]:
         yield run.parked is not None
@@ -189,6 +210,11 @@ class Facts:
             for run in self.runs.values()
         ]
         return "\n".join(lines)
+
+
+def _is_for(signal: SignalFact, step: StepFact) -> bool:
+    in_time = step.wake_at is None or signal.sent_at < step.wake_at
+    return signal.run == step.run and signal.name == without_ordinal(step.name) and in_time
 
 
 def _query(row: type[msgspec.Struct], table: str) -> str:
