@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tests.crash.caller import Life
-from tests.crash.ledger import read_ledger
+from tests.crash.ledger import CALLED_OFF, read_ledger
 from tests.crash.lives import Case, Ended, Kill, Mode, Plan
 from tests.crash.oracle import Moment, check_end, check_left, check_life
 
@@ -67,7 +67,8 @@ class Watched:
         self._outcome.lives += 1
         now = Moment(self.case.facts(), read_ledger(self.case.ledger))
         check_life(self.case.db, self._moment, now)
-        if ended is not Ended.KILLED and len(now.lines) > len(self._moment.lines):  # it had opened an engine
+        done = [line for line in now.lines[len(self._moment.lines) :] if line.what != CALLED_OFF]
+        if ended is not Ended.KILLED and done:  # it had opened an engine
             check_left(self.case.db)
         self._moment = now
         return ended

@@ -19,7 +19,7 @@ from pikkupy import Services, StepContext, current_step
 from tests.crash.failpoints import reach
 
 PATH, LIFE = "PIKKUPY_CRASH_LEDGER", "PIKKUPY_CRASH_LIFE"  # for worker processes, which have no services
-KILLED, ROBBED = "killed", "robbed"
+KILLED, CALLED_OFF, ROBBED = "killed", "called off", "robbed"
 
 
 class Line(msgspec.Struct, omit_defaults=True):
@@ -27,7 +27,8 @@ class Line(msgspec.Struct, omit_defaults=True):
 
     `begin`, `end`, `failed`: the body of a step. `seen`: a workflow has got the value of a step, or its failure.
     `asked`, `told`: a call of the engine (`step` is its name) is about to be made, has returned with `value`.
-    `killed`, `robbed`: the life was killed, is about to lose a worker process; from outside.
+    `killed`, `called off`, `robbed`: the life was killed, was told to end and has left its engine, is about to lose a
+    worker process; told by who has done it.
     """
 
     what: str

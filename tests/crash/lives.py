@@ -19,7 +19,7 @@ import msgspec
 from tests.crash import failpoints
 from tests.crash.application import Code, pikku
 from tests.crash.caller import OLD_IS_OVER, Caller, Life
-from tests.crash.ledger import KILLED, LIFE, PATH, ROBBED, Ledger, read_ledger
+from tests.crash.ledger import CALLED_OFF, KILLED, LIFE, PATH, ROBBED, Ledger, read_ledger
 from tests.kills.facts import Facts
 
 LONGEST_LIFE_S = 30.0  # one takes a fraction of a second; beyond it, it hangs
@@ -110,7 +110,10 @@ class Case:
             return Ended.KILLED
         code = os.waitstatus_to_exitcode(status)
         assert code in (0, LEFT), f"a life ended with {code}"
-        return Ended.LEFT if code == LEFT else Ended.DONE
+        if code == LEFT:
+            self.tell(CALLED_OFF)
+            return Ended.LEFT
+        return Ended.DONE
 
     def life(self) -> Life:
         """The report of the last life, which has come to its end."""

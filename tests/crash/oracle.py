@@ -17,14 +17,15 @@ import msgspec
 from pikkupy.core.machine import FINAL_RUNS
 from tests.crash.application import NAP_MS, RETRY_MS
 from tests.crash.caller import PRUNED
-from tests.crash.ledger import KILLED, ROBBED, Line
+from tests.crash.ledger import CALLED_OFF, KILLED, ROBBED, Line
 from tests.kills.facts import Facts, RunFact, StepFact
 
 Key = tuple[str, str]  # run and step
 
 ONCE = "once"  # the step that may run at most once under each number
-USE_UP_ATTEMPTS = {ONCE: (KILLED,), "crunch 0": (KILLED, ROBBED), "crunch 1": (KILLED, ROBBED)}
-"""Steps of which kills may take an attempt, one each, and which kills."""
+USE_UP_ATTEMPTS = {ONCE: (KILLED, CALLED_OFF), "crunch 0": (KILLED, ROBBED), "crunch 1": (KILLED, ROBBED)}
+"""Steps of which some ends may take an attempt, one each, and which. A step that runs at most once also loses it if the
+engine is left when its start is on disk and its body has not begun."""
 RETRIED = "broken"
 MOVED = "moving"
 SLEEPS_US = {"nap": NAP_MS * 1_000}
@@ -202,24 +203,24 @@ def check_order(lines: Sequence[Line]) -> None:
 
 
 def check_attempts(facts: Facts, lines: Sequence[Line]) -> None:
-    """I6: attempts are 1, 2, 3 …, each after the failure of the one before, or after a kill of a step that loses one by
-    that; one invocation id per step, of its own."""
+    """I6: attempts are 1, 2, 3 …, each after the failure of the one before, or after an end that may take it; one
+    invocation id per step, of its own."""
     ids: defaultdict[Key, set[str]] = defaultdict(set)
     latest: Counter[Key] = Counter()
     failed: dict[Key, Line] = {}
-    kills: Counter[str] = Counter()
+    ends: Counter[str] = Counter()
     for line in lines:
         key = (line.run, line.step)
-        if line.what in (KILLED, ROBBED):
-            kills[line.what] += 1
+        if line.what in (KILLED, CALLED_OFF, ROBBED):
+            ends[line.what] += 1
         elif line.what == "failed":
             failed[key] = line
         elif line.what == "begin":
             ids[key].add(line.invocation)
             if line.step in USE_UP_ATTEMPTS:
-                taken = sum(kills[what] for what in USE_UP_ATTEMPTS[line.step])
+                taken = sum(ends[what] for what in USE_UP_ATTEMPTS[line.step])
                 assert latest[key] <= line.attempt <= 1 + taken, (
-                    f"{key}: attempt {line.attempt} after {latest[key]}, and {taken} kills"
+                    f"{key}: attempt {line.attempt} after {latest[key]}, and {taken} ends"
                 )
             else:
                 _check_attempt(line, latest[key], failed.get(key))

@@ -12,9 +12,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.crash.ledger import KILLED, Ledger, Line, read_ledger
+from tests.crash.ledger import CALLED_OFF, KILLED, ROBBED, Ledger, Line, read_ledger
 from tests.crash.lives import Case
-from tests.crash.oracle import Moment, check_end, check_left, check_life
+from tests.crash.oracle import Moment, check_attempts, check_end, check_left, check_life
+from tests.kills.facts import Facts
 
 ROOT = Path(__file__).parent.parent.parent
 LIFE = """
@@ -65,11 +66,11 @@ def line(what: str, run: str, step: str, attempt: int = 1, *, of: str = "", valu
     return spoil
 
 
-def killed(spoil: Spoil) -> Spoil:
-    """The same, after a life that was killed."""
+def after(end: str, spoil: Spoil) -> Spoil:
+    """The same, after such an end of a life, or of a worker process of it."""
 
     def both(case: Case) -> None:
-        case.tell(KILLED)
+        case.tell(end)
         spoil(case)
 
     return both
@@ -166,12 +167,14 @@ IN_THE_FIRST_LIFE: list[tuple[str, Spoil]] = [
     ("has a short deadline", sql(f"UPDATE pikkupy_steps SET wake_at = started_at WHERE {step('fork', 'nap')}")),
     ("begun early", sql("UPDATE pikkupy_runs SET starts_at = starts_at + 1000000 WHERE run_id = 'late'")),
     ("fired early", sql("UPDATE pikkupy_timers SET fired_at = due_at - 1")),
-    ("attempt 2 after 1, and 0 kills", line("begin", "flow-0", "once", 2, of="once")),
-    ("attempt 9 after 1, and 0 kills", line("begin", "flow-0", "once", 9, of="once")),
-    ("attempt 40 after 1, and 1 kills", killed(line("begin", "flow-0", "once", 40, of="once"))),
-    ("attempt 0 after 1, and 1 kills", killed(line("begin", "flow-0", "once", 0, of="once"))),
-    ("attempt 2 after 0, and 0 kills", line("begin", "crunch-0", "crunch 0", 2)),
-    ("attempt 3 after 0, and 1 kills", killed(line("begin", "crunch-0", "crunch 0", 3))),
+    ("attempt 2 after 1, and 0 ends", line("begin", "flow-0", "once", 2, of="once")),
+    ("attempt 9 after 1, and 0 ends", line("begin", "flow-0", "once", 9, of="once")),
+    ("attempt 40 after 1, and 1 ends", after(KILLED, line("begin", "flow-0", "once", 40, of="once"))),
+    ("attempt 0 after 1, and 1 ends", after(KILLED, line("begin", "flow-0", "once", 0, of="once"))),
+    ("attempt 2 after 0, and 0 ends", line("begin", "crunch-0", "crunch 0", 2)),
+    ("attempt 3 after 0, and 1 ends", after(KILLED, line("begin", "crunch-0", "crunch 0", 3))),
+    ("attempt 2 after 0, and 0 ends", after(CALLED_OFF, line("begin", "crunch-0", "crunch 0", 2))),
+    ("attempt 2 after 1, and 0 ends", after(ROBBED, line("begin", "flow-0", "once", 2, of="once"))),
     ("broken mend: of 2 attempts", sql(f"DELETE FROM pikkupy_attempts WHERE {of('broken')} AND attempt = 1")),
 ]
 
@@ -188,6 +191,24 @@ def test_what_the_ledger_tells_of_is_seen(case: Case, message: str, spoil: Spoil
 
     with pytest.raises(AssertionError, match=message):
         check_life(case.db, nothing, moment(case))
+
+
+@pytest.mark.parametrize(
+    ("end", "run", "name"),
+    [(KILLED, "flow-0", "once"), (CALLED_OFF, "flow-0", "once"), (KILLED, "x", "crunch 0"), (ROBBED, "x", "crunch 0")],
+)
+def test_an_end_may_take_one_attempt(case: Case, end: str, run: str, name: str) -> None:
+    """Of a step that runs at most once, or in a worker process."""
+    case.tell(end)
+    lines = [one for one in read_ledger(case.ledger) if one.what in ("begin", "failed", end)]
+    first = Line("begin", 1, 1, run, name, 1, "id")
+    others = [one for one in lines if (one.run, one.step) != (run, name)]
+    nothing = Facts(case.db)
+    nothing.steps.clear()
+
+    check_attempts(nothing, [first, *others, msgspec.structs.replace(first, life=2, attempt=2)])
+    with pytest.raises(AssertionError, match="attempt 3 after 1, and 1 ends"):
+        check_attempts(nothing, [first, *others, msgspec.structs.replace(first, life=2, attempt=3)])
 
 
 def test_an_end_that_is_no_end_is_seen(case: Case, sound: Case) -> None:
