@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
 
-from tests.disk.records import Told
+from tests.disk.records import Asked, Record, Told
 
 TABLES = tuple(
     f"pikkupy_{name}"
@@ -139,3 +139,36 @@ class State:
                 attempts = self.attempts.get((told.run, told.name), 0)
                 return attempts >= int(told.value) and self.steps[told.run, told.name] != "pending"
         raise AssertionError(f"nobody knows what {told.what!r} means")
+
+
+def standing(records: Iterable[Record], state: State) -> list[Told]:
+    """All that was told and must still be so in `state`, which is what a kill, an error or a loss of power has left.
+
+    Who deletes a run takes back all that was told of it and of its children, who retries it that it has failed, and who
+    starts it that it is not there. From the moment that somebody asks for that it may be so; but a run whose deletion
+    was asked for is gone as a whole, or not at all.
+    """
+    told: list[Told] = []
+    leaving: set[str] = set()
+    for record in records:
+        match record:
+            case Asked("delete", run):
+                leaving.add(run)
+            case Asked("start", run):
+                told = [each for each in told if (each.what, each.run) != ("deleted", run)]
+            case Asked("retry", run):
+                told = [each for each in told if each.run != run or each.what not in {"ended", "cut off"}]
+            case Told("deleted", run):
+                leaving.discard(run)
+                told = [each for each in told if _root(each.run) != run] + [record]
+            case Told():
+                told.append(record)
+            case _:
+                pass
+    gone = leaving - state.runs.keys()
+    return [each for each in told if _root(each.run) not in gone]
+
+
+def _root(run_id: str) -> str:
+    """The run that is not the child of another one: the id of a child is that of its parent and more."""
+    return run_id.partition("/")[0]

@@ -32,6 +32,7 @@ from tests.disk.records import (
     Record,
     Rows,
     Sync,
+    Told,
     Truncate,
     Unlink,
     Write,
@@ -180,6 +181,8 @@ def _check_stop(after: Sequence[Record]) -> None:
     for record in after:
         if isinstance(record, Begun):
             raise Wrong(f"dispatch: {record} after the journal had failed")
+        if isinstance(record, Told):
+            raise Wrong(f"told: {record} after the journal had failed")
         if isinstance(record, Rows) and record.committed:
             raise Wrong("write: a commit after the journal had failed")
         if isinstance(record, Write | Truncate) and record.file == "":
@@ -204,7 +207,7 @@ async def _check_file(db: Path, records: Sequence[Record], result: Result, *, to
     check_known(records, State(tables))
     if to_the_end or State(tables).is_under_way(ONCE):
         result.counts["run to the end"] += 1
-        await check_end(db, State(tables))
+        await check_end(db, State(tables), records)
 
 
 def loop(longest: int | None, jobs: int, way: Way) -> Result:

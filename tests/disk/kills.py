@@ -65,7 +65,7 @@ async def check_killed(db: Path, records: list[Record], result: Result) -> None:
     if digest(tables) not in legal:
         raise Wrong("lost: the file is neither what was committed last nor what was about to be")
     check_known(records, State(tables))
-    await check_end(db, State(tables))
+    await check_end(db, State(tables), records)
     result.counts["run to the end"] += 1
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from pikkupy.engine.views import Step
 from pikkupy.store import Journal, connection
 from pikkupy.store.connection import Connection
 from pikkupy.testing import VirtualClock
-from tests.disk.contents import JOURNAL, Key, Rows, State, tables_of
+from tests.disk.contents import JOURNAL, Key, Rows, State, standing, tables_of
 from tests.disk.contents import Journal as JournalRow
 from tests.disk.records import Begun, Record, Told
 from tests.disk.workload import ONCE, RESULTS, Caller, World, finish, pikku
@@ -134,12 +134,12 @@ async def tables_in(db: Path) -> Rows:
         await journal.close(clean=False)
 
 
-async def check_end(db: Path, state: State) -> None:
+async def check_end(db: Path, state: State, before: Iterable[Record]) -> None:
     """Let the engine go on with the file to the end of every run, a year later. Raises `Wrong`.
 
     Steps that have succeeded in `state`, which is what is recorded, are not executed again, runs that have ended stay
     as they are, and the results of all are those that there must be. Steps that may begin once and have begun are not
-    begun again.
+    begun again. What `before` says that workflows have got, they get again.
     """
     records: list[Record] = []
     clock = VirtualClock(LATER)
@@ -155,7 +155,8 @@ async def check_end(db: Path, state: State) -> None:
     for begun in records:
         if isinstance(begun, Begun):
             _check_begun(begun, state)
-    check_values(records)
+    earlier = [told for told in standing(before, state) if told.what == "seen" and state.bears_out(told)]
+    check_values([*earlier, *records])
 
 
 def _check_run(run_id: str, status: str, output: object, before: dict[str, str]) -> None:
@@ -187,20 +188,20 @@ def _check_once(run_id: str, step: Step, before: State) -> None:
         raise Wrong(f"once: step {step.name!r} of run {run_id!r} has come to {step.output!r}, {step.error!r:.200}")
 
 
-def check_known(records: Sequence[Record], state: State) -> None:
-    """Steps that may begin once are in the file as begun, if they have begun. Raises `Wrong`.
+def check_known(records: Iterable[Record], state: State) -> None:
+    """What was told is so in `state`, which is what a kill or an error has left. Raises `Wrong`.
 
-    `state` is what a kill or an error has left; who was told of the start of a run that is not there has deleted it.
+    Steps that may begin once have been told that they are in the file as begun, when they begin.
     """
-    told = [record for record in records if isinstance(record, Told)]
-    started = {record.run for record in told if record.what == "started"}
-    for record in told:
-        deleted = record.run in started and record.run not in state.runs
-        if record.what == "begun" and not deleted and not state.bears_out(record):
-            raise Wrong(f"once: step {record.name!r} of run {record.run!r} has begun, and the file does not know")
+    for told in standing(records, state):
+        if state.bears_out(told):
+            continue
+        if told.what == "begun":
+            raise Wrong(f"once: step {told.name!r} of run {told.run!r} has begun, and the file does not know")
+        raise Wrong(f"lost: {told} is not in the file")
 
 
-def check_values(records: list[Record]) -> None:
+def check_values(records: Iterable[Record]) -> None:
     """A workflow gets from a step what it got before."""
     seen: dict[tuple[str, str], object] = {}
     for told in records:

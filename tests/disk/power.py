@@ -175,7 +175,8 @@ class Explorer:
         self.result.counts["run to the end"] += 1
         db = write_image(self._folder / "end", files)
         try:
-            await check_end(db, self._recording.states[self._recording.indices[key]])
+            index = self._recording.indices[key]
+            await check_end(db, self._recording.states[index], self._recording.until(index))
         except (PikkuError, AssertionError) as error:
             raise Wrong(f"end: {type(error).__name__}: {error}") from error
         finally:

@@ -48,6 +48,10 @@ class Recording:
         """The number of the last commit that was whole by then."""
         return bisect_right(self._begins, record) - 1
 
+    def until(self, index: int) -> list[Record]:
+        """The records of the time before the commit after that one."""
+        return self.records[: self._begins[index + 1] - 1 if index + 1 < len(self._begins) else None]
+
     def needed_at(self, record: int) -> int:
         """The number of the first commit that bears out all that was told by then."""
         found = bisect_right(self._told_at, record) - 1

@@ -58,6 +58,16 @@ class Told(msgspec.Struct, frozen=True, tag="told", array_like=True):
     value: Any = None
 
 
+class Asked(msgspec.Struct, frozen=True, tag="asked", array_like=True):
+    """The engine is asked to `start`, `retry` or `delete` a run, which takes back something that was told of it.
+
+    That may be done before it is told of.
+    """
+
+    what: str
+    run: str
+
+
 class Begun(msgspec.Struct, frozen=True, tag="begun", array_like=True):
     """The body of a step has begun."""
 
@@ -81,7 +91,7 @@ class Rows(msgspec.Struct, frozen=True, tag="rows", array_like=True):
 
 
 Operation: TypeAlias = Create | Write | Truncate | Sync | Unlink
-Record: TypeAlias = Operation | Told | Begun | Mark | Rows
+Record: TypeAlias = Operation | Told | Asked | Begun | Mark | Rows
 OPERATIONS = (Create, Write, Truncate, Sync, Unlink)
 SIZE_BYTES = 4
 

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from pikkupy.core.model import StepStatus
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.live import LiveStep
 from pikkupy.store import connection, rows
-from tests.disk import errors, flips, kills, power
+from pikkupy.store.committer import Committer
+from tests.disk import errors, flips, kills, life, power
 from tests.disk.life import FULL, LOOP, Life, in_child, lives
 from tests.disk.parallel import Result
 from tests.disk.recording import recorded
-from tests.disk.records import Create, Mark, Sync, Told, Truncate, Unlink, Write
-from tests.disk.workload import LIVES, ONCE, Caller
+from tests.disk.records import OPERATIONS, Asked, Create, Mark, Record, Sync, Told, Truncate, Unlink, Write, read_log
+from tests.disk.workload import LIVES, ONCE, Caller, Tell, World
 
 ROOT = Path(__file__).parent.parent.parent
 SEED = 20261124
@@ -172,6 +174,96 @@ def test_telling_before_the_commit_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Caller, "start", early)
 
     assert any("lost: " in wrong for wrong in explored(None).wrong)
+
+
+def telling_early(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """These calls are told while what they ask for is not on disk yet."""
+    start, signal, cancel = Caller.start, Caller.signal, Caller.cancel
+
+    async def early_start(caller: Caller, run_id: str) -> None:
+        caller.tell(Told("started", run_id))
+        await start(caller, run_id)
+
+    async def early_signal(caller: Caller, run_id: str) -> None:
+        caller.tell(Told("signalled", run_id, "paid", 1))
+        await signal(caller, run_id)
+
+    async def early_cancel(caller: Caller, run_id: str) -> None:
+        caller.tell(Told("ended", run_id, "cancelled"))
+        await cancel(caller, run_id)
+
+    early = {"start": early_start, "signal": early_signal, "cancel": early_cancel}
+    for name in names:
+        monkeypatch.setattr(Caller, name, early[name])
+
+
+EARLY = {
+    "start": Told("started", "o1"),
+    "signal": Told("signalled", "o1", "paid", 1),
+    "cancel": Told("ended", "endless", "cancelled"),
+}
+"""What these calls tell."""
+
+
+def number_after(record: Record, kinds: type[Any] | tuple[type[Any], ...], folder: Path) -> int:
+    """Of the first operation of these kinds after that record."""
+    assert in_child(lambda: lives(folder, FULL, LIVES)) == 0
+    records = read_log(folder / "log")
+    return 1 + sum(isinstance(before, kinds) for before in records[: records.index(record)])
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_telling_before_the_commit_is_seen_by_kills(monkeypatch: pytest.MonkeyPatch, name: str, tmp_path: Path) -> None:
+    """The file that a kill leaves is compared with what a caller was told."""
+    telling_early(monkeypatch, name)
+    nth = number_after(EARLY[name], OPERATIONS, tmp_path)
+
+    assert ["lost: " in wrong for wrong in kills.killed(FULL, nth).wrong] == [True]
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_telling_before_the_commit_is_seen_by_errors(
+    monkeypatch: pytest.MonkeyPatch, name: str, tmp_path: Path
+) -> None:
+    """The same of the file that an error leaves."""
+    telling_early(monkeypatch, name)
+    case = errors.Case(errors.KINDS[0], number_after(EARLY[name], Write, tmp_path), once=True)
+
+    assert ["lost: " in wrong for wrong in errors.suffer(case, 1, FULL).wrong] == [True]
+
+
+def test_telling_of_success_after_the_journal_has_failed_is_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An unknown commit is a failure for everybody; here it is a success, and in this file it is not."""
+    case = errors.Case(errors.KINDS[0], number_after(Asked("delete", "endless"), Write, tmp_path), once=True)
+    assert errors.suffer(case, 1, FULL).wrong == []
+
+    monkeypatch.setattr(Committer, "_refuse_all", tell_success)
+
+    assert ["told: " in wrong for wrong in errors.suffer(case, 1, FULL).wrong] == [True]
+
+
+def tell_success(committer: Committer) -> None:
+    """Instead of refusing what is queued."""
+    while committer._queue:
+        committer._queue.popleft().done(None)
+
+
+def test_a_value_that_is_another_one_after_a_kill_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a workflow got before the kill is compared with what it gets afterwards."""
+
+    class Spoiling(World):
+        def __init__(self, tell: Tell) -> None:
+            def other(record: Record) -> None:
+                is_value = isinstance(record, Told) and record.what == "seen" and record.value is not None
+                tell(structs.replace(record, value="something else") if is_value else record)
+
+            super().__init__(other)
+
+    monkeypatch.setattr(life, "World", Spoiling)  # of the life that is killed, and not of who looks at its file
+
+    assert any("value: " in wrong for wrong in kills.explore(20, SEED, 2, FULL).wrong)
 
 
 def test_a_step_that_begins_before_that_is_on_disk_is_seen() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pikkupy import Decided, Engine, Interrupted, Pikku, PikkuError, Services, StepFailed, Workflow, current_step
 from pikkupy.testing import VirtualClock
-from tests.disk.records import Begun, Record, Told
+from tests.disk.records import Asked, Begun, Record, Told
 
 PATIENCE_S = 10.0  # until whoever waits for the end of a run must have got something, once the engine was left
 ROUNDS = 60  # of help, until every run must have ended
@@ -193,6 +193,7 @@ class Caller:
 
     async def start(self, run_id: str) -> None:
         workflow, data = STARTS[run_id]
+        self.tell(Asked("start", run_id))
         handle = await self.engine.start(workflow, data, run_id=run_id, tags={"kind": run_id[0]})
         self.tell(Told("started", run_id))
         self._waiters.append(asyncio.ensure_future(handle.result()))
@@ -220,23 +221,29 @@ class Caller:
         self.tell(Told("ended", run_id, "cancelled"))
 
     async def retry(self, run_id: str) -> None:
+        self.tell(Asked("retry", run_id))
         await self.engine.retry(run_id)
         self.tell(Told("retried", run_id))
 
     async def fork(self, run_id: str, at: str, new_run_id: str) -> None:
+        self.tell(Asked("start", new_run_id))
         await self.engine.fork(run_id, at=at, new_run_id=new_run_id)
         self.tell(Told("started", new_run_id))
 
     async def delete(self, run_id: str) -> None:
+        self.tell(Asked("delete", run_id))
         await self.engine.delete_run(run_id)
         self.tell(Told("deleted", run_id))
 
     async def prune(self) -> None:
         page = await self.engine.list_runs(status=["completed", "failed", "cancelled"])
+        now = self.clock.now()
+        old = [run for run in page.runs if run.parent_run_id is None and (now - (run.ended_at or now)).days >= 100]
+        for run in old:
+            self.tell(Asked("delete", run.id))
         await self.engine.prune(older_than="100d")
-        for run in page.runs:
-            if (self.clock.now() - (run.ended_at or self.clock.now())).days >= 100 and run.parent_run_id is None:
-                self.tell(Told("deleted", run.id))
+        for run in old:
+            self.tell(Told("deleted", run.id))
 
     async def ends(self, run_id: str) -> None:
         try:
