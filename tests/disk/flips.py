@@ -1,7 +1,9 @@
 """Rot: single bits that flip, and files that are cut, in a journal that nobody has open. Then all of it is read.
 
-Everything that the engine gives out is what was recorded, or there is an error of pikkupy's. A value may also be left
-out: a run that an index does not lead to any more is not found. That is counted, and is no silent change of a value.
+Everything that the engine gives out is what was recorded, or there is an error of pikkupy's. Nothing is left out
+without an error, either, but for steps and attempts of runs that had ended, where SQLite looks for rows on a damaged
+page and does not find them: that is counted, and nothing can run again. Of an unfinished run, the time of its last
+change may be another one as long as there is an error of the step that it is taken from.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from pikkupy import JournalError, PikkuError, RunNotFound
+from msgspec import structs
+
+from pikkupy import Attempt, JournalError, PikkuError, ReplayMismatch, Run, RunNotFound
 from pikkupy.config import Config
 from pikkupy.engine import Engine
 from pikkupy.engine.host import Outside
 from pikkupy.store import Journal
 from pikkupy.store.connection import REFUSALS
 from pikkupy.testing import VirtualClock
+from tests.disk.contents import Journal as JournalRow
 from tests.disk.contents import Key
 from tests.disk.images import Image
 from tests.disk.opening import NOW_US, Wrong, key_of, open_journal, quiet_process, unlink_all
@@ -33,7 +38,8 @@ from tests.disk.workload import World, pikku
 CUT_SHARE = 0.2  # of the cases are truncations
 CHUNK = 20  # cases that a process is asked for at a time
 
-Values = dict[tuple[str, ...], Any]
+Question = tuple[str, ...]
+Values = dict[Question, Any]
 
 
 def spoiled(files: Image, rng: random.Random) -> tuple[str, Image]:
@@ -51,7 +57,7 @@ def spoiled(files: Image, rng: random.Random) -> tuple[str, Image]:
     return what, tuple((other, worse if other == name else kept) for other, kept in files)
 
 
-async def read_out(db: Path, told: list[Record], keys: list[Key]) -> AsyncIterator[tuple[tuple[str, ...], Any]]:
+async def read_out(db: Path, told: list[Record], keys: list[Key]) -> AsyncIterator[tuple[Question, Any]]:
     """Everything that an engine says of the file, each with what was asked; an error in the place of an answer.
 
     What was in the file when it was opened is added to `keys`.
@@ -85,7 +91,7 @@ async def read_out(db: Path, told: list[Record], keys: list[Key]) -> AsyncIterat
         await engine.__aexit__(None, None, None)
 
 
-async def _listed(engine: Engine) -> AsyncIterator[tuple[tuple[str, ...], Any]]:
+async def _listed(engine: Engine) -> AsyncIterator[tuple[Question, Any]]:
     try:
         page = await engine.list_runs(limit=500)
     except PikkuError as error:
@@ -95,7 +101,7 @@ async def _listed(engine: Engine) -> AsyncIterator[tuple[tuple[str, ...], Any]]:
         yield ("listed", run.id), run
 
 
-async def _of_run(engine: Engine, run_id: str) -> AsyncIterator[tuple[tuple[str, ...], Any]]:
+async def _of_run(engine: Engine, run_id: str) -> AsyncIterator[tuple[Question, Any]]:
     try:
         yield ("run", run_id), await engine.get_run(run_id)
         for step in await engine.steps(run_id):
@@ -164,24 +170,20 @@ class Rot:
         assert self._sound is not None
         sound, told = self._sound
         records: list[Record] = []
-        given: Values = {}
-        errors: list[PikkuError] = []
+        answers = Answers(sound)
         keys: list[Key] = []
         async for question, answer in read_out(db, records, keys):
-            if isinstance(answer, PikkuError):
-                errors.append(answer)
-            elif self._is_earlier(keys):
-                continue
-            elif question in given or sound.get(question, _NOTHING) != answer:
-                raise Wrong(f"value: {question} gives {answer!r:.300}, was {sound.get(question, _NOTHING)!r:.300}")
-            else:
-                given[question] = answer
+            if isinstance(answer, PikkuError) or not self._is_earlier(keys):
+                answers.add(question, answer)
         for place, value in _told(records).items():
             if told.get(place, value) != value:
                 raise Wrong(f"value: a workflow got {value!r:.200} from {place}")
-        if self._is_earlier(keys) and not errors:
-            return "exactly an earlier commit"
-        return _kind(errors, missing=len(sound.keys() - given.keys()))
+        if self._is_earlier(keys):
+            return _kind(answers.errors) if answers.errors else "exactly an earlier commit"
+        lost = answers.unexplained()
+        if lost and is_whole(db):
+            raise Wrong(f"missing: {lost[0]} gives nothing, and no error either")
+        return "rows of a run that had ended are not found" if lost else _kind(answers.errors)
 
     def _is_earlier(self, keys: list[Key]) -> bool:
         """SQLite takes what is damaged in a WAL for the end of it: a loss of power leaves the same."""
@@ -191,12 +193,77 @@ class Rot:
 _NOTHING = "nothing"
 
 
-def _kind(errors: list[PikkuError], *, missing: int) -> str:
+class Answers:
+    """What an engine says of a damaged file, compared with what it says of the sound one."""
+
+    def __init__(self, sound: Values) -> None:
+        self.errors: Values = {}
+        self._sound = sound
+        self._given: Values = {}
+        self._changed = set[str]()  # unfinished runs with another time of the last change
+
+    def add(self, question: Question, answer: Any) -> None:
+        """One more. Raises `Wrong` for a value that is another one."""
+        was = self._sound.get(question, _NOTHING)
+        if isinstance(answer, PikkuError):
+            self.errors[question] = answer
+        elif isinstance(answer, Run) and str(answer.reason).startswith("ReplayMismatch: "):
+            self.errors[_part(question)] = ReplayMismatch(answer.reason)  # something is gone, and nothing begins again
+        elif isinstance(answer, Attempt) and answer.step_name == "?":
+            return  # its step is missing
+        elif question in self._given or (was != answer and not self._is_changed(was, answer)):
+            raise Wrong(f"value: {question} gives {answer!r:.300}, was {was!r:.300}")
+        self._given[question] = answer
+
+    def _is_changed(self, was: Any, answer: Any) -> bool:
+        """The time of the last change of an unfinished run is that of a step; its checksum is not looked at for it."""
+        changed = isinstance(was, Run) and was.ended_at is None and isinstance(answer, Run)
+        if changed and structs.replace(answer, updated_at=was.updated_at) == was:
+            self._changed.add(was.id)
+            return True
+        return False
+
+    def unexplained(self) -> list[Question]:
+        """What is missing of runs that had ended, and no error tells of. Raises `Wrong` if it is of others, or a run.
+
+        A step that is not there would run again, and a run could be started again.
+        """
+        lost = [question for question in self._sound.keys() - self._given.keys() if not self._is_explained(question)]
+        for question in lost:
+            ended = question[0] != "listed" and self._sound["listed", question[1]].ended_at is not None
+            if not ended or question[0] == "run":
+                raise Wrong(f"missing: {question} gives nothing, and no error either")
+        for run_id in self._changed:
+            if not self._is_explained(("run", run_id)):
+                raise Wrong(f"value: run {run_id!r} has changed at another time")
+        return sorted(lost)
+
+    def _is_explained(self, question: Question) -> bool:
+        """By an error of its run, of the list of runs, or of the file."""
+        return not self.errors.keys().isdisjoint({("open",), ("list",), _part(question)})
+
+
+def _part(question: Question) -> Question:
+    return ("part of", question[1])
+
+
+def is_whole(db: Path) -> bool:
+    """Whether SQLite says that each row is where it looks for it: then all of them were found."""
+    with closing(sqlite3.connect(db)) as raw:
+        try:
+            return raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        except sqlite3.Error:
+            return False
+
+
+def _kind(errors: Values) -> str:
     if not errors:
-        return "something is missing, without an error" if missing else "did not matter"
-    first = errors[0]
+        return "did not matter"
+    first = next(iter(errors.values()))
     if isinstance(first, RunNotFound):
         return "not found"
+    if isinstance(first, ReplayMismatch):
+        return "noticed by a replay"
     by_sqlite = isinstance(first.__cause__, sqlite3.Error) or "damaged when" in str(first)
     if by_sqlite or not isinstance(first, JournalError) or "not an SQLite" in str(first):
         return "noticed by SQLite"
@@ -241,8 +308,13 @@ async def _is_at_rest(db: Path) -> bool:
 
 def write_out(recording: Recording) -> Image:
     """The file alone, with everything in it: as the second life of the recording has left it."""
-    files = [commit.files for commit in recording.commits if commit.key[1] is not None and commit.key[1].clean]
-    return _checkpointed(files[0])
+    left = [commit.files for commit in recording.commits if _is_left(commit.key[1])]
+    return _checkpointed(left[0])
+
+
+def _is_left(journal: JournalRow | None) -> bool:
+    """In good order; a file that nobody has opened yet is as well, and is empty."""
+    return journal is not None and bool(journal.clean) and journal.epoch > 0
 
 
 def _checkpointed(files: Image) -> Image:

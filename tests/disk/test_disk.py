@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
+import re
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -15,12 +20,13 @@ from msgspec import structs
 from pikkupy.core.model import StepStatus
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.live import LiveStep
-from pikkupy.store import connection, rows
+from pikkupy.store import connection, reader, rows
 from pikkupy.store.committer import Committer
 from tests.disk import errors, flips, kills, life, power
+from tests.disk.images import Image
 from tests.disk.life import FULL, LOOP, Life, in_child, lives
 from tests.disk.parallel import Result
-from tests.disk.recording import recorded
+from tests.disk.recording import recorded, write_image
 from tests.disk.records import OPERATIONS, Asked, Create, Mark, Record, Sync, Told, Truncate, Unlink, Write, read_log
 from tests.disk.workload import LIVES, ONCE, Caller, Tell, World
 
@@ -99,6 +105,18 @@ def test_bits_that_flip() -> None:
 
     assert counts["noticed by SQLite"] > 0
     assert counts["noticed by a checksum"] > 0
+
+
+def test_the_files_that_rot_have_something_in_them(tmp_path: Path) -> None:
+    """Both: the one in the middle of its life, and the one that was left."""
+    with recorded(FULL) as recording:
+        for number, files in enumerate((flips.in_the_middle(recording, tmp_path), flips.write_out(recording))):
+            db = write_image(tmp_path / f"{number}", files)
+            with closing(sqlite3.connect(db)) as raw:
+                kinds = "SELECT (SELECT count(*) FROM pikkupy_steps), (SELECT count(*) FROM pikkupy_attempts)"
+                [(steps, attempts)] = raw.execute(kinds).fetchall()
+
+            assert (steps > 20, attempts > 5) == (True, True)
 
 
 def test_kills_before_operations() -> None:
@@ -311,6 +329,47 @@ def test_rot_without_checksums_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         result = flips.explore(recording, SEED, 600, 2)
 
     assert any("value: " in wrong for wrong in result.wrong)
+
+
+def test_rot_that_takes_something_away_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged steps are left out, and nobody says so: they would be run again."""
+    intact = reader._intact
+
+    def in_an_output(files: Image, rng: random.Random) -> tuple[str, Image]:
+        (name, data), *others = files
+        places = [found.start() for found in re.finditer(b'receipt":', data)]
+        place = rng.choice(places)
+        return "an output", ((name, data[:place] + data[place : place + 1].upper() + data[place + 1 :]), *others)
+
+    def silent(found: Any, decode: Any, _damaged: object) -> Any:
+        return intact(found, decode, lambda _error: None)
+
+    with recorded(FULL) as recording:
+        monkeypatch.setattr(flips, "spoiled", in_an_output)
+        assert flips.explore(recording, SEED, 40, 2).wrong == []
+
+        monkeypatch.setattr(reader, "_intact", silent)
+        result = flips.explore(recording, SEED, 40, 2)
+
+    assert any("missing: " in wrong for wrong in result.wrong)
+
+
+def test_an_unfinished_run_that_lacks_a_step_is_parked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of it begins again: what was recorded after that step does not fit."""
+
+    def without_a_step(files: Image, _rng: random.Random) -> tuple[str, Image]:
+        with TemporaryDirectory(dir=tmp_path) as folder:
+            db = write_image(Path(folder) / "db", files)
+            with closing(sqlite3.connect(db, isolation_level=None)) as raw:
+                o2 = "SELECT number FROM pikkupy_runs WHERE run_id = 'o2'"
+                assert raw.execute(f"DELETE FROM pikkupy_steps WHERE name = 'left' AND run = ({o2})").rowcount == 1
+            return "a step is gone", (("", db.read_bytes()),)
+
+    monkeypatch.setattr(flips, "spoiled", without_a_step)
+    with recorded(FULL) as recording:
+        result = flips.explore(recording, SEED, 40, 2)
+
+    assert (result.counts["noticed by a replay"], result.wrong) == (40, [])
 
 
 def test_an_error_in_the_layer_is_kept(tmp_path: Path) -> None:
