@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -208,6 +209,7 @@ def test_a_history_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(simulation, "COMMAND", [sys.executable, "-c", HANGS])
     monkeypatch.setattr(simulation, "LONGEST_S", 4.0)
     monkeypatch.setattr(simulation, "CHUNK", 4)
+    monkeypatch.setattr(logging.getLogger("pikkupy"), "setLevel", lambda _: None)  # of the tests' own process
     for crashes in ("3", "60"):
         assert simulation.main(["--seed", "1", "--crashes", crashes, "--jobs", "1", "--json"]) == 1
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +34,16 @@ from tests.disk.workload import LIVES, ONCE, Caller, Tell, World
 
 ROOT = Path(__file__).parent.parent.parent
 SEED = 20261124
+
+
+@pytest.fixture(autouse=True)
+def process_as_it_was() -> Iterator[None]:
+    """What looks at files here silences the process, and syncs nothing: other tests come after it."""
+    log, synchronous = logging.getLogger("pikkupy"), connection._SYNCHRONOUS.copy()
+    level = log.level
+    yield
+    log.setLevel(level)
+    connection._SYNCHRONOUS.update(synchronous)
 
 
 def run(*options: str) -> dict[str, Any]:
