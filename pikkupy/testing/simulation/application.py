@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
@@ -77,25 +78,27 @@ class _Observer:
         self._life = history.life
         self._own_sleeps = 0
 
+    def _watch(self, check: Callable[..., None], *about: Any, **more: Any) -> None:
+        self._history.watch(self._life, partial(check, *about, **more))
+
     def asks(self, position: int | None, node: Leaf) -> int:
         assert self._cursor is not None
         if position is None:
             self._own_sleeps += 1
             position = -self._own_sleeps
-        self._history.watch(self._life, partial(self._history.oracle.asks, self._cursor, position, node))
+        self._watch(self._history.oracle.asks, self._cursor, position, node)
         return position
 
     def saw(self, run_id: str, position: int, node: Leaf, what: Any) -> None:
         remembers = self._history.code.remembers(run_id, self._life)
         assert self._cursor is not None
-        saw = partial(self._history.oracle.saw, self._cursor, position, node, repr(what), remembers=remembers)
-        self._history.watch(self._life, saw)
+        self._watch(self._history.oracle.saw, self._cursor, position, node, repr(what), remembers=remembers)
 
     def returns(self, run_id: str, result: Any) -> None:
-        self._history.watch(self._life, partial(self._history.oracle.given.returns, run_id, repr(result)))
+        self._watch(self._history.oracle.given.returns, run_id, repr(result))
 
     def cancels(self, run_id: str) -> None:
-        self._history.watch(self._life, partial(self._history.oracle.wants_cancelled, run_id))
+        self._watch(self._history.oracle.wants_cancelled, run_id)
 
     async def act(self, node: Do) -> Any:
         step = self._begins(node)
@@ -107,7 +110,7 @@ class _Observer:
             if node.acts == "stubborn":
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(1e6)
-                self._history.watch(self._life, partial(self._history.oracle.bodies.stops, step))
+                self._watch(self._history.oracle.bodies.stops, step)
                 await asyncio.sleep(2)
             return self._effect(node, step)
         finally:
@@ -124,21 +127,21 @@ class _Observer:
     def _begins(self, node: Do) -> StepContext:
         history, step = self._history, current_step()
         assert step is not None
-        history.watch(self._life, partial(history.oracle.bodies.begins, node, step, self._life))
+        self._watch(history.oracle.bodies.begins, node, step, self._life)
         if history.life == self._life:
             history.note(f"{step.run_id} {step.step_name} {step.attempt_count}")
         return step
 
     def _ends(self, step: StepContext) -> None:
-        self._history.watch(self._life, partial(self._history.oracle.bodies.ends, step, self._life))
+        self._watch(self._history.oracle.bodies.ends, step, self._life)
 
     def _effect(self, node: Do, step: StepContext) -> Any:
         match node.acts:
             case "fail" if step.attempt_count <= node.failures:
-                self._history.watch(self._life, partial(self._history.oracle.bodies.failed, step))
+                self._watch(self._history.oracle.bodies.failed, step)
                 raise OSError(f"attempt {step.attempt_count}")
             case "final":
-                self._history.watch(self._life, partial(self._history.oracle.bodies.failed, step, final=True))
+                self._watch(self._history.oracle.bodies.failed, step, final=True)
                 raise NonRetryableError(f"attempt {step.attempt_count}")
             case "huge":
                 return "x" * 200_000
@@ -147,5 +150,5 @@ class _Observer:
             case "exit":
                 raise SystemExit(3)
         value = (step.attempt_count, VALUES[node.value % len(VALUES)])
-        self._history.watch(self._life, partial(self._history.oracle.bodies.made, step, repr(value)))
+        self._watch(self._history.oracle.bodies.made, step, repr(value))
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 
@@ -20,6 +21,11 @@ class Known(NamedTuple):
     what: Any
 
 
+def is_among(run_id: str, runs: Iterable[str]) -> bool:
+    """Whether the run is one of these, or below one."""
+    return any(f"{run_id}/".startswith(f"{one}/") for one in runs)
+
+
 class Asked:
     """What people, and workflows of their own runs, have asked for, whether it was acknowledged or not."""
 
@@ -34,15 +40,15 @@ class Asked:
 
     def was_retried(self, run_id: str) -> bool:
         """Whether the run goes on from an earlier point: it, or one above it, was retried."""
-        return any(f"{run_id}/".startswith(f"{one}/") for one in self.retried)
+        return is_among(run_id, self.retried)
 
     def is_gone(self, run_id: str) -> bool:
         """Whether somebody wanted the run to be deleted, or one above it."""
-        return any(f"{run_id}/".startswith(f"{gone}/") for gone in self.gone)
+        return is_among(run_id, self.gone)
 
-    def wants_cancelled(self, run_id: str) -> bool:
+    def is_unwanted(self, run_id: str) -> bool:
         """Whether somebody wanted it to be cancelled, or one above it."""
-        return any(f"{run_id}/".startswith(f"{unwanted}/") for unwanted in self.unwanted)
+        return is_among(run_id, self.unwanted)
 
     def has_other_code(self, run_id: str) -> bool:
         """Whether its code was changed."""

@@ -48,7 +48,7 @@ class Bodies:
         self._counts = counts
         self._async_workers = async_workers
         self._at_work: set[tuple[str, int, int]] = set()  # attempts on the event loop that nobody has asked to stop
-        # Attempts: the life in which the body began last, and whether it was at_most_once.
+        # Attempts: the life in which the body began last, whether it was at_most_once, when, after how many jumps.
         self._begun: dict[tuple[str, int, int], Known] = {}
         self._live: dict[tuple[str, int], tuple[int, int]] = {}  # attempt and life of a step's body that has not ended
         self._made: dict[tuple[str, int, int], dict[str, None]] = {}  # values that bodies of an attempt have returned

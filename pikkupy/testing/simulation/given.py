@@ -95,7 +95,7 @@ class Given:
             return
         error = what.partition(" after ")[2].partition(": ")[2]
         cancelled = _CANCELLED.match(error)
-        if cancelled and not self._asked.wants_cancelled(cancelled[1]):
+        if cancelled and not self._asked.is_unwanted(cancelled[1]):
             raise Violation(f"cancel: run {cancelled[1]!r} is cancelled, and nobody has asked for it (I-28)")
         if not error.startswith("TimeoutError: ") or node.timeout_us is None or self._clock.jumps:
             return

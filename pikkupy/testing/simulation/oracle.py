@@ -14,7 +14,7 @@ from typing import Any
 
 from pikkupy.core.model import OWN_BITS
 from pikkupy.store.plan import Kind, Op
-from pikkupy.testing.simulation.asked import Asked, Known, Violation
+from pikkupy.testing.simulation.asked import Asked, Known, Violation, is_among
 from pikkupy.testing.simulation.bodies import Bodies
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
@@ -178,7 +178,7 @@ class Oracle:
     def is_retried(self, run_id: str) -> None:
         """`retry` was called: the run, and what failed below it, go on from an earlier point."""
         self.asked.retried.add(run_id)
-        self._forget(one for one in [*self.finals, *self.seen] if f"{one}/".startswith(f"{run_id}/"))
+        self._forget(one for one in [*self.finals, *self.seen] if is_among(one, [run_id]))
 
     def takes_code(self, run_id: str) -> None:
         """Changed code is accepted: what follows is another history."""
