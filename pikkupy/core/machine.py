@@ -33,7 +33,7 @@ class StepEvent(StrEnum):
     SUCCEED = "succeed"
     FAIL = "fail"
     CANCEL = "cancel"
-    CUT_OFF = "cut off"  # a crash ended the attempt; it will begin again
+    CUT_OFF = "cut off"  # a crash ended the attempt, or its body did not come to begin; it will begin again
     RETRY = "retry"  # its run is retried
 
 

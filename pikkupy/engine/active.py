@@ -437,6 +437,8 @@ class ActiveRun:
 
     def _work(self, step: LiveStep, attempt: int) -> None:
         if not self.is_live(step):
+            if not self.ending and self.steps.get(step.call.position) is step:
+                self._interrupted(step, has_begun=False)
             return
         context = context_of(self.run, step.call, attempt)
         step.working = True
@@ -463,6 +465,7 @@ class ActiveRun:
     def attempt_ended(self, step: LiveStep, outcome: Outcome) -> None:
         """One attempt has ended, or was stopped: this is the whole mapping from outcomes to writes."""
         self.home.outlet.flush()  # what it has emitted is on disk before its outcome
+        has_begun = not step.is_to_begin
         step.attempt = step.context = None
         step.working = False
         if isinstance(outcome, Failed):
@@ -476,12 +479,17 @@ class ActiveRun:
         elif isinstance(outcome, Failed):
             self.fail(step, outcome)
         else:
-            self._interrupted(step)
+            self._interrupted(step, has_begun)
 
-    def _interrupted(self, step: LiveStep) -> None:
+    def _interrupted(self, step: LiveStep, has_begun: bool) -> None:
         """The engine is being left. The attempt runs again in the next life, but not one that must not run twice."""
-        if step.call.policy.at_most_once and step.status is StepStatus.RUNNING:
+        if not step.call.policy.at_most_once or step.status is not StepStatus.RUNNING:
+            return
+        if has_begun:
             self.fail(step, Failed(interrupted(step.call), None, final=False))
+        else:
+            step.take_back()
+            self.host.write([step.unfinished_row()])
 
     def fail(self, step: LiveStep, failed: Failed, also: Sequence[Change] = (), then: Sequence[Done] = ()) -> None:
         """An attempt has failed: another follows, or the step fails. `also` is written with that, `then` is told."""
@@ -761,7 +769,7 @@ class ActiveRun:
         self._drop_timers()
         steps = list(self.steps.values())
         if isinstance(end, Parked):
-            self._interrupt_steps()
+            changes.extend(self._interrupt_steps())
         else:
             changes.extend(self._cancel_steps(end))
             if self._rows:  # of steps that it has not come to yet in this life
@@ -779,11 +787,18 @@ class ActiveRun:
         cancelled = Cancelled(end.reason if isinstance(end, Cancelled) else why)
         return [(child, cancelled) for child in child_steps.let_go(self, steps, cancelled.reason, changes, then)]
 
-    def _interrupt_steps(self) -> None:
-        """Stop what is under way in a run that is parked: it begins again, under its own number, on resumption."""
+    def _interrupt_steps(self) -> list[StepRow]:
+        """Stop what is under way in a run that is parked: it begins again, under its own number, on resumption.
+
+        Not what must not run twice, and has begun: of that which has not it is written that it has not.
+        """
+        untouched = [step for step in self.steps.values() if step.is_to_begin]
         for step in self.steps.values():
             if step.attempt is not None:
                 step.attempt.stop()
+        for step in untouched:
+            step.take_back()
+        return [step.unfinished_row() for step in untouched]
 
     def _cancel_steps(self, end: End) -> list[StepRow]:
         """Stop what is under way; every step without an outcome becomes cancelled."""

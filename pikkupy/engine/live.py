@@ -58,11 +58,21 @@ class LiveStep(msgspec.Struct, eq=False):
         """Change the status, by the table."""
         self.status = advance(STEP, self.status, event)
 
+    @property
+    def is_to_begin(self) -> bool:
+        """True if the start of an `at_most_once` attempt is written, or on its way, and its body has not begun."""
+        waits = self.attempt is None or not self.attempt.started
+        return waits and self.status is StepStatus.RUNNING and self.call.policy.at_most_once
+
+    def take_back(self) -> None:
+        """The attempt counts as not begun: it will begin under its own number."""
+        self.move(StepEvent.CUT_OFF)
+        self.attempts -= 1
+
     def cut_off(self) -> None:
         """A crash ended the attempt in flight: it begins again under its own number."""
         if self.status is StepStatus.RUNNING and not self.call.policy.at_most_once:
-            self.move(StepEvent.CUT_OFF)
-            self.attempts -= 1
+            self.take_back()
         self.cut_offs += 1
 
     def unfinished_row(self) -> StepRow:

@@ -49,7 +49,10 @@ class Premises:
 
 
 class Attempt:
-    """One attempt. `late`, if set, gets the outcome of an attempt that had been stopped and ended after all."""
+    """One attempt. `late`, if set, gets the outcome of an attempt that had been stopped and ended after all.
+
+    Until it has `started` it waits for a slot, and nothing of its body can have run.
+    """
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class Attempt:
         self._lane = lane
         self._began = began
         self._ended = ended
-        self._started = False
+        self.started = False
         self._has_begun = False
         self._timer: Cancellable | None = None
 
@@ -81,7 +84,7 @@ class Attempt:
         if self.over or self.stopping:
             return
         self.stopping = True
-        if not self._started:
+        if not self.started:
             self._lane.withdraw(self)
             self.end(Stopped())
         elif not self.timed_out:
@@ -92,7 +95,7 @@ class Attempt:
 
     def start(self) -> None:
         """A slot is free."""
-        self._started = True
+        self.started = True
         self._run()
 
     def halt(self) -> None:
@@ -129,7 +132,7 @@ class Attempt:
         self._disarm()
         if not (self._has_begun or isinstance(outcome, Stopped)):
             self._began()  # whoever hears of a result has heard of the beginning
-        if self._started:
+        if self.started:
             self._lane.leave(self)
         self._ended(outcome)
 

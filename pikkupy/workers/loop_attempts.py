@@ -84,7 +84,7 @@ class LoopAttempt(TaskAttempt):
 
     def take_over(self, awaitable: Awaitable[object], context: Context) -> None:
         """Await what the callable of an inline step has returned; the attempt has its slot already."""
-        self._started = self._has_begun = True
+        self.started = self._has_begun = True
         self._await(awaitable, context)
 
     def _await(self, awaitable: Awaitable[object], context: Context) -> None:

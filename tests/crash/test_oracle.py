@@ -174,6 +174,7 @@ IN_THE_FIRST_LIFE: list[tuple[str, Spoil]] = [
     ("attempt 2 after 0, and 0 ends", line("begin", "crunch-0", "crunch 0", 2)),
     ("attempt 3 after 0, and 1 ends", after(KILLED, line("begin", "crunch-0", "crunch 0", 3))),
     ("attempt 2 after 0, and 0 ends", after(CALLED_OFF, line("begin", "crunch-0", "crunch 0", 2))),
+    ("attempt 2 after 1, and 0 ends", after(CALLED_OFF, line("begin", "flow-0", "once", 2, of="once"))),
     ("attempt 2 after 1, and 0 ends", after(ROBBED, line("begin", "flow-0", "once", 2, of="once"))),
     ("broken mend: of 2 attempts", sql(f"DELETE FROM pikkupy_attempts WHERE {of('broken')} AND attempt = 1")),
 ]
@@ -195,7 +196,7 @@ def test_what_the_ledger_tells_of_is_seen(case: Case, message: str, spoil: Spoil
 
 @pytest.mark.parametrize(
     ("end", "run", "name"),
-    [(KILLED, "flow-0", "once"), (CALLED_OFF, "flow-0", "once"), (KILLED, "x", "crunch 0"), (ROBBED, "x", "crunch 0")],
+    [(KILLED, "flow-0", "once"), (KILLED, "x", "crunch 0"), (ROBBED, "x", "crunch 0")],
 )
 def test_an_end_may_take_one_attempt(case: Case, end: str, run: str, name: str) -> None:
     """Of a step that runs at most once, or in a worker process."""
