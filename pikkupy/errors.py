@@ -78,7 +78,12 @@ class DurationError(PikkuError, ValueError):
 
 
 class PayloadError(PikkuError):
-    """A value that cannot be kept exactly, does not fit its type, or is too large; the message has its path."""
+    """A value that cannot be kept exactly, does not fit its type, or is too large; the message has its path.
+
+    `step_name` is the step, as in `Step.name`, that had waited for a signal whose payload did not fit; else None.
+    """
+
+    step_name: str | None = None
 
 
 class NonRetryableError(PikkuError):

@@ -390,7 +390,9 @@ def _error_of(call: StepCall, attempts: int, error: ErrorInfo) -> PikkuError:
         return step_failed(call.name, attempts, error)
     if error.type == dotted_name(SignalTimeout):
         return SignalTimeout(call.name, attempts, error.type, error.message, error.traceback, error.bases)
-    return PayloadError(error.message)
+    unfit = PayloadError(error.message)
+    unfit.step_name = call.name
+    return unfit
 
 
 def step_failed(name: str, attempts: int, error: ErrorInfo) -> StepFailed:
@@ -418,8 +420,9 @@ def _described(error: BaseException) -> ErrorInfo:
 
 def _failed_steps(error: BaseException) -> Iterator[str]:
     """The steps whose failure it is that left the workflow, by itself or in a group."""
-    if isinstance(error, StepFailed):
-        yield error.step_name
+    if isinstance(error, StepFailed | PayloadError):
+        if error.step_name is not None:
+            yield error.step_name
     elif isinstance(error, BaseExceptionGroup):
         for part in error.exceptions:
             yield from _failed_steps(part)

@@ -149,6 +149,27 @@ async def test_a_payload_that_does_not_fit_is_used_up(settings: dict[str, Any]) 
 
 
 @each_way
+async def test_a_run_that_such_a_payload_has_failed_waits_for_another_signal_once_it_is_retried(
+    settings: dict[str, Any],
+) -> None:
+    """It is the failed step that goes on, as a step of any other kind does."""
+
+    async def body(workflow: Workflow) -> object:
+        return await workflow.wait_for_signal("paid", Payment)
+
+    async with opened(body, settings) as (engine, clock):
+        await engine.signal("r", "paid", None)
+        with pytest.raises(RunFailed, match="PayloadError: payload of signal 'paid'"):
+            await result(engine)
+        await engine.retry("r")
+        await clock.advance(0)
+        waits = await engine.get_run("r")
+        await engine.signal("r", "paid", {"amount": 5})
+        assert await result(engine) == Payment(5)
+    assert waits.status == "running"
+
+
+@each_way
 async def test_the_first_wait_is_the_first_served(settings: dict[str, Any]) -> None:
     """C46."""
 
