@@ -108,14 +108,14 @@ async def test_nothing_takes_the_place_of_what_is_there(db: Path) -> None:
 async def test_a_name_that_is_taken_meanwhile_stays_taken(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever was quicker keeps it."""
     await fill(db)
-    out, sync = db.with_name("out.db"), backup._sync
+    out, sync = db.with_name("out.db"), backup.sync
 
     def slow(path: Path) -> None:
         sync(path)
         if path.name == "copy.db":
             out.write_text("theirs")
 
-    monkeypatch.setattr(backup, "_sync", slow)
+    monkeypatch.setattr(backup, "sync", slow)
     with pytest.raises(FileExistsError, match="meanwhile"):
         back_up(str(db), str(out))
     assert out.read_text() == "theirs"

@@ -17,7 +17,7 @@ from pikkupy.cli.console import console
 from pikkupy.cli.demo import demo
 from pikkupy.cli.developing import dev
 from pikkupy.cli.exits import MEANINGS, Exit, exit_of
-from pikkupy.cli.files import backup, counts, doctor
+from pikkupy.cli.files import backup, counts, doctor, restore
 from pikkupy.cli.replays import check, export, replay
 from pikkupy.cli.running import run as run_command
 from pikkupy.cli.runs import runs
@@ -43,6 +43,7 @@ app.command(runs)
 app.command(counts)
 app.command(doctor)
 app.command(backup)
+app.command(restore)
 app.command(prune)
 app.command(export)
 app.command(replay)

@@ -1,4 +1,4 @@
-"""Commands about a journal as a whole: `pikku counts`, `doctor` and `backup`. They change nothing in it."""
+"""Commands about a journal as a whole: `pikku counts`, `doctor`, `backup` and `restore`. None changes what is in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pikkupy.engine.replaying import Fits
 from pikkupy.plain import plain
 from pikkupy.showing.marks import LEVELS, RUNS
 from pikkupy.showing.words import clean, counted, lasted
-from pikkupy.store import back_up
+from pikkupy.store import back_up, put_back
 
 
 async def counts(file: File = None, /, *, json: AsJson = False) -> Exit:
@@ -118,5 +118,34 @@ async def backup(
         say(
             f"{target}: {counted(made.runs, 'run')} and {counted(made.steps, 'step')} in {made.bytes:,} bytes, "
             f"checked, in {lasted(timedelta(seconds=seconds))}"
+        )
+    return Exit.DONE
+
+
+async def restore(
+    backup: Annotated[str, Parameter(name="BACKUP", help="The copy to go back to. It stays as it is.")],
+    file: Annotated[
+        str | None, Parameter(name="FILE", show_default=False, help=f"The journal. Left out: what {ENV} names.")
+    ] = None,
+    /,
+    *,
+    json: AsJson = False,
+) -> Exit:
+    """Go back to a backup: put a checked copy of it in the place of a journal that no engine has open.
+
+    What was there is kept, with its write-ahead log, under the name FILE.replaced; delete it when you do not need it
+    any more. An engine that has the file is not disturbed (exit code 5): leave it first.
+    """
+    path = file_of(file)
+    began = time.monotonic()
+    made = await asyncio.to_thread(put_back, backup, path, time.time_ns() // 1_000)
+    seconds = round(time.monotonic() - began, 3)
+    if json:
+        Screen().json({**plain(made), "seconds": seconds})
+    else:
+        kept = f"; what was there is {made.replaced} now" if made.replaced else ""
+        say(
+            f"{path}: {counted(made.runs, 'run')} and {counted(made.steps, 'step')} as in {backup}, "
+            f"checked, in {lasted(timedelta(seconds=seconds))}{kept}"
         )
     return Exit.DONE

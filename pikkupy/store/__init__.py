@@ -5,7 +5,7 @@ and the epoch, `connection` opens what `threaded` uses on a thread of its own, w
 on the loop itself, `migrations` and `schema.sql` make the tables, `rows` turns records into columns and back, `plan`
 groups changes into few statements, `writer` runs a transaction, `committer` decides when, `reader` answers questions,
 `reading` is how they are asked. `viewing` lets a file answer that somebody else owns, or nobody; `facts` is what is
-said of such a file as a whole, `backup` copies it.
+said of such a file as a whole, `backup` copies it, `restore` puts a copy in its place.
 """
 
 from __future__ import annotations
@@ -21,4 +21,5 @@ from pikkupy.store.journal import Journal as Journal
 from pikkupy.store.owner import holder_of as holder_of
 from pikkupy.store.owner import is_locked as is_locked
 from pikkupy.store.reading import Reading as Reading
+from pikkupy.store.restore import put_back as put_back
 from pikkupy.store.viewing import Viewing as Viewing

@@ -59,13 +59,13 @@ def back_up(path: str, out: str) -> Backup:
     try:
         with tempfile.TemporaryDirectory(prefix=".pikku-backup-", dir=target.parent) as folder:
             copy, counts = _copied(view, Path(folder))
-            _sync(copy)
-            _name(copy, target, out)
+            sync(copy)
+            give_name(copy, target, out)
     except REFUSALS as error:
         raise JournalError(f"{path} cannot be copied: {error}") from error
     finally:
         view.close()
-    _sync(target.parent)
+    sync(target.parent)
     return Backup(
         file=view.real,
         out=str(target),
@@ -110,7 +110,7 @@ def _how_much(db: sqlite3.Connection) -> Counts:
     return Counts(*db.execute(QUERIES["how_much"]).fetchall()[0])
 
 
-def _name(copy: Path, target: Path, out: str) -> None:
+def give_name(copy: Path, target: Path, out: str) -> None:
     """Give the copy its name, which must be free."""
     try:
         os.link(copy, target)  # unlike a rename it takes nobody's place
@@ -121,7 +121,7 @@ def _name(copy: Path, target: Path, out: str) -> None:
         shutil.move(copy, target)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Let it survive a loss of power: SQLite does not sync a copy, and a new name is in its folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -284,7 +284,10 @@ def lost_row(path: str, number: int) -> JournalError:
 
 def _damaged(path: str, why: object) -> JournalFormatError:
     log = Path(f"{path}-wal")
-    hint = f"; if it is a backup, {log} belongs to the file that was here before: move that and {path}-shm away"
+    hint = (
+        f"; if it is a backup, {log} belongs to the file that was here before: use `pikku restore`, or move that and "
+        f"{path}-shm away"
+    )
     with suppress(OSError):
         if log.stat().st_size > 0:
             return JournalFormatError(f"{path} is damaged ({why}){hint}; else restore it from a backup")

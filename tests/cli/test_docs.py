@@ -22,7 +22,7 @@ from cyclopts import App
 
 from pikkupy.cli.app import app
 from pikkupy.engine.health import checks_of, code_check
-from pikkupy.store import facts_of
+from pikkupy.store import back_up, facts_of
 from tests.cli.shell import COLOURS, ROOT, environment
 from tests.journals import fill
 from tests.test_docs import program_of, run_script
@@ -65,6 +65,9 @@ def test_a_command_of_the_page_shows_what_stands_there(shop: Path, command: str,
         (shop / "copy.db").unlink(missing_ok=True)
     elif command.startswith("pikku backup"):
         (shop / "copy.db").touch()
+    elif command.startswith("pikku restore"):
+        (shop / "copy.db").unlink(missing_ok=True)
+        back_up(str(shop / "shop.db"), str(shop / "copy.db"))
 
     told = on_terminal(command, shop)
 

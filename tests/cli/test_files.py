@@ -1,4 +1,4 @@
-"""`pikku counts`, `doctor` and `backup`: what they print, and how they end."""
+"""`pikku counts`, `doctor`, `backup` and `restore`: what they print, and how they end."""
 
 from __future__ import annotations
 
@@ -97,6 +97,31 @@ def test_a_backup_by_command(journal: Path) -> None:
     made = json.loads(piped("backup", "other.db", "--json", cwd=journal.parent, PIKKU_DB="app.db").out)
     assert (made["runs"], made["out"]) == (8, str(journal.with_name("other.db")))
     assert piped("runs", "list", out).out.count("\n") == 8
+
+
+def test_going_back_to_a_backup_by_command(journal: Path) -> None:
+    """Data on stdout only if asked for; what was there is named."""
+    out = journal.with_name("out.db")
+    assert piped("backup", journal, out).code == 0
+
+    done = piped("restore", out, journal)
+    assert (done.code, done.out) == (0, "")
+    assert "8 runs and 10 steps as in" in done.err
+    assert f"what was there is {journal}.replaced now" in done.err
+
+    made = json.loads(piped("restore", "out.db", "--json", cwd=journal.parent, PIKKU_DB="app.db").out)
+    assert (made["runs"], made["replaced"]) == (8, f"{journal}.replaced.2")
+    assert piped("runs", "list", journal).out.count("\n") == 8
+    assert piped("restore", out, out).code == 2
+    assert piped("restore", journal.with_name("nothing.db"), journal).code == 4
+
+    async def while_it_is_open() -> None:
+        async with application().open(journal):
+            refused = await asyncio.to_thread(piped, "restore", out, journal)
+            assert refused.code == 5
+            assert "close that engine first" in refused.err
+
+    asyncio.run(while_it_is_open())
 
 
 def test_a_backup_that_cannot_be_made_leaves_nothing(db: Path) -> None:

@@ -217,6 +217,8 @@ def test_the_edge_box_goes_on_after_each_loss_of_its_process_and_its_copy_is_goo
     [copy] = (state / "backups").iterdir()
     assert "completed" in asked("runs", "list", str(copy))
     assert asked("doctor", str(copy))
+    assert ".replaced" in asked("restore", str(copy), str(state / "edge.db"), "--json")
+    assert "completed" in asked("runs", "list", str(state / "edge.db"))
 
 
 def test_the_units_are_what_systemd_can_read() -> None:
