@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,8 @@ from cyclopts import Parameter
 from pikkupy import Client, Pikku, clock
 from pikkupy.cli.places import ENV, file_and, file_of, moment_of, tags_of
 from pikkupy.core.model import RunStatus
-from pikkupy.errors import BadValue
+from pikkupy.durations import microseconds
+from pikkupy.errors import BadValue, DurationError, EngineClosed, JournalNotFound
 
 Data: TypeAlias = Annotated[
     str | None,
@@ -24,9 +26,28 @@ Data: TypeAlias = Annotated[
 Wait: TypeAlias = Annotated[str, Parameter(name="--engine-wait", help="How long to wait for an engine to appear.")]
 
 
-def connected(file: str, wait: str) -> Client:
-    """To the engine that has the file open. It knows no workflow, and so no type: values are plain JSON."""
-    return Pikku().connect(file, wait=wait)
+@asynccontextmanager
+async def connected(file: str, wait: str) -> AsyncIterator[Client]:
+    """To the engine that has the file open. It knows no workflow, and so no type: values are plain JSON.
+
+    The file may not be there yet, as that engine may be about to make it; `JournalNotFound` if it has not come.
+    """
+    check_duration("--engine-wait", wait)
+    try:
+        async with Pikku().connect(file, wait=wait) as client:
+            yield client
+    except EngineClosed:
+        if Path(file).exists():  # noqa: ASYNC240 - the command has nothing else to do
+            raise
+        raise JournalNotFound(f"{file!r} does not exist, and no engine has made it within {wait}") from None
+
+
+def check_duration(option: str, text: str) -> None:
+    """Raises `BadValue`, in the words of a command line."""
+    try:
+        microseconds(text)
+    except DurationError:
+        raise BadValue(f"{option}={text!r}: use a number with its unit, such as 30s, 5m, 2h or 7d") from None
 
 
 def value_of(option: str, text: str | None) -> Any:

@@ -13,13 +13,12 @@ from cyclopts import Parameter
 
 from pikkupy import Client, RunHandle
 from pikkupy.cli.exits import Exit, exit_of
-from pikkupy.cli.given import Data, Filters, Wait, connected, ids_of, meant, named, value_of, values_of
+from pikkupy.cli.given import Data, Filters, Wait, check_duration, connected, ids_of, meant, named, value_of, values_of
 from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of, tags_of
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import Screen, say, tell
 from pikkupy.core.machine import FINAL_RUNS, RunEvent, before
-from pikkupy.core.model import RunStatus
-from pikkupy.durations import microseconds
+from pikkupy.core.model import RunStatus, StepKind
 from pikkupy.engine import Event, EventKind
 from pikkupy.engine.looking import Look
 from pikkupy.errors import (
@@ -33,6 +32,7 @@ from pikkupy.errors import (
     RunCancelled,
     RunFailed,
 )
+from pikkupy.names import without_ordinal
 from pikkupy.plain import rfc3339
 from pikkupy.showing.mismatch import why_parked
 from pikkupy.showing.words import clean, counted, record, short
@@ -49,6 +49,8 @@ ABLE: dict[str, frozenset[RunStatus]] = {
     "resume": before(RunEvent.RESUME),
     "delete": FINAL_RUNS,
 }
+
+DONE = {"cancel": "cancelled", "retry": "retried", "resume": "resumed", "delete": "deleted"}
 
 RunId = Annotated[str | None, Parameter(name="RUN", show_default=False, help="The id of the run.")]
 Yes = Annotated[bool, Parameter(negative="", show_default=False, help="Do it to all that fit, without asking.")]
@@ -77,8 +79,9 @@ async def start(
     """
     path, name = file_and(file, workflow, "NAME")
     value, tags = value_of("--data", data), tags_of(tag or [])
-    if timeout is not None:
-        microseconds(timeout)
+    for option, duration in (("--timeout", timeout), ("--delay", delay)):
+        if duration is not None:
+            check_duration(option, duration)
     async with connected(path, engine_wait) as client:
         begins_at = None if at is None else at.astimezone()
         try:
@@ -204,8 +207,13 @@ async def signal(
     path, (run_id, signal_name) = _file_and_two(file, run, name)
     payload = value_of("--data", data)
     async with connected(path, engine_wait) as client:
+        waits = any(
+            step.kind is StepKind.SIGNAL and without_ordinal(step.name) == signal_name
+            for step in (await client.open_steps([run_id])).get(run_id, ())
+        )
         await client.signal(run_id, signal_name, payload)
-    return _done(run_id, f"signal {signal_name!r} was sent to run {run_id!r}", as_json=json)
+    kept = "" if waits else "; no step waits for it: it is kept for the next that does"
+    return _done(run_id, f"signal {signal_name!r} was sent to run {run_id!r}{kept}", as_json=json)
 
 
 @runs.command
@@ -351,6 +359,7 @@ async def prune(
     Says how many there are, without their child runs, and asks, but for `--yes`.
     """
     path = file_of(file)
+    check_duration("--older-than", older_than)
     which: dict[str, Any] = {"older_than": older_than, "statuses": status, "keep": keep}
     if dry_run:
         count = await _prunable(path, which)
@@ -400,7 +409,7 @@ async def _act(
     async with connected(path, wait) as client:
         if run_id is not None:
             await do(run_id, client)
-            return _done(run_id, f"{verb}: run {run_id!r}", as_json=as_json)
+            return _done(run_id, f"{DONE[verb]} run {run_id!r}", as_json=as_json)
         ids = await ids_of(client, filters, ABLE[verb])
         if not _agreed(verb, len(ids), yes=yes):
             return Exit.CANCELLED
@@ -410,7 +419,7 @@ async def _act(
     else:
         for one, error in failed.items():
             say(f"{clean(one)}: {error}")
-        say(f"{verb}: {counted(len(done), 'run')}" + (f", {len(failed):,} refused" if failed else ""))
+        say(f"{DONE[verb]} {counted(len(done), 'run')}" + (f", {len(failed):,} refused" if failed else ""))
     return Exit.FAILED if failed else Exit.DONE
 
 

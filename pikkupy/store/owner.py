@@ -21,6 +21,9 @@ from pikkupy.store.queries import QUERIES
 FILE_MODE = 0o600
 _LOCKS = Path("/proc/locks")
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # in a folder of many, one could lead to another file of the owner's
+OTHERS = (
+    '; of several processes of one application, open(..., role="auto") makes one the engine and the others its clients'
+)
 LEAVE_TIMEOUT_MS = 500  # how long leaving waits for foreign readers before it leaves the WAL to the next open
 
 
@@ -31,9 +34,14 @@ class Holder(msgspec.Struct, frozen=True):
     host: str
     started_at: int  # µs, when it opened the journal
 
+    @property
+    def is_this_process(self) -> bool:
+        """True in the process that it names."""
+        return self.pid == os.getpid() and self.host == socket.gethostname()
+
     def __str__(self) -> str:
         started = datetime.fromtimestamp(self.started_at / 1e6, UTC).isoformat(" ", "seconds")
-        here = " (this process)" if self.pid == os.getpid() and self.host == socket.gethostname() else ""
+        here = " (this process)" if self.is_this_process else ""
         return f"process {self.pid}{here} on {self.host}, which opened it at {started}"
 
 
@@ -53,8 +61,10 @@ class Lock:
         try:
             lock.acquire(blocking=False)
         except Timeout as error:
-            holder = holder_of(real) or "another engine, which has not given its name yet"
-            raise JournalLocked(f"{path} is held by {holder}; close that engine first") from error
+            holder = holder_of(real)
+            name = holder or "another engine, which has not given its name yet"
+            others = "" if holder is not None and holder.is_this_process else OTHERS
+            raise JournalLocked(f"{path} is held by {name}; close that engine first{others}") from error
         except (OSError, NotImplementedError) as error:
             raise JournalError(f"{path}: the lock file {real}.lock cannot be made: {error}") from error
         taken = cls(lock, owner)

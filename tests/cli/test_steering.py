@@ -180,6 +180,19 @@ def test_what_cannot_be_is_said(arguments: tuple[str, ...], code: int, said: str
     assert said in ended.err
 
 
+def test_whoever_sends_a_signal_hears_if_nothing_waits_for_it(pikku: Any) -> None:
+    """It is kept then; a name that is misspelt would not be noticed otherwise."""
+    assert pikku("start", "wait", "--id", "hears").code == 0
+    while not json.loads(pikku("runs", "show", "hears", "--json").out)["steps"]:
+        pass
+    kept = pikku("runs", "signal", "hears", "gone")
+    assert kept.err == (
+        "pikku: signal 'gone' was sent to run 'hears'; no step waits for it: it is kept for the next that does\n"
+    )
+    assert pikku("runs", "signal", "hears", "go").err == "pikku: signal 'go' was sent to run 'hears'\n"
+    assert pikku("runs", "tail", "hears").code == 0
+
+
 def test_runs_are_steered(pikku: Any) -> None:
     """Signal, decision, gate, cancel, fork, delete."""
     for name, workflow in {"s": "wait", "a": "ask", "g": "gate", "c": "wait"}.items():
@@ -223,9 +236,9 @@ def test_many_runs_are_steered_at_once(pikku: Any, journal: Path) -> None:
     assert again.code == 1
     assert (len(json.loads(again.out)["done"]), len(json.loads(again.out)["failed"])) == (0, 20)
     deleted = on_terminal("runs", "delete", journal, "--id-prefix", "bulk-", "--yes")
-    assert "delete: 20 runs" in deleted.err
+    assert "deleted 20 runs" in deleted.err
     nobody = pikku("runs", "delete", "--id-prefix", "bulk-")
-    assert (nobody.code, nobody.err) == (0, "pikku: delete: 0 runs\n")
+    assert (nobody.code, nobody.err) == (0, "pikku: deleted 0 runs\n")
     pikku("start", "mend", "-d", "false", "--wait")
 
 
@@ -243,7 +256,7 @@ def test_a_person_is_asked_before_something_is_done_to_many(pikku: Any, journal:
     assert gone.err == "delete 2 runs? [y/N] \npikku: nothing was done\n"
     assert (status(pikku, "asked-1"), status(pikku, "asked-2")) == ("failed", "failed")
     yes = asked(*bulk, answer="y")
-    assert yes.code == 0 and "delete: 2 runs" in yes.err
+    assert yes.code == 0 and "deleted 2 runs" in yes.err
 
 
 @pytest.mark.parametrize(
@@ -309,10 +322,33 @@ def test_runs_are_pruned(pikku: Any, journal: Path) -> None:
 
 
 def test_nobody_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command says so, and makes nothing."""
-    assert run(["start", str(tmp_path / "no.db"), "double", "--engine-wait", "1ms"]) == 124
-    assert "no engine has" in capsys.readouterr().err
+    """The command says so, and makes nothing: beside no file, and beside one."""
+    assert run(["start", str(tmp_path / "no.db"), "double", "--engine-wait", "1ms"]) == 4
+    assert "no.db' does not exist, and no engine has made it within 1ms" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+    asyncio.run(fill(tmp_path / "app.db"))
+    assert run(["start", str(tmp_path / "app.db"), "double", "--engine-wait", "1ms"]) == 124
+    assert "no engine has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["start", "no.db", "double", "--delay", "3"],
+        ["start", "no.db", "double", "--timeout", "soon"],
+        ["runs", "retry", "no.db", "r", "--engine-wait", "3"],
+        ["prune", "no.db", "--older-than", "30"],
+    ],
+)
+def test_a_duration_that_is_none_is_told_in_words_of_the_command_line(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the option, and before anything is looked for."""
+    assert run(words) == 2
+    option, given = words[-2:]
+    assert capsys.readouterr().err == (
+        f"pikku: {option}={given!r}: use a number with its unit, such as 30s, 5m, 2h or 7d\n"
+    )
 
 
 def test_without_an_engine_what_is_recorded_is_told(db: Path, capsys: pytest.CaptureFixture[str]) -> None:
