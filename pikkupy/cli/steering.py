@@ -217,6 +217,28 @@ async def signal(
 
 
 @runs.command
+async def approvals(
+    file: File = None,
+    run: RunId = None,
+    /,
+    *,
+    engine_wait: Wait = PATIENCE,
+    json: AsJson = False,
+) -> Exit:
+    """Say what a run waits to be decided, with JSON Schema of each decision: not which signals it waits for."""
+    path, run_id = named(file, run)
+    async with connected(path, engine_wait) as client:
+        waits = await client.approvals(run_id)
+    if json:
+        Screen().json(waits)
+    else:
+        Screen().rows([name, short(schema, SHOWN)] for name, schema in waits.items())
+        if not waits:
+            say(f"run {run_id!r} waits for no decision")
+    return Exit.DONE
+
+
+@runs.command
 async def approve(
     file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
     run: Annotated[str, Parameter(name="RUN", help="The id of the run.")],

@@ -130,6 +130,15 @@ async def list_attempts(ask: Ask) -> Response:
     return await list_of(await ask.engine.history(ask.run_id), ask.shown)
 
 
+@operation("GET", "/api/runs/{run_id}/approvals", READ, {200: dict[str, dict[str, Any]]}, problems=(404,))
+async def list_approvals(ask: Ask) -> Response:
+    """Say what a run waits to be decided: JSON Schema of each decision, by its name.
+
+    A signal that it waits for is not among them. A run that waits in the file is read for that.
+    """
+    return json_of(await ask.engine.approvals(ask.run_id))
+
+
 @operation(
     "GET", "/api/runs/{run_id}/events", READ, {200: Event, 204: None},
     headers=kinds.ListenHeaders, query=kinds.ListenFrom, problems=(404,), stream=True,

@@ -202,6 +202,10 @@ def test_runs_are_steered(pikku: Any) -> None:
     assert json.loads(pikku("runs", "show", "s", "--json").out)["run"]["output"] == [1]
     while not json.loads(pikku("runs", "show", "a", "--json").out)["steps"]:
         pass
+    asked = pikku("runs", "approvals", "a", "--json")
+    assert (asked.code, json.loads(asked.out)) == (0, {"ok": {"type": "boolean"}})
+    assert pikku("runs", "approvals", "a").out == 'ok\t{"type":"boolean"}\n'
+    assert pikku("runs", "approvals", "c").err == "pikku: run 'c' waits for no decision\n"
     assert pikku("runs", "approve", "a", "ok", "-d", '"perhaps"').code == 2
     approved = pikku("runs", "approve", "a", "ok", "-d", "true", "--by", "ada", "--json")
     assert (approved.code, json.loads(approved.out)) == (0, {"done": ["a"], "failed": []})

@@ -193,12 +193,14 @@ async def test_runs_are_steered(db: Path) -> None:
         assert await (await engine.handle(run_id)).result("30s") == {"a": [1]}
 
         run_id = await started(http, "waiting")
+        assert (await http.get(f"/api/runs/{run_id}/approvals")).json() == {}
         answer = await http.post(f"/api/runs/{run_id}/cancel", json={"reason": "no longer wanted"})
         assert (answer.json()["status"], answer.json()["reason"]) == ("cancelled", "no longer wanted")
         again = await http.post(f"/api/runs/{run_id}/cancel", json={})
         assert (again.status_code, again.json()["type"]) == (409, "urn:pikkupy:run-state-error")
 
         run_id = await started(http, "asking")
+        assert (await http.get(f"/api/runs/{run_id}/approvals")).json() == {"ok": {"type": "boolean"}}
         late = await http.post(f"/api/runs/{run_id}/approve", json={"name": "other", "decision": True})
         assert late.status_code == 409
         wrong = await http.post(f"/api/runs/{run_id}/approve", json={"name": "ok", "decision": "yes"})

@@ -105,4 +105,4 @@ async def test_the_server_keeps_to_the_document(db: Path, monkeypatch: pytest.Mo
             )
             said, _ = await process.communicate()
         assert process.returncode == 0, said.decode()[-8000:]
-        assert b"24 selected / 25 total" in said, said.decode()[:2000]
+        assert b"25 selected / 26 total" in said, said.decode()[:2000]
