@@ -12,7 +12,7 @@ from itertools import count
 
 from pikkupy.core.clock import Clock
 
-LONGEST_NAP_S = 60.0  # a wall clock that is set forward, or a laptop that was asleep, is noticed after this time
+LONGEST_NAP_S = 1.0  # real time after which a clock that was set forward, or a machine that slept, is noticed
 
 
 class Timer:
