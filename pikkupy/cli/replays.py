@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pdb
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from pikkupy.core.model import RunStatus
 from pikkupy.engine.exporting import document_of, recorded_of
 from pikkupy.engine.looking import Look
 from pikkupy.engine.replaying import Fits, Replay, Replayed
-from pikkupy.errors import BadValue
+from pikkupy.errors import BadValue, PikkuError
 from pikkupy.private import write_new
 from pikkupy.run_loop import Unwind
 from pikkupy.showing.words import clean, counted, record
@@ -49,7 +49,7 @@ async def export(
     `pikku replay` replays it, here or on another machine. The file is readable by its owner alone.
     """
     path, run_id = file_and(file, run, "RUN")
-    hide: Any = None if redact is None else found_at(redact, app_dir)
+    hide = None if redact is None else _redacting(redact, found_at(redact, app_dir))
     async with Look(path) as look:
         recorded, attempts = await look.recorded(run_id)
     document = document_of(recorded, attempts, clock.now(), pikkupy.__version__, hide)
@@ -65,6 +65,23 @@ async def export(
     else:
         say(f"{output}: run {run_id!r} with {counted(len(recorded.steps), 'step')}")
     return Exit.DONE
+
+
+def _redacting(name: str, function: Any) -> Callable[[str], str]:
+    """The function that takes secrets out. What goes wrong in it ends the command: nothing is written then."""
+    if not callable(function):
+        raise BadValue(f"--redact: {name} is no function")
+
+    def redact(text: str) -> str:
+        try:
+            redacted = function(text)
+        except Exception as error:
+            raise PikkuError(f"--redact: {name} raised {type(error).__name__}: {error}; nothing was written") from error
+        if not isinstance(redacted, str):
+            raise PikkuError(f"--redact: {name} gave {type(redacted).__name__}, not a text; nothing was written")
+        return redacted
+
+    return redact
 
 
 async def replay(

@@ -43,6 +43,15 @@ def hide(text):
 
 def nothing(text):
     return ""
+
+def fails(text):
+    raise RuntimeError("no")
+
+async def later(text):
+    return text
+
+def absent(text):
+    return None
 """
 CHANGED = SHOP.replace('"Charge"', '"Charge card"')
 BROKEN = SHOP.replace('    return "sent"', '    raise ValueError("new bug")')
@@ -151,6 +160,25 @@ def test_nothing_is_left_out_where_secrets_are(journal: Path, shop: Path) -> Non
     told = piped("export", journal, "done", "--redact", "shop:nothing", "--app-dir", shop)
 
     assert json.loads(told.out)["run"]["input"] == {"": "", "#2": 1, "#3": 2, "#4": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("pikku", 2, "shop:pikku is no function"),
+        ("fails", 1, "shop:fails raised RuntimeError: no; nothing was written"),
+        ("later", 1, "shop:later gave coroutine, not a text; nothing was written"),
+        ("absent", 1, "shop:absent gave NoneType, not a text; nothing was written"),
+    ],
+)
+def test_what_takes_no_secrets_out_ends_the_command(name: str, code: int, said: str, journal: Path, shop: Path) -> None:
+    """It would be no use to leave the texts out that it was given: what is exported is to be replayed."""
+    out = shop / "out.json"
+    told = piped("export", journal, "done", "-o", out, "--redact", f"shop:{name}", "--app-dir", shop)
+
+    assert (told.code, told.out) == (code, "")
+    assert told.err.splitlines()[0] == f"pikku: --redact: {said}"
+    assert not out.exists()
 
 
 NEWER = {"pikku_run": 99, "exported_at": "2026-01-01T00:00:00Z", "versions": {}, "run": {}, "steps": []}
