@@ -39,7 +39,9 @@ async def onboarding(workflow: Workflow, email: str) -> str:
 
 GUIDE = """# A pikkupy project
 
-Run the engine, and leave it running:
+While you write it, `pikku dev app:pikku app.db` runs it, shows its runs in a browser, and begins anew with each change.
+
+Without that, run the engine, and leave it running:
 
     pikku run app:pikku app.db --app-dir . --log text
 
