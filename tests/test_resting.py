@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from pikkupy import Engine, PayloadError, Pikku, Services, Workflow
-from pikkupy.core.model import RunWakes
+from pikkupy.core.model import Change, RunMove, RunWakes
 from pikkupy.engine import residents
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.host import in_callback
 from pikkupy.engine.waker import CHUNK
+from pikkupy.store import Done, Journal
 from pikkupy.testing import VirtualClock
 from tests.contract.waiting import IN_THE_FILE
 from tests.test_crash import crashed_copy
@@ -443,3 +444,54 @@ async def test_what_comes_too_late_for_a_run_that_has_left_memory_gets_a_place_o
         seqs = [seq for (seq,) in file.execute(places)]
 
     assert sorted(seqs) == list(range(1, len(seqs) + 1))
+
+
+async def test_who_comes_to_a_run_that_is_suspended_while_it_is_brought_in_waits_until_that_is_on_disk(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal found it in the file as it had been, and it was suspended once more. That was refused, so that the
+    engine stopped. Found by the simulator."""
+    settings: dict[str, Any] = {**IN_THE_FILE, "durability": "process", "database_thread": False}
+    pikku, clock = Pikku(), VirtualClock()
+
+    @pikku.workflow(name="flow")
+    async def flow(workflow: Workflow) -> None:
+        await workflow.sleep("nap", "1d")
+
+    async with pikku.open(db, clock=clock, **settings) as engine:
+        await engine.start(flow, run_id="r")
+        await clock.advance(0)
+    submit, moves, held = Journal.submit, list[RunMove](), list[partial[None]]()
+
+    def slow(journal: Journal, changes: Sequence[Change], done: Done) -> None:
+        """The disk is slow from the move on."""
+        moves.extend(change for change in changes if isinstance(change, RunMove))
+        if moves and not released:
+            held.append(partial(submit, journal, changes, done))
+        else:
+            submit(journal, changes, done)
+
+    released, pikku = False, Pikku()
+
+    @pikku.workflow(name="flow")
+    async def changed(workflow: Workflow) -> None:
+        await workflow.do("new", lambda: None)
+
+    monkeypatch.setattr(Journal, "submit", slow)
+    clock = VirtualClock(clock.now() + timedelta(days=2))
+    opening = asyncio.ensure_future(pikku.open(db, clock=clock, **settings).__aenter__())
+    while not opening.done():
+        await asyncio.sleep(0)
+    engine = opening.result()
+    while not moves:
+        await asyncio.sleep(0)
+    signalled = asyncio.ensure_future(engine.signal("r", "go"))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(moves) == 1
+    released = True
+    for write in held:
+        write()
+    await signalled
+    assert (await engine.get_run("r")).status == "suspended"
+    await engine.__aexit__(None, None, None)

@@ -165,6 +165,8 @@ class Residents:
             found = await self._host.journal.recorded_runs(free, are_there=are_there)
             recorded = [one for one in found if wanted(one)]
             await in_callback(self._host.loop, partial(self._adopt_all, recorded, clean=clean))
+            if any(self.resident(one.run.number) is None for one in recorded):
+                await self._host.journal.commit([])  # those that are suspended, say: so they are found by the next
         finally:
             for number in free:
                 self.holds.give_back(number)

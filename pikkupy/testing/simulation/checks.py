@@ -36,7 +36,7 @@ SELECT runs.run_id, steps.name FROM pikkupy_steps AS steps JOIN pikkupy_runs AS 
 WHERE steps.status IN ('pending', 'scheduled') AND steps.wake_at < ? AND (steps.kind NOT IN ('inline', 'function') OR ?)
 AND runs.ended_at IS NULL AND runs.parked IS NULL AND runs.wakes_at IS NULL
 """
-SLACK_US = 1_000_000  # of a timer in memory
+SLACK_US = 2_000_000  # of a timer in memory, and of the row that shows the attempt that it has begun
 _ORPHAN = """
 SELECT child.run_id FROM pikkupy_runs AS child JOIN pikkupy_runs AS parent ON parent.number = child.parent
 WHERE child.ended_at IS NULL AND parent.ended_at IS NOT NULL AND child.alone_since IS NULL

@@ -33,8 +33,8 @@ from pikkupy.testing.simulation.scenario import MOST_BACK, Fault, Scenario
 from pikkupy.testing.simulation.threads import SimulatedThreads
 
 ROUNDS = 100  # in which people give waiting runs what they wait for, once nothing goes wrong any more
-PATIENCE_S = 130.0  # after a jump of the clock; the engine notices one after a minute
-LATE_US = 70 * SECOND
+PATIENCE_S = 10.0  # after a jump of the clock; the engine notices one after a second
+LATE_US = 5 * SECOND  # of a run that waits in the file
 CLEARED_UP = 0.35  # how often people delete something while they wait
 GRACE_S, LEAVING_S = 1, 0.5  # for what is under way when the engine is left, and for all but what has to be cancelled
 CANCEL_GRACE_S = (1, 5)  # a stubborn step takes two
