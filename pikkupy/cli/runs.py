@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -17,8 +18,9 @@ from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of
 from pikkupy.cli.screen import Entry, Screen, reason, say, whole
 from pikkupy.cli.timeline import timeline
 from pikkupy.core.machine import FINAL_STEPS
+from pikkupy.core.model import RunStatus
 from pikkupy.engine.looking import Look
-from pikkupy.errors import BadValue
+from pikkupy.errors import BadValue, PikkuError
 from pikkupy.plain import plain, rfc3339
 from pikkupy.showing.marks import RUNS, STEPS
 from pikkupy.showing.waits import took, waits_for, what_of
@@ -124,9 +126,10 @@ async def show_command(
     screen, now = Screen(), clock.now()
     async with Look(path) as look:
         found, steps, attempts = await look.get_run(run_id), await look.steps(run_id), await look.history(run_id)
+        wanted = (0 if json else LAST) if last is None else last
+        shown = steps[-wanted:] if wanted else steps
+        held = {} if json else await _suspended(look, shown)
         damaged = look.damaged
-    wanted = (0 if json else LAST) if last is None else last
-    shown = steps[-wanted:] if wanted else steps
     if json:
         names = {step.name for step in shown}
         kept = attempts if len(shown) == len(steps) else [one for one in attempts if one.step_name in names]
@@ -141,7 +144,7 @@ async def show_command(
         )
     else:
         _show_run(screen, found, now)
-        _show_steps(screen, found, shown, len(steps), attempts, now)
+        _show_steps(screen, found, shown, held, len(steps), attempts, now)
     for text in damaged:
         say(f"left out: {text}")
     return Exit.FAILED if damaged else Exit.DONE
@@ -151,11 +154,11 @@ def _show_run(screen: Screen, run: Run, now: datetime) -> None:
     headline = screen.marked(RUNS[run.status], run.status)
     screen.show(headline.append(f"  {clean(run.id)}", "bold default").append(f"  {clean(run.workflow)}", "default"))
     begun = max(run.starts_at, run.created_at)  # the body of a fork began with that of the other run
-    facts = {"started": local(begun), "took": lasted(took(run, now)) if run.starts_at <= now else ""}
+    facts = {"started": local(begun), "took": lasted(took(run, now))} if begun <= now else {"begins": local(begun)}
     if run.starts_at > run.created_at:
         facts = {"created": local(run.created_at), **facts}
     if run.ended_at is None:
-        facts["took"] += " so far" if facts["took"] else ""
+        facts |= {"took": f"{facts['took']} so far"} if "took" in facts else {}
         facts["last change"] = local(run.updated_at)
     facts |= {
         "reason": "" if run.reason is None else clean(run.reason),
@@ -176,7 +179,13 @@ def _show_run(screen: Screen, run: Run, now: datetime) -> None:
 
 
 def _show_steps(
-    screen: Screen, run: Run, steps: Sequence[Step], in_all: int, attempts: Sequence[Attempt], now: datetime
+    screen: Screen,
+    run: Run,
+    steps: Sequence[Step],
+    held: Mapping[str, str],
+    in_all: int,
+    attempts: Sequence[Attempt],
+    now: datetime,
 ) -> None:
     screen.show("")
     if not steps:
@@ -186,7 +195,7 @@ def _show_steps(
         screen.show(f"the last {len(steps):,} of {in_all:,} steps (--last 0 shows all)")
     screen.entries(
         ("", "step", "kind", "attempts", "began", "took"),
-        [_entry(screen, run, step, now) for step in steps],
+        [_entry(screen, run, step, held, now) for step in steps],
         right=("attempts", "began", "took"),
     )
     screen.show("")
@@ -207,7 +216,7 @@ def _show_steps(
         screen.show(line)
 
 
-def _entry(screen: Screen, run: Run, step: Step, now: datetime) -> Entry:
+def _entry(screen: Screen, run: Run, step: Step, held: Mapping[str, str], now: datetime) -> Entry:
     mark, ended = screen.marked(STEPS[step.status]), step.ended_at or (now if step.status == "running" else None)
     began = "" if step.started_at is None else f"+{lasted(step.started_at - run.starts_at)}"
     so_long = "" if step.started_at is None or ended is None else lasted(ended - step.started_at)
@@ -215,14 +224,27 @@ def _entry(screen: Screen, run: Run, step: Step, now: datetime) -> Entry:
         (mark, whole(step.name), step.kind, str(step.attempts or ""), began, so_long),
         mark.copy().append(f" {clean(step.name)}", "default"),
         (step.kind, f"attempts: {step.attempts}" if step.attempts else "", began, so_long),
-        reason(_note(step, now), "red" if step.error is not None else "dim"),
+        reason(_note(step, held, now), "red" if step.error is not None else "dim"),
     )
 
 
-def _note(step: Step, now: datetime) -> str:
+async def _suspended(look: Look, steps: Sequence[Step]) -> dict[str, str]:
+    """Which child runs that these steps wait for are suspended, and why; of very many the first."""
+    waited_for = [step.child_run_id for step in steps if step.child_run_id and step.status not in FINAL_STEPS]
+    held = dict[str, str]()
+    for run_id in waited_for[:LAST]:
+        with suppress(PikkuError):  # it is gone, or damaged, which is told where it is asked for
+            child = await look.get_run(run_id)
+            if child.status is RunStatus.SUSPENDED:
+                held[run_id] = child.reason or ""
+    return held
+
+
+def _note(step: Step, held: Mapping[str, str], now: datetime) -> str:
     notes = [] if step.status in FINAL_STEPS else [waits_for(step, now)]
     if step.error is not None:
         notes.append(clean(f"{step.error.type}: {first_line(step.error.message)}"))
     if step.child_run_id is not None:
-        notes.append(f"run {clean(step.child_run_id)}")
+        why = held.get(step.child_run_id)
+        notes.append(f"run {clean(step.child_run_id)}" + ("" if why is None else f" is suspended: {first_line(why)}"))
     return "; ".join(notes)

@@ -395,3 +395,39 @@ def test_a_reader_that_has_had_enough_is_no_error(db: Path, arguments: tuple[str
     """As `head` has."""
     asyncio.run(fill(db))
     assert unread(*arguments, cwd=db.parent) == (0, "", "")
+
+
+def test_a_run_that_waits_for_a_suspended_one_says_so(db: Path) -> None:
+    """And why that is suspended: the run itself goes on as soon as that does."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def gate(workflow: Workflow) -> None:
+        await workflow.suspend("look at it")
+
+    @pikku.workflow
+    async def parent(workflow: Workflow) -> None:
+        await workflow.do("Part", gate)
+
+    async def work() -> None:
+        clock = VirtualClock()
+        async with pikku.open(db, clock=clock) as engine:
+            await engine.start(parent, run_id="r")
+            await clock.advance(0)
+
+    asyncio.run(work())
+    shown = piped("runs", "show", db, "r").out
+    assert "waits for the child run of Part; run r/Part is suspended: look at it" in shown
+
+
+def test_a_run_that_begins_later_says_when(db: Path) -> None:
+    """It has not started."""
+
+    async def work() -> None:
+        async with application().open(db) as engine:
+            await engine.start("echo", run_id="later", delay="1d")
+
+    asyncio.run(work())
+    words = [line.split()[0] for line in piped("runs", "show", db, "later").out.splitlines()[1:] if line]
+    assert "begins" in words and "created" in words
+    assert not {"started", "took"} & set(words)
