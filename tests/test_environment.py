@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from pikkupy import JournalError, Pikku, Services, Workflow, timers
+from pikkupy import JournalError, JournalLocked, Pikku, Services, Workflow, timers
 from pikkupy.engine.looking import Look
 from pikkupy.store import connection
 from pikkupy.testing import VirtualClock
@@ -50,7 +50,65 @@ def life(path: Path, *arguments: str, before: Sequence[str] = (), env: dict[str,
     )
 
 
+FORKS = """
+import asyncio, os, sys
+from pikkupy import Pikku, Workflow
+
+pikku = Pikku()
+
+@pikku.workflow
+async def flow(workflow: Workflow) -> int:
+    await workflow.do("before", lambda: None)
+    return await workflow.do("pid", os.getpid)
+
+async def main() -> None:
+    async with pikku.open(sys.argv[1], durability="process", database_thread=sys.argv[2] == "thread") as engine:
+        assert await engine.run(flow) == os.getpid()
+        starting = [asyncio.ensure_future(engine.run(flow)) for _ in range(20)]
+        await asyncio.sleep(0)
+        child = os.fork()
+        if child == 0 and sys.argv[3] == "exits":
+            os._exit(0)
+        if child == 0:
+            raise SystemExit  # asyncio goes on with the loop until all of it is cancelled
+        os.waitpid(child, 0)
+        if sys.argv[3] == "raises":
+            os._exit(0)  # the two have had one selector, and the other has taken its files out of it
+        assert {await one for one in starting} == {os.getpid()}
+        print("goes on", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        assert await engine.run(flow) == os.getpid()
+
+asyncio.run(main())
+"""
+
+
 # Ends
+
+
+@pytest.mark.parametrize("how", ["exits", "raises"])
+@pytest.mark.parametrize("writer", ["thread", "loop"])
+async def test_a_process_that_is_forked_from_an_engine_s_writes_nothing(how: str, writer: str, db: Path) -> None:
+    """F17: also while asyncio closes the event loop there. When it exits it takes nothing from the engine: not its
+    lock, nor its name beside the file."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", FORKS, str(db), writer, how),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,  # where asyncio complains in the fork
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    said = (await process.stdout.readline()).decode()
+    if how == "exits":
+        with pytest.raises(JournalLocked, match=f"process {process.pid} "):
+            async with Pikku().open(db):
+                pass
+    await process.communicate(b"")
+    assert (process.returncode, said) == (0, "goes on\n" if how == "exits" else "")
+    assert raw(str(db), "PRAGMA integrity_check") == [("ok",)]
+    outputs = raw(str(db), "SELECT DISTINCT output FROM pikkupy_steps WHERE name = 'pid'")
+    assert outputs == [(str(process.pid),)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
@@ -280,7 +338,7 @@ async def test_a_copy_without_its_log_is_an_older_state(kept: int, db: Path, tmp
 
 SHORT_OF_FILES = """
 import asyncio, json, os, resource, sys
-from pikkupy import JournalError, Pikku, RunFailed, Services, Workflow
+from pikkupy import JournalError, JournalLocked, Pikku, RunFailed, Services, Workflow
 
 pikku = Pikku()
 
