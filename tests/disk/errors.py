@@ -139,7 +139,8 @@ def _suffer(case: Case, way: Way, folder: Path, result: Result, *, to_the_end: b
         if any(map(_strikes, records)):
             break
         # About one life in a thousand gets an error of a write from the system itself before; why is not known.
-        result.counts["failed before the fault"] += 1
+        by_system = [record.note for record in records if isinstance(record, Mark) and record.what == "system"]
+        result.counts[f"failed before the fault: {by_system[0] if by_system else 'nobody knows'}"] += 1
     else:
         raise Wrong(f"harness: the fault did not strike in a life that ended with {code}: {_told_last(records, case)}")
     folder = folder / f"{number}"

@@ -86,6 +86,9 @@ class Recorder:
     def after(self, operation: Operation) -> None:
         self._log.add(operation)
 
+    def refused(self, operation: Operation, errno: int) -> None:
+        self._log.add(Mark("system", f"{type(operation).__name__} of app.db{operation.file}: {os.strerror(errno)}"))
+
 
 class Watched:
     """A connection that calls `committed` after work that has changed something, where that was done."""

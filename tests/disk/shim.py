@@ -68,9 +68,9 @@ _INSTALLED: list[Shim] = []
 _Open = CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p, c_int, POINTER(c_int))
 _Delete = CFUNCTYPE(c_int, c_void_p, c_char_p, c_int)
 _Randomness = CFUNCTYPE(c_int, c_void_p, c_int, c_void_p)
-_Write = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
-_Truncate = CFUNCTYPE(c_int, c_void_p, c_int64)
-_Sync = CFUNCTYPE(c_int, c_void_p, c_int)
+_Write = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64, use_errno=True)
+_Truncate = CFUNCTYPE(c_int, c_void_p, c_int64, use_errno=True)
+_Sync = CFUNCTYPE(c_int, c_void_p, c_int, use_errno=True)
 
 
 class _Vfs(ctypes.Structure):
@@ -104,6 +104,9 @@ class Watcher(Protocol):
 
     def after(self, operation: Operation) -> None:
         """It was done."""
+
+    def refused(self, operation: Operation, errno: int) -> None:
+        """It was not done, because the system itself did not let it."""
 
 
 class Shim:
@@ -197,6 +200,8 @@ class Shim:
         code = int(original(file, data, done, offset))
         if code == sqlite3.SQLITE_OK:
             self._watcher.after(Write(operation.file, offset, operation.data[:done]))
+        else:
+            self._watcher.refused(operation, ctypes.get_errno())
         return code if fault is None else fault.code
 
     def _truncate(self, file: int, size: int) -> int:
@@ -216,6 +221,8 @@ class Shim:
         code = int(original())
         if code == sqlite3.SQLITE_OK:
             self._watcher.after(operation)
+        else:
+            self._watcher.refused(operation, ctypes.get_errno())
         return code
 
     def _vfs_address(self) -> int | None:

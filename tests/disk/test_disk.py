@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import re
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -29,7 +30,20 @@ from tests.disk.images import Image
 from tests.disk.life import FULL, LOOP, Life, in_child, lives
 from tests.disk.parallel import Result
 from tests.disk.recording import recorded, write_image
-from tests.disk.records import OPERATIONS, Asked, Create, Mark, Record, Sync, Told, Truncate, Unlink, Write, read_log
+from tests.disk.records import (
+    OPERATIONS,
+    Asked,
+    Create,
+    Log,
+    Mark,
+    Record,
+    Sync,
+    Told,
+    Truncate,
+    Unlink,
+    Write,
+    read_log,
+)
 from tests.disk.workload import LIVES, ONCE, Caller, Tell, World
 
 ROOT = Path(__file__).parent.parent.parent
@@ -166,6 +180,26 @@ def test_the_layer_sees_what_the_system_sees(tmp_path: Path) -> None:
         by_system[file] += count if call in {"fsync", "fdatasync"} else 0
     assert +by_system == syncs
     assert any(isinstance(record, Create) for record in records)
+
+
+def test_what_the_system_itself_refuses_is_in_the_log(tmp_path: Path) -> None:
+    """With the reason, so that it is not taken for a fault of ours."""
+    path = tmp_path / "log"
+
+    def live() -> int:
+        Life(db, Log(path), FULL).prepare()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # the log of it is not so long
+        with closing(sqlite3.connect(db)) as connection:
+            connection.execute("INSERT INTO t VALUES (zeroblob(10000))")
+            connection.commit()
+        return 0
+
+    db = tmp_path / "app.db"
+    with closing(sqlite3.connect(db)) as connection:
+        connection.execute("CREATE TABLE t AS SELECT zeroblob(300000)")
+    assert in_child(live) == 1
+    marks = [record.note for record in read_log(path) if isinstance(record, Mark) and record.what == "system"]
+    assert set(marks) == {"Write of app.db: File too large"}
 
 
 def test_the_same_life_does_the_same_to_the_disk() -> None:
