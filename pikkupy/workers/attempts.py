@@ -79,6 +79,11 @@ class Attempt:
 
     # For the engine
 
+    @property
+    def run_id(self) -> str:
+        """The run whose step it is of."""
+        return self.step.run_id
+
     def stop(self) -> None:
         """Ask the attempt to stop. Its end, with whatever it comes to, is told as usual, if need be after the grace."""
         if self.over or self.stopping:

@@ -88,12 +88,12 @@ class Workers:
     @property
     def waiting(self) -> int:
         """Attempts that wait for a slot."""
-        return sum(len(lane.waiting) for lane in self._each_lane)
+        return sum(lane.waiting for lane in self._each_lane)
 
     def slots(self) -> dict[str, tuple[int, int, int]]:
         """Per kind how many attempts run, how many wait, and how many can run at once."""
         lanes = {"async": self.on_loop, "thread": self._on_threads, "process": self._in_processes}
-        return {kind: (len(lane.running), len(lane.waiting), lane.limit) for kind, lane in lanes.items()}
+        return {kind: (len(lane.running), lane.waiting, lane.limit) for kind, lane in lanes.items()}
 
     @property
     def elsewhere(self) -> int:
@@ -139,7 +139,7 @@ class Workers:
         """
         self._closed = True
         for lane in self._each_lane:
-            for attempt in list(lane.waiting):
+            for attempt in lane.all_waiting():
                 attempt.stop()
         await self._until_empty(grace_s)
         for attempt in self._all_running():

@@ -116,11 +116,12 @@ class Scene:
         name: str = "Charge",
         attempt: int = 1,
         function: Any = None,
+        run_id: str = "run-1",
     ) -> Watched:
         watched = Watched()
         inline = where == "inline"
         function = function or SimpleNamespace(worker=where, fn=call, data_type=data_type, result_type=result_type)
-        step = StepContext("run-1", "order", f"run-1/{name}", name, attempt)
+        step = StepContext(run_id, "order", f"{run_id}/{name}", name, attempt)
         step_call = StepCall(
             position=0,
             name=name,

@@ -404,7 +404,7 @@ async def test_a_timeout_does_not_break_timeouts_inside_the_step() -> None:
 
 
 async def test_attempts_beyond_the_limit_wait_their_turn() -> None:
-    """I-37, I-38: first come, first served; inline steps and functions share the slots."""
+    """I-37: of one run, first come, first served; inline steps and functions share the slots."""
     order: list[int] = []
     gates = [asyncio.Event() for _ in range(3)]
 
@@ -426,6 +426,33 @@ async def test_attempts_beyond_the_limit_wait_their_turn() -> None:
 
         assert order == [0, 1, 2]
         assert (stage.workers.running, stage.workers.waiting) == (0, 0)
+
+
+async def test_runs_take_turns_at_the_slots() -> None:
+    """I-38: one that asks for very many does not hold up those that ask for one after it."""
+    gate, order = asyncio.Event(), list[str]()
+
+    async def body() -> None:
+        await gate.wait()
+        step = current_step()
+        assert step is not None
+        order.append(step.step_name)
+
+    async with scene(async_workers=1) as stage:
+        first = stage.begin(body, name="a0", run_id="a")
+        many = [stage.begin(body, name=f"a{number}", run_id="a") for number in range(1, 1_000)]
+        few = [stage.begin(body, name=f"b{number}", run_id="b") for number in range(2)]
+        one = stage.begin(body, name="c0", run_id="c")
+        stopped = stage.begin(body, name="d0", run_id="d")
+        assert stage.workers.waiting == 1_003
+        stopped.attempt.stop()
+        gate.set()
+        for watched in (first, *few, one, *many):
+            await watched.outcome()
+        assert stage.workers.waiting == 0
+
+    assert order[:7] == ["a0", "a1", "b0", "c0", "a2", "b1", "a3"]
+    assert order[7:] == [f"a{number}" for number in range(4, 1_000)]
 
 
 async def test_the_timeout_does_not_count_the_wait_for_a_slot() -> None:
