@@ -66,6 +66,36 @@ async def test_ten_thousand_steps_at_once(db: Path) -> None:
     assert bodies == list(range(10_000))
 
 
+async def test_a_run_with_one_step_is_served_beside_one_with_very_many() -> None:
+    """F55, I-38: at its first turn, and not after all of them."""
+    pikku, gate, order = Pikku(), asyncio.Event(), list[str]()
+
+    async def body(name: str) -> None:
+        await gate.wait()
+        order.append(name)
+
+    @pikku.workflow
+    async def greedy(workflow: Workflow) -> None:
+        await asyncio.gather(*(workflow.do("step", partial(body, "many")) for _ in range(2_000)))
+
+    @pikku.workflow
+    async def modest(workflow: Workflow) -> None:
+        await workflow.do("step", partial(body, "one"))
+
+    async with pikku.open(":memory:", async_workers=10) as engine:
+        runs = []
+        for workflow, waiting in ((greedy, 1_990), (modest, 1_991)):
+            runs.append(await engine.start(workflow))
+            while (await engine.load()).workers["async"].waiting < waiting:
+                await asyncio.sleep(0)
+        gate.set()
+        for run in runs:
+            await run.result(timeout="30s")
+
+    assert order.index("one") < 20
+    assert len(order) == 2_001
+
+
 @pytest.mark.parametrize("how", ["outcome", "cancelled", "timer", "retry"])
 async def test_the_last_change_of_a_run_of_many_steps_is_exact_and_not_looked_for_among_all(
     how: str, db: Path, monkeypatch: pytest.MonkeyPatch
