@@ -121,7 +121,7 @@ class Writer:
             return Written([], pause=f"{self._path}: {error}")
         if code in _STOP or isinstance(error, Stop | MemoryError) or str(error) == _TAKEN_OVER:
             failure = JournalError(
-                f"{self._path}: the journal has stopped, because a write failed: {error or type(error).__name__}; "
+                f"{self._path}: the journal has stopped, because a write failed: {_told(error)}; "
                 "nothing of it is reported; open it again to see what is on the disk"
             )
             failure.__cause__ = error
@@ -132,6 +132,12 @@ class Writer:
         refusal = JournalError(f"{self._path}: a change was refused: {error}")
         refusal.__cause__ = error
         return refusal
+
+
+def _told(error: Exception) -> str:
+    """With the name of SQLite's error, which tells a full disk from a broken one, and a write from a lock."""
+    name = getattr(error, "sqlite_errorname", None)
+    return f"{error or type(error).__name__}" + ("" if name is None else f" ({name})")
 
 
 def _roll_back(db: sqlite3.Connection) -> None:

@@ -178,6 +178,7 @@ def sqlite_error(code: int, message: str = "injected") -> sqlite3.OperationalErr
     """An error as SQLite raises it."""
     error = sqlite3.OperationalError(message)
     error.sqlite_errorcode = code
+    error.sqlite_errorname = next(name for name, one in vars(sqlite3).items() if name[:7] == "SQLITE_" and one == code)
     return error
 
 

@@ -136,7 +136,7 @@ async def test_a_commit_that_fails_stops_the_journal(path: str) -> None:
             raise sqlite_error(sqlite3.SQLITE_IOERR_FSYNC)
 
     journal = await Journal.open(path, durability="process", now_us=NOW_US, on_loop=True, failpoint=failpoint)
-    with pytest.raises(JournalError, match="because a write failed"):
+    with pytest.raises(JournalError, match=r"because a write failed: .* \(SQLITE_IOERR_FSYNC\)"):
         await journal.commit([a_run()])
     with pytest.raises(JournalError):
         await journal.commit([a_run(2)])
