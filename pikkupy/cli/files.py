@@ -17,6 +17,7 @@ from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of
 from pikkupy.cli.replays import UNFINISHED, pikku_of, replays_of
 from pikkupy.cli.running import AppDir
 from pikkupy.cli.screen import Screen, say, table, whoever_reads, whole
+from pikkupy.clock import SystemClock
 from pikkupy.core.model import RunStatus
 from pikkupy.engine.health import Check, Level, code_check, examine
 from pikkupy.engine.looking import Look
@@ -124,9 +125,7 @@ async def backup(
 
 async def restore(
     backup: Annotated[str, Parameter(name="BACKUP", help="The copy to go back to. It stays as it is.")],
-    file: Annotated[
-        str | None, Parameter(name="FILE", show_default=False, help=f"The journal. Left out: what {ENV} names.")
-    ] = None,
+    file: File = None,
     /,
     *,
     json: AsJson = False,
@@ -138,7 +137,7 @@ async def restore(
     """
     path = file_of(file)
     began = time.monotonic()
-    made = await asyncio.to_thread(put_back, backup, path, time.time_ns() // 1_000)
+    made = await asyncio.to_thread(put_back, backup, path, SystemClock().now_us())
     seconds = round(time.monotonic() - began, 3)
     if json:
         Screen().json({**plain(made), "seconds": seconds})

@@ -48,7 +48,10 @@ class Lane(Generic[T]):
     def enter(self, attempt: T) -> None:
         """Start `attempt`, now or when its turn comes."""
         if not self.has_room:
-            self._turns.setdefault(attempt.run_id, OrderedDict())[attempt] = None
+            queue = self._turns.get(attempt.run_id)
+            if queue is None:
+                queue = self._turns[attempt.run_id] = OrderedDict()
+            queue[attempt] = None
             self.waiting += 1
         else:
             self.running.add(attempt)

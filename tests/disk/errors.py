@@ -138,7 +138,8 @@ def _suffer(case: Case, way: Way, folder: Path, result: Result, *, to_the_end: b
         code, records = _lived(case, way, folder / f"{number}")
         if any(map(_strikes, records)):
             break
-        # About one life in a thousand gets an error of a write from the system itself before; why is not known.
+        # About one life in a thousand gets `SQLITE_IOERR_WRITE` before. Where that is from is not known: the system had
+        # refused no function that is watched, where it was looked at.
         by_system = [record.note for record in records if isinstance(record, Mark) and record.what == "system"]
         result.counts[f"failed before the fault: {by_system[0] if by_system else 'nobody knows'}"] += 1
     else:
