@@ -10,10 +10,13 @@ from itertools import chain
 import msgspec
 
 from pikkupy.errors import JournalError
+from pikkupy.store.connection import set_pragmas
 from pikkupy.store.plan import Kind, Op, Statement, statements
 from pikkupy.store.queries import WRITING
 
 Failpoint = Callable[[str], None]
+
+IN_MEMORY = 2  # of `PRAGMA temp_store`
 
 # After these on a commit nobody knows what is on the disk, and trying again may report as written what the kernel has
 # dropped: only opening the file anew tells.
@@ -60,6 +63,9 @@ class Writer:
         """Make the view and the triggers of `writing.sql`, in the connection alone, if it has none."""
         if db.execute(WRITING["is_prepared"]).fetchall() == [(1,)]:
             return
+        # The way back from a large statement stays in memory: writing needs no other directory, which may be full or
+        # read-only, and no row comes into it.
+        set_pragmas(db, {"temp_store": IN_MEMORY})
         for text in WRITING.values():
             if text.startswith("CREATE"):
                 db.execute(_KIND.sub(lambda word: str(Kind[word[1].upper()].value), text))

@@ -41,7 +41,6 @@ from tests.disk.records import (
 from tests.disk.shim import Fault
 from tests.disk.workload import LIVES, ONCE, Caller, first_life
 
-TRIES = 2  # of a life, until its fault strikes
 LIFTED_AFTER = 3  # refusals for want of space
 LEFT = "the journal was closed before that passed"  # who leaves does not wait for space
 ENDS = ("JournalError", "RunFailed", "RunCancelled")  # the others are of runs that had ended before
@@ -134,32 +133,17 @@ def suffer(case: Case, number: int, way: Way) -> Result:
 
 
 def _suffer(case: Case, way: Way, folder: Path, result: Result, *, to_the_end: bool) -> None:
-    for number in range(TRIES):
-        code, records = _lived(case, way, folder / f"{number}")
-        if any(map(_strikes, records)):
-            break
-        # About one life in a thousand gets `SQLITE_IOERR_WRITE` before. Where that is from is not known: the system had
-        # refused no function that is watched, where it was looked at.
-        by_system = [record.note for record in records if isinstance(record, Mark) and record.what == "system"]
-        result.counts[f"failed before the fault: {by_system[0] if by_system else 'nobody knows'}"] += 1
-    else:
-        raise Wrong(f"harness: the fault did not strike in a life that ended with {code}: {_told_last(records, case)}")
-    folder = folder / f"{number}"
-    result.counts["lives"] += 1
-    result.counts[case.kind.name] += 1
-    check_life(case, code, records, result)
-    asyncio.run(_check_file(folder / "app.db", records, result, to_the_end=to_the_end))
-
-
-def _lived(case: Case, way: Way, folder: Path) -> tuple[int, list[Record]]:
-    """One life, in a folder of its own."""
-    folder.mkdir()
-
     def live() -> int:
         striker = Striker(case, Log(folder / "log"))
         return lives(folder, way, LIVES, strike=striker, enough=lambda: striker.refused > 0)
 
-    return in_child(live), read_log(folder / "log")
+    code, records = in_child(live), read_log(folder / "log")
+    if not any(map(_strikes, records)):
+        raise Wrong(f"harness: the fault did not strike in a life that ended with {code}: {_told_last(records, case)}")
+    result.counts["lives"] += 1
+    result.counts[case.kind.name] += 1
+    check_life(case, code, records, result)
+    asyncio.run(_check_file(folder / "app.db", records, result, to_the_end=to_the_end))
 
 
 def check_life(case: Case, code: int, records: Sequence[Record], result: Result) -> None:
@@ -168,6 +152,8 @@ def check_life(case: Case, code: int, records: Sequence[Record], result: Result)
     opening = [mark.what for mark in marks if mark.what in {"opens", "opened", "strikes"}]
     while_opening = opening[opening.index("strikes") - 1] == "opens"
     failed = [place for place, record in enumerate(records) if isinstance(record, Mark) and record.what == "failed"]
+    if any(mark.what == "elsewhere" for mark in marks):
+        raise Wrong("elsewhere: SQLite has written a file of which no fault is tried")
     if code not in {0, STOPPED}:
         raise Wrong(f"foreign: the life has ended with {code}")
     if code == STOPPED and not failed and not while_opening:

@@ -89,6 +89,9 @@ class Recorder:
     def refused(self, operation: Operation, errno: int) -> None:
         self._log.add(Mark("system", f"{type(operation).__name__} of app.db{operation.file}: {os.strerror(errno)}"))
 
+    def elsewhere(self) -> None:
+        self._log.add(Mark("elsewhere"))
+
 
 class Watched:
     """A connection that calls `committed` after work that has changed something, where that was done."""

@@ -108,6 +108,9 @@ class Watcher(Protocol):
     def refused(self, operation: Operation, errno: int) -> None:
         """It was not done, because the system itself did not let it."""
 
+    def elsewhere(self) -> None:
+        """SQLite has made a file without a name, in a directory for such."""
+
 
 class Shim:
     """The layer for one database in this process, from `install` on and for good: meant for a child process.
@@ -169,6 +172,8 @@ class Shim:
             if fault is not None:
                 c_void_p.from_address(file).value = None  # there is nothing that could be closed
                 return fault.code
+        if name is None:
+            self._watcher.elsewhere()
         code = self._open_original(self._vfs_address(), name, file, flags, out)
         if code == sqlite3.SQLITE_OK and suffix is not None and path.startswith(self._database):
             if made:

@@ -27,7 +27,7 @@ from pikkupy.store import connection, reader, rows
 from pikkupy.store.committer import Committer
 from tests.disk import errors, flips, kills, life, power
 from tests.disk.images import Image
-from tests.disk.life import FULL, LOOP, Life, in_child, lives
+from tests.disk.life import FULL, LOOP, Life, Way, in_child, lives
 from tests.disk.parallel import Result
 from tests.disk.recording import recorded, write_image
 from tests.disk.records import (
@@ -200,6 +200,29 @@ def test_what_the_system_itself_refuses_is_in_the_log(tmp_path: Path) -> None:
     assert in_child(live) == 1
     marks = [record.note for record in read_log(path) if isinstance(record, Mark) and record.what == "system"]
     assert set(marks) == {"Write of app.db: File too large"}
+
+
+@pytest.mark.parametrize("way", [FULL, LOOP])
+def test_nothing_is_written_anywhere_else(way: Way, tmp_path: Path) -> None:
+    """Not to a directory for temporary files either, which may be full, or not to be written."""
+    assert in_child(lambda: lives(tmp_path, way, LIVES)) == 0
+    assert Mark("elsewhere") not in read_log(tmp_path / "log")
+
+
+def test_a_file_elsewhere_is_seen(tmp_path: Path) -> None:
+    """Here SQLite sorts in one."""
+    path = tmp_path / "log"
+
+    def live() -> int:
+        Life(tmp_path / "app.db", Log(path)).prepare()
+        with closing(sqlite3.connect(tmp_path / "app.db")) as connection:
+            connection.execute("PRAGMA cache_size = 1")
+            many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)"
+            connection.execute(f"{many} SELECT randomblob(1000) AS text FROM n ORDER BY text").fetchone()
+        return 0
+
+    assert in_child(live) == 0
+    assert Mark("elsewhere") in read_log(path)
 
 
 def test_the_same_life_does_the_same_to_the_disk() -> None:
