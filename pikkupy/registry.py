@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import sys
 import typing
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from types import FunctionType, NoneType
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from pikkupy.errors import FunctionNotFound, RegistrationError, WorkflowNotFound
@@ -16,6 +18,8 @@ Out = TypeVar("Out")
 Result = TypeVar("Result")
 
 Where = Literal["async", "thread", "process"]
+
+_BUILTINS = vars(builtins)
 
 
 class _Declared(Generic[In, Out, Result]):
@@ -248,11 +252,28 @@ def awaited_type(annotation: Any) -> Any:
 def inline_result_type(body: Callable[..., Any]) -> Any:
     """The return annotation of an inline callable; `Any` where there is none or it cannot be resolved."""
     try:
-        if "return" not in (getattr(body, "__annotations__", None) or ()):
+        annotations = getattr(body, "__annotations__", None) or {}
+        if "return" not in annotations:
             return Any  # most are lambdas
     except Exception:  # noqa: BLE001 - a callable object may raise whatever it likes when it is asked
         return Any
     fn = getattr(body, "__func__", body)
+    named = _class_named(fn, annotations["return"])
+    return _resolved_result_type(fn) if named is None else named
+
+
+def _class_named(fn: Any, hint: object) -> type | None:
+    """The class that a return annotation is, or is the name of, where that needs no evaluation: some 10 µs less."""
+    if type(fn) is not FunctionType or fn.__dict__ or getattr(fn, "__type_params__", None):
+        return None  # wrapped, or not to be looked at, or with names of its own
+    if isinstance(hint, str) and hint not in fn.__code__.co_freevars:
+        hint = fn.__globals__.get(hint, _BUILTINS.get(hint, hint))
+    if hint is None:
+        return NoneType
+    return hint if isinstance(hint, type) else None
+
+
+def _resolved_result_type(fn: Any) -> Any:
     code = getattr(fn, "__code__", None)
     cells = zip(code.co_freevars, fn.__closure__ or (), strict=False) if code else ()
     try:
