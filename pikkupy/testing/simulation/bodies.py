@@ -177,12 +177,13 @@ class Bodies:
         if status == "succeeded" and what not in self._made.get(last, ()):
             raise Violation(f"value: {what} is seen of {where}, and attempt {attempts} has not returned it (I4, I-9)")
         begun = self._begun.get(last)
-        if "TimeoutError: " in what and node.timeout_us is not None and begun is not None:
+        own_code = not self._asked.has_other_code(run_id)  # else what came of it may be another step's
+        if "TimeoutError: " in what and node.timeout_us is not None and begun is not None and own_code:
             _, _, begun_us, jumps = begun.what
             begun_us -= LONGEST_HANDOVER_US if node.by == "thread" else 0
             if jumps == self._clock.jumps and self._now_us() < begun_us + node.timeout_us:
                 raise Violation(f"early: the time of {where} is up, which was not (I7)")
-        if status == "failed" and not self._asked.has_other_code(run_id) and not _can_fail_so(node, attempts, what):
+        if status == "failed" and own_code and not _can_fail_so(node, attempts, what):
             raise Violation(f"value: {what} is seen of {where}, which no body of it has raised (I4)")
 
 
