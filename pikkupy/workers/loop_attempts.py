@@ -6,7 +6,6 @@ import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
-from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -47,13 +46,19 @@ class TaskAttempt(Attempt):
 
     def _task_done(self, task: asyncio.Task[Outcome]) -> None:
         self._task = None  # or an error that it ended with would keep itself alive in a circle
-        # Cancelled before its first line ran, a task never gets to catch it.
-        outcome = self._interrupted(asyncio.CancelledError()) if task.cancelled() else task.result()
+        if task.cancelled():  # before its first line ran: it never got to catch it
+            self._never_began()
+            outcome: Outcome = self._interrupted(asyncio.CancelledError())
+        else:
+            outcome = task.result()
         if self.timed_out and not self.over:
             self.end(self._timeout(self._interruption))
             if isinstance(outcome, Stopped):
                 return
         self.end(outcome)
+
+    def _never_began(self) -> None:
+        """The task was cancelled before it began."""
 
     def _stack(self) -> str:
         return "" if self._task is None else stack_of(self._task)
@@ -61,6 +66,8 @@ class TaskAttempt(Attempt):
 
 class LoopAttempt(TaskAttempt):
     """An `async` function or an inline step, on the event loop."""
+
+    _awaitable: Awaitable[object] | None = None  # that an inline step's callable has returned
 
     def _run(self) -> None:
         self._begin()
@@ -88,9 +95,12 @@ class LoopAttempt(TaskAttempt):
         self._await(awaitable, context)
 
     def _await(self, awaitable: Awaitable[object], context: Context) -> None:
+        self._awaitable = awaitable
         self._spawn(self._outcome(lambda: awaitable), context)
-        assert self._task is not None
-        self._task.add_done_callback(partial(_drop_unawaited, awaitable))
+
+    def _never_began(self) -> None:
+        if asyncio.iscoroutine(self._awaitable):
+            self._awaitable.close()  # or Python warns that nobody has awaited it
 
     def _ask_to_end(self) -> None:
         self._interrupt()
@@ -132,12 +142,6 @@ def call_inline(values: Values, call: StepCall, step: StepContext, context: Cont
 def _call_in(step: StepContext, call: Callable[[], Any]) -> Any:
     enter(step)
     return call()
-
-
-def _drop_unawaited(awaitable: object, task: asyncio.Task[Outcome]) -> None:
-    """Close a coroutine whose task was cancelled before it could await it, or Python warns about it."""
-    if task.cancelled() and asyncio.iscoroutine(awaitable):
-        awaitable.close()
 
 
 def stack_of(task: asyncio.Task[Any]) -> str:
