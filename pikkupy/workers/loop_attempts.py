@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
 from types import FrameType
 from typing import Any
@@ -96,7 +96,7 @@ class LoopAttempt(TaskAttempt):
 
     def _await(self, awaitable: Awaitable[object], context: Context) -> None:
         self._awaitable = awaitable
-        self._spawn(self._outcome(lambda: awaitable), context)
+        self._spawn(self._outcome(awaitable), context)
 
     def _never_began(self) -> None:
         if asyncio.iscoroutine(self._awaitable):
@@ -111,12 +111,12 @@ class LoopAttempt(TaskAttempt):
             arguments = self._arguments()
         except PayloadError as error:
             return refusal(error)
-        return await self._outcome(lambda: self.call.body.fn(*arguments))
+        return await self._outcome(_called(self.call.body.fn, arguments))
 
-    async def _outcome(self, call: Callable[[], Awaitable[object]]) -> Outcome:
+    async def _outcome(self, body: Awaitable[object]) -> Outcome:
         """What comes of the body. Raises nothing: asyncio would let SystemExit and its like out of the loop."""
         try:
-            value = await call()
+            value = await body
         except asyncio.CancelledError as error:
             return self._interrupted(error)
         except GeneratorExit as error:
@@ -126,6 +126,10 @@ class LoopAttempt(TaskAttempt):
         except BaseException as error:  # noqa: BLE001 - whatever a step raises is its failure
             return failure(error)
         return self._success(value)
+
+
+async def _called(fn: Callable[..., Awaitable[object]], arguments: Sequence[object]) -> object:
+    return await fn(*arguments)
 
 
 def call_inline(values: Values, call: StepCall, step: StepContext, context: Context) -> Outcome | Awaitable[object]:
