@@ -39,6 +39,7 @@ FLOORS: dict[str, int] = {
     "engine": 6,
     "encryption": 7,
     "control": 7,
+    "many": 7,
     "showing": 7,
     "http": 8,
     "console": 9,

@@ -140,18 +140,18 @@ def meant(file: str | None, run: str | None, filters: Filters) -> tuple[str, str
     return file_of(file), None
 
 
-async def ids_of(client: Client, filters: Filters, able: Iterable[RunStatus]) -> list[str]:
-    """All runs that the filters let through, newest first: their ids alone, as there may be a million.
+async def runs_of(client: Client, filters: Filters, able: Iterable[RunStatus]) -> dict[str, str | None]:
+    """All runs that the filters let through, newest first: ids and those of their parents, as there may be a million.
 
     If the filters name no status, those in the statuses `able`.
     """
     arguments = filters.arguments(clock.now())
     if not filters.status:
         arguments["status"] = sorted(able)
-    ids, cursor = list[str](), None
+    found, cursor = dict[str, str | None](), None
     while True:
         page = await client.list_runs(**arguments, limit=500, cursor=cursor)
-        ids += (run.id for run in page.runs)
+        found |= {run.id: run.parent_run_id for run in page.runs}
         cursor = page.next_cursor
         if cursor is None:
-            return ids
+            return found

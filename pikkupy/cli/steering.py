@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal as signals  # one of the commands has the name
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,7 +12,7 @@ from cyclopts import Parameter
 
 from pikkupy import Client, RunHandle
 from pikkupy.cli.exits import Exit, exit_of
-from pikkupy.cli.given import Data, Filters, Wait, check_duration, connected, ids_of, meant, named, value_of, values_of
+from pikkupy.cli.given import Data, Filters, Wait, check_duration, connected, meant, named, runs_of, value_of, values_of
 from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of, tags_of
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import Screen, say, tell
@@ -32,25 +31,27 @@ from pikkupy.errors import (
     RunCancelled,
     RunFailed,
 )
+from pikkupy.many import Many, Verb
 from pikkupy.names import without_ordinal
 from pikkupy.plain import rfc3339
 from pikkupy.showing.mismatch import why_parked
 from pikkupy.showing.words import clean, counted, record, short
 
 AT_ONCE = 16  # calls of one command on many runs
+TOLD = 20  # refusals that are told, a line each; `--json` has all
 SHOWN = 200  # characters of a value or reason in a line
 PATIENCE = "5s"
 _OR_NEW = ", or let it go on with the code as it is: --accept new"
 
 # The statuses of runs that a command can be carried out on: it is meant for no others, unless they are asked for.
-ABLE: dict[str, frozenset[RunStatus]] = {
+ABLE: dict[Verb, frozenset[RunStatus]] = {
     "cancel": before(RunEvent.CANCEL),
     "retry": before(RunEvent.RETRY),
     "resume": before(RunEvent.RESUME),
     "delete": FINAL_RUNS,
 }
 
-DONE = {"cancel": "cancelled", "retry": "retried", "resume": "resumed", "delete": "deleted"}
+DONE: dict[Verb, str] = {"cancel": "cancelled", "retry": "retried", "resume": "resumed", "delete": "deleted"}
 
 RunId = Annotated[str | None, Parameter(name="RUN", show_default=False, help="The id of the run.")]
 Yes = Annotated[bool, Parameter(negative="", show_default=False, help="Do it to all that fit, without asking.")]
@@ -417,7 +418,7 @@ def _file_and_two(file: str, run: str, name: str | None) -> tuple[str, tuple[str
 
 
 async def _act(
-    verb: str,
+    verb: Verb,
     do: Callable[[str, Client], Awaitable[None]],
     file: str | None,
     run: str | None,
@@ -432,21 +433,39 @@ async def _act(
         if run_id is not None:
             await do(run_id, client)
             return _done(run_id, f"{DONE[verb]} run {run_id!r}", as_json=as_json)
-        ids = await ids_of(client, filters, ABLE[verb])
-        if not _agreed(verb, len(ids), yes=yes):
+        found = await runs_of(client, filters, ABLE[verb])
+        if not _agreed(verb, len(found), yes=yes):
             return Exit.CANCELLED
-        done, failed = await _to_all(ids, do, client)
+
+        def tell_how_far(_run_id: str, _error: PikkuError | None) -> None:
+            tell(f"{len(many.done) + len(many.refused):,} of {len(found):,}")
+
+        many = Many(verb, lambda one: do(one, client), client, AT_ONCE, tell_how_far)
+        await many.to(found)
+    tell("")
+    _tell_all(verb, many, len(found), as_json=as_json)
+    if many.gone is not None:
+        raise many.gone
+    return Exit.FAILED if many.refused else Exit.DONE
+
+
+def _tell_all(verb: Verb, many: Many, meant: int, *, as_json: bool) -> None:
+    """What became of the runs that were meant."""
+    left = meant - len(many.done) - len(many.refused)
     if as_json:
-        Screen().json({"done": done, "failed": [{"id": one, "error": error} for one, error in failed.items()]})
-    else:
-        for one, error in failed.items():
-            say(f"{clean(one)}: {error}")
-        say(f"{DONE[verb]} {counted(len(done), 'run')}" + (f", {len(failed):,} refused" if failed else ""))
-    return Exit.FAILED if failed else Exit.DONE
+        failed = [{"id": one, "error": str(error)} for one, error in many.refused.items()]
+        Screen().json({"done": many.done, "failed": failed, "left": left})
+        return
+    for one, error in list(many.refused.items())[:TOLD]:
+        say(str(error) if repr(one) in str(error) else f"{clean(one)}: {error}")
+    if len(many.refused) > TOLD:
+        say(f"… and {len(many.refused) - TOLD:,} more; --json tells all")
+    refused = f", {len(many.refused):,} refused" if many.refused else ""
+    say(f"{DONE[verb]} {counted(len(many.done), 'run')}{refused}" + (f", {left:,} left as they were" if left else ""))
 
 
 def _done(run_id: str, words: str, *, as_json: bool) -> Exit:
-    Screen().json({"done": [run_id], "failed": []}) if as_json else say(words)
+    Screen().json({"done": [run_id], "failed": [], "left": 0}) if as_json else say(words)
     return Exit.DONE
 
 
@@ -471,24 +490,3 @@ def _agreed(verb: str, count: int, *, yes: bool) -> bool:
         signals.signal(signals.SIGINT, before_asking)
     say("nothing was done: the answer was not yes")
     return False
-
-
-async def _to_all(
-    ids: list[str], do: Callable[[str, Client], Awaitable[None]], client: Client
-) -> tuple[list[str], dict[str, str]]:
-    """Some at once; those it was done to, and why it was refused of others."""
-    waiting, done, failed = iter(ids), list[str](), dict[str, str]()
-
-    async def work() -> None:
-        for run_id in waiting:
-            try:
-                await do(run_id, client)
-            except PikkuError as error:
-                failed[run_id] = str(error)
-            else:
-                done.append(run_id)
-            tell(f"{len(done) + len(failed):,} of {len(ids):,}")
-
-    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-    tell("")
-    return done, failed

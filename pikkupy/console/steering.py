@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused, problem_of
+from pikkupy.many import Many
 from pikkupy.mounting import Scope
 from pikkupy.names import without_ordinal
 from pikkupy.showing.mismatch import why_parked
@@ -47,7 +47,7 @@ class Action(NamedTuple):
 class Part(NamedTuple):
     """Some of the runs that match."""
 
-    ids: list[str]
+    runs: list[Run]
     more: bool
     """Whether there are others after these."""
 
@@ -285,7 +285,7 @@ async def confirm_all_page(ask: Ask) -> Response:
     meant = await _newest(ask, find, action)
     count, more = 0, False
     async for part in _matching(ask, find, action, meant):
-        count, more = count + len(part.ids), part.more
+        count, more = count + len(part.runs), part.more
     return page(ask, "confirm_all.html", action=action, find=find, count=count, more=more, meant=meant)
 
 
@@ -297,29 +297,29 @@ async def act_on_all(ask: Ask) -> Response:
     ask.facts |= {"filter": wanted, "done": 0, "refused": 0}
     form = await ask.form()
     meant = Meant(form.get("newest", ""), form.get("older", ""))
-    count, more, failed = 0, False, list[tuple[str, str]]()
 
     async def act(run_id: str) -> None:
-        nonlocal count
-        status = 200
-        try:
-            if action.name == "retry":
-                await ask.engine.retry(run_id)
-            else:
-                await ask.engine.cancel(run_id, _reason(ask, form))
-        except PikkuError as error:
-            failed.append((run_id, ask.shown.text(str(error))))
-            status = problem_of(error)[0].status
+        if action.name == "retry":
+            await ask.engine.retry(run_id)
         else:
-            count += 1
-        ask.audit(act_on_all.name, status, verb=action.name, run_id=run_id)
-        ask.facts |= {"done": count, "refused": len(failed)}
+            await ask.engine.cancel(run_id, _reason(ask, form))
 
+    def told(run_id: str, error: PikkuError | None) -> None:
+        status = 200 if error is None else problem_of(error)[0].status
+        ask.audit(act_on_all.name, status, verb=action.name, run_id=run_id)
+        ask.facts |= {"done": len(many.done), "refused": len(many.refused)}
+
+    many = Many("retry" if action.name == "retry" else "cancel", act, ask.engine, TOGETHER, told)
+    found, more = dict[str, str | None](), False
     async for part in _matching(ask, find, action, meant):
+        found |= {run.id: run.parent_run_id for run in part.runs}
         more = part.more
-        for chunk in range(0, len(part.ids), TOGETHER):
-            await asyncio.gather(*map(act, part.ids[chunk : chunk + TOGETHER]))
-    return page(ask, "done_all.html", action=action, find=find, count=count, failed=failed, more=more)
+    await many.to(found)
+    refused = [(run_id, ask.shown.text(str(error))) for run_id, error in many.refused.items()]
+    gone = None if many.gone is None else problem_of(many.gone)[0]
+    left = len(found) - len(many.done) - len(refused)
+    values = {"count": len(many.done), "failed": refused, "more": more, "gone": gone, "left": left}
+    return page(ask, "done_all.html", 200 if gone is None else gone.status, action=action, find=find, **values)
 
 
 def _for_many(ask: Ask) -> Action:
@@ -348,17 +348,17 @@ async def _matching(ask: Ask, find: Find, action: Action, meant: Meant) -> Async
     wanted = _wanted(find, action)
     if not wanted or not meant.newest:
         return
-    ids, cursor = list[str](), meant.older or None
+    newest, cursor = list[Run](), meant.older or None
     with suppress(RunNotFound):  # it was deleted meanwhile
-        ids = [run.id for run in [await ask.engine.get_run(meant.newest)] if run.status in wanted]
-    yield Part(ids, cursor is not None)
-    left = MOST_AT_ONCE - len(ids)
+        newest = [run for run in [await ask.engine.get_run(meant.newest)] if run.status in wanted]
+    yield Part(newest, cursor is not None)
+    left = MOST_AT_ONCE - len(newest)
     while left > 0 and cursor is not None:
         found = await ask.engine.list_runs(
             **find.filters(now()), status=wanted, limit=min(left, MAX_PAGE), cursor=cursor
         )
         left, cursor = left - len(found.runs), found.next_cursor
-        yield Part([run.id for run in found.runs], cursor is not None)
+        yield Part(list(found.runs), cursor is not None)
 
 
 def _to(ask: Ask, path: str, *, done: str) -> Response:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pikkupy import Pikku, Workflow
+from pikkupy import Client, EngineClosed, Pikku, Workflow
 from pikkupy.cli.app import run
 from tests.cli.shell import ROOT, Ended, asked, command, environment, minds_ctrl_c, on_terminal, piped
 from tests.journals import application, contents, fill
@@ -22,7 +22,7 @@ from tests.journals import application, contents, fill
 ENGINE = """
 import asyncio, sys
 import msgspec
-from pikkupy import Decided, Pikku, Workflow
+from pikkupy import Decided, Pikku, StepFailed, Workflow
 
 pikku = Pikku()
 
@@ -40,6 +40,14 @@ async def double(workflow: Workflow, data: int) -> int:
 @pikku.workflow
 async def wait(workflow: Workflow):
     return await workflow.wait_for_signal("go")
+
+@pikku.workflow
+async def above(workflow: Workflow) -> str:
+    try:
+        await workflow.do("below", wait)
+    except StepFailed:
+        return "made up for"
+    return "went well"
 
 @pikku.workflow
 async def ask(workflow: Workflow):
@@ -197,7 +205,7 @@ def test_runs_are_steered(pikku: Any) -> None:
     """Signal, decision, gate, cancel, fork, delete."""
     for name, workflow in {"s": "wait", "a": "ask", "g": "gate", "c": "wait"}.items():
         assert pikku("start", workflow, "--id", name).code == 0
-    assert json.loads(pikku("runs", "signal", "s", "go", "-d", "[1]", "--json").out) == {"done": ["s"], "failed": []}
+    assert json.loads(pikku("runs", "signal", "s", "go", "-d", "[1]", "--json").out) == {"done": ["s"], "failed": [], "left": 0}
     assert pikku("runs", "tail", "s").code == 0
     assert json.loads(pikku("runs", "show", "s", "--json").out)["run"]["output"] == [1]
     while not json.loads(pikku("runs", "show", "a", "--json").out)["steps"]:
@@ -244,6 +252,57 @@ def test_many_runs_are_steered_at_once(pikku: Any, journal: Path) -> None:
     nobody = pikku("runs", "delete", "--id-prefix", "bulk-")
     assert (nobody.code, nobody.err) == (0, "pikku: deleted 0 runs\n")
     pikku("start", "mend", "-d", "false", "--wait")
+
+
+def test_a_parent_is_cancelled_before_its_child(pikku: Any) -> None:
+    """Or its step would fail, and its code go on with that; none of them is refused."""
+    names = [f"family-{number}" for number in range(5)]
+    for name in names:
+        pikku("start", "above", "--id", name)
+    while len(json.loads(pikku("runs", "list", "--id-prefix", "family-", "--json").out)["runs"]) < 10:
+        pass
+
+    done = pikku("runs", "cancel", "--id-prefix", "family-", "--yes")
+
+    assert (done.code, done.err) == (0, "pikku: cancelled 10 runs\n")
+    assert {status(pikku, name) for name in names} == {"cancelled"}
+
+
+def test_many_refusals_are_not_told_one_by_one(pikku: Any) -> None:
+    """Each names its run once; a document has them all."""
+    for number in range(30):
+        pikku("start", "double", "-d", "1", "--id", f"ended-{number:02}", "--wait")
+    bulk = ("runs", "cancel", "--id-prefix", "ended-", "--status", "completed", "--yes")
+
+    told, document = pikku(*bulk), pikku(*bulk, "--json")
+
+    assert (told.code, document.code) == (1, 1)
+    lines = told.err.splitlines()
+    assert len(lines) == 22
+    assert lines[0].startswith("pikku: run 'ended-00' is completed")
+    assert lines[20:] == ["pikku: … and 10 more; --json tells all", "pikku: cancelled 0 runs, 30 refused"]
+    assert len(json.loads(document.out)["failed"]) == 30
+
+
+def test_when_the_engine_goes_the_rest_is_left(pikku: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, with what was done until then."""
+    for number in range(60):
+        pikku("start", "wait", "--id", f"left-{number:02}")
+    cancel = Client.cancel
+
+    async def cancel_some(self: Client, run_id: str, reason: str) -> None:
+        if run_id == "left-20":
+            raise EngineClosed("the engine has gone")
+        await cancel(self, run_id, reason)
+
+    bulk = ("runs", "cancel", "--id-prefix", "left-", "--yes")
+    monkeypatch.setattr(Client, "cancel", cancel_some)
+    gone = pikku(*bulk, "--json")
+    monkeypatch.undo()
+
+    told = json.loads(gone.out)
+    assert (gone.code, told["failed"], gone.err) == (124, [], "pikku: the engine has gone\n")
+    assert (len(told["done"]) + told["left"], 20 <= told["left"] <= 40) == (60, True)
 
 
 def test_a_person_is_asked_before_something_is_done_to_many(pikku: Any, journal: Path) -> None:
