@@ -216,7 +216,7 @@ def test_runs_are_steered(pikku: Any) -> None:
     assert pikku("runs", "approvals", "c").err == "pikku: run 'c' waits for no decision\n"
     assert pikku("runs", "approve", "a", "ok", "-d", '"perhaps"').code == 2
     approved = pikku("runs", "approve", "a", "ok", "-d", "true", "--by", "ada", "--json")
-    assert (approved.code, json.loads(approved.out)) == (0, {"done": ["a"], "failed": []})
+    assert (approved.code, json.loads(approved.out)) == (0, {"done": ["a"], "failed": [], "left": 0})
     assert pikku("runs", "tail", "a").code == 0
     while status(pikku, "g") != "suspended":
         pass
