@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import signal as signals  # one of the commands has the name
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,6 +10,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+from msgspec import UNSET
 
 from pikkupy import Client, RunHandle
 from pikkupy.cli.exits import Exit, exit_of
@@ -247,15 +249,17 @@ async def approve(
     /,
     *,
     data: Data = None,
-    by: Annotated[str | None, Parameter(help="Who has decided.")] = None,
+    by: Annotated[str | None, Parameter(help="Who has decided. Left out: the user of this command.")] = None,
     engine_wait: Wait = PATIENCE,
     json: AsJson = False,
 ) -> Exit:
     """Decide what a run waits for; a decision that does not fit is refused, and the run goes on waiting."""
     path, (run_id, approval) = _file_and_two(file, run, name)
+    if data is None:
+        raise BadValue(f"what is decided of {approval!r}? Give --data, as JSON; `pikku runs approvals` says what fits")
     decision = value_of("--data", data)
     async with connected(path, engine_wait) as client:
-        await client.approve(run_id, approval, decision, decided_by=by)
+        await client.approve(run_id, approval, decision, decided_by=by or _user())
     return _done(run_id, f"{approval!r} of run {run_id!r} is decided", as_json=json)
 
 
@@ -277,7 +281,8 @@ async def fork(
 ) -> Exit:
     """Start a new run that shares the history of another one before a step. Its id is printed."""
     path, run_id = file_and(file, run, "RUN")
-    value, overrides = value_of("--data", data), values_of("--override", override or [])
+    value = UNSET if data is None else value_of("--data", data)
+    overrides = values_of("--override", override or [])
     async with connected(path, engine_wait) as client:
         handle = await client.fork(run_id, at=at, input=value, overrides=overrides, new_run_id=id)
     Screen().json({"id": handle.id}) if json else Screen().rows([[handle.id]])
@@ -408,6 +413,14 @@ async def _prunable(path: str, which: dict[str, Any]) -> int:
         count = await look.prunable(**which, progress=lambda count: tell(f"{counted(count, 'run')} so far"))
     tell("")
     return count
+
+
+def _user() -> str | None:
+    """Who the system says that it is."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container may have a user without a name
+        return None
 
 
 def _file_and_two(file: str, run: str, name: str | None) -> tuple[str, tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
+from msgspec import UNSET
 from starlette.responses import RedirectResponse, Response
 
 from pikkupy.clock import now
@@ -214,7 +215,7 @@ async def _acted(ask: Ask, action: str, form: Mapping[str, str]) -> Response:
             return _to(ask, "", done=f"run {run_id} was deleted")
         case _:
             ask.take_start()
-            handle = await ask.engine.fork(run_id, at=form.get("at", ""), input=ask.json(text) if text else None)
+            handle = await ask.engine.fork(run_id, at=form.get("at", ""), input=ask.json(text) if text else UNSET)
             ask.made = handle.id
             return _to(ask, f"runs/{quoted(handle.id)}", done=f"forked from {run_id}")
     return _to(ask, f"runs/{quoted(run_id)}", done=ACTIONS[action].done)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from msgspec import Raw, structs
+from msgspec import UNSET, Raw, structs
 
 from pikkupy.control import messages
 from pikkupy.control.messages import AnyCall, holds_classes, json_of, values
@@ -186,7 +186,7 @@ class Answerer:
         handle = await self._engine.fork(
             call.run_id,
             at=call.at,
-            input=_received(call.data, Any, "input of run", call.run_id),
+            input=_received(call.data, Any, "input of run", call.run_id) if call.has_data else UNSET,
             overrides={name: _received(text, Any, "override of step", name) for name, text in call.overrides.items()},
             new_run_id=call.new_run_id,
         )

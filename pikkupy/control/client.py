@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar, overload
 
 import msgspec
-from msgspec import Raw, structs
+from msgspec import UNSET, Raw, structs
 
 from pikkupy.clock import SystemClock
 from pikkupy.control import messages, places
@@ -325,7 +325,7 @@ class Client(Mounted):
         run_id: str,
         *,
         at: str,
-        input: Any = None,
+        input: Any = UNSET,
         overrides: Mapping[str, Any] | None = None,
         new_run_id: str | None = None,
     ) -> RunHandle[Any]:
@@ -337,8 +337,9 @@ class Client(Mounted):
             run_id,
             at,
             new_run_id,
-            _sent(input, Any, "input of run", run_id),
+            messages.NULL if input is UNSET else _sent(input, Any, "input of run", run_id),
             {name: _sent(value, Any, "override of step", name) for name, value in given.items()},
+            has_data=input is not UNSET,
         )
         return RunHandle(self, await self._ask(call, str))
 

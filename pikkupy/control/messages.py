@@ -172,6 +172,7 @@ class Fork(Act, frozen=True):
     new_run_id: str | None = None
     data: Raw = NULL
     overrides: dict[str, Raw] = {}
+    has_data: bool = False  # else the data is that of the run
 
 
 class DeleteRun(Act, frozen=True):

@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
+from msgspec import UNSET
+
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import Change, Recorded, RunRow, RunStatus
 from pikkupy.engine import again, aside, gates, signals
@@ -232,7 +234,7 @@ async def fork(
     host, residents, _ = parts
     source = await parts.row(run_id)
     workflow: WorkflowFunction[Any, Any] = host.registry.find_workflow(source.workflow)
-    text = None if data is None else encoded_input(host, workflow, data)
+    text = None if data is UNSET else encoded_input(host, workflow, data)
     new_id = host.ids.uuid7(host.now_us()) if new_run_id is None else new_run_id
     active = residents.resident(source.number)  # is looked at before the file: what it has then is in the one or other
     under_way = {} if active is None else {step.name: step.position for step in active.live_rows()}

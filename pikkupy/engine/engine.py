@@ -12,6 +12,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
+from msgspec import UNSET
+
 from pikkupy.clock import SystemClock
 from pikkupy.config import Config
 from pikkupy.core.clock import Clock
@@ -555,7 +557,7 @@ class Engine(Mounted):
         run_id: str,
         *,
         at: str,
-        input: Any = None,
+        input: Any = UNSET,
         overrides: Mapping[str, Any] | None = None,
         new_run_id: str | None = None,
     ) -> RunHandle[Any]:
@@ -563,10 +565,11 @@ class Engine(Mounted):
 
         Recorded outcomes of the steps that the run had reached before are taken over, and are not executed; what comes
         then is. Signals that had come before, and that no shared step has taken, come along. `input` replaces the run's
-        input, `overrides` the values of shared steps, by name: of an approval the decision, `Decided(...)` or
-        `Expired()`. `workflow.random()` and `uuid4()` give other values in the new run. Raises `RunNotFound`,
-        `ValueError` for a step that there is not, `TypeError` for overrides that are no mapping, `PayloadError`,
-        `WorkflowNotFound`, `RunConflict` for a `new_run_id` that is taken, but by the same fork: that is the run then.
+        input, `None` does, too; left out, it is the run's. `overrides` are values of shared steps, by name: of an
+        approval the decision, `Decided(...)` or `Expired()`. `workflow.random()` and `uuid4()` give other values in the
+        new run. Raises `RunNotFound`, `ValueError` for a step that there is not, `TypeError` for overrides that are no
+        mapping, `PayloadError`, `WorkflowNotFound`, `RunConflict` for a `new_run_id` that is taken, but by the same
+        fork: that is the run then.
         """
         if new_run_id is not None:
             check_name(new_run_id, "new_run_id")

@@ -66,7 +66,7 @@ class Decide(msgspec.Struct, forbid_unknown_fields=True):
     """The decision that an approval waits for."""
 
     name: Name
-    decision: Any = None
+    decision: Any
     decided_by: Annotated[str | None, Meta(description="Left out: the caller's name.")] = None
 
 
@@ -86,7 +86,7 @@ class ForkRun(msgspec.Struct, forbid_unknown_fields=True):
     """A new run with the history of another one before its step `at`."""
 
     at: Name
-    input: Any = None
+    input: Annotated[Any, Meta(description="Left out: that of the other run.")] = UNSET
     overrides: Annotated[dict[str, Any] | None, Meta(description="Values of shared steps, by name.")] = None
     id: Annotated[Name | None, Meta(description="Of the new run.")] = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import signal
 import subprocess
@@ -36,6 +37,10 @@ async def order(workflow: Workflow, data: Order) -> Order:
 @pikku.workflow
 async def double(workflow: Workflow, data: int) -> int:
     return await workflow.do("double", lambda: 2 * data)
+
+@pikku.workflow
+async def echo(workflow: Workflow, data: int | None) -> int | None:
+    return await workflow.do("echo", lambda: data)
 
 @pikku.workflow
 async def wait(workflow: Workflow):
@@ -205,7 +210,11 @@ def test_runs_are_steered(pikku: Any) -> None:
     """Signal, decision, gate, cancel, fork, delete."""
     for name, workflow in {"s": "wait", "a": "ask", "g": "gate", "c": "wait"}.items():
         assert pikku("start", workflow, "--id", name).code == 0
-    assert json.loads(pikku("runs", "signal", "s", "go", "-d", "[1]", "--json").out) == {"done": ["s"], "failed": [], "left": 0}
+    assert json.loads(pikku("runs", "signal", "s", "go", "-d", "[1]", "--json").out) == {
+        "done": ["s"],
+        "failed": [],
+        "left": 0,
+    }
     assert pikku("runs", "tail", "s").code == 0
     assert json.loads(pikku("runs", "show", "s", "--json").out)["run"]["output"] == [1]
     while not json.loads(pikku("runs", "show", "a", "--json").out)["steps"]:
@@ -229,8 +238,31 @@ def test_runs_are_steered(pikku: Any) -> None:
     forked = pikku("runs", "fork", "s", "--at", "go", "--id", "f")
     assert (forked.code, forked.out) == (0, "f\n")
     assert pikku("runs", "cancel", "f").code == 0
-    assert pikku("runs", "delete", "f", "--json").out == '{\n  "done": [\n    "f"\n  ],\n  "failed": []\n}\n'
+    assert (
+        pikku("runs", "delete", "f", "--json").out == '{\n  "done": [\n    "f"\n  ],\n  "failed": [],\n  "left": 0\n}\n'
+    )
     assert pikku("runs", "show", "f").code == 4
+
+
+def test_null_is_a_value(pikku: Any) -> None:
+    """Of a fork it is another input; a decision has to be given, as it cannot be taken back."""
+    pikku("start", "echo", "-d", "1", "--id", "echo-1", "--wait")
+    for name, data in {"null": ("-d", "null"), "same": (), "other": ("-d", "2")}.items():
+        assert pikku("runs", "fork", "echo-1", "--at", "echo", *data, "--id", f"echo-{name}").code == 0
+    inputs = [
+        json.loads(pikku("runs", "show", f"echo-{name}", "--json").out)["run"]["input"]
+        for name in ("null", "same", "other")
+    ]
+    assert inputs == [None, 1, 2]
+
+    pikku("start", "ask", "--id", "undecided")
+    refused = pikku("runs", "approve", "undecided", "ok")
+    assert (refused.code, refused.out) == (2, "")
+    assert "what is decided of 'ok'? Give --data" in refused.err
+    assert pikku("runs", "approve", "undecided", "ok", "-d", "true").code == 0
+    assert pikku("runs", "tail", "undecided").code == 0
+    [step] = json.loads(pikku("runs", "show", "undecided", "--json").out)["steps"]
+    assert step["output"] == [True, getpass.getuser()]
 
 
 def test_many_runs_are_steered_at_once(pikku: Any, journal: Path) -> None:

@@ -487,6 +487,21 @@ async def test_a_fork_can_have_another_input_and_other_values() -> None:
         assert (await engine.get_run(other.id)).input == 7
 
 
+async def test_none_is_an_input_of_a_fork(db: Path) -> None:
+    """Only what is left out is that of the run."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow, data: int | None) -> int | None:
+        return await workflow.do("echo", lambda: data)
+
+    async with pikku.open(db) as engine:
+        await engine.run("flow", 5, run_id="r")
+
+        assert await (await engine.fork("r", at="echo", input=None)).result() is None
+        assert await (await engine.fork("r", at="echo")).result() == 5
+
+
 async def test_a_fork_of_concurrent_steps_executes_only_what_is_not_shared() -> None:
     """Outcomes of steps that were reached before are shared, whenever they came."""
     app = App()

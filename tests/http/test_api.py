@@ -136,6 +136,21 @@ async def test_the_same_key_forks_once(db: Path) -> None:
         assert len((await engine.list_runs()).runs) == 7
 
 
+async def test_null_is_a_value(db: Path) -> None:
+    """Of a fork another input than none; a decision has to be there, as it cannot be taken back."""
+    async with opened(db) as (engine, http):
+        await engine.run("echo", {"a": 1}, run_id="source")
+        at = (await engine.steps("source"))[0].name
+        for name, body in {"null": {"input": None}, "same": {}}.items():
+            assert (await http.post("/api/runs/source/fork", json={"at": at, "id": name, **body})).status_code == 201
+        assert [(await engine.get_run(name)).input for name in ("null", "same")] == [None, {"a": 1}]
+
+        await engine.start("asking", run_id="a")
+        refused = await http.post("/api/runs/a/approve", json={"name": "ok"})
+        assert refused.status_code == 422
+        assert "`decision`" in refused.json()["detail"]
+
+
 @pytest.mark.parametrize("run_id", ["a/b", "a b", "a/steps", "../x", "%2F", "ä€😀", "a?b#c", "api/runs/x", "."])
 async def test_an_id_may_have_any_character(db: Path, run_id: str) -> None:
     """A slash in an id is no slash of the path."""
