@@ -9,11 +9,20 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Literal, Protocol
 
+from pikkupy.core.machine import FINAL_RUNS, RunEvent, before
 from pikkupy.core.model import RunStatus
 from pikkupy.engine import Run
 from pikkupy.errors import EngineClosed, JournalLocked, PikkuError, RunNotFound, RunStateError
 
 Verb = Literal["cancel", "retry", "resume", "delete"]
+
+ABLE: dict[Verb, frozenset[RunStatus]] = {
+    "cancel": before(RunEvent.CANCEL),
+    "retry": before(RunEvent.RETRY),
+    "resume": before(RunEvent.RESUME),
+    "delete": FINAL_RUNS,
+}
+"""The statuses of runs that it can be done to: it is meant for no others, unless they are asked for."""
 
 
 class Asked(Protocol):

@@ -18,8 +18,8 @@ from pikkupy.cli.given import Data, Filters, Wait, check_duration, connected, me
 from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of, tags_of
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import Screen, say, tell
-from pikkupy.core.machine import FINAL_RUNS, RunEvent, before
-from pikkupy.core.model import RunStatus, StepKind
+from pikkupy.core.machine import FINAL_RUNS
+from pikkupy.core.model import StepKind
 from pikkupy.engine import Event, EventKind
 from pikkupy.engine.looking import Look
 from pikkupy.errors import (
@@ -33,7 +33,7 @@ from pikkupy.errors import (
     RunCancelled,
     RunFailed,
 )
-from pikkupy.many import Many, Verb
+from pikkupy.many import ABLE, Many, Verb
 from pikkupy.names import without_ordinal
 from pikkupy.plain import rfc3339
 from pikkupy.showing.mismatch import why_parked
@@ -44,14 +44,6 @@ TOLD = 20  # refusals that are told, a line each; `--json` has all
 SHOWN = 200  # characters of a value or reason in a line
 PATIENCE = "5s"
 _OR_NEW = ", or let it go on with the code as it is: --accept new"
-
-# The statuses of runs that a command can be carried out on: it is meant for no others, unless they are asked for.
-ABLE: dict[Verb, frozenset[RunStatus]] = {
-    "cancel": before(RunEvent.CANCEL),
-    "retry": before(RunEvent.RETRY),
-    "resume": before(RunEvent.RESUME),
-    "delete": FINAL_RUNS,
-}
 
 DONE: dict[Verb, str] = {"cancel": "cancelled", "retry": "retried", "resume": "resumed", "delete": "deleted"}
 

@@ -16,7 +16,7 @@ from pikkupy.console.copies import Copy, copy_of
 from pikkupy.console.finding import Find
 from pikkupy.console.forms import decision_fields, decision_of, fields_of, refilled, value_of_fields
 from pikkupy.console.rendering import page, problem_page
-from pikkupy.core.machine import FINAL_RUNS, RunEvent, before
+from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind
 from pikkupy.engine import Run, Step
 from pikkupy.engine.listing import MAX_PAGE
@@ -25,7 +25,7 @@ from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused, problem_of
-from pikkupy.many import Many
+from pikkupy.many import ABLE, Many, Verb
 from pikkupy.mounting import Scope
 from pikkupy.names import without_ordinal
 from pikkupy.showing.mismatch import why_parked
@@ -310,7 +310,7 @@ async def act_on_all(ask: Ask) -> Response:
         ask.audit(act_on_all.name, status, verb=action.name, run_id=run_id)
         ask.facts |= {"done": len(many.done), "refused": len(many.refused)}
 
-    many = Many("retry" if action.name == "retry" else "cancel", act, ask.engine, TOGETHER, told)
+    many = Many(_verb(action), act, ask.engine, TOGETHER, told)
     found, more = dict[str, str | None](), False
     async for part in _matching(ask, find, action, meant):
         found |= {run.id: run.parent_run_id for run in part.runs}
@@ -330,10 +330,13 @@ def _for_many(ask: Ask) -> Action:
     return ACTIONS[name]
 
 
+def _verb(action: Action) -> Verb:
+    return "retry" if action.name == "retry" else "cancel"
+
+
 def _wanted(find: Find, action: Action) -> list[RunStatus]:
     """The statuses of runs that match and that this can be done to."""
-    able = before({"retry": RunEvent.RETRY, "cancel": RunEvent.CANCEL}[action.name])
-    return sorted(one for one in able if not find.statuses or one in find.statuses)
+    return sorted(one for one in ABLE[_verb(action)] if not find.statuses or one in find.statuses)
 
 
 async def _newest(ask: Ask, find: Find, action: Action) -> Meant:

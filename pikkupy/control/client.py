@@ -470,8 +470,12 @@ def _texts(status: RunStatus | str | Iterable[RunStatus | str] | None) -> list[s
 
 
 def _unknown(call: AnyCall) -> EngineClosed:
-    name = type(call).__name__
+    name, run_id = call.__struct_config__.tag, getattr(call, "run_id", None)
+    if run_id is None:
+        return EngineClosed(
+            f"the engine went away before it had answered {name}: some of it may be done; call it again"
+        )
     return EngineClosed(
-        f"the engine went away before it had answered {name} of run {getattr(call, 'run_id', '-')!r}: it may be on "
-        "disk, or not; look at the run, and call again if it is not"
+        f"the engine went away before it had answered {name} of run {run_id!r}: it may be on disk, or not; look at the "
+        "run, and call again if it is not"
     )

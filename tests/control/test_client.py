@@ -30,6 +30,7 @@ from pikkupy import (
     WorkflowNotFound,
 )
 from pikkupy.control import messages, places
+from pikkupy.control.client import _unknown as unknown
 
 pikku = Pikku()
 
@@ -508,3 +509,12 @@ def test_a_client_has_the_engine_s_public_methods() -> None:
     assert names == {name for name in vars(Client) if not name.startswith("_")}
     for name in names - {"run"}:
         assert inspect.signature(getattr(Engine, name)) == inspect.signature(getattr(Client, name)), name
+
+
+def test_what_was_not_answered_is_named_in_the_words_of_its_caller() -> None:
+    """A run, where it is of one: it may be on disk."""
+    of_a_run = str(unknown(messages.DeleteRun("r")))
+    of_many = str(unknown(messages.Prune(0)))
+
+    assert "had answered delete_run of run 'r': it may be on disk, or not" in of_a_run
+    assert "had answered prune: some of it may be done; call it again" in of_many
