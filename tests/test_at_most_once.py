@@ -13,6 +13,7 @@ from pikkupy import Engine, Pikku, Workflow, current_step
 from pikkupy.core.model import Change, StepRow, StepStatus
 from pikkupy.store import Done, Journal
 from pikkupy.testing import VirtualClock
+from tests.test_crash import crashed_copy
 
 WRITERS = [{}, {"durability": "process", "database_thread": False}]
 each_writer = pytest.mark.parametrize("settings", WRITERS, ids=["thread", "loop"])
@@ -49,10 +50,10 @@ class Flow:
             return [(one.attempt, one.status) for one in await engine.history("r") if one.step_name == "once"]
 
 
-async def is_in_the_file(engine: Engine, status: StepStatus) -> None:
-    """Return when `once` has that status there."""
+async def is_in_the_file(engine: Engine, status: StepStatus, name: str = "once") -> None:
+    """Return when the step has that status there."""
     async with asyncio.timeout(5):
-        while not any(one.name == "once" and one.status is status for one in await engine._use().host.journal.steps(1)):
+        while not any(one.name == name and one.status is status for one in await engine._use().host.journal.steps(1)):
             await asyncio.sleep(0)
 
 
@@ -160,3 +161,37 @@ async def test_a_run_that_the_engine_suspends_keeps_the_attempt_that_waits_for_a
     assert (status, flow.begun) == ("suspended", [])
     assert await flow.end(db, clock=clock) == [(1, "succeeded")]
     assert flow.begun == [1]
+
+
+async def test_an_attempt_that_a_crash_cut_off_does_not_begin_again_after_code_that_did_not_fit(
+    db: Path, tmp_path: Path
+) -> None:
+    """The second life suspends the run before it looks at the step: that the attempt had begun stays in the file."""
+    flow, changed = Flow(), Pikku()
+    flow.holds = False
+
+    def work_with(other: str) -> Any:
+        async def work(workflow: Workflow) -> list[str]:
+            steps = [workflow.do("once", once, at_most_once=True), workflow.do(other, flow.hold)]
+            return [repr(one) for one in await asyncio.gather(*steps, return_exceptions=True)]
+
+        return work
+
+    async def once() -> None:
+        flow.begun.append(1)
+        await asyncio.Event().wait()
+
+    flow.pikku.workflow(name="work")(work_with("hold"))
+    changed.workflow(name="work")(work_with("changed"))
+    async with flow.pikku.open(db, shutdown_grace=0, cancel_grace=0) as engine:
+        await engine.start("work", run_id="r")
+        await is_in_the_file(engine, StepStatus.RUNNING)
+        await is_in_the_file(engine, StepStatus.SUCCEEDED, "hold")
+        crashed = crashed_copy(db, tmp_path / "crashed")
+    async with changed.open(crashed) as engine:
+        assert (await engine.get_run("r")).status == "suspended"
+    async with flow.pikku.open(crashed) as engine:
+        found = await asyncio.wait_for((await engine.handle("r")).result(), 5)
+
+    assert flow.begun == [1]
+    assert "Interrupted" in found[0]
