@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from pikkupy.core.commands import Commands, Policy, StepCall
 from pikkupy.core.model import StepKind
 from pikkupy.engine.active import SPARE
 from pikkupy.engine.cut_offs import in_flight
+from pikkupy.engine.host import BEGINS_AT_ONCE
 from pikkupy.testing import VirtualClock
 from tests.store.samples import NOW
 
@@ -207,3 +209,62 @@ async def test_a_chunk_for_which_the_stream_has_no_place_is_refused(db: Path, mo
 
         assert [chunk.value async for chunk in engine.stream("r")] == [0, 1, 2]
     assert refused == ["run 'r' has emitted 3 chunks: it can have no more; go on in a new run"]
+
+
+async def test_others_have_their_turn_while_a_run_begins_very_many_steps(db: Path) -> None:
+    """F55, I-38: it begins some of them in each turn of the loop, in the order of its calls."""
+    pikku, turns, begun = Pikku(), 0, list[tuple[int, int]]()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await asyncio.gather(*(workflow.do("step", partial(step, number)) for number in range(1_001)))
+
+    def step(number: int) -> None:
+        begun.append((number, turns))
+
+    async def neighbour() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with pikku.open(db) as engine:
+        beside = asyncio.ensure_future(neighbour())
+        await engine.run(flow)
+        beside.cancel()
+
+    assert [number for number, _ in begun] == list(range(1_001))
+    per_turn = Counter(turn for _, turn in begun)
+    assert max(per_turn.values()) == BEGINS_AT_ONCE
+    assert len(per_turn) == 5
+
+
+async def test_steps_that_have_not_begun_in_the_first_turn_can_be_given_up(db: Path) -> None:
+    """By their run, by a cancel and by leaving the engine: they do not begin then, and count as every other step."""
+    pikku, begun = Pikku(), list[str]()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow, data: str) -> None:
+        steps = [workflow.do(f"{data} {number}", lambda: begun.append(data)) for number in range(1_000)]
+        if data == "given up":
+            for one in steps[500:]:
+                one.cancel()
+        await workflow.do("more", lambda: None)
+        await asyncio.gather(*steps, return_exceptions=True)
+
+    async with pikku.open(db) as engine:
+        await engine.run(flow, "given up")
+        assert begun.count("given up") == 500
+        cancelled = await engine.start(flow, "cancelled")
+        while not begun.count("cancelled"):
+            await asyncio.sleep(0)
+        await cancelled.cancel("enough")
+        left = await engine.start(flow, "left")
+        while not begun.count("left"):
+            await asyncio.sleep(0)
+    assert 0 < begun.count("cancelled") < 1_000
+    assert 0 < begun.count("left") < 1_000
+    async with pikku.open(db) as engine:
+        assert {step.status for step in await engine.steps(cancelled.id)} == {"succeeded", "cancelled"}
+        await (await engine.handle(left.id)).result()
+    assert begun.count("left") == 1_000

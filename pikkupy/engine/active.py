@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -196,14 +197,38 @@ class ActiveRun:
             self._set_timers(commands, now_us)
         for position in commands.stopped:
             self._stop(position)
-        for call in calls:
-            step = steps.get(call.position)
-            if step is not None and host.dispatching:
-                self._dispatch(step)
+        self._dispatch_all(calls)
         if self.status is not RunStatus.RUNNING or self.gates:
             gates.show(self)
         elif not calls:
             self.may_rest()
+
+    def _dispatch_all(self, calls: Sequence[StepCall]) -> None:
+        """Give all of these steps that are still asked for their next move: of very many some later."""
+        host, fresh = self.host, list[LiveStep]()
+        for call in calls:
+            step = self.steps.get(call.position)
+            if step is None or not host.dispatching:
+                continue
+            if len(calls) > host.begins_at_once and self._is_fresh(step):
+                fresh.append(step)
+            else:
+                self._dispatch(step)
+        if fresh:
+            self._begin_some(iter(fresh))
+
+    def _is_fresh(self, step: LiveStep) -> bool:
+        """True if it is the body of a step that no life has begun: when it begins changes nothing that is known."""
+        return step.call.kind in (StepKind.INLINE, StepKind.FUNCTION) and not (step.recorded or self._set_aside)
+
+    def _begin_some(self, fresh: Iterator[LiveStep]) -> None:
+        """Of very many steps begin some in each turn of the host loop, so that others have theirs in between."""
+        step = None
+        for step in islice(fresh, self.host.begins_at_once):
+            if self.is_live(step):
+                self._dispatch(step)
+        if step is not None and not self.ending:
+            self.host.loop.call_soon(self._begin_some, fresh)
 
     def _keep_to_changes(self, commands: Commands) -> None:
         """Write which changed code the run has passed: before any step that it reaches beyond, or that would say no."""

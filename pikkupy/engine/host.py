@@ -34,6 +34,8 @@ from pikkupy.timers import Timers
 from pikkupy.workers import Workers
 from pikkupy.workers.threads import Threads
 
+BEGINS_AT_ONCE = 250  # bodies that do nothing take 3 ms
+
 T = TypeVar("T")
 E = TypeVar("E", bound=End)
 
@@ -58,6 +60,7 @@ class Host:
     jitter: random.Random
     ids: Ids
     dispatching: bool = True
+    begins_at_once: int = BEGINS_AT_ONCE  # steps of one run in one turn of the loop, of those that no life has begun
     redact: Redact | None = None  # does not raise
     moving: Callable[[], bool] = bool  # whether runs are on their way into memory or out of it
 
@@ -185,6 +188,7 @@ class Outside:
     open_journal: Callable[..., Awaitable[Journal]] | None = None  # default: `Journal.open`
     draw: Callable[[int], bytes] = os.urandom  # so many random bytes
     threads: Callable[[asyncio.AbstractEventLoop], Threads[Outcome]] = Threads
+    begins_at_once: int = BEGINS_AT_ONCE
 
 
 async def open_host(
@@ -226,6 +230,7 @@ async def open_host(
         now_us=clock.now_us,
         jitter=random.Random(outside.draw(16)),  # noqa: S311 - it spreads retries
         ids=Ids(outside.draw),
+        begins_at_once=outside.begins_at_once,
         redact=safely(config.redact),
     )
     if isinstance(clock, Attachable):

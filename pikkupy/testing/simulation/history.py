@@ -42,6 +42,7 @@ FURTHER = 16  # the most commits that are drawn to be taken away by a loss of po
 LONGEST_BODY_S = 120  # and its waiting for a slot
 WORKERS = (1, 2, MANY)  # attempts that run at once, on the loop and on threads
 DOWN_S = (0.0, 0.0, 0.001, 5.0, 4_000.0)  # between two lives
+BEGIN_AT_ONCE = (1, 2, 3, 250)  # steps of one run in a turn of the loop, by the seed
 
 
 class Report(msgspec.Struct):
@@ -137,7 +138,8 @@ class History:
         self._change_code()
         self.people.next_life(self.life)
         pikku = self._pikku_without if self.code.missing else self._pikku
-        outside = Outside(self._disk.open_journal, self._rng.randbytes, SimulatedThreads)
+        at_once = BEGIN_AT_ONCE[self.scenario.seed % len(BEGIN_AT_ONCE)]
+        outside = Outside(self._disk.open_journal, self._rng.randbytes, SimulatedThreads, at_once)
         engine = self._engine = Engine(":memory:", pikku, None, self._clock, self._config, outside)
         life, ended = self.life, False
         asyncio.set_event_loop(loop)
