@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import UNSET
 
+from pikkupy.http.bodies import QUOTES
 from pikkupy.http.problems import Refused
 
 PREFIX = "field:"
@@ -24,6 +25,7 @@ HINTS = {  # how texts are written that have a format
     "uuid": "6f1f2b9c-7d3e-4d7a-9a54-0c7b6f7f2d11",
     "decimal": "12.50",
 }
+NUMBERS = {"integer": ("whole number", "12"), "number": ("number", "12.5")}
 LOST_IN_TEXTS = "\r\0"  # what no browser gives back of the text in a form
 
 
@@ -83,11 +85,10 @@ def value_of_fields(fields: Sequence[Field], form: Mapping[str, str]) -> dict[st
     """The object that a form means. Raises `Refused`, naming the part that is wrong or missing."""
     found: dict[str, Any] = {}
     for field in fields:
-        as_json = JSON + field.name in form
-        text = form.get((JSON if as_json else PREFIX) + field.name, "")
+        kind = "json" if JSON + field.name in form else field.kind
+        text = form.get((JSON if kind == "json" else PREFIX) + field.name, "")
         if text:
-            as_json = as_json or field.kind not in TEXTS
-            found[field.name] = _decoded(field.name, text) if as_json else text
+            found[field.name] = text if kind in TEXTS else _decoded(field._replace(kind=kind), text)
             continue
         match _meaning(field, form):
             case "text":
@@ -119,11 +120,32 @@ def _meaning(field: Field, form: Mapping[str, str]) -> str | None:
     return said if said in field.empties else next(iter(field.empties), None)
 
 
-def _decoded(name: str, text: str) -> Any:
+def _decoded(field: Field, text: str) -> Any:
+    """The value of a part that is no text. Raises `Refused`, in the words of what it is."""
     try:
-        return msgspec.json.decode(text.encode())
+        found = msgspec.json.decode(text.encode())
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        raise Refused(422, "Unprocessable content", f"{name}: {error}") from None
+        raise _refused(field, text, f"this is no JSON ({error}); {QUOTES}") from None
+    if field.kind in NUMBERS and not _is_number(found, field.kind):
+        raise _refused(field, text, "")
+    return found
+
+
+def _is_number(value: Any, kind: str) -> bool:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return not isinstance(value, bool) and (whole or (kind == "number" and isinstance(value, float)))
+
+
+def _refused(field: Field, text: str, no_json: str) -> Refused:
+    match field.kind:
+        case "integer" | "number":
+            called, example = NUMBERS[field.kind]
+            why = f"{text!r:.80} is no {called}; write it as {example}"
+        case "boolean" | "choice":
+            why = f"choose one of {', '.join(said for _, said in field.choices)}"
+        case _:
+            why = no_json
+    return Refused(422, "Unprocessable content", f"{field.name}: {why}")
 
 
 def _field(name: str, declared: Mapping[str, Any], schema: Mapping[str, Any], required: bool, given: Any) -> Field:

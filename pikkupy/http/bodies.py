@@ -16,6 +16,7 @@ from pikkupy.mounting import HttpConfig
 T = TypeVar("T")
 
 LONGEST_S = 30.0  # that a body may take to arrive
+QUOTES = 'a text needs quotes: "text"'
 
 # Each byte is looked at once, whatever stands there: a text that does not end goes to the end of the body.
 _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}:]', re.DOTALL)
@@ -57,7 +58,7 @@ def decoded(body: bytes, config: HttpConfig, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise Refused(422, "Unprocessable content", str(error)) from None
     except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError) as error:
-        raise Refused(400, "Not JSON", str(error)) from None
+        raise Refused(400, "Not JSON", f"{error}; {QUOTES}") from None
 
 
 async def _bytes(

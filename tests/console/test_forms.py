@@ -60,6 +60,28 @@ def test_a_form_is_made_of_a_type() -> None:
     assert "count" in str(refused.value.problem.detail)
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "said"),
+    [
+        ("field:count", "1,5", "count: '1,5' is no whole number; write it as 12"),
+        ("field:count", "true", "count: 'true' is no whole number; write it as 12"),
+        ("field:count", "1.5", "count: '1.5' is no whole number; write it as 12"),
+        ("field:ratio", "1,5", "ratio: '1,5' is no number; write it as 12.5"),
+        ("field:ratio", '"1.5"', "ratio: '\"1.5\"' is no number; write it as 12.5"),
+        ("field:ratio", "NaN", "ratio: 'NaN' is no number; write it as 12.5"),
+        ("field:sure", "maybe", "sure: choose one of yes, no"),
+        ("json:words", "hello", 'words: this is no JSON (JSON is malformed: invalid character (byte 0)); '
+         'a text needs quotes: "text"'),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_told_in_the_words_of_its_part(key: str, text: str, said: str) -> None:
+    fields = fields_of(schema_of(Given))
+    assert fields is not None
+    with pytest.raises(Refused) as refused:
+        value_of_fields(fields, {"field:name": "", "field:count": "1", key: text})
+    assert refused.value.problem.detail == said
+
+
 @pytest.mark.parametrize("annotation", [Any, str, int, list[int], dict[str, int], Given | Address, None])
 def test_what_has_no_named_parts_is_written_as_json(annotation: Any) -> None:
     assert fields_of(schema_of(annotation)) is None

@@ -654,10 +654,11 @@ async def test_a_form_that_is_refused_comes_again_with_what_was_written(db: Path
         for path, form, status, texts in (
             ("start", {"workflow": "order", "as": "fields", "id": "x", "field:number": "many", "field:due": "soon"},
              422,
-             ("number: JSON is malformed", 'value="many"', 'value="soon"', 'value="x"')),
+             ("number: 'many' is no whole number; write it as 12", 'value="many"', 'value="soon"', 'value="x"')),
             ("start", {"workflow": "order", "as": "fields", "field:number": "1", "id": "r"}, 409, ('value="r"',)),
             ("start", {"workflow": "echo", "value": "\n{1}"}, 400, ("Not JSON", ">\n\n{1}</textarea>")),
-            ("runs/r/signal", {"name": "go there", "value": "{2}"}, 400, ("Not JSON", "{2}</textarea>", "go there")),
+            ("runs/r/signal", {"name": "go there", "value": "hello"}, 400,
+             ("Not JSON", 'a text needs quotes: "text"', "hello</textarea>", "go there")),
             ("runs/order/fork", {"at": "double", "value": '{"number": "x"}'}, 422,
              ("Expected `int`", '{"number": "x"}</textarea>')),
             ("runs/order/fork", {"at": "nothing", "value": ""}, 422, ('value="nothing"',)),
