@@ -107,7 +107,7 @@ async def login(ask: Ask) -> Response:
         return login_page(ask.base, refused, refused.problem.detail or "", to)
     ask.caller = caller
     answer = RedirectResponse(f"{ask.base}{to}", 303)
-    answer.set_cookie(max_age=SESSION_S, value=callers.sessions.begin(caller), **_cookie(ask))
+    answer.set_cookie(max_age=SESSION_S, value=callers.sessions.begin(caller), **cookie_of(ask))
     return answer
 
 
@@ -115,18 +115,18 @@ async def login(ask: Ask) -> Response:
 async def logout(ask: Ask) -> Response:
     """End the session of the browser."""
     answer = RedirectResponse(f"{ask.base}{HOME}", 303)
-    cookie = _cookie(ask)
+    cookie = cookie_of(ask)
     ask.api.callers.sessions.leave(value_in(ask.request.headers, cookie["key"]))
     answer.delete_cookie(**cookie)
     return answer
 
 
-def _cookie(ask: Ask) -> dict[str, Any]:
+def cookie_of(ask: Ask, name: str = "") -> dict[str, Any]:
     """All of a session's cookie but its value: no script, no other site and no other server of this host can use it.
 
-    Where there is TLS it is for this host alone, and that has to be for all paths.
+    Where there is TLS it is for this host alone, and that has to be for all paths. `name`: of another one beside it.
     """
-    key, secure = ask.api.callers.cookie_for(ask.request.scope), ask.request.url.scheme == "https"
+    key, secure = ask.api.callers.cookie_for(ask.request.scope) + name, ask.request.url.scheme == "https"
     path = "/" if secure else ask.base or "/"
     return {"key": key, "path": path, "secure": secure, "httponly": True, "samesite": "strict"}
 

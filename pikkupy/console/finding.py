@@ -38,8 +38,6 @@ class Find(msgspec.Struct, forbid_unknown_fields=True):
     since: str = ""
     q: str = ""
     cursor: str = ""
-    done: str = ""
-    """What was done just now."""
 
     @property
     def statuses(self) -> list[str]:

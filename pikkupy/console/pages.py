@@ -14,6 +14,7 @@ from pikkupy.clock import monotonic_s, now
 from pikkupy.console import door, steering
 from pikkupy.console.drawing import drawing_of
 from pikkupy.console.finding import Find, counts_of, exactly, rows_of
+from pikkupy.console.notes import page_after
 from pikkupy.console.overview import overview_of
 from pikkupy.console.rendering import HOME, STATIC, page, problem_page, rendered, static_version
 from pikkupy.core.machine import FINAL_RUNS
@@ -45,8 +46,6 @@ class ShowRun(msgspec.Struct):
     page: int = 0
     """Of its steps; 0: the last."""
     failed: bool = False
-    done: str = ""
-    """What was done to it just now."""
 
 
 class ShowEvents(msgspec.Struct):
@@ -72,7 +71,7 @@ async def runs_page(ask: Ask) -> Response:
     find = ask.query(Find)
     if find.q and (run := await exactly(ask, find)) is not None:
         return RedirectResponse(f"{ask.base}/console/runs/{quoted(run.id)}", 303)
-    return page(ask, "runs.html", **await _runs_values(ask, find), live=ask.request.url.query)
+    return page_after(ask, "", "runs.html", **await _runs_values(ask, find), live=ask.request.url.query)
 
 
 @operation("GET", "/console/live", Scope.READ, {200: None}, stream=True, problem=problem_page)
@@ -139,14 +138,13 @@ def _tried(ask: Ask, attempts: Sequence[Attempt]) -> dict[str, list[tuple[Attemp
 async def run_page(ask: Ask) -> Response:
     """One run."""
     values = await _run_values(ask, ask.query(ShowRun), steering.Decisions(ask))
-    return page(ask, "run.html", **values, live=ask.request.url.query)
+    return page_after(ask, f"runs/{quoted(ask.run_id)}", "run.html", **values, live=ask.request.url.query)
 
 
 @operation("GET", "/console/runs/{run_id}/live", Scope.READ, {200: None}, stream=True, problem=problem_page)
 async def run_live(ask: Ask) -> Response:
     """One run, again whenever it has changed."""
-    show = ask.query(ShowRun)
-    show.done, decisions = "", steering.Decisions(ask)
+    show, decisions = ask.query(ShowRun), steering.Decisions(ask)
 
     async def look() -> str:
         return rendered(ask, "_run.html", **await _run_values(ask, show, decisions))

@@ -9,12 +9,13 @@ from urllib.parse import urlencode
 
 import msgspec
 from msgspec import UNSET
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from pikkupy.clock import now
 from pikkupy.console.copies import Copy, copy_of
 from pikkupy.console.finding import Find
 from pikkupy.console.forms import decision_fields, decision_of, fields_of, refilled, value_of_fields
+from pikkupy.console.notes import led_to
 from pikkupy.console.rendering import page, problem_page
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind
@@ -366,4 +367,4 @@ async def _matching(ask: Ask, find: Find, action: Action, meant: Meant) -> Async
 
 
 def _to(ask: Ask, path: str, *, done: str) -> Response:
-    return RedirectResponse(f"{ask.base}/console/{path}?{urlencode({'done': done})}", 303)
+    return led_to(ask, path, done)

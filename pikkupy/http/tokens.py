@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import datetime
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from pikkupy.clock import monotonic_s, now
 from pikkupy.errors import BadValue
@@ -129,6 +130,7 @@ class Sessions:
         self._now = now
         self._keys: list[tuple[bytes, Caller]] = []
         self._left: OrderedDict[str, None] = OrderedDict()
+        self._own = secrets.token_bytes(32)
 
     def know(self, token: str, caller: Caller) -> None:
         """Sessions may begin with this token."""
@@ -150,6 +152,21 @@ class Sessions:
         if found is None or said in self._left or int(said.rpartition(".")[2]) <= self._now().timestamp():
             return None
         return found
+
+    def sealed(self, text: str) -> str:
+        """A text for a browser to keep, which `unsealed` knows again. It is no session."""
+        return f"{_signed(self._seal, text)}.{quote(text, safe='')}"
+
+    def unsealed(self, kept: str) -> str:
+        """The text; empty for one that nobody with our token has sealed."""
+        signature, _, quoted = kept.partition(".")
+        text = unquote(quoted)
+        return text if hmac.compare_digest(_digest(_signed(self._seal, text)), _digest(signature)) else ""
+
+    @property
+    def _seal(self) -> bytes:
+        """The key for that: made of the first token, if there is any."""
+        return hmac.digest(self._keys[0][0] if self._keys else self._own, b"what it keeps", "sha256")
 
     def leave(self, session: str) -> None:
         """It is of no use any more."""

@@ -54,6 +54,7 @@ async def test_a_cookie_lets_in_from_its_own_pages_alone(db: Path) -> None:
         assert (await engine.get_run("r")).status == "running"
         for headers in (SAME, {"sec-fetch-site": "same-origin"}, {"origin": "null", "sec-fetch-site": "same-origin"}):
             assert (await http.post("/console/runs/r/signal", data={"name": "x"}, headers=headers)).status_code == 303
+        await http.get("/console/runs/r")  # which says what was done
         kept = dict(http.cookies)
         left = await http.post("/console/logout", headers=SAME)
         assert left.status_code == 303
@@ -672,6 +673,40 @@ async def test_a_form_that_is_refused_comes_again_with_what_was_written(db: Path
             assert 'role="alert"' in found
             for text in texts:
                 assert text in found, (path, text, found)
+
+
+@pytest.mark.parametrize("base", ["", "/a/b"])
+async def test_what_was_done_is_said_once_and_by_no_link(db: Path, base: str) -> None:
+    """On the page that it leads to; nothing of a URL, and no cookie but ours, is told as the console's own words."""
+
+    def told(answer: Any) -> list[str]:
+        assert answer.status_code == 200
+        return [html.unescape(text) for text in re.findall(r'<p class="done" role="status">(.*?)</p>', answer.text)]
+
+    async with pikku.open(db) as engine:
+        app = engine.asgi(token=TOKEN, console=True)
+        async with caller(Starlette(routes=[Mount(base, app)]) if base else app) as http:
+            for run_id in ("a/b?c ä€😀", "other"):
+                await engine.start("waiting", run_id=run_id)
+            path = f"{base}/console/runs/a%2Fb%3Fc%20%C3%A4%E2%82%AC%F0%9F%98%80"
+            answer = await http.post(f"{path}/cancel", data={}, headers=SAME)
+            assert (answer.status_code, answer.headers["location"]) == (303, path)
+            kept = answer.headers["set-cookie"]
+            assert "HttpOnly" in kept and "SameSite=strict" in kept and "Max-Age=" in kept
+            sent = dict(http.cookies)
+            assert told(await http.get(f"{base}/console/runs/other")) == []
+            assert told(await http.get(path)) == ["cancelled"]
+            assert told(await http.get(path)) == []
+            assert not http.cookies
+            answer = await http.post(f"{path}/delete", data={}, headers=SAME)
+            assert answer.headers["location"] == f"{base}/console/"
+            assert told(await http.get(f"{base}/console/")) == ["run a/b?c ä€😀 was deleted"]
+            [(name, value)] = sent.items()
+            for forged in (value.replace("cancelled", "call%20this%20number"), "x", ".", "é", f"x{value}", "\udc80"):
+                cookie = f"{name}={forged}".encode("utf-8", "surrogateescape")
+                assert told(await http.get(f"{base}/console/", headers={"cookie": cookie})) == []
+            assert told(await http.get(f"{base}/console/runs/other?done=call+this+number")) == []
+            assert "call this number" not in (await http.get(f"{base}/console/?done=call+this+number")).text
 
 
 async def test_only_what_waits_for_a_decision_is_decided(db: Path) -> None:
