@@ -34,5 +34,5 @@ def checked_us(
         raise DurationError(f"{name}={when!r}: a naive datetime names no moment; make it aware, give it a tzinfo")
     us = us_of(when)
     if now_us is not None and us - now_us > MAX_US:
-        raise DurationError(f"{name}={when!r}: more than 100 years ahead")
+        raise DurationError(f"{name}={when.isoformat()}: more than 100 years ahead")
     return us

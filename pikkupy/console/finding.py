@@ -15,11 +15,10 @@ from msgspec import UNSET, Meta, UnsetType
 from pikkupy.clock import monotonic_s, now
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
-from pikkupy.durations import microseconds
 from pikkupy.engine import Run
-from pikkupy.errors import DurationError, RunNotFound
+from pikkupy.errors import RunNotFound
 from pikkupy.http.asked import Ask
-from pikkupy.http.problems import Refused
+from pikkupy.http.queries import length_us
 from pikkupy.showing.waits import took, what_of
 
 LIMIT = 50  # runs of a page
@@ -55,10 +54,7 @@ class Find(msgspec.Struct, forbid_unknown_fields=True):
         if self.workflow:
             found["workflow"] = self.workflow
         if self.since:
-            try:
-                found["created_after"] = now - timedelta(microseconds=microseconds(self.since))
-            except DurationError as error:
-                raise Refused(422, "Unprocessable content", f"since: {error}") from None
+            found["created_after"] = now - timedelta(microseconds=length_us("since", self.since))
         return found
 
 

@@ -17,7 +17,8 @@ from pikkupy.errors import EngineClosed, PayloadError
 from pikkupy.http import kinds
 from pikkupy.http.asked import END, LONGEST_WAIT_S, Ask, Seen, json_of, list_of
 from pikkupy.http.operations import Operation, operation
-from pikkupy.http.queries import arguments_of
+from pikkupy.http.problems import Refused
+from pikkupy.http.queries import arguments_of, length_us
 from pikkupy.http.statuses import StatusOfRun, status_of, statuses_of
 from pikkupy.http.streams import streamed
 from pikkupy.mounting import Scope
@@ -77,6 +78,7 @@ async def start_run(ask: Ask) -> Response:
     with nullcontext() if wait_s is None else ask.wait():
         body = await ask.body(kinds.StartRun)
         run_id = ask.key(body.id)
+        _check_begin(body)
         ask.take_start()
         handle = await ask.engine.start(
             body.workflow, body.input, run_id=run_id, tags=body.tags, at=body.at, delay=body.delay
@@ -351,6 +353,14 @@ async def _unseen(events: AsyncIterator[Event], seen: Seen) -> AsyncIterator[Eve
 
 def _id_of(event: Event) -> str:
     return f"{event.seq}{END if event.kind is EventKind.RUN_ENDED else ''}"
+
+
+def _check_begin(body: kinds.StartRun) -> None:
+    if body.at is not None and body.delay is not None:
+        detail = "`at` and `delay` say when it begins: give one of the two"
+        raise Refused(422, "Unprocessable content", detail)
+    if body.delay is not None:
+        length_us("delay", body.delay)
 
 
 async def _decide(ask: Ask, body: kinds.Decide) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from pikkupy.http.kinds import in_words
 from pikkupy.http.problems import Refused
 from pikkupy.mounting import HttpConfig
 
@@ -56,7 +57,7 @@ def decoded(body: bytes, config: HttpConfig, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise Refused(422, "Unprocessable content", str(error)) from None
+        raise Refused(422, "Unprocessable content", in_words(error)) from None
     except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError) as error:
         raise Refused(400, "Not JSON", f"{error}; {QUOTES}") from None
 

@@ -12,6 +12,15 @@ from pikkupy.core.model import RunStatus
 from pikkupy.names import MAX_NAME
 
 NO_CONTROL = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
+TAG = r"^[^:\u0000-\u001f\u007f-\u009f\u2028\u2029]{1,256}:[^\u0000-\u001f\u007f-\u009f\u2028\u2029]{0,256}$"
+CURSOR = r"^[0-9]{1,18}$"
+PLACE = r"^[0-9]{1,18}(\.end)?$"
+WORDS = {  # for people; the document has the patterns
+    NO_CONTROL: "a text without control characters",
+    TAG: "`name:value`",
+    CURSOR: "the `next_cursor` of a page",
+    PLACE: "the number of an event",
+}
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=NO_CONTROL)]
 Moment: TypeAlias = Annotated[datetime, Meta(tz=True)]
@@ -19,14 +28,10 @@ Delay: TypeAlias = Annotated[  # that it is none is said by who knows the units
     str, Meta(examples=["5s", "20min", "1d"], extra_json_schema={"pattern": "^[1-9][0-9]{0,3}(ms|s|min|h|d)$"})
 ]
 Text: TypeAlias = Annotated[str, Meta(min_length=1)]
-Cursor: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9]{1,18}$")]
-Place: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9]{1,18}(\.end)?$")]
-Tag: TypeAlias = Annotated[
-    str,
-    Meta(
-        pattern=r"^[^:\u0000-\u001f\u007f-\u009f\u2028\u2029]{1,256}:[^\u0000-\u001f\u007f-\u009f\u2028\u2029]{0,256}$"
-    ),
-]
+Cursor: TypeAlias = Annotated[str, Meta(pattern=CURSOR)]
+Place: TypeAlias = Annotated[str, Meta(pattern=PLACE)]
+Tag: TypeAlias = Annotated[str, Meta(pattern=TAG)]
+Key: TypeAlias = Annotated[Name, Meta(extra_json_schema={"pattern": r"^[\u0020-\u007e]*$"})]  # others come as UTF-8
 
 
 # Bodies
@@ -128,7 +133,8 @@ class ListenTo(ListenFrom):
 # Headers of requests
 
 IdempotencyKey: TypeAlias = Annotated[
-    Name | UnsetType, Meta(description="The id of the run: asking again with the same one starts nothing new.")
+    Key | UnsetType,
+    Meta(description="The id of the run, in UTF-8: asking again with the same one starts nothing new."),
 ]
 Prefer: TypeAlias = Annotated[
     str | UnsetType, Meta(description="`wait=10`: answer when the run has ended, or after 10 s; at most 60 (RFC 7240).")
@@ -160,6 +166,14 @@ class ListenHeaders(msgspec.Struct, rename={"last_event_id": "Last-Event-ID"}):
 
 
 # What they are
+
+
+def in_words(error: msgspec.ValidationError) -> str:
+    """What does not fit, with the patterns told in words."""
+    said = str(error)
+    for pattern, words in WORDS.items():
+        said = said.replace(f"`str` matching regex {pattern!r}", words)
+    return said
 
 
 def holds(annotation: Any, wanted: type[inspect.Type]) -> bool:

@@ -9,7 +9,9 @@ import msgspec
 from msgspec import UNSET, inspect, structs
 from starlette.requests import Request
 
-from pikkupy.http.kinds import ListRuns, holds
+from pikkupy.durations import microseconds
+from pikkupy.errors import DurationError
+from pikkupy.http.kinds import ListRuns, holds, in_words
 from pikkupy.http.problems import Refused
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -32,7 +34,7 @@ def query_of(request: Request, kind: type[T]) -> T:
 def headers_of(request: Request, kind: type[T]) -> T:
     """The headers that `kind` names. Raises `Refused`."""
     names = [field.encode_name for field in structs.fields(kind)]
-    return _converted({name: request.headers[name] for name in names if name in request.headers}, kind)
+    return _converted({name: _header(request, name) for name in names if name in request.headers}, kind)
 
 
 def arguments_of(query: ListRuns) -> dict[str, Any]:
@@ -41,6 +43,22 @@ def arguments_of(query: ListRuns) -> dict[str, Any]:
     if "tag" in arguments:
         arguments["tags"] = _tags(arguments.pop("tag"))
     return arguments
+
+
+def length_us(name: str, duration: str | int) -> int:
+    """Of a duration that was sent. Raises `Refused`, in no words of Python's."""
+    try:
+        return microseconds(duration)
+    except DurationError:
+        cure = "use a number with its unit, as 30s, 5min, 2h or 7d, and 100 years at most"
+        raise Refused(422, "Unprocessable content", f"`{name}`: {cure}, not {duration!r:.80}") from None
+
+
+def _header(request: Request, name: str) -> str:
+    try:
+        return request.headers[name].encode("latin-1").decode()  # it was read as the former
+    except UnicodeDecodeError:
+        raise Refused(422, "Unprocessable content", f"`{name}`: send it as UTF-8") from None
 
 
 @cache
@@ -57,7 +75,7 @@ def _converted(given: dict[str, Any], kind: type[T]) -> T:
                 given[field.encode_name] = getattr(with_value, field.name)
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        raise Refused(422, "Unprocessable content", str(error)) from None
+        raise Refused(422, "Unprocessable content", in_words(error)) from None
 
 
 def _tags(pairs: list[str]) -> dict[str, str]:

@@ -789,6 +789,8 @@ async def test_what_is_asked_wrongly_is_a_page(db: Path) -> None:
         ):  # fmt: skip
             answer = await http.get(f"/console/{path}")
             assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (status, "text/html"), path
+        said = html.unescape((await http.get("/console/?since=soon")).text)
+        assert "`since`: use a number with its unit, as 30s, 5min, 2h or 7d, and 100 years at most, not 'soon'" in said
     async with caller(engine.asgi(token=TOKEN, console=True)) as http:
         answer = await http.get("/console/")
         assert (answer.status_code, "lifespan=engine.lifespan" in answer.text) == (503, True)

@@ -98,6 +98,20 @@ async def test_the_same_key_starts_one_run(db: Path) -> None:
         assert both.status_code == 422
 
 
+async def test_a_key_is_read_as_it_was_meant(db: Path) -> None:
+    """As UTF-8, in which ids are everywhere else; bytes that are none start nothing."""
+    async with opened(db) as (engine, http):
+        body = {"workflow": "order", "input": {"number": 7}}
+        for key in ("order ü/€😀", "plain"):
+            answer = await http.post("/api/runs", json=body, headers={"idempotency-key": key.encode()})
+            assert (answer.status_code, answer.json()["id"]) == (202, key)
+        for path in ("/api/runs", "/workflow/order/start"):
+            sent = body if path == "/api/runs" else {"number": 7}
+            answer = await http.post(path, json=sent, headers={"idempotency-key": "ü".encode("latin-1")})
+            assert (answer.status_code, answer.json()["detail"]) == (422, "`Idempotency-Key`: send it as UTF-8")
+        assert {run.id for run in (await engine.list_runs()).runs} == {"order ü/€😀", "plain"}
+
+
 async def test_the_same_key_forks_once(db: Path) -> None:
     """Who asks again after a lost answer gets the fork that there is; another one of that id is a conflict."""
     async with opened(db) as (engine, http):
@@ -197,6 +211,51 @@ async def test_a_filter_that_there_cannot_be_is_said(db: Path, query: str) -> No
         answer = await http.get(f"/api/runs?{query}")
         assert answer.status_code == 422, answer.text
         assert query.split("=", maxsplit=1)[0].split("&", maxsplit=1)[0] in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("tag=x", "Expected `name:value` - at `$.tag[0]`"),
+        ("cursor=x", "Expected the `next_cursor` of a page - at `$.cursor`"),
+        ("workflow=a%01", "Expected a text without control characters - at `$.workflow`"),
+    ],
+)
+async def test_a_pattern_is_told_in_words(db: Path, query: str, said: str) -> None:
+    """The document has it as it is."""
+    async with opened(db) as (_, http):
+        assert (await http.get(f"/api/runs?{query}")).json()["detail"] == said
+
+
+async def test_a_place_in_a_stream_is_a_number(db: Path) -> None:
+    async with opened(db) as (_, http):
+        answer = await http.get("/api/events", headers={"last-event-id": "x"})
+        assert answer.json()["detail"] == "Expected the number of an event - at `$.Last-Event-ID`"
+        answer = await http.get("/api/events?after=x")
+        assert answer.json()["detail"] == "Expected the number of an event - at `$.after`"
+        answer = await http.post("/api/runs", json={"workflow": "waiting", "id": "a\x01"})
+        assert answer.json()["detail"] == "Expected a text without control characters - at `$.id`"
+
+
+UNITS = "use a number with its unit, as 30s, 5min, 2h or 7d, and 100 years at most"
+
+
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [
+        ({"at": "2027-01-01T00:00:00Z", "delay": "5s"}, "`at` and `delay` say when it begins: give one of the two"),
+        ({"delay": "soon"}, f"`delay`: {UNITS}, not 'soon'"),
+        ({"delay": "5 weeks"}, f"`delay`: {UNITS}, not '5 weeks'"),
+        ({"delay": 10**15}, f"`delay`: {UNITS}, not 1000000000000000"),
+        ({"delay": "x" * 5_000}, f"`delay`: {UNITS}, not '{'x' * 79}"),
+        ({"at": "2999-01-01T00:00:00Z"}, "at=2999-01-01T00:00:00+00:00: more than 100 years ahead"),
+    ],
+)
+async def test_when_a_run_cannot_begin_is_told_in_words_of_http(db: Path, when: dict[str, Any], said: str) -> None:
+    async with opened(db) as (engine, http):
+        answer = await http.post("/api/runs", json={"workflow": "waiting", **when})
+        assert (answer.status_code, answer.json()["detail"]) == (422, said)
+        assert (await engine.list_runs()).runs == ()
 
 
 async def test_runs_are_steered(db: Path) -> None:
