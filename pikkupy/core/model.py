@@ -305,7 +305,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[tuple[str, str], ...] = ()  # name and value
     id_prefix: str | None = None  # how the run id begins
     error: str | None = None  # text in the type or the message of the run's error
-    text: str | None = None  # how the run id begins, or the workflow's name, or text in the error as above
+    text: str | None = None  # how the run id begins, or text in the workflow's name, or in the error as above
     created_after: int | None = None  # µs, inclusive
     created_before: int | None = None  # µs, exclusive
 

@@ -327,7 +327,7 @@ class Engine(Mounted):
         Only those of which all that is given is true: of that workflow, in that status or one of several, with all of
         those tags, with an id that begins with `id_prefix`, with an error whose type or message contains `error` (upper
         and lower case differ), created at `created_after` or later and before `created_before` (aware `datetime`s).
-        `text` finds what a person would look for: an id that begins so, a workflow of that name, or a text in an error.
+        `text` finds what a person would look for: an id that begins so, or a text in a workflow's name or in an error.
         Runs that start meanwhile do not disturb the pages. Raises `TypeError` or `ValueError` for an argument that
         there cannot be.
         """

@@ -109,7 +109,7 @@ class ListRuns(msgspec.Struct, forbid_unknown_fields=True):
     error: Annotated[Text | UnsetType, Meta(description="With this text in the type or message of the error.")] = UNSET
     text: Annotated[
         Text | UnsetType,
-        Meta(description="With an id that begins so, of a workflow of that name, or with that in the error."),
+        Meta(description="With an id that begins so, or with that in the workflow's name or in the error."),
     ] = UNSET
     created_after: Annotated[Moment | UnsetType, Meta(description="Started at that time or later.")] = UNSET
     created_before: Annotated[Moment | UnsetType, Meta(description="Started before that time.")] = UNSET

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -18,6 +18,8 @@ from pikkupy.store.queries import QUERIES
 
 # Runs on a way, counted to these: the first takes 0.1 ms, the second, for ways that are all long, some ms.
 FEW, MANY = 2_000, 100_000
+
+MOST_CALLED = 20  # workflows that a text finds by a way: each is five parts of its statement
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -46,8 +48,9 @@ def numbers(db: sqlite3.Connection, which: RunFilter, limit: int, before: int) -
     wanted = wanted_statuses(which)
     if wanted is not None and not wanted:
         return []
-    parameters = parameters_of(which, limit, before)
-    way = _shortest(db, ways(which), parameters)
+    names = called(db, which)
+    parameters = parameters_of(which, limit, before, names)
+    way = _shortest(db, ways(which, names), parameters)
     return [number for (number,) in db.execute(statement(way, which), parameters).fetchall()]
 
 
@@ -59,8 +62,18 @@ def wanted_statuses(which: RunFilter) -> tuple[RunStatus, ...] | None:
     return wanted if which.statuses is None or RunStatus.FAILED in which.statuses else ()
 
 
-def ways(which: RunFilter) -> list[Way]:
-    """All ways that there are, the best first for matches without number."""
+def called(db: sqlite3.Connection, which: RunFilter) -> tuple[str, ...] | None:
+    """The workflows of runs whose names have the text; None: they are too many for a way."""
+    if which.text is None:
+        return ()
+    if which.workflow is not None:
+        return (which.workflow,) if which.text in which.workflow else ()
+    rows = db.execute(QUERIES["workflows_called"], {"text": which.text, "most": MOST_CALLED + 1}).fetchall()
+    return tuple(name for (name,) in rows) if len(rows) <= MOST_CALLED else None
+
+
+def ways(which: RunFilter, names: Sequence[str] | None = ()) -> list[Way]:
+    """All ways that there are, the best first for matches without number. `names`: of `called`."""
     found = [
         Way("tags", (_named("listed_of_tag", name=f"name{n}", value=f"value{n}"),), (_count_of_tag(n),))
         for n in range(len(which.tags))
@@ -76,20 +89,22 @@ def ways(which: RunFilter) -> list[Way]:
     if which.id_prefix is not None:
         part = _named("listed_of_prefix", prefix="prefix")
         found.append(Way("prefix", (part,), (part,)))
-    if which.text is not None:
-        found.append(_way_of_text(which, wanted))
+    if which.text is not None and names is not None:
+        found.append(_way_of_text(which, wanted, names))
     return found
 
 
-def _way_of_text(which: RunFilter, wanted: tuple[RunStatus, ...] | None) -> Way:
-    """The runs whose ids begin with the text, then others of the workflow that is called so, then other failures.
+def _way_of_text(which: RunFilter, wanted: tuple[RunStatus, ...] | None, names: Sequence[str]) -> Way:
+    """The runs whose ids begin with the text, then others of workflows whose names have it, then other failures.
 
     The failures are not counted: a text that few of them have is not found sooner in any other way.
     """
     by_id = _named("listed_of_prefix", prefix="text")
-    by_name: list[str] = []
-    if which.workflow in (None, which.text):
-        by_name = [_of_status("text", status, parameter="text") for status in wanted or RunStatus]
+    by_name = [
+        _of_status(name, status, parameter=f"called{n}")
+        for n, name in enumerate(names)
+        for status in wanted or RunStatus
+    ]
     parts = [by_id, *("\n".join([part, QUERIES["and_not_begun_so"]]) for part in by_name)]
     if wanted is None or RunStatus.FAILED in wanted:
         failed = _of_status(which.workflow, RunStatus.FAILED)
@@ -111,8 +126,8 @@ def statement(way: Way, which: RunFilter) -> str:
     return "\n".join(["\nUNION ALL\n".join(parts), QUERIES["order_listed"]])
 
 
-def parameters_of(which: RunFilter, limit: int, before: int) -> dict[str, object]:
-    """What the statements ask for."""
+def parameters_of(which: RunFilter, limit: int, before: int, names: Sequence[str] | None = ()) -> dict[str, object]:
+    """What the statements ask for. `names`: of `called`."""
     parameters: dict[str, object] = {
         "workflow": which.workflow,
         "prefix": which.id_prefix,
@@ -127,6 +142,7 @@ def parameters_of(which: RunFilter, limit: int, before: int) -> dict[str, object
         "before": before,
     }
     parameters |= {f"status_{status}": status.value for status in RunStatus}
+    parameters |= {f"called{n}": name for n, name in enumerate(names or ())}
     for n, (name, value) in enumerate(which.tags):
         parameters |= {f"name{n}": name, f"value{n}": value}
     return parameters

@@ -81,10 +81,10 @@ AND (
 )
 
 -- name: and_text
--- The id begins with it, or the workflow is called so, or it is in the error.
+-- The id begins with it, or it is in the name of the workflow, or in the error.
 AND (
     (listed.run_id >= :text AND listed.run_id < :text || CAST(x'FF' AS TEXT))
-    OR listed.workflow = :text
+    OR instr(listed.workflow, :text)
     OR (
         listed.error IS NOT NULL
         AND instr(listed.error, :text_json)
@@ -99,7 +99,7 @@ AND (
 AND NOT (listed.run_id >= :text AND listed.run_id < :text || CAST(x'FF' AS TEXT))
 
 -- name: and_not_called_so
-AND listed.workflow <> :text
+AND NOT instr(listed.workflow, :text)
 
 -- name: and_created_after
 AND listed.created_at >= :created_after
@@ -116,6 +116,17 @@ SELECT count(*) FROM ({part} LIMIT :most)
 
 -- name: how_many_of_tag
 SELECT 1 FROM pikkupy_tags WHERE name = :{name} AND value = :{value} AND run < :before
+
+-- name: workflows_called
+-- Names of workflows that have a text, of which there are runs, up to so many: a step in the index for each that there is.
+WITH RECURSIVE known(workflow) AS (
+    SELECT min(workflow) FROM pikkupy_runs INDEXED BY pikkupy_runs_by_workflow
+    UNION ALL
+    SELECT (
+        SELECT min(workflow) FROM pikkupy_runs INDEXED BY pikkupy_runs_by_workflow WHERE workflow > known.workflow
+    ) FROM known WHERE known.workflow IS NOT NULL
+)
+SELECT workflow FROM known WHERE instr(workflow, :text) LIMIT :most;
 
 -- name: counts
 -- How many runs there are, by workflow and status.

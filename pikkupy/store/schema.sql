@@ -61,7 +61,7 @@ CREATE TABLE pikkupy_runs (
     CONSTRAINT child_of_a_step CHECK ((parent IS NULL) = (parent_position IS NULL) AND (parent IS NULL) = (parent_attempt IS NULL))
 ) STRICT;
 
--- Serves `listed_of_workflow` and `counts`: the runs of one workflow in one status, newest first; all runs of a workflow
+-- Serves `listed_of_workflow`, `workflows_called` and `counts`: the runs of one workflow in one status, newest first; all runs of a workflow
 -- are its five statuses, merged. `created_at` spares a look at runs from outside a span of time.
 CREATE INDEX pikkupy_runs_by_workflow ON pikkupy_runs (workflow, status, number, created_at);
 -- Serves `listed_of_status`: the same for one status of all workflows.

@@ -336,7 +336,7 @@ async def test_what_is_hidden_is_no_input_of_another_run(db: Path) -> None:
 
 
 async def test_the_list_says_how_it_was_searched(db: Path) -> None:
-    """By the beginning of an id, a whole workflow and a part of an error; counts would be of all runs."""
+    """By the beginning of an id and a part of a workflow's name or of an error; counts would be of all runs."""
     async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
         await engine.run("order", {"number": 1}, run_id="o1")
 
@@ -346,9 +346,10 @@ async def test_the_list_says_how_it_was_searched(db: Path) -> None:
             return re.sub(r"<[^>]+>", "", html.unescape(answer.text))
 
         assert "all 1" in await text("") and "completed 1" in await text("workflow=order")
-        found = await text("q=rde")
+        found = await text("q=rdex")
         assert "There are no such runs." in found
-        assert "with an id that begins with, a workflow that is, or an error that has “rde”" in found
+        assert "with an id that begins with, or a workflow or an error that has “rdex”" in found
+        assert "o1" in await text("q=rde")
         assert "“order”" in await text("q=order") and "o1" in await text("q=order")
         for query in ("q=rde", "since=1h", "q=rde&since=1h"):
             found = await text(query)

@@ -100,7 +100,7 @@ async def test_a_list_by_text_of_the_error() -> None:
 
 
 async def test_a_list_by_what_a_person_would_look_for() -> None:
-    """The beginning of an id, the name of a workflow, or a text in the error; each run once, the newest first."""
+    """The beginning of an id, or a part of a workflow's name or of the error; each run once, the newest first."""
     async with application().open(":memory:") as engine:
         await engine.run("echo", run_id="fail-1")
         await fails(engine, "no echo", "echo-2")
@@ -110,7 +110,10 @@ async def test_a_list_by_what_a_person_would_look_for() -> None:
         assert await ids(engine, text="echo") == ["4", "echo-2", "fail-1"]
         assert await ids(engine, text="fail") == ["3", "echo-2", "fail-1"]
         assert await ids(engine, text="money") == ["3"]
-        assert await ids(engine, text="ech") == ["echo-2"]
+        assert await ids(engine, text="cho") == ["4", "echo-2", "fail-1"]
+        assert await ids(engine, text="cho", workflow="fail") == ["echo-2"]
+        assert await ids(engine, text="cho-") == await ids(engine, text="Cho") == []
+        assert await ids(engine, text="cho", status="completed") == ["4", "fail-1"]
         assert await ids(engine, text="echo", workflow="echo") == ["4", "fail-1"]
         assert await ids(engine, text="echo", status="failed", error="no") == ["echo-2"]
         assert await ids(engine, text="%") == []

@@ -245,7 +245,7 @@ def _walks(plan: Sequence[str]) -> list[str]:
         "SCAN (subquery",
         "SCAN pikkupy_journal",  # one row
         "SCAN pikkupy_deleted",  # two hundred of it
-        *(f"SCAN {name}" for name in ("wanted", "family", "gone", "found")),
+        *(f"SCAN {name}" for name in ("wanted", "family", "gone", "found", "known")),
     )
     return [line for line in walks if not line.startswith(few)] + [line for line in plan if _is_open(line)]
 
