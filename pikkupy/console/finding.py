@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
@@ -15,10 +15,12 @@ from msgspec import UNSET, Meta, UnsetType
 from pikkupy.clock import monotonic_s, now
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
+from pikkupy.durations import microseconds
 from pikkupy.engine import Run
-from pikkupy.errors import RunNotFound
+from pikkupy.errors import DurationError, RunNotFound
 from pikkupy.http.asked import Ask
-from pikkupy.http.queries import length_us
+from pikkupy.http.problems import Refused
+from pikkupy.http.queries import tags_of
 from pikkupy.showing.waits import took, what_of
 
 LIMIT = 50  # runs of a page
@@ -34,7 +36,9 @@ class Find(msgspec.Struct, forbid_unknown_fields=True):
 
     status: Wanted = UNSET
     workflow: str = ""
+    tag: Annotated[list[str] | UnsetType, Meta(description="With this tag, `name:value`; repeat it.")] = UNSET
     since: str = ""
+    until: str = ""
     q: str = ""
     cursor: str = ""
 
@@ -43,19 +47,55 @@ class Find(msgspec.Struct, forbid_unknown_fields=True):
         """Those that are wanted; none: all."""
         return [] if self.status is UNSET else [one for one in self.status if one]
 
+    @property
+    def tags(self) -> list[str]:
+        """All that a run has to have."""
+        return [] if self.tag is UNSET else [one for one in self.tag if one]
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether there is a count of all that is asked for: there is one by workflow and status alone."""
+        return not (self.q or self.since or self.until or self.tags)
+
     def query(self, **other: Any) -> dict[str, Any]:
         """For a URL that asks for the same, but for what is given."""
-        asked = {"status": self.statuses, "workflow": self.workflow, "since": self.since, "q": self.q}
-        return asked | {"cursor": self.cursor} | other
+        asked = {"status": self.statuses, "workflow": self.workflow, "tag": self.tags, "since": self.since}
+        return asked | {"until": self.until, "q": self.q, "cursor": self.cursor} | other
 
     def filters(self, now: datetime) -> dict[str, Any]:
         """Arguments of `list_runs`, but for the statuses. Raises `Refused`."""
         found: dict[str, Any] = {"text": self.q or None}
         if self.workflow:
             found["workflow"] = self.workflow
+        if self.tags:
+            found["tags"] = tags_of(self.tags)
         if self.since:
-            found["created_after"] = now - timedelta(microseconds=length_us("since", self.since))
+            found["created_after"] = _moment("since", self.since, now)
+        if self.until:
+            found["created_before"] = _moment("until", self.until, now)
         return found
+
+    def said(self, when: str) -> str:
+        """A time as it is asked for, for people."""
+        return when if _ago_us(when) is None else f"{when} ago"
+
+
+def _moment(name: str, text: str, now: datetime) -> datetime:
+    """So long ago, or a time: of the server, unless it says otherwise. Raises `Refused`."""
+    if (ago_us := _ago_us(text)) is not None:
+        return now - timedelta(microseconds=ago_us)
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        cure = "use so long ago, as 2h or 30d, or a time, as 2026-12-24 18:00"
+        raise Refused(422, "Unprocessable content", f"`{name}`: {cure}, not {text!r:.80}") from None
+
+
+def _ago_us(text: str) -> int | None:
+    try:
+        return microseconds(text)
+    except DurationError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,10 +59,13 @@ async def _runs_values(ask: Ask, find: Find) -> dict[str, Any]:
     rows, cursor = await rows_of(ask, find)
     by_workflow = await counts_of(ask)
     chosen = [by_workflow.get(find.workflow, {})] if find.workflow else list(by_workflow.values())
-    chips = {status: sum(one.get(status, 0) for one in chosen) for status in RunStatus}
-    counted = not (find.q or find.since)  # what is counted is counted by workflow and status alone
-    values: dict[str, Any] = {"find": find, "rows": rows, "cursor": cursor, "workflows": sorted(by_workflow)}
-    return values | {"chips": chips, "counted": counted}
+    chips: dict[RunStatus, int | None] = dict.fromkeys(RunStatus)
+    if find.is_counted:
+        chips = {status: sum(one.get(status, 0) for one in chosen) for status in RunStatus}
+    elif not (find.cursor or cursor):  # these are all of them
+        for status in find.statuses or RunStatus:
+            chips[RunStatus(status)] = sum(row.run.status == status for row in rows)
+    return {"find": find, "rows": rows, "cursor": cursor, "workflows": sorted(by_workflow), "chips": chips}
 
 
 @operation("GET", HOME, Scope.READ, {200: None}, problem=problem_page)

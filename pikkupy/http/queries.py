@@ -41,7 +41,7 @@ def arguments_of(query: ListRuns) -> dict[str, Any]:
     """Of `list_runs`. Raises `Refused`."""
     arguments = {name: value for name, value in structs.asdict(query).items() if value is not UNSET}
     if "tag" in arguments:
-        arguments["tags"] = _tags(arguments.pop("tag"))
+        arguments["tags"] = tags_of(arguments.pop("tag"))
     return arguments
 
 
@@ -78,10 +78,13 @@ def _converted(given: dict[str, Any], kind: type[T]) -> T:
         raise Refused(422, "Unprocessable content", in_words(error)) from None
 
 
-def _tags(pairs: list[str]) -> dict[str, str]:
+def tags_of(pairs: list[str]) -> dict[str, str]:
+    """Names and values of `name:value` each. Raises `Refused`."""
     tags: dict[str, str] = {}
     for pair in pairs:
-        name, _, value = pair.partition(":")
+        name, separator, value = pair.partition(":")
+        if not separator:
+            raise Refused(422, "Unprocessable content", f"`tag={pair:.80}`: use name:value")
         if tags.get(name, value) != value:
             raise Refused(422, "Unprocessable content", f"`tag={pair}`: the tag {name!r} has another value, too")
         tags[name] = value

@@ -234,7 +234,7 @@ async def failed(stage: Stage, texts: list[str]) -> None:
             await handle.result()
 
 
-@pytest.mark.parametrize("field", ["q", "workflow", "since", "status", "cursor", "done"])
+@pytest.mark.parametrize("field", ["q", "workflow", "tag", "since", "until", "status", "cursor", "done"])
 def test_every_text_stays_text_in_the_url(browser: Browser, db: Path, watched: Watched, field: str) -> None:
     """What a link says is shown, if at all, as text."""
     with staged(pikku, db) as stage:

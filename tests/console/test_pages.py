@@ -20,7 +20,7 @@ from starlette.routing import Mount
 
 from pikkupy import Pikku, RunNotFound, StepFailed, Workflow
 from pikkupy.clock import SystemClock
-from pikkupy.console import pages, steering
+from pikkupy.console import finding, pages, steering
 from pikkupy.console.overview import at_most
 from pikkupy.console.rendering import STATIC
 from pikkupy.core.commands import Policy, StepCall
@@ -351,19 +351,71 @@ async def test_the_list_says_how_it_was_searched(db: Path) -> None:
         assert "with an id that begins with, or a workflow or an error that has “rdex”" in found
         assert "o1" in await text("q=rde")
         assert "“order”" in await text("q=order") and "o1" in await text("q=order")
-        for query in ("q=rde", "since=1h", "q=rde&since=1h"):
-            found = await text(query)
-            assert "completed" in found and not re.search(r"(all|completed|failed) \d", found), query
 
 
-async def test_a_time_of_the_url_stays_chosen(db: Path) -> None:
-    """Also one that is not in the list: else the next look at it would be at all runs."""
+async def test_chips_count_what_is_found_where_that_is_cheap(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All runs and those of a workflow always; others where all that are found are on the page."""
+    monkeypatch.setattr(finding, "LIMIT", 3)
     async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
-        for since, said in (("", "at any time"), ("1h", "in the last hour"), ("3h", "in the last 3h")):
-            page = (await http.get("/console/", params={"since": since})).text
-            chosen = re.findall(r'<option value="([^"]*)" selected>([^<]*)</option>', page)
-            assert (since, said) in chosen
-            assert page.count(f'<option value="{since}"') == (2 if since == "" else 1)
+        for number in range(3):
+            await engine.run("order", {"number": number}, run_id=f"o{number}", tags={"odd": str(number % 2)})
+        await engine.start("waiting", run_id="w", tags={"odd": "1"})
+
+        async def counts(query: str) -> dict[str, str]:
+            chips = (await http.get(f"/console/?{query}")).text.partition('class="chips"')[2].partition("</ul>")[0]
+            said = re.sub(r"<[^>]+>", "", chips)
+            return dict(re.findall(r"(all|running|completed|failed)(?: (\d+))?\n", said))
+
+        assert await counts("") == {"all": "4", "running": "1", "completed": "3", "failed": "0"}
+        assert await counts("tag=odd:1") == {"all": "2", "running": "1", "completed": "1", "failed": "0"}
+        assert await counts("since=1h") == {"all": "", "running": "", "completed": "", "failed": ""}
+        for query in ("q=rde", "since=1h&workflow=order", "until=2999-01-01&tag=odd:0"):
+            assert (await counts(query))["all"] in ("2", "3"), query
+        some = await counts("tag=odd:1&status=running")
+        assert some == {"all": "", "running": "1", "completed": "", "failed": ""}
+        older = re.search(r"cursor=(\d+)", (await http.get("/console/?until=2999-01-01")).text)
+        assert older is not None
+        assert (await counts(f"until=2999-01-01&cursor={older[1]}"))["completed"] == ""
+
+
+async def test_runs_are_found_by_tags_and_a_span_of_time(db: Path) -> None:
+    """All of it is in the URL, stays in the form and in its links, and is meant by all that match."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        for number in range(4):
+            tags = {"shop": str(number % 2), "to": "a:b c" if number < 2 else "d"}
+            await engine.start("waiting", run_id=f"w{number}", tags=tags)
+
+        async def found(query: dict[str, Any]) -> list[str]:
+            answer = await http.get("/console/", params=query)
+            assert answer.status_code == 200, answer.text
+            return re.findall(r'<tr id="row-([^"]*)"', answer.text)
+
+        assert await found({"tag": ["shop:1"]}) == ["w3", "w1"]
+        assert await found({"tag": ["", "shop:1", "to:a:b c", ""]}) == ["w1"]
+        assert await found({"since": "1h", "until": ""}) == await found({"until": "2999-12-24 18:00"})
+        assert await found({"since": "2999-12-24T18:00:00Z"}) == await found({"until": "1h"}) == []
+        query = {"tag": ["shop:1", "to:a:b c"], "since": "3h", "until": "2999-12-24 18:00", "status": "running"}
+        page = html.unescape((await http.get("/console/", params=query)).text)
+        fields = re.findall(r'<input (?:type="hidden" )?name="(\w+)"[^>]*? value="([^"]*)"', page)
+        assert [value for name, value in fields if name == "tag"] == ["shop:1", "to:a:b c", ""]
+        assert {("since", "3h"), ("until", "2999-12-24 18:00"), ("status", "running")} <= set(fields)
+        for place in re.findall(r'href="(/console/(?:all/cancel)?\?[^"]*)"', page):
+            assert "tag=shop%3A1&tag=to%3Aa%3Ab+c" in place and "until=2999-12-24+18%3A00" in place
+        asked = html.unescape((await http.get("/console/all/cancel", params=query)).text)
+        assert "1 run, running, with shop:1 and to:a:b c, started after 3h ago, before 2999-12-24 18:00." in asked
+        assert "1 run was cancelled." in await said(
+            http, "/console/all/cancel?tag=shop:1&tag=to:a:b c&until=2999-01-01"
+        )
+        assert [run.id for run in (await engine.list_runs(status="running")).runs] == ["w3", "w2", "w0"]
+        for query, why in (
+            ({"tag": "shop"}, "`tag=shop`: use name:value"),
+            ({"tag": [":x"]}, "name of a tag must have 1 to 256 characters"),
+            ({"tag": ["a:1", "a:2"]}, "the tag 'a' has another value, too"),
+            ({"until": "x"}, "`until`: use so long ago, as 2h or 30d, or a time, as 2026-12-24 18:00, not 'x'"),
+        ):
+            answer = await http.get("/console/", params=query)
+            assert (answer.status_code, why in html.unescape(answer.text)) == (422, True), html.unescape(answer.text)
+        assert 'href="/console/?tag=shop%3A1"' in (await http.get("/console/runs/w1")).text
 
 
 @pytest.mark.parametrize(
@@ -791,7 +843,7 @@ async def test_what_is_asked_wrongly_is_a_page(db: Path) -> None:
             answer = await http.get(f"/console/{path}")
             assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (status, "text/html"), path
         said = html.unescape((await http.get("/console/?since=soon")).text)
-        assert "`since`: use a number with its unit, as 30s, 5min, 2h or 7d, and 100 years at most, not 'soon'" in said
+        assert "`since`: use so long ago, as 2h or 30d, or a time, as 2026-12-24 18:00, not 'soon'" in said
     async with caller(engine.asgi(token=TOKEN, console=True)) as http:
         answer = await http.get("/console/")
         assert (answer.status_code, "lifespan=engine.lifespan" in answer.text) == (503, True)
