@@ -155,16 +155,30 @@ async def run_live(ask: Ask) -> Response:
     return await _live(ask, look)
 
 
-@operation("GET", "/console/runs/{run_id}/events", Scope.READ, {200: None}, problem=problem_page)
-async def events_page(ask: Ask) -> Response:
-    """What has happened to one run, a part of it."""
+async def _events_values(ask: Ask) -> dict[str, Any]:
     asked = ask.query(ShowEvents).after
     after = None if asked < 0 else asked
     run = await ask.engine.get_run(ask.run_id)
     events = await ask.engine.some_events(run.id, after=after, limit=EVENTS)
     rows = [(event, ask.shown(event)) for event in events]
     further = events[-1].seq if len(events) == EVENTS else None
-    return page(ask, "events.html", run=run, rows=rows, after=after, further=further)
+    return {"run": run, "rows": rows, "after": after, "further": further}
+
+
+@operation("GET", "/console/runs/{run_id}/events", Scope.READ, {200: None}, problem=problem_page)
+async def events_page(ask: Ask) -> Response:
+    """What has happened to one run, a part of it."""
+    return page(ask, "events.html", **await _events_values(ask))
+
+
+@operation("GET", "/console/runs/{run_id}/events/live", Scope.READ, {200: None}, stream=True, problem=problem_page)
+async def events_live(ask: Ask) -> Response:
+    """These events, again whenever there are more."""
+
+    async def look() -> str:
+        return rendered(ask, "_events.html", **await _events_values(ask))
+
+    return await _live(ask, look)
 
 
 @operation("GET", "/console/runs/{run_id}/value/{which}", Scope.READ, {200: None}, problem=problem_page)
@@ -199,16 +213,30 @@ async def overview_live(ask: Ask) -> Response:
     return await _live(ask, look)
 
 
-@operation("GET", "/console/workflows", Scope.READ, {200: None}, problem=problem_page)
-async def workflows_page(ask: Ask) -> Response:
-    """The workflows that can be started, and how their runs stand."""
+async def _workflows_values(ask: Ask) -> dict[str, Any]:
     counts = await counts_of(ask)
     try:
         known = {one.name: one for one in await ask.engine.workflows()}
     except EngineClosed:
         known = None
     names = sorted({*(known or ()), *counts})
-    return page(ask, "workflows.html", names=names, known=known, counts=counts, statuses=list(RunStatus))
+    return {"names": names, "known": known, "counts": counts, "statuses": list(RunStatus)}
+
+
+@operation("GET", "/console/workflows", Scope.READ, {200: None}, problem=problem_page)
+async def workflows_page(ask: Ask) -> Response:
+    """The workflows that can be started, and how their runs stand."""
+    return page(ask, "workflows.html", **await _workflows_values(ask))
+
+
+@operation("GET", "/console/live/workflows", Scope.READ, {200: None}, stream=True, problem=problem_page)
+async def workflows_live(ask: Ask) -> Response:
+    """The workflows, again whenever their runs have changed."""
+
+    async def look() -> str:
+        return rendered(ask, "_workflows.html", **await _workflows_values(ask))
+
+    return await _live(ask, look)
 
 
 @operation("GET", "/console/static/{file}", Scope.READ, {200: None}, problem=problem_page)

@@ -392,6 +392,28 @@ def test_the_overview_is_live(browser: Browser, stage: Stage, watched: Watched) 
     expect(page.get_by_role("link", name="completed 4")).to_be_visible()
 
 
+def test_events_and_workflows_are_live(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """A part of the events that is full is not: what comes is in the next one."""
+    stage.call(stage.engine.start("waiting", run_id="waits"))
+    page = entered(browser, stage, watched, "runs/waits/events")
+    expect(page.get_by_role("cell", name="run started")).to_be_visible()
+    page.get_by_role("link", name="Back to the run").focus()
+    stage.call(stage.engine.signal("waits", "go"))
+    expect(page.get_by_role("cell", name="run ended")).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("waits")
+    expect(page.locator("main .status")).to_contain_text("completed")
+    expect(page.get_by_role("link", name="Back to the run")).to_be_focused()
+    page.goto(f"{stage.url}/console/workflows")
+    row = page.get_by_role("row", name="waiting")
+    expect(row.get_by_role("link", name="1", exact=True)).to_have_count(1)
+    row.get_by_role("link", name="Start").focus()
+    stage.call(stage.engine.run("order", {"number": 1}))
+    stage.call(stage.engine.start("waiting"))
+    expect(row.get_by_role("link", name="1", exact=True)).to_have_count(2)
+    expect(page.get_by_role("row", name="order").get_by_role("link", name="1", exact=True)).to_be_visible()
+    expect(row.get_by_role("link", name="Start")).to_be_focused()
+
+
 def test_a_lost_connection_is_said(browser: Browser, stage: Stage, watched: Watched) -> None:
     """Until there is another one: what is shown grows old meanwhile."""
     page = entered(browser, stage, watched)

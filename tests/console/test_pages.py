@@ -822,8 +822,10 @@ async def test_the_events_of_a_run_are_shown_in_parts(db: Path, monkeypatch: pyt
             first.index(text) for text in ("run started", "step started", "other &lt;b&gt;")
         )
         more = re.search(r'href="(/console/runs/r/events\?after=\d+)">Further', first)
-        assert more is not None
-        assert "There are no more so far." in (await http.get(more[1])).text
+        assert more is not None and "hx-sse:connect" not in first
+        last = (await http.get(more[1])).text
+        assert "There are no more so far." in last
+        assert f'hx-sse:connect="{more[1].replace("?", "/live?")}"' in last
         await engine.signal("r", "go", "done")
         await (await engine.handle("r")).result()
         rest = (await http.get(more[1])).text
