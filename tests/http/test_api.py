@@ -465,6 +465,27 @@ async def test_every_action_has_its_audit_line(db: Path, caplog: pytest.LogCaptu
     assert [line.get("new_run_id") for line in lines] == [None, None, "fork", None, None, None]
 
 
+async def test_who_decides_in_another_s_name_is_in_the_audit_line(db: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """S20: an application may decide for its users, and says for whom; which caller that was is known all the same."""
+    caplog.set_level(logging.INFO, "pikkupy")
+    async with opened(db, tokens={"of-a-shop-with-users": "operate"}) as (engine, http):
+        http.headers["authorization"] = "Bearer of-a-shop-with-users"
+        body = {"decision": True, "decided_by": "ada"}
+        for run_id, path, sent in (
+            ("a", "/api/runs/a/approve", {"name": "ok", **body}),
+            ("b", "/workflow/asking/approve/b", {"name": "ok", **body}),
+            ("c", "/api/runs/c/signal", {"name": "ok", "payload": body}),
+            ("d", "/api/runs/d/approve", {"name": "ok", "decision": True}),
+        ):
+            await started(http, "asking", id=run_id)
+            caplog.clear()
+            assert (await http.post(path, json=sent)).status_code == 200
+            [line] = audit_lines(caplog)
+            assert (line["by"], line["run_id"]) == ("token:operate", run_id)
+            named = "token:operate" if run_id == "d" else "ada"
+            assert await (await engine.handle(run_id)).result("30s") == (True, named)
+
+
 def audit_lines(caplog: pytest.LogCaptureFixture, event: str = "http_action") -> list[dict[str, Any]]:
     """What was logged since the last time."""
     found = [record.pikku for record in caplog.records if getattr(record, "pikku", {}).get("event") == event]
