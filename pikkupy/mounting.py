@@ -15,6 +15,7 @@ import msgspec
 
 from pikkupy.errors import BadType, BadValue, PikkuError
 
+PORT = 8799  # where it is served if nobody says otherwise
 LEAST_TOKEN = 16  # characters; 128 bits if they are drawn from a base64 alphabet are 22
 
 Connection: TypeAlias = MutableMapping[str, Any]  # what ASGI calls the scope

@@ -21,6 +21,7 @@ from pikkupy.cli.places import ENV
 from pikkupy.cli.running import AppDir
 from pikkupy.cli.screen import say
 from pikkupy.errors import PikkuError
+from pikkupy.mounting import PORT
 
 FILE = "dev.db"
 GRACE = "1s"
@@ -39,7 +40,7 @@ async def dev(
     *,
     app_dir: AppDir = None,
     http: Annotated[str, Parameter(help="Where the console is: an address of this machine, and a port.")] = (
-        "127.0.0.1:8799"
+        f"127.0.0.1:{PORT}"
     ),
     reach: Reach = Reach(),  # noqa: B008 - it is frozen
     watch: Annotated[

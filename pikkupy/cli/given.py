@@ -98,7 +98,7 @@ class Filters:
     id_prefix: Annotated[str | None, Parameter(help="With an id that begins so.")] = None
     error: Annotated[str | None, Parameter(help="With this text in the type or message of the error.")] = None
     text: Annotated[
-        str | None, Parameter(help="With an id that begins so, of a workflow of that name, or with that in the error.")
+        str | None, Parameter(help="With an id that begins so, or with that in the workflow's name or in the error.")
     ] = None
     since: Annotated[str | None, Parameter(help="Started so long ago or later ('2h', '30d'), or since a time.")] = None
     until: Annotated[str | None, Parameter(help="Started before that.")] = None

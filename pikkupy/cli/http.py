@@ -15,7 +15,7 @@ from pikkupy import Engine, Member
 from pikkupy.engine.looking import Look
 from pikkupy.errors import BadValue, PikkuError
 from pikkupy.log import logger
-from pikkupy.mounting import AsgiApp, Connection, HttpConfig, Receive, Scope, Send, check_token
+from pikkupy.mounting import PORT, AsgiApp, Connection, HttpConfig, Receive, Scope, Send, check_token
 from pikkupy.private import read_own
 
 
@@ -97,7 +97,8 @@ class Http(Reach):
     """Where the API of an engine is served, and for whom."""
 
     http: Annotated[
-        str | None, Parameter(help="Serve the HTTP API at HOST:PORT, as in 127.0.0.1:8799. The token is in FILE.token.")
+        str | None,
+        Parameter(help=f"Serve the HTTP API at HOST:PORT, as in 127.0.0.1:{PORT}. The token is in FILE.token."),
     ] = None
     http_tokens: Annotated[
         Path | None,
@@ -131,7 +132,8 @@ class Http(Reach):
             redact=redact,
         )
         async with self.listening(app, self.http) as url:
-            logger().info("http_serving", url=url)
+            console = {"console": f"{url}/console/"} if self.console else {}
+            logger().info("http_serving", url=url, **console)
             yield
 
     def _check_needless(self) -> None:

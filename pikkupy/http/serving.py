@@ -15,9 +15,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pikkupy.errors import BadValue, PikkuError
-from pikkupy.mounting import AsgiApp, Connection, Receive, Send
+from pikkupy.mounting import PORT, AsgiApp, Connection, Receive, Send
 
-PORT = 8799
 OWN = frozenset({"api", "console", "healthz", "openapi.json", "readyz", "workflow"})  # first parts of our own paths
 LONGEST_HEAD = 16_384  # bytes of a request's line and headers
 HEAD_S = 10.0  # that these may take to arrive

@@ -245,7 +245,9 @@ def test_it_is_served_for_several_callers_and_behind_a_proxy(shop: Path) -> None
     options = ("--http-tokens", "tokens", "--open-health", "--base-path", "/shop/runs/", "--redact", "shop:hide")
     with running(shop, "shop:pikku", "app.db", "--http", "127.0.0.1:0", "--console", *options) as process:
         assert process.stderr is not None
-        base = str(next(line["url"] for line in map(json.loads, process.stderr) if line["event"] == "http_serving"))
+        told = next(line for line in map(json.loads, process.stderr) if line["event"] == "http_serving")
+        base = str(told["url"])
+        assert told["console"] == f"{base}/console/"
         next(line for line in map(json.loads, process.stderr) if line["event"] == "engine_opened")
         assert base.endswith("/shop/runs")
         reader, admin = "may-look-at-everything", "may-do-whatever-it-likes"

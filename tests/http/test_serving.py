@@ -19,7 +19,8 @@ from pikkupy import PikkuError
 from pikkupy.console.pages import PAGES
 from pikkupy.http import serving as room
 from pikkupy.http.application import all_operations
-from pikkupy.http.serving import PORT, Address, Tls, address_of, base_of, check_reach, serving
+from pikkupy.http.serving import Address, Tls, address_of, base_of, check_reach, serving
+from pikkupy.mounting import PORT
 from tests.http.shop import TOKEN, pikku
 
 ANYWHERE = Address("127.0.0.1", 0)
