@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
 from pikkupy.core.model import CODE_ACCEPTED, MAX_OWN, AttemptRow, RunFilter, RunRow, RunStatus, StepKind, StepRow
 from pikkupy.core.ports import Values
+from pikkupy.engine.children import child_id
 from pikkupy.engine.events import Event, Hub, Past, PastEvents
 from pikkupy.engine.listing import check_limit, filter_of, number_of
 from pikkupy.engine.views import (
@@ -35,7 +36,7 @@ from pikkupy.failures import storable
 from pikkupy.progress import Progress
 from pikkupy.registry import Registry, WorkflowFunction
 from pikkupy.schemas import schema_of
-from pikkupy.store import Reading
+from pikkupy.store import Reading, damage
 
 Row = TypeVar("Row", RunRow, StepRow)
 View = TypeVar("View")
@@ -192,8 +193,13 @@ async def _runs(asked: Asked, rows: Sequence[RunRow], damaged: Callable[[Journal
     changed = await _changed(asked, [row.number for row in rows if row.status not in FINAL_RUNS])
     parents = [row.parent for row in rows if row.parent is not None]
     ids = await asked.reading.run_ids(parents) if parents else {}
+    # Runs are deleted with those above them: one that is there without its parent is damage.
+    lost = [row.number for row in rows if row.parent is not None and row.parent not in ids]
+    alone = await asked.reading.run_ids(lost) if lost else {}
 
     def run(row: RunRow) -> Run:
+        if row.number in alone:
+            raise damage(f"its parent (run number {row.parent})")
         types = asked.types_of(row.workflow)
         return run_of(row, asked.values, changed.get(row.number), *types, ids.get(row.parent or 0))
 
@@ -274,13 +280,30 @@ def _progress(asked: Asked, run_id: str) -> Mapping[int, Progress]:
 async def _steps(asked: Asked, row: RunRow, progress: Mapping[int, Progress], rows: Sequence[StepRow]) -> list[Step]:
     """These steps of the run, for users."""
     children: dict[int, str] = {}
+    lost = set[int]()
     if any(step.kind is StepKind.WORKFLOW for step in rows):
         children = {child.position: child.run_id for child in await asked.reading.children(row.number)}
+        lost = await _lost_children(asked, row, rows, children)
 
     def show(step: StepRow) -> Step:
+        if step.position in lost:
+            raise damage("its child run")
         return step_of(step, row.run_id, asked.values, progress.get(step.position), children.get(step.position))
 
     return _shown(rows, show, asked.reading.leave_out)
+
+
+async def _lost_children(asked: Asked, row: RunRow, rows: Sequence[StepRow], children: Mapping[int, str]) -> set[int]:
+    """The positions of steps whose last attempt is a run that is there and that its parent does not find."""
+    lost = set[int]()
+    for step in rows:
+        if step.kind is StepKind.WORKFLOW and step.attempts:
+            run_id = child_id(row, step.name, step.attempts)
+            if children.get(step.position) != run_id:
+                child = await asked.reading.run(run_id)
+                if child is not None and (child.parent, child.parent_position) == (row.number, step.position):
+                    lost.add(step.position)
+    return lost
 
 
 async def open_steps(asked: Asked, run_ids: Iterable[str]) -> dict[str, list[Step]]:

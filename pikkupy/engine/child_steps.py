@@ -21,7 +21,7 @@ def begin(run: Resident, step: LiveStep, attempt: int) -> None:
     """Begin an attempt of the step: a child run, which is written with the step."""
     if run.is_live(step):
         run.begun(step, attempt)
-        _submit(run, step, child_id(run.run, step.call, attempt))
+        _submit(run, step, child_id(run.run, step.call.name, attempt))
 
 
 def _submit(run: Resident, step: LiveStep, run_id: str) -> None:

@@ -18,9 +18,9 @@ from pikkupy.names import MAX_NAME
 _HASH = 32  # hex digits, 128 bits: no two ids are ever cut to the same
 
 
-def child_id(parent: RunRow, call: StepCall, attempt: int) -> str:
+def child_id(parent: RunRow, step_name: str, attempt: int) -> str:
     """The id of the run that one attempt of a step is: the same in every life."""
-    first = f"{parent.run_id}/{call.name}"
+    first = f"{parent.run_id}/{step_name}"
     return _bounded(first if attempt == 1 else f"{first}#{attempt}")
 
 

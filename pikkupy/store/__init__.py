@@ -22,4 +22,5 @@ from pikkupy.store.owner import holder_of as holder_of
 from pikkupy.store.owner import is_locked as is_locked
 from pikkupy.store.reading import Reading as Reading
 from pikkupy.store.restore import put_back as put_back
+from pikkupy.store.rows import damage as damage
 from pikkupy.store.viewing import Viewing as Viewing

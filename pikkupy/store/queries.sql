@@ -279,8 +279,14 @@ SELECT number FROM pikkupy_runs INDEXED BY pikkupy_runs_suspended_in_file
 WHERE wakes_at IS NOT NULL AND parked = 'workflow' AND workflow = :workflow AND number > :after ORDER BY number LIMIT :limit;
 
 -- name: run_ids
--- The ids of the runs of a JSON list of numbers.
-SELECT number, run_id FROM pikkupy_runs WHERE number IN (SELECT value FROM json_each(:numbers));
+-- The ids of the runs of a JSON list of numbers: those under which the run is found as well, as no checksum is looked at.
+SELECT own.number, own.run_id
+FROM json_each(:numbers) AS wanted
+CROSS JOIN pikkupy_runs AS own ON own.number = wanted.value
+WHERE EXISTS (
+    SELECT 1 FROM pikkupy_runs AS found INDEXED BY sqlite_autoindex_pikkupy_runs_1
+    WHERE found.run_id = own.run_id AND found.number = own.number
+);
 
 -- name: parents_of_runs
 -- The parents of the runs of a JSON list.
@@ -396,9 +402,20 @@ WHERE mother.status IN ('running', 'suspended')
     AND (coalesce(step.status, aside.status), coalesce(step.attempts, aside.attempts)) = ('running', child.parent_attempt);
 
 -- name: children
--- All children of one run: step, attempt, id, number, status.
-SELECT parent_position, parent_attempt, run_id, number, status
-FROM pikkupy_runs INDEXED BY pikkupy_runs_children WHERE parent = ? ORDER BY parent_position, parent_attempt;
+-- All children of one run: step, attempt, id, number, status, and whether table and indexes agree on what is theirs, as no
+-- checksum is looked at.
+SELECT
+    child.parent_position, child.parent_attempt, child.run_id, child.number, child.status,
+    EXISTS (
+        SELECT 1 FROM pikkupy_runs AS own NOT INDEXED
+        WHERE own.number = child.number AND own.parent = child.parent AND own.parent_position = child.parent_position
+            AND own.parent_attempt = child.parent_attempt
+    ) AND EXISTS (
+        SELECT 1 FROM pikkupy_runs AS found INDEXED BY sqlite_autoindex_pikkupy_runs_1
+        WHERE found.run_id = child.run_id AND found.number = child.number
+    )
+FROM pikkupy_runs AS child INDEXED BY pikkupy_runs_children
+WHERE child.parent = ? ORDER BY child.parent_position, child.parent_attempt;
 
 -- name: last_change
 -- Per run of a JSON list of numbers: the latest recorded time of its steps, attempts and timers.

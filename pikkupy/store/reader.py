@@ -27,7 +27,17 @@ from pikkupy.core.model import (
 from pikkupy.errors import JournalError
 from pikkupy.store import listing
 from pikkupy.store.queries import QUERIES
-from pikkupy.store.rows import Columns, attempt_of, chunk_of, run_of, signal_of, step_of, step_without_output, timer_of
+from pikkupy.store.rows import (
+    Columns,
+    attempt_of,
+    chunk_of,
+    damage,
+    run_of,
+    signal_of,
+    step_of,
+    step_without_output,
+    timer_of,
+)
 
 NEWEST = MAX_INTEGER  # no run has this number
 PAGE = 256  # chunks of a stream that are read at once
@@ -246,11 +256,14 @@ def next_waking(db: sqlite3.Connection) -> int | None:
 
 
 def children(db: sqlite3.Connection, number: int) -> list[ChildRow]:
-    """All children of one run, by step and attempt."""
+    """All children of one run, by step and attempt. Raises `JournalError` naming one whose place is damaged."""
     rows = db.execute(QUERIES["children"], (number,)).fetchall()
+    for *_, run_id, child, _, sound in rows:
+        if not sound:
+            raise damage(f"child run {run_id!r} (number {child}) of run number {number}")
     return [
         ChildRow(position, attempt, run_id, child, RunStatus(status))
-        for position, attempt, run_id, child, status in rows
+        for position, attempt, run_id, child, status, _ in rows
     ]
 
 

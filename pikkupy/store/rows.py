@@ -255,11 +255,12 @@ def _record(kind: type[Row], columns: Columns, recorded: object, checksum: Any, 
                 return record
             return msgspec.structs.replace(record, error=msgspec.convert(error, SealedError))
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:  # the last: nested more deeply than any error
-        raise _damaged(what.format(*columns)) from error
-    raise _damaged(what.format(*columns))
+        raise damage(what.format(*columns)) from error
+    raise damage(what.format(*columns))
 
 
-def _damaged(what: str) -> JournalError:
+def damage(what: str) -> JournalError:
+    """What is said of a row, or of the place of one, that is not as it was written."""
     return JournalError(f"{what} is damaged: what is recorded is not what was written; restore the file from a backup")
 
 

@@ -23,8 +23,6 @@ from pikkupy import (
     Workflow,
     current_step,
 )
-from pikkupy.core.commands import Policy, StepCall
-from pikkupy.core.model import StepKind
 from pikkupy.engine.children import child_id, other_child_id
 from pikkupy.engine.residents import Residents
 from pikkupy.testing import VirtualClock
@@ -476,11 +474,10 @@ async def test_the_ids_of_children_are_ids_that_every_call_takes(settings: dict[
 
 def test_a_long_id_of_a_child_is_the_same_in_every_life() -> None:
     """It ends in a hash of the whole id."""
-    call = StepCall(position=0, name="s" * 200, kind=StepKind.WORKFLOW, policy=Policy(max_delay_us=0))
-    parent = a_run(run_id="r" * 55)
-    assert child_id(parent, call, 1) == f"{parent.run_id}/{call.name}"
-    child = a_run(7, run_id=child_id(parent, call, 12))
-    whole = f"{parent.run_id}/{call.name}#12"
+    parent, name = a_run(run_id="r" * 55), "s" * 200
+    assert child_id(parent, name, 1) == f"{parent.run_id}/{name}"
+    child = a_run(7, run_id=child_id(parent, name, 12))
+    whole = f"{parent.run_id}/{name}#12"
     assert child.run_id == whole[:223] + "~" + sha256(whole.encode()).hexdigest()[:32]
     assert len(other_child_id(child)) == 256
     assert other_child_id(child) != child.run_id
