@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of
-from pikkupy.cli.replays import UNFINISHED, pikku_of, replays_of
+from pikkupy.cli.replays import UNFINISHED, WORKFLOWS, code_of, replays_of
 from pikkupy.cli.running import AppDir
 from pikkupy.cli.screen import Screen, say, table, whoever_reads, whole
 from pikkupy.clock import SystemClock
@@ -50,9 +50,7 @@ async def counts(file: File = None, /, *, json: AsJson = False) -> Exit:
 
 async def doctor(
     file: File = None,
-    target: Annotated[
-        str | None, Parameter(name="TARGET", show_default=False, help="module:name of the Pikku with the workflows.")
-    ] = None,
+    target: Annotated[str | None, Parameter(name="TARGET", show_default=False, help=f"{WORKFLOWS}.")] = None,
     /,
     *,
     app_dir: AppDir = None,
@@ -67,11 +65,11 @@ async def doctor(
     check is ok, a warning, or bad, with a cure. Exit code 1 if one is bad.
     """
     screen, path = Screen(), file_of(file)
-    pikku = None if target is None else pikku_of(target, app_dir)
+    code = None if target is None else code_of(target, app_dir)
     checks = await examine(path, check=check)
-    if pikku is not None:
-        async with Look(path) as look:
-            replayed = [one async for one in replays_of(look, pikku, UNFINISHED)]
+    if code is not None:
+        async with Look(path, payload_codec=code.payload_codec) as look:
+            replayed = [one async for one in replays_of(look, code, UNFINISHED)]
         checks.append(code_check(len(replayed), [one for one in replayed if one.fits is not Fits.YES]))
     well = all(one.level is not Level.BAD for one in checks)
     with whoever_reads():

@@ -12,16 +12,16 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 import pikkupy
-from pikkupy import Pikku, clock
+from pikkupy import Engine, Member, Pikku, clock
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.places import ENV, AsJson, file_and
-from pikkupy.cli.running import AppDir, found_at
+from pikkupy.cli.running import AppDir, found_at, made_at
 from pikkupy.cli.screen import Screen, say, tell, whoever_reads
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
 from pikkupy.engine.exporting import document_of, recorded_of
 from pikkupy.engine.looking import Look
-from pikkupy.engine.replaying import Fits, Replay, Replayed
+from pikkupy.engine.replaying import Code, Fits, Replay, Replayed
 from pikkupy.errors import BadValue, PikkuError
 from pikkupy.private import write_new
 from pikkupy.run_loop import Unwind
@@ -29,6 +29,7 @@ from pikkupy.showing.words import clean, counted, record
 
 _EXITS = {Fits.YES: Exit.DONE, Fits.NO: Exit.MISMATCH, Fits.OTHERWISE: Exit.FAILED, Fits.MISSING: Exit.NOT_FOUND}
 UNFINISHED = tuple(status for status in RunStatus if status not in FINAL_RUNS)
+WORKFLOWS = "module:name of a Pikku, an engine, or what makes one"
 _NOT_THE_USERS = {"pikkupy", "asyncio", "contextlib"}
 
 
@@ -41,6 +42,9 @@ async def export(
     redact: Annotated[
         str | None, Parameter(help="module:name of a function that takes secrets out of a text; it is imported.")
     ] = None,
+    target: Annotated[
+        str | None, Parameter(help=f"{WORKFLOWS}: with its payload codec the values are decoded.")
+    ] = None,
     app_dir: AppDir = None,
     json: AsJson = False,
 ) -> Exit:
@@ -50,7 +54,8 @@ async def export(
     """
     path, run_id = file_and(file, run, "RUN")
     hide = None if redact is None else _redacting(redact, found_at(redact, app_dir))
-    async with Look(path) as look:
+    codec = None if target is None else code_of(target, app_dir).payload_codec
+    async with Look(path, payload_codec=codec) as look:
         recorded, attempts = await look.recorded(run_id)
     document = document_of(recorded, attempts, clock.now(), pikkupy.__version__, hide)
     if output == "-":
@@ -86,7 +91,7 @@ def _redacting(name: str, function: Any) -> Callable[[str], str]:
 
 async def replay(
     document: Annotated[str, Parameter(name="EXPORTED", help="A file that `pikku export` has written.")],
-    target: Annotated[str, Parameter(name="TARGET", help="module:name of the Pikku with the workflow.")],
+    target: Annotated[str, Parameter(name="TARGET", help=f"{WORKFLOWS}.")],
     /,
     *,
     app_dir: AppDir = None,
@@ -102,7 +107,8 @@ async def replay(
     what it goes on with otherwise (0).
     """
     recorded = recorded_of(_read(document), document)
-    one = Replay(recorded, pikku_of(target, app_dir))
+    code = code_of(target, app_dir)
+    one = Replay(recorded, code.registry, code.services)
     replayed = await one.run()
     with whoever_reads():
         Screen().json(replayed) if json else _show(replayed)
@@ -115,9 +121,7 @@ async def replay(
 
 async def check(
     file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
-    target: Annotated[
-        str | None, Parameter(name="TARGET", show_default=False, help="module:name of the Pikku with the workflows.")
-    ] = None,
+    target: Annotated[str | None, Parameter(name="TARGET", show_default=False, help=f"{WORKFLOWS}.")] = None,
     /,
     *,
     unfinished: Annotated[
@@ -132,11 +136,11 @@ async def check(
     the workflows of some are missing; 1: some that have ended would end in another way.
     """
     path, name = file_and(file, target, "TARGET")
-    pikku = pikku_of(name, app_dir)
+    code = code_of(name, app_dir)
     wanted = UNFINISHED if unfinished else None
     screen, differ, count = Screen(), list[Replayed](), 0
-    async with Look(path) as look:
-        async for replayed in replays_of(look, pikku, wanted):
+    async with Look(path, payload_codec=code.payload_codec) as look:
+        async for replayed in replays_of(look, code, wanted):
             count += 1
             if replayed.fits is not Fits.YES:
                 differ.append(replayed)
@@ -155,25 +159,30 @@ async def check(
     return Exit.FAILED if damaged and worst is Fits.YES else _EXITS[worst]
 
 
-async def replays_of(
-    look: Look, pikku: Pikku, statuses: tuple[RunStatus, ...] | None = None
-) -> AsyncIterator[Replayed]:
+async def replays_of(look: Look, code: Code, statuses: tuple[RunStatus, ...] | None = None) -> AsyncIterator[Replayed]:
     """What becomes of every run in one of these statuses; a person is told how far it is."""
     count = 0
     async for recorded in look.all_recorded(statuses):
         count += 1
         tell(counted(count, "run"))
-        yield await Replay(recorded, pikku).run()
+        yield await Replay(recorded, code.registry, code.services).run()
     tell("")
 
 
-def pikku_of(target: str, app_dir: str | None) -> Pikku:
-    """The workflows. Raises `BadValue` if the target is no `Pikku`."""
-    found = found_at(target, app_dir)
-    if not isinstance(found, Pikku):
-        raise BadValue(f"{target} is {type(found).__name__}: use a Pikku")
-    found.resolve()
-    return found
+def code_of(target: str, app_dir: str | None) -> Code:
+    """The workflows of what `pikku run` would run, and what they would have there; nothing is opened.
+
+    Raises `BadValue` if the target means nothing of the kind.
+    """
+    found = made_at(target, app_dir)
+    if isinstance(found, Engine | Member):
+        code = found._code()
+    elif isinstance(found, Pikku):
+        code = Code(found)
+    else:
+        raise BadValue(f"{target} is {type(found).__name__}: use a Pikku, or what pikku.open returns")
+    code.registry.resolve()
+    return code
 
 
 def _read(document: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import json
 import logging
 import os
@@ -96,9 +97,7 @@ def engine_of(
     target: str, file: str | None, app_dir: str | None, *, durability: str | None, grace: str | None
 ) -> Engine | Member:
     """What the target means. Raises `BadValue` if it means nothing that can be run."""
-    found = found_at(target, app_dir)
-    if callable(found) and not isinstance(found, Pikku | Engine | Member):
-        found = found()
+    found = made_at(target, app_dir)
     settings: dict[str, Any] = {"durability": durability, "shutdown_grace": grace}
     settings = {name: value for name, value in settings.items() if value is not None}
     if isinstance(found, Engine | Member):
@@ -112,6 +111,20 @@ def engine_of(
         raise BadValue(f"which journal? Name the FILE, or set {ENV}")
     opened: Engine = found.open(path, **settings)
     return opened
+
+
+def made_at(target: str, app_dir: str | None) -> Any:
+    """As `found_at`, or what the function there makes. Raises `BadValue` if that wants arguments."""
+    found = found_at(target, app_dir)
+    if isinstance(found, Pikku | Engine | Member) or not callable(found):
+        return found
+    try:
+        inspect.signature(found).bind()
+    except (TypeError, ValueError):  # the latter: one that tells no signature
+        raise BadValue(
+            f"{target} wants arguments: use a Pikku, what pikku.open returns, or a function without any"
+        ) from None
+    return found()
 
 
 def found_at(target: str, app_dir: str | None) -> Any:

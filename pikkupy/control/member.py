@@ -21,6 +21,7 @@ from pikkupy.control.line import Gone, Lines
 from pikkupy.control.messages import AnyCall
 from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import Engine
+from pikkupy.engine.replaying import Code
 from pikkupy.errors import EngineClosed, JournalLocked, PikkuError
 from pikkupy.log import logger
 from pikkupy.mounting import Mount
@@ -63,6 +64,10 @@ class Member(Client):
     def role(self) -> Role:
         """What this process is now."""
         return "client" if self._engine is None else "engine"
+
+    def _code(self) -> Code:
+        """That of the engine that this process can be."""
+        return self._make()._code()
 
     async def __aenter__(self) -> Member:
         self._registry.resolve()

@@ -36,6 +36,7 @@ from pikkupy.engine.host import Host, Outside, in_callback, open_host
 from pikkupy.engine.missing import see_to_missing
 from pikkupy.engine.parts import Parts, encoded_input
 from pikkupy.engine.pruning import Pruning, Sweep, check_deletable
+from pikkupy.engine.replaying import Code
 from pikkupy.engine.residents import Residents
 from pikkupy.engine.starts import Starts, terms_of
 from pikkupy.engine.streams import Stream
@@ -615,6 +616,12 @@ class Engine(Mounted):
         """
         pruning = Pruning(older_than, statuses, keep, progress)
         return await self._done(pruning.run(self._use().host))
+
+    # For `pikku check`
+
+    def _code(self) -> Code:
+        """What runs of other files can be replayed with. Nothing is opened for that."""
+        return Code(self._registry, self._services, self._config.payload_codec)
 
     # For members
 

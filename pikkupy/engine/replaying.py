@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextvars import copy_context
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,9 +21,18 @@ from pikkupy.engine.host import in_callback
 from pikkupy.execution import Workflow
 from pikkupy.execution.execution import Execution
 from pikkupy.log import logger
+from pikkupy.payloads import PayloadCodec
 from pikkupy.registry import Registry, WorkflowFunction
 
 SHOWN = 5  # steps that are named of many
+
+
+class Code(NamedTuple):
+    """The present code: its workflows, and what an engine of the application has for them."""
+
+    registry: Registry
+    services: object = None
+    payload_codec: PayloadCodec | None = None
 
 
 class Fits(StrEnum):
@@ -77,7 +86,7 @@ class Replay:
     def _judged(self, commands: Commands) -> Replayed:
         run, end = self._recorded.run, commands.end
         if isinstance(end, Parked):
-            return self._verdict(Fits.NO, end.reason)
+            return self._verdict(Fits.NO, f"{end.reason}{self._lacking()}")
         if end is None:
             asked = _names([call.name for call in commands.calls])
             if run.status is RunStatus.COMPLETED or run.status is RunStatus.FAILED:
@@ -88,7 +97,13 @@ class Replay:
             return self._verdict(Fits.YES, f"ends: {told}")
         if told == _recorded(self._recorded):
             return self._verdict(Fits.YES, f"ends as it did: {told}")
-        return self._verdict(Fits.OTHERWISE, f"it had ended: {_recorded(self._recorded)}; now: {told}")
+        return self._verdict(Fits.OTHERWISE, f"it had ended: {_recorded(self._recorded)}; now: {told}{self._lacking()}")
+
+    def _lacking(self) -> str:
+        """Why that may say nothing of the code: it has asked None for something, where there may be services."""
+        if self._services is None and isinstance(self.error, AttributeError) and self.error.obj is None:
+            return "; there are no services here; if the application has some, name its engine as TARGET"
+        return ""
 
     def _verdict(self, fits: Fits, what: str) -> Replayed:
         run = self._recorded.run

@@ -327,7 +327,10 @@ class _Opening:
             raise PayloadUnreadable(f"{context} is not encoded, and the payload codec accepts no plain values")
         what = f"{context} is encoded with key {cipher.k!r}"
         if self._codec is None:
-            raise PayloadUnreadable(f"{what}, and this engine has no codec; open it with its payload_codec=")
+            raise PayloadUnreadable(
+                f"{what}, and there is no codec for it here; use an engine with its payload_codec=, "
+                "in a command as its TARGET"
+            )
         try:
             text = self._codec.decode(cipher.encoded(), context)
         except Exception as error:

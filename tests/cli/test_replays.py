@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import runpy
 import stat
 import subprocess
 from contextlib import suppress
@@ -390,3 +391,108 @@ def test_what_cannot_be_is_said(journal: Path, shop: Path) -> None:
     assert (nothing.code, nothing.err) == (4, "pikku: 'nothing.json' does not exist\n")
     folder = piped("replay", ".", "shop:pikku", "--app-dir", shop, cwd=shop)
     assert (folder.code, folder.err) == (1, "pikku: .: Is a directory\n")
+
+
+LARGER = """
+from pikkupy import Encoded, Pikku, Workflow
+
+pikku = Pikku()
+
+class Backwards:
+    def encode(self, text, context):
+        return Encoded("k", text[::-1].encode())
+
+    def decode(self, encoded, context):
+        return encoded.data.decode()[::-1]
+
+class Shop:
+    extra = "a ribbon"
+
+@pikku.workflow
+async def order(workflow: Workflow, data: str) -> str:
+    await workflow.do("Pack", lambda: workflow.services.extra)
+    await workflow.do(f"Add {workflow.services.extra}", lambda: "added")
+    await workflow.sleep("Wait", "1d")
+    return data
+
+def make():
+    return pikku.open("made.db", services=Shop(), payload_codec=Backwards())
+
+def itself():
+    return pikku
+
+opened = make()
+member = pikku.open("made.db", services=Shop(), payload_codec=Backwards(), role="auto")
+"""
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an application with services and a payload codec, with a journal of a run that sleeps."""
+    folder = tmp_path_factory.mktemp("larger")
+    (folder / "larger.py").write_text(LARGER)
+    made = runpy.run_path(str(folder / "larger.py"))
+
+    async def fill() -> None:
+        engine = made["pikku"].open(folder / "app.db", services=made["Shop"](), payload_codec=made["Backwards"]())
+        async with engine:
+            await engine.start("order", "canary", run_id="asleep")
+            while len(await engine.steps("asleep")) < 3:
+                await asyncio.sleep(0)
+
+    asyncio.run(fill())
+    return folder
+
+
+@pytest.mark.parametrize("target", ["larger:make", "larger:opened", "larger:member"])
+def test_runs_are_replayed_with_the_services_and_the_codec_of_an_engine(larger: Path, target: str) -> None:
+    """Or of what makes one, which is not opened: nothing of it is begun."""
+    assert piped("check", "app.db", target, "--app-dir", ".", cwd=larger) == (
+        0,
+        "",
+        "pikku: replayed 1 run, 0 differ\n",
+    )
+    assert not list(larger.glob("made.db*"))
+
+
+def test_an_encoded_run_is_exported_and_replayed(larger: Path) -> None:
+    """With the codec of the engine that is named; the file is plain."""
+    code = ("larger:make", "--app-dir", ".")
+    assert ["ok", "code", "all 1 unfinished runs fit it", ""] in piped("doctor", "app.db", *code, cwd=larger).lines
+    assert piped("export", "app.db", "asleep", "--target", *code, "-o", "run.json", cwd=larger).code == 0
+
+    replayed = piped("replay", "run.json", *code, cwd=larger)
+
+    assert (replayed.code, replayed.out) == (0, "asleep\tyes\tgoes on: asks for 'Wait'\n")
+    assert json.loads((larger / "run.json").read_text())["run"]["input"] == "canary"
+    assert not list(larger.glob("made.db*"))
+
+
+def test_what_a_target_lacks_is_said(larger: Path) -> None:
+    """A Pikku has no payload codec and no services; the cure is an engine."""
+    encoded = piped("check", "app.db", "larger:itself", "--app-dir", ".", cwd=larger)
+    assert encoded.code == 1
+    assert "there is no codec for it here; use an engine with its payload_codec=, in a command as its TARGET" in (
+        encoded.err
+    )
+    refused = piped("export", "app.db", "asleep", cwd=larger)
+    assert (refused.code, refused.out) == (1, "")
+    assert "in a command as its TARGET" in refused.err
+
+    piped("export", "app.db", "asleep", "--target", "larger:make", "--app-dir", ".", "-o", "lacks.json", cwd=larger)
+    told = piped("replay", "lacks.json", "larger:pikku", "--app-dir", ".", cwd=larger)
+    assert told.code == 6
+    assert "'NoneType' object has no attribute 'extra'" in told.out
+    assert "there are no services here; if the application has some, name its engine as TARGET" in told.out
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("larger:Backwards", "larger:Backwards is Backwards: use a Pikku, or what pikku.open returns"),
+        ("json:dumps", "json:dumps wants arguments: use a Pikku, what pikku.open returns, or a function without any"),
+    ],
+)
+def test_a_target_that_is_no_application_is_refused(larger: Path, target: str, said: str) -> None:
+    done = piped("check", "app.db", target, "--app-dir", ".", cwd=larger)
+    assert (done.code, done.err) == (2, f"pikku: {said}\n")

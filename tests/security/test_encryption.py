@@ -295,7 +295,7 @@ async def encrypted(path: Path, *ids: str) -> None:
 @pytest.mark.parametrize(
     ("codec", "says"),
     [
-        (None, "this engine has no codec; open it with its payload_codec="),
+        (None, "there is no codec for it here; use an engine with its payload_codec="),
         (aes("other", other=OLD), "there is no key 'new', only 'other'; add it"),
         (aes("new", new=OLD), "its key has another id's name"),
     ],
