@@ -168,3 +168,21 @@ async def test_a_damaged_file_gives_no_backup(db: Path) -> None:
     with pytest.raises(JournalFormatError):
         back_up(str(db), str(db.with_name("out.db")))
     assert sorted(path.name for path in db.parent.iterdir()) == ["app.db", "app.db.lock"]
+
+
+async def test_a_damaged_row_gives_no_backup_unless_it_is_wanted(db: Path) -> None:
+    """It is named, and nothing is left; a copy of it can be had all the same."""
+    await fill(db)
+    with closing(sqlite3.connect(db, isolation_level=None)) as connection:
+        [(number,)] = connection.execute("SELECT number FROM pikkupy_runs WHERE run_id = 'asleep'").fetchall()
+        connection.execute("UPDATE pikkupy_steps SET output = '99' WHERE name = 'Begin' AND run = ?", [number])
+    before, out = contents(db.parent), db.with_name("out.db")
+
+    with pytest.raises(
+        JournalError, match=r"1 of \d+ rows .* step 'Begin' \(position 0\) of run 'asleep'; .*--no-check"
+    ):
+        back_up(str(db), str(out))
+
+    assert contents(db.parent) == before
+    assert back_up(str(db), str(out), check=False).runs == 8
+    assert rows(out) == rows(db)

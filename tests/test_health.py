@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 from pikkupy import JournalFormatError, Pikku
-from pikkupy.engine.health import Check, Level, checks_of, examine
+from pikkupy.engine.health import Check, Level, checks_of, code_check, examine
 from pikkupy.errors import JournalNotFound
 from pikkupy.store import Facts, facts, facts_of, owner
+from pikkupy.store.records import Records
 from tests.journals import application, contents, cut_off, fill
 
 NOW = 2_000_000_000_000_000
@@ -58,6 +59,7 @@ async def test_a_sound_file_is_sound_and_is_not_touched(db: Path) -> None:
         "wal",
         "clock",
         "pages",
+        "records",
         "next moves",
         "suspended",
     ]
@@ -110,6 +112,7 @@ async def test_what_is_bad_is_bad(well: Facts) -> None:
         ("permissions", Level.BAD, {"folder_mode": 0o777}),
         ("links", Level.BAD, {"links": 2}),
         ("pages", Level.BAD, {"findings": ("Tree 5 page 5: btreeInitPage() returns error code 11",)}),
+        ("records", Level.BAD, {"records": Records(9, 2, ("step 'Pay' (position 0) of run 'r1'",))}),
         ("next moves", Level.BAD, {"lost": ("r1",)}),
         ("next moves", Level.WARN, {"overdue": 3, "held": True}),
     ):
@@ -118,6 +121,7 @@ async def test_what_is_bad_is_bad(well: Facts) -> None:
     assert judged(well, overdue=3)["next moves"].level is Level.OK  # nobody is there to wake them
     assert judged(well, folder_mode=0o1777)["permissions"].level is Level.OK
     assert "--check" in judged(well, findings=None)["pages"].finding
+    assert "--check" in judged(well, records=None)["records"].finding
 
 
 async def test_damage_is_found(db: Path) -> None:
@@ -132,6 +136,7 @@ async def test_damage_is_found(db: Path) -> None:
     checks = await found(db)
 
     assert checks["pages"].level is Level.BAD
+    assert checks["records"].level is Level.BAD
     assert "left in good order" in checks["owner"].finding
 
 
@@ -140,9 +145,9 @@ async def test_a_large_file_is_checked_on_request(db: Path, monkeypatch: pytest.
     await fill(db)
     monkeypatch.setattr(facts, "MAX_QUICK_CHECK", 1)
 
-    assert facts_of(str(db), NOW, check=None).findings is None
-    assert facts_of(str(db), NOW, check=True).findings == ()
-    assert facts_of(str(db), NOW, check=False).findings is None
+    for check, looked_at in ((None, False), (True, True), (False, False)):
+        found = facts_of(str(db), NOW, check=check)
+        assert ((found.findings == ()), (found.records is not None)) == (looked_at, looked_at)
 
 
 async def test_a_run_that_nothing_can_wake_is_named(db: Path) -> None:
@@ -216,3 +221,12 @@ async def test_what_is_no_journal_is_refused(db: Path) -> None:
     shutil.copy(__file__, db)
     with pytest.raises(JournalFormatError):
         await examine(str(db))
+
+
+def test_code_of_which_nothing_is_known_for_a_run_does_not_fit() -> None:
+    """What cannot be read is named, some of many."""
+    few, many = code_check(3, [], ["run 'a': damaged"]), code_check(0, [], [f"run {number}" for number in range(7)])
+
+    assert (few.level, few.finding) == (Level.BAD, "1 of 4 unfinished runs cannot be read: run 'a': damaged")
+    assert many.finding.endswith("run 4; and 2 more")
+    assert code_check(3, []).finding == "all 3 unfinished runs fit it"

@@ -139,3 +139,19 @@ async def test_what_was_there_comes_back_if_the_copy_cannot_get_its_place(
         put_back(str(out), str(db), 0)
 
     assert contents(db.parent) == before
+
+
+async def test_a_damaged_row_takes_nobody_s_place_unless_it_is_wanted(db: Path) -> None:
+    """It may be the only copy that there is."""
+    out = db.with_name("out.db")
+    await fill(out)
+    with closing(sqlite3.connect(out, isolation_level=None)) as connection:
+        connection.execute("UPDATE pikkupy_runs SET output = '99' WHERE run_id = 'done'")
+    before = contents(db.parent)
+
+    with pytest.raises(JournalError, match=r"run 'done' .*--no-check"):
+        put_back(str(out), str(db), 0)
+    assert {name: text for name, text in contents(db.parent).items() if name in before} == before
+    assert not db.exists()
+
+    assert put_back(str(out), str(db), 0, check=False).runs == 8

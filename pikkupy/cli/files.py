@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -26,6 +26,16 @@ from pikkupy.plain import plain
 from pikkupy.showing.marks import LEVELS, RUNS
 from pikkupy.showing.words import clean, counted, lasted
 from pikkupy.store import back_up, put_back
+
+Checked: TypeAlias = Annotated[
+    bool,
+    Parameter(
+        name="--check",
+        show_default=False,
+        help="Compare each row of the copy with its checksum. [default: --check]",
+    ),
+]
+_CHECKED = {True: "checked", False: "pages checked"}
 
 
 async def counts(file: File = None, /, *, json: AsJson = False) -> Exit:
@@ -55,7 +65,8 @@ async def doctor(
     *,
     app_dir: AppDir = None,
     check: Annotated[
-        bool | None, Parameter(help="Let SQLite look at every page. [default: if the file has less than 64 MiB]")
+        bool | None,
+        Parameter(help="Look at every page, and compare every row. [default: if the file has less than 64 MiB]"),
     ] = None,
     json: AsJson = False,
 ) -> Exit:
@@ -70,7 +81,8 @@ async def doctor(
     if code is not None:
         async with Look(path, payload_codec=code.payload_codec) as look:
             replayed = [one async for one in replays_of(look, code, UNFINISHED)]
-        checks.append(code_check(len(replayed), [one for one in replayed if one.fits is not Fits.YES]))
+            unread = look.damaged
+        checks.append(code_check(len(replayed), [one for one in replayed if one.fits is not Fits.YES], unread))
     well = all(one.level is not Level.BAD for one in checks)
     with whoever_reads():
         if json:
@@ -100,23 +112,25 @@ async def backup(
     ] = None,
     /,
     *,
+    check: Checked = True,
     json: AsJson = False,
 ) -> Exit:
     """Copy a journal into a new file, also while an engine is at work on it, and check the copy.
 
-    The copy holds what was on disk at one moment, and is readable by its owner alone. A file that is there already is
-    left alone (exit code 5); a copy that fails leaves nothing behind. There has to be room for it twice.
+    Its pages are looked at, and each row is compared with its checksum. The copy holds what was on disk at one moment,
+    and is readable by its owner alone. A file that is there already is left alone (exit code 5); a copy that fails
+    leaves nothing behind. There has to be room for it twice.
     """
     path, target = file_and(file, out, "OUT")
     began = time.monotonic()
-    made = await asyncio.to_thread(back_up, path, target)
+    made = await asyncio.to_thread(back_up, path, target, check=check)
     seconds = round(time.monotonic() - began, 3)
     if json:
         Screen().json({**plain(made), "seconds": seconds})
     else:
         say(
             f"{target}: {counted(made.runs, 'run')} and {counted(made.steps, 'step')} in {made.bytes:,} bytes, "
-            f"checked, in {lasted(timedelta(seconds=seconds))}"
+            f"{_CHECKED[check]}, in {lasted(timedelta(seconds=seconds))}"
         )
     return Exit.DONE
 
@@ -126,6 +140,7 @@ async def restore(
     file: File = None,
     /,
     *,
+    check: Checked = True,
     json: AsJson = False,
 ) -> Exit:
     """Go back to a backup: put a checked copy of it in the place of a journal that no engine has open.
@@ -135,7 +150,7 @@ async def restore(
     """
     path = file_of(file)
     began = time.monotonic()
-    made = await asyncio.to_thread(put_back, backup, path, SystemClock().now_us())
+    made = await asyncio.to_thread(put_back, backup, path, SystemClock().now_us(), check=check)
     seconds = round(time.monotonic() - began, 3)
     if json:
         Screen().json({**plain(made), "seconds": seconds})
@@ -143,6 +158,6 @@ async def restore(
         kept = f"; what was there is {made.replaced} now" if made.replaced else ""
         say(
             f"{path}: {counted(made.runs, 'run')} and {counted(made.steps, 'step')} as in {backup}, "
-            f"checked, in {lasted(timedelta(seconds=seconds))}{kept}"
+            f"{_CHECKED[check]}, in {lasted(timedelta(seconds=seconds))}{kept}"
         )
     return Exit.DONE

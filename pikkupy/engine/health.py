@@ -20,6 +20,7 @@ LARGE_WAL = 256 * MEGABYTE  # a checkpoint cuts it to 64 MiB: one that is larger
 LITTLE_SPACE, NO_SPACE = 1024 * MEGABYTE, 64 * MEGABYTE
 SKEW_US = 1_000_000  # how far ahead a record may be, and
 WRONG_US = 60_000_000  # from where on timers are late by more than anybody would overlook
+MOST_UNREAD = 5  # runs that are told of one by one
 WAL_RESET_CURED = (3, 51, 3)  # sqlite.org/wal.html#walresetbug
 
 
@@ -41,7 +42,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 async def examine(path: str, *, check: bool | None = None) -> list[Check]:
-    """What there is to say of the file. `check` lets SQLite look at each page; by default of a file that is not large.
+    """What there is to say of the file. `check` has each page and row looked at; by default if the file is not large.
 
     Raises `JournalNotFound`, `JournalFormatError` for what is no journal, `JournalError`.
     """
@@ -178,6 +179,21 @@ def _pages(facts: Facts, _: int) -> Iterator[Check]:
         yield _ok("pages", "SQLite finds nothing wrong")
 
 
+def _records(facts: Facts, _: int) -> Iterator[Check]:
+    records = facts.records
+    if records is None:
+        yield _ok("records", "not looked at; the file is large: use --check")
+    elif records.damaged:
+        more = ", …" if records.damaged > len(records.first) else ""
+        yield _bad(
+            "records",
+            f"{records.damaged:,} of {records.rows:,} rows are not what was written: {', '.join(records.first)}{more}",
+            "restore the file from a backup; until then their runs do not go on, all others do",
+        )
+    else:
+        yield _ok("records", f"all {records.rows:,} rows are what was written")
+
+
 def _pragmas(facts: Facts, _: int) -> Iterator[Check]:
     mode = "WAL" if facts.wal_mode else "a rollback journal, until an engine opens it"
     vacuum = {0: "none", 1: "full", 2: "incremental"}[facts.auto_vacuum]
@@ -213,13 +229,24 @@ def _suspended(facts: Facts, _: int) -> Iterator[Check]:
         yield _ok("suspended", "no run is suspended by the engine itself")
 
 
-def code_check(unfinished: int, differ: Sequence[Replayed]) -> Check:
-    """How the unfinished runs go together with the code that they were replayed against."""
-    if not differ:
+def code_check(replayed: int, differ: Sequence[Replayed], unread: Sequence[str] = ()) -> Check:
+    """How the unfinished runs go together with the code that they were replayed against.
+
+    `unread` says of those that could not be replayed why: nobody knows whether they fit.
+    """
+    unfinished, findings = replayed + len(unread), list[str]()
+    if not differ and not unread:
         return _ok("code", f"all {unfinished:,} unfinished runs fit it")
+    if differ:
+        names = some(one.run_id for one in differ)
+        findings.append(f"{len(differ):,} of {unfinished:,} unfinished runs do not fit it: {names}")
+    if unread:
+        more = f"; and {len(unread) - MOST_UNREAD:,} more" if len(unread) > MOST_UNREAD else ""
+        reasons = "; ".join(unread[:MOST_UNREAD])
+        findings.append(f"{len(unread):,} of {unfinished:,} unfinished runs cannot be read: {reasons}{more}")
     return _bad(
         "code",
-        f"{len(differ):,} of {unfinished:,} unfinished runs do not fit it: {some(one.run_id for one in differ)}",
+        "; ".join(findings),
         "do not deploy it before `pikku check --unfinished` finds nothing: it says where they differ",
     )
 
@@ -252,6 +279,7 @@ _JUDGES: tuple[Callable[[Facts, int], Iterator[Check]], ...] = (
     _wal,
     _clock,
     _pages,
+    _records,
     _moves,
     _suspended,
 )

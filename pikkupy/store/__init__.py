@@ -5,7 +5,8 @@ and the epoch, `connection` opens what `threaded` uses on a thread of its own, w
 on the loop itself, `migrations` and `schema.sql` make the tables, `rows` turns records into columns and back, `plan`
 groups changes into few statements, `writer` runs a transaction, `committer` decides when, `reader` answers questions,
 `reading` is how they are asked. `viewing` lets a file answer that somebody else owns, or nobody; `facts` is what is
-said of such a file as a whole, `backup` copies it, `restore` puts a copy in its place.
+said of such a file as a whole, `records` compares its rows with their checksums, `backup` copies it, `restore` puts a
+copy in its place.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 SQLite copies the pages in one go, as of one moment, so that it ends however busy the file is; in parts it would begin
 anew with each write. `VACUUM INTO` then takes what is in use out of that; not out of the file itself: over a connection
 that cannot write, it refuses tables with generated columns (SQLite 3.40). All that happens in a folder of its own, and
-the copy gets its name when it is whole, and was compared with the file as of that moment.
+the copy gets its name when it is whole, and was compared with the file as of that moment, and its rows
+with their checksums.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from pikkupy.errors import JournalError
 from pikkupy.store.connection import REFUSALS, connect_copy, connect_reader
 from pikkupy.store.files import FILE_MODE, identify, quick_check
 from pikkupy.store.queries import QUERIES
+from pikkupy.store.records import compare
 from pikkupy.store.viewing import View
+
+NAMED = 3  # damaged rows in an error
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -44,8 +48,10 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
 
 
-def back_up(path: str, out: str) -> Backup:
+def back_up(path: str, out: str, *, check: bool = True) -> Backup:
     """Copy the journal at `path` to the new file `out`, which belongs to its owner alone, and check the copy.
+
+    Without `check` its pages are looked at alone, not each row: a file with damaged ones can be copied so.
 
     Raises `FileExistsError` if there is something of that name, and leaves nothing behind if it fails. Else as
     `View.ask` does, and `OSError`.
@@ -58,7 +64,7 @@ def back_up(path: str, out: str) -> Backup:
     view = View(path)
     try:
         with tempfile.TemporaryDirectory(prefix=".pikku-backup-", dir=target.parent) as folder:
-            copy, counts = _copied(view, Path(folder))
+            copy, counts = _copied(view, Path(folder), check=check)
             sync(copy)
             give_name(copy, target, out)
     except REFUSALS as error:
@@ -76,7 +82,7 @@ def back_up(path: str, out: str) -> Backup:
     )
 
 
-def _copied(view: View, folder: Path) -> tuple[Path, Counts]:
+def _copied(view: View, folder: Path, *, check: bool) -> tuple[Path, Counts]:
     """The copy, and how much there is in it, which is what there was in the file."""
     pages, copy = folder / "pages.db", folder / "copy.db"
     counts = view.ask(partial(_copy_pages, pages))
@@ -87,10 +93,17 @@ def _copied(view: View, folder: Path) -> tuple[Path, Counts]:
     with closing(connect_reader(str(copy), "immutable=1")) as db:
         identify(view.path, db, copy.stat().st_size)
         findings, copied = quick_check(db, 1), _how_much(db)
+        records = compare(db, NAMED) if check and not findings else None
     if findings:
         raise JournalError(f"the copy of {view.path} is damaged: {findings[0]}; look at the file with `pikku doctor`")
     if copied != counts:
         raise JournalError(f"the copy of {view.path} holds {copied}, the file {counts}: it is not whole; try again")
+    if records is not None and records.damaged:
+        more = ", …" if records.damaged > NAMED else ""
+        raise JournalError(
+            f"{records.damaged:,} of {records.rows:,} rows of {view.path} are not what was written: "
+            f"{', '.join(records.first)}{more}; keep the copies that you have, or take one with these rows: --no-check"
+        )
     return copy, counts
 
 

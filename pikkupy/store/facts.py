@@ -16,6 +16,7 @@ from pikkupy.store.connection import REFUSALS
 from pikkupy.store.files import MAX_QUICK_CHECK, identify, mounted, quick_check
 from pikkupy.store.owner import Holder, is_locked
 from pikkupy.store.queries import QUERIES
+from pikkupy.store.records import Records, compare
 from pikkupy.store.viewing import View
 
 MOST = 20  # runs and findings that are named
@@ -63,11 +64,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     lost: tuple[str, ...]  # ids of runs that nothing can wake
     parked: tuple[Parked, ...]
     findings: tuple[str, ...] | None  # of SQLite's check; None: not checked
+    records: Records | None  # None: not compared
     sqlite: tuple[int, int, int]
 
 
 def facts_of(path: str, now_us: int, *, check: bool | None) -> Facts:
-    """What is true of the file. `check` lets SQLite look at every page; None: unless there are many.
+    """What is true of the file. `check` has every page and every row looked at; None: unless there are many.
 
     Raises as `View.ask` does.
     """
@@ -126,6 +128,7 @@ def _counted(path: str, now_us: int, db: sqlite3.Connection, *, check: bool | No
         "parked": tuple(parked),
         "lost": tuple(run_id for (run_id,) in lost),
         "findings": findings if checked or findings else None,
+        "records": compare(db, MOST) if checked else None,
         "sqlite": sqlite3.sqlite_version_info,
     }
 

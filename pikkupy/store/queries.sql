@@ -548,6 +548,47 @@ WHERE own.wakes_at >= :never AND own.status = 'running' AND NOT EXISTS (
 SELECT
     (SELECT count(*) FROM pikkupy_runs), (SELECT count(*) FROM pikkupy_steps), (SELECT count(*) FROM pikkupy_attempts);
 
+-- name: each_run
+-- The next runs, with what comes after them told by their keys, here and below: to compare them with their checksums.
+SELECT
+    number, number, run_id, workflow, status, input, output, error, reason, created_at, updated_at, ended_at,
+    starts_at, wakes_at, parked, parent, parent_position, parent_attempt, alone_since, forked_from, tags,
+    progress, start_checksum, move_checksum
+FROM pikkupy_runs WHERE number > :after ORDER BY number LIMIT :limit;
+
+-- name: each_step
+-- The next steps of all runs.
+SELECT
+    key, run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
+    started_at, checksum
+FROM pikkupy_steps WHERE key > :after ORDER BY key LIMIT :limit;
+
+-- name: each_attempt
+-- The next attempts.
+SELECT key, run, position, attempt, seq, status, error, started_at, ended_at, name, checksum
+FROM pikkupy_attempts WHERE key > :after ORDER BY key LIMIT :limit;
+
+-- name: each_timer
+-- The next fired timers.
+SELECT key, run, number, due_at, seq, fired_at, checksum FROM pikkupy_timers WHERE key > :after ORDER BY key LIMIT :limit;
+
+-- name: each_signal
+-- The next signals that no step has taken.
+SELECT key, run, seq, name, payload, sent_at, position, checksum
+FROM pikkupy_signals WHERE key > :after AND position IS NULL ORDER BY key LIMIT :limit;
+
+-- name: each_chunk
+-- The next chunks.
+SELECT key, run, "offset", since, position, name, attempt, value, at, checksum
+FROM pikkupy_chunks WHERE key > :after ORDER BY key LIMIT :limit;
+
+-- name: each_set_aside
+-- The next steps that were set aside.
+SELECT
+    key, run, position, name, kind, target, attempts, cut_offs, forgiven, wake_at, seq, output, error, status, ended_at,
+    started_at, checksum
+FROM pikkupy_set_aside WHERE key > :after ORDER BY key LIMIT :limit;
+
 -- name: backup_into
 -- A copy of the whole file, without what is unused in it, as of one moment.
 VACUUM INTO :path;

@@ -33,13 +33,13 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
 
 
-def put_back(backup: str, path: str, now_us: int) -> Restored:
+def put_back(backup: str, path: str, now_us: int, *, check: bool = True) -> Restored:
     """Put a checked copy of the journal `backup` in the place of the file `path`, of which no engine may be at work.
 
-    What was there is called `path` with `.replaced` behind it from then on, or `.replaced.2` and so on. Raises
-    `JournalLocked` if an engine has the file, `BadValue` if both are the same file, else as `back_up` does; the file is
-    as it was then. A crash within it can leave nothing of that name: what was there has the other name, and the copy
-    is to be put there again.
+    What was there is called `path` with `.replaced` behind it from then on, or `.replaced.2` and so on. `check` is that
+    of `back_up`. Raises `JournalLocked` if an engine has the file, `BadValue` if both are the same file, else as
+    `back_up` does; the file is as it was then. A crash within it can leave nothing of that name: what was there has the
+    other name, and the copy is to be put there again.
     """
     source, target = real_file(backup), Path(real_path(path))
     if target.exists() and target.samefile(source):
@@ -48,7 +48,7 @@ def put_back(backup: str, path: str, now_us: int) -> Restored:
     try:
         with tempfile.TemporaryDirectory(prefix=".pikku-restore-", dir=target.parent) as folder:
             copy = Path(folder) / "copy.db"
-            made = back_up(backup, str(copy))
+            made = back_up(backup, str(copy), check=check)
             replaced = _free_name(target)
             _move(target, replaced, _parts(target))
             try:

@@ -32,6 +32,8 @@ from pikkupy.core.model import (
 from pikkupy.errors import JournalError
 from pikkupy.payloads import Cipher
 
+DAMAGED = " is damaged: what is recorded is not what was written; restore the file from a backup"
+
 Columns = tuple[Any, ...]
 Row = TypeVar("Row", bound=msgspec.Struct)
 
@@ -261,7 +263,7 @@ def _record(kind: type[Row], columns: Columns, recorded: object, checksum: Any, 
 
 def damage(what: str) -> JournalError:
     """What is said of a row, or of the place of one, that is not as it was written."""
-    return JournalError(f"{what} is damaged: what is recorded is not what was written; restore the file from a backup")
+    return JournalError(f"{what}{DAMAGED}")
 
 
 def _run_checksums(columns: Sequence[Any]) -> tuple[int, int]:

@@ -133,3 +133,27 @@ def test_a_backup_that_cannot_be_made_leaves_nothing(db: Path) -> None:
     db.write_bytes(db.read_bytes()[:30_000])
     assert piped("backup", db, db.with_name("out.db")).code == 1
     assert sorted(path.name for path in db.parent.iterdir()) == ["app.db", "app.db.lock"]
+
+
+def test_damaged_rows_are_bad_and_give_no_backup(journal: Path) -> None:
+    """They are named with run and step, without code and against it; a copy of them is made if it is asked for."""
+    with closing(sqlite3.connect(journal, isolation_level=None)) as connection:
+        connection.execute("UPDATE pikkupy_steps SET output = '99' WHERE name = 'Begin'")
+    (journal.parent / "shop.py").write_text("from tests.journals import application\npikku = application()\n")
+    copy = journal.with_name("copy.db")
+
+    examined = piped("doctor", journal, "shop:pikku", "--app-dir", journal.parent)
+    refused = piped("backup", journal, copy)
+
+    found = {fields[1]: fields for fields in examined.lines}
+    assert examined.code == 1
+    assert found["pages"][0] == "ok"
+    assert found["records"][0] == "bad" and "step 'Begin' (position 0) of run 'asleep'" in found["records"][2]
+    assert found["code"][0] == "bad" and "1 of 5 unfinished runs cannot be read: run 'asleep'" in found["code"][2]
+    assert piped("doctor", journal).code == 1
+    assert (refused.code, copy.exists()) == (1, False)
+    assert "of run 'asleep'" in refused.err
+    made = piped("backup", journal, copy, "--no-check")
+    assert (made.code, "pages checked, in" in made.err) == (0, True)
+    assert piped("restore", copy, journal).code == 1
+    assert piped("restore", copy, journal, "--no-check").code == 0
