@@ -81,7 +81,8 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`/healthz` and `/readyz` need no token: they say nothing but whether the engine is well."""
 
     redact: Callable[[str], str] | None = None
-    """What every text in users' values and errors goes through before it is sent: it takes secrets out."""
+    """What every text in users' values, errors and reasons goes through before it is sent: it takes secrets out. Names
+    and ids stay, and the reason of a gate is the name of its step."""
 
     max_body: int = 1_048_576
     """Bytes of a request's body, counted as they arrive; beyond it 413."""

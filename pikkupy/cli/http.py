@@ -32,7 +32,8 @@ class Reach:
         Parameter(show_default=False, help="Below which a proxy has it, as in /pikku; it may take that away or not."),
     ] = ""
     redact: Annotated[
-        str | None, Parameter(help="module:name of a function that takes secrets out of a text; it is imported.")
+        str | None,
+        Parameter(help="module:name of a function that takes secrets out of texts, not of names; it is imported."),
     ] = None
     tls_certificate: Annotated[Path | None, Parameter(help="Serve HTTPS with it; with --tls-key.")] = None
     tls_key: Annotated[Path | None, Parameter(help="Of the certificate.")] = None

@@ -23,6 +23,7 @@ from pikkupy.engine.exporting import document_of, recorded_of
 from pikkupy.engine.looking import Look
 from pikkupy.engine.replaying import Code, Fits, Replay, Replayed
 from pikkupy.errors import BadValue, PikkuError
+from pikkupy.names import MAX_LISTED
 from pikkupy.private import write_new
 from pikkupy.run_loop import Unwind
 from pikkupy.showing.words import clean, counted, record
@@ -40,7 +41,8 @@ async def export(
     *,
     output: Annotated[str, Parameter(name=["--output", "-o"], help="A new file; -: standard output.")] = "-",
     redact: Annotated[
-        str | None, Parameter(help="module:name of a function that takes secrets out of a text; it is imported.")
+        str | None,
+        Parameter(help="module:name of a function that takes secrets out of texts, not of names; it is imported."),
     ] = None,
     target: Annotated[
         str | None, Parameter(help=f"{WORKFLOWS}: with its payload codec the values are decoded.")
@@ -58,6 +60,13 @@ async def export(
     async with Look(path, payload_codec=codec) as look:
         recorded, attempts = await look.recorded(run_id)
     document = document_of(recorded, attempts, clock.now(), pikkupy.__version__, hide)
+    named = [] if hide is None else [str(step.position) for step in recorded.steps if hide(step.name) != step.name]
+    if named:
+        positions = ", ".join(named[:MAX_LISTED]) + (", …" if len(named) > MAX_LISTED else "")
+        say(
+            f"--redact leaves names as they are, also those of the steps at positions {positions}: "
+            "a replay finds steps by them, and the reason of a gate is its name"
+        )
     if output == "-":
         sys.stdout.write(document.decode())
         return Exit.DONE

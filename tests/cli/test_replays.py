@@ -496,3 +496,36 @@ def test_what_a_target_lacks_is_said(larger: Path) -> None:
 def test_a_target_that_is_no_application_is_refused(larger: Path, target: str, said: str) -> None:
     done = piped("check", "app.db", target, "--app-dir", ".", cwd=larger)
     assert (done.code, done.err) == (2, f"pikku: {said}\n")
+
+
+GATED = """
+@pikku.workflow
+async def gated(workflow: Workflow) -> None:
+    await workflow.do("Look", lambda: None)
+    await workflow.suspend("a secret gate")
+"""
+
+
+async def test_names_stay_and_that_is_said(tmp_path: Path) -> None:
+    """The reason of a gate is the name of its step, by which a replay finds it."""
+    (tmp_path / "shop.py").write_text(SHOP + GATED)
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def gated(workflow: Workflow) -> None:
+        await workflow.do("Look", lambda: None)
+        await workflow.suspend("a secret gate")
+
+    async with pikku.open(tmp_path / "app.db") as engine:
+        await engine.start(gated, run_id="gated")
+        while (await engine.get_run("gated")).status != "suspended":
+            await asyncio.sleep(0)
+    code = ("--app-dir", tmp_path)
+
+    told = piped("export", tmp_path / "app.db", "gated", "--redact", "shop:hide", *code, "-o", tmp_path / "run.json")
+
+    assert told.code == 0
+    assert "pikku: --redact leaves names as they are, also those of the steps at positions 1: " in told.err
+    document = json.loads((tmp_path / "run.json").read_text())
+    assert [step["name"] for step in document["steps"]] == ["Look", "a secret gate"]
+    assert piped("replay", tmp_path / "run.json", "shop:pikku", *code).out.startswith("gated\tyes\t")
