@@ -45,17 +45,21 @@ def compare(db: sqlite3.Connection, most: int) -> Records:
 
     What is left of deleted runs does not count, nor does a signal that a step has taken: nobody reads that.
     """
-    rows, damaged = 0, list[str]()
+    rows, damaged, first = 0, 0, list[str]()
     for query, decode in _DECODE.items():
         after: int | None = -1
         try:
             while after is not None:
                 count, wrong, after = _some(db, query, decode, after)
                 rows += count
-                damaged += [what for number, error in wrong if (what := _named(db, number, error))]
+                named = [what for number, error in wrong if (what := _named(db, number, error))]
+                damaged += len(named)
+                first += named[: most - len(first)]
         except REFUSALS as error:  # the pages are damaged; of the other tables the rest is told all the same
-            damaged.append(f"{query.replace('_', ' ')} behind key {after}: {error}")
-    return Records(rows, len(damaged), tuple(damaged[:most]))
+            damaged += 1
+            kind = query.removeprefix("each_").replace("_", " ")
+            first += [f"rows of the kind '{kind}' behind key {after}: {error}"][: most - len(first)]
+    return Records(rows, damaged, tuple(first))
 
 
 def _some(

@@ -11,6 +11,7 @@ import pytest
 
 from pikkupy import Pikku, Workflow, current_step
 from pikkupy.store import facts_of, records
+from pikkupy.store.connection import connect_reader
 from pikkupy.testing import VirtualClock
 
 ROWS = {
@@ -129,3 +130,13 @@ async def test_what_is_left_of_a_deleted_run_does_not_count(kinds: Path) -> None
     )
 
     assert looked_at(kinds).damaged == 0
+
+
+async def test_some_of_many_are_named(kinds: Path) -> None:
+    """All are counted, across tables."""
+    for table, (change, where, _) in ROWS.items():
+        changed(kinds, f"UPDATE pikkupy_{table} SET {change} WHERE {where}")
+    with closing(connect_reader(str(kinds))) as connection:
+        found = records.compare(connection, 3)
+
+    assert (found.damaged, len(found.first)) == (len(ROWS), 3)
