@@ -5,7 +5,8 @@ from __future__ import annotations
 import getpass
 import signal as signals  # one of the commands has the name
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -299,20 +300,21 @@ async def tail(
     path, run_id = (file_of(file), None) if all and run is None else named(file, run)
     last: Event | None = None
     events = _from_now_on(path, engine_wait) if run_id is None else _of_run(path, run_id, engine_wait)
-    async for last in events:
-        screen.jsonl([record(last)]) if jsonl else screen.rows([_told(last, with_run=run_id is None)])
-        sys.stdout.flush()
+    async with aclosing(events):  # a reader that goes ends it here: the loop would close what is inside it as well
+        async for last in events:
+            screen.jsonl([record(last)]) if jsonl else screen.rows([_told(last, with_run=run_id is None)])
+            sys.stdout.flush()
     ends = {"failed": Exit.FAILED, "cancelled": Exit.CANCELLED}
     return Exit.DONE if last is None else ends.get(last.status or "", Exit.DONE)
 
 
-async def _from_now_on(path: str, wait: str) -> AsyncIterator[Event]:
+async def _from_now_on(path: str, wait: str) -> AsyncGenerator[Event, None]:
     async with connected(path, wait) as client:
         async for event in client.events():
             yield event
 
 
-async def _of_run(path: str, run_id: str, wait: str) -> AsyncIterator[Event]:
+async def _of_run(path: str, run_id: str, wait: str) -> AsyncGenerator[Event, None]:
     """What the engine tells of the run; as long as there is none, what is recorded, which is all if it has ended."""
     last: Event | None = None
     async with Look(path) as look:

@@ -17,7 +17,7 @@ import pytest
 
 from pikkupy import Client, EngineClosed, Pikku, Workflow
 from pikkupy.cli.app import run
-from tests.cli.shell import ROOT, Ended, asked, command, environment, minds_ctrl_c, on_terminal, piped
+from tests.cli.shell import ROOT, Ended, asked, command, environment, minds_ctrl_c, on_terminal, piped, unread
 from tests.journals import application, contents, fill
 
 ENGINE = """
@@ -397,6 +397,14 @@ def test_what_happens_to_all_runs_is_shown_as_it_happens(pikku: Any, journal: Pa
         tail.send_signal(2)
         tail.stdout.read()
         assert tail.wait(20) == 130
+
+
+def test_a_reader_of_events_that_has_had_enough_is_no_error(pikku: Any, journal: Path) -> None:
+    """As `head` has, while the run goes on: the connection to the engine is left in order."""
+    assert pikku("start", "wait", "--id", "unread").code == 0
+    for _ in range(3):
+        assert unread("runs", "tail", journal, "unread") == (0, "", "")
+    assert pikku("runs", "cancel", "unread").code == 0
 
 
 def test_runs_are_pruned(pikku: Any, journal: Path) -> None:
