@@ -184,12 +184,7 @@ def code_of(target: str, app_dir: str | None) -> Code:
     Raises `BadValue` if the target means nothing of the kind.
     """
     found = made_at(target, app_dir)
-    if isinstance(found, Engine | Member):
-        code = found._code()
-    elif isinstance(found, Pikku):
-        code = Code(found)
-    else:
-        raise BadValue(f"{target} is {type(found).__name__}: use a Pikku, or what pikku.open returns")
+    code = found._code() if isinstance(found, Engine | Member) else Code(found)
     code.registry.resolve()
     return code
 

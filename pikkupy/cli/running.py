@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ from pikkupy.cli.http import Http
 from pikkupy.cli.places import ENV
 from pikkupy.errors import BadValue
 from pikkupy.plain import plain
+from pikkupy.registry import Function, WorkflowFunction
 from pikkupy.showing.words import clean
 
 AppDir = Annotated[str | None, Parameter(help="Import from this folder, before what is installed.")]
@@ -104,8 +106,6 @@ def engine_of(
         if file is not None or settings:
             raise BadValue(f"{target} is an engine: it has its own file and settings; leave FILE and these options out")
         return found
-    if not isinstance(found, Pikku):
-        raise BadValue(f"{target} is {type(found).__name__}: use a Pikku, or what pikku.open returns")
     path = file or os.environ.get(ENV)
     if not path:
         raise BadValue(f"which journal? Name the FILE, or set {ENV}")
@@ -113,18 +113,44 @@ def engine_of(
     return opened
 
 
-def made_at(target: str, app_dir: str | None) -> Any:
-    """As `found_at`, or what the function there makes. Raises `BadValue` if that wants arguments."""
-    found = found_at(target, app_dir)
-    if isinstance(found, Pikku | Engine | Member) or not callable(found):
-        return found
+def made_at(target: str, app_dir: str | None) -> Pikku | Engine | Member:
+    """What the target is, or what the function there makes. Raises `BadValue` if that is nothing that can be run."""
+    found, what = found_at(target, app_dir), ""
+    if callable(found) and not isinstance(found, Pikku | Engine | Member):
+        found = _maker(target, found)()
+        what = f"gives {type(found).__name__}"
+    if not isinstance(found, Pikku | Engine | Member):
+        raise no_pikku(target, what or f"is {type(found).__name__}")
+    return found
+
+
+def _maker(target: str, function: Any) -> Callable[[], Any]:
+    """The function, if it can be called for a Pikku or an engine: what is there for something else is not called."""
+    if isinstance(function, WorkflowFunction):
+        raise no_pikku(target, "is a workflow")
+    if isinstance(function, Function):
+        raise no_pikku(target, "is a function of a Pikku")
+    if isinstance(function, type):
+        raise no_pikku(target, "is a class")
+    if inspect.iscoroutinefunction(function):
+        raise no_pikku(target, "is async")
     try:
-        inspect.signature(found).bind()
-    except (TypeError, ValueError):  # the latter: one that tells no signature
-        raise BadValue(
-            f"{target} wants arguments: use a Pikku, what pikku.open returns, or a function without any"
-        ) from None
-    return found()
+        inspect.signature(function).bind()
+    except ValueError:  # it has none that Python knows
+        pass
+    except TypeError:
+        raise no_pikku(target, "takes arguments") from None
+    made: Callable[[], Any] = function
+    return made
+
+
+def no_pikku(target: str, what: str) -> BadValue:
+    """That the target is something else, with the Pikku of its module."""
+    module = target.partition(":")[0]
+    hint = next(
+        (f", as {module}:{name} is" for name, one in vars(sys.modules[module]).items() if isinstance(one, Pikku)), ""
+    )
+    return BadValue(f"{target} {what}: use a Pikku{hint}")
 
 
 def found_at(target: str, app_dir: str | None) -> Any:

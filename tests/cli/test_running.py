@@ -41,6 +41,19 @@ async def lasting(workflow: Workflow, data: str) -> str:
 def make():
     return pikku.open("made.db", shutdown_grace=0)
 
+def make_of(path):
+    return pikku.open(path)
+
+async def make_later():
+    return make()
+
+def make_nothing():
+    pass
+
+class Order:
+    def __init__(self, number):
+        self.number = number
+
 def hide(text):
     return text.replace("s3cret", "***")
 
@@ -120,7 +133,13 @@ def test_running_steps_get_their_time_and_a_second_signal_ends_it_at_once(shop: 
         (("nowhere:pikku", "app.db"), "there is no module 'nowhere'"),
         (("shop.more:pikku", "app.db"), "there is no module 'shop.more'"),
         (("shop:nothing", "app.db"), "shop has no 'nothing'"),
-        (("shop:number", "app.db"), "shop:number is int"),
+        (("shop:number", "app.db"), "shop:number is int: use a Pikku, as shop:pikku is"),
+        (("shop:hello", "app.db"), "shop:hello is a workflow: use a Pikku, as shop:pikku is"),
+        (("shop:slow", "app.db"), "shop:slow is a function of a Pikku: use a Pikku, as shop:pikku is"),
+        (("shop:Order", "app.db"), "shop:Order is a class: use a Pikku, as shop:pikku is"),
+        (("shop:make_of",), "shop:make_of takes arguments: use a Pikku, as shop:pikku is"),
+        (("shop:make_later",), "shop:make_later is async: use a Pikku, as shop:pikku is"),
+        (("shop:make_nothing",), "shop:make_nothing gives NoneType: use a Pikku, as shop:pikku is"),
         (("shop:pikku",), "which journal?"),
         (("shop:make", "app.db"), "it has its own file"),
     ],
