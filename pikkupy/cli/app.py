@@ -21,7 +21,7 @@ from pikkupy.cli.files import backup, counts, doctor, restore
 from pikkupy.cli.replays import check, export, replay
 from pikkupy.cli.running import run as run_command
 from pikkupy.cli.runs import runs
-from pikkupy.cli.screen import Output, nobody_reads, say, whoever_reads
+from pikkupy.cli.screen import Output, nobody_reads, open_closed, say, whoever_reads
 from pikkupy.cli.steering import prune, start
 
 CODES = "Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + "."
@@ -63,6 +63,7 @@ def demo_command(
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code, by the table in `exits`."""
+    open_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the terminal has no character for is an escape

@@ -107,6 +107,18 @@ class Screen:
             sys.stdout.write(json_of(document) + "\n")
 
 
+def open_closed() -> None:
+    """Let a standard stream that is closed lead nowhere: the next file that is opened would be in its place."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            found = os.open(os.devnull, os.O_RDWR)
+            if found != number:
+                os.dup2(found, number)
+                os.close(found)
+            os.set_inheritable(number, True)  # as they are
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
 def nobody_reads() -> None:
     """Whoever read has had enough, as `head` does: what is written to standard output from here on goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pikkupy import (
 )
 from pikkupy.cli.exits import MEANINGS, Exit, exit_of
 from pikkupy.errors import BadValue, JournalNotFound
+from tests.cli.shell import command, environment
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,28 @@ def test_every_code_is_in_the_docs() -> None:
 
     assert set(MEANINGS) == set(Exit)
     assert rows == [(str(code.value), meaning) for code, meaning in MEANINGS.items()]
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code", "said"),
+    [
+        (">&-", ("--version",), 0, ""),
+        ("2>&-", ("runs", "list", "no.db"), 4, ""),
+        ("<&-", ("start", "no.db", "order", "-d", "-"), 2, "--data: this is no JSON"),
+        ("<&- >&- 2>&-", ("init", "new"), 0, ""),
+    ],
+)
+def test_a_closed_stream_is_one_to_nowhere(
+    closed: str, arguments: tuple[str, ...], code: int, said: str, tmp_path: Path
+) -> None:
+    """The code is that of the command, and no file that is opened takes its place."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command(*arguments)],
+        cwd=tmp_path,
+        capture_output=True,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert said in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
