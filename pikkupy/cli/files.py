@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pikkupy.cli.exits import Exit
-from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of
+from pikkupy.cli.places import ENV, AsJson, File, file_and, file_and_perhaps, file_of
 from pikkupy.cli.replays import UNFINISHED, WORKFLOWS, code_of, replays_of
 from pikkupy.cli.running import AppDir
 from pikkupy.cli.screen import Screen, say, table, whoever_reads, whole
@@ -75,8 +75,8 @@ async def doctor(
     With a TARGET its unfinished runs are replayed against that code, as by `pikku check`; nothing is executed. Each
     check is ok, a warning, or bad, with a cure. Exit code 1 if one is bad.
     """
-    screen, path = Screen(), file_of(file)
-    code = None if target is None else code_of(target, app_dir)
+    screen, (path, name) = Screen(), file_and_perhaps(file, target)
+    code = None if name is None else code_of(name, app_dir)
     checks = await examine(path, check=check)
     if code is not None:
         async with Look(path, payload_codec=code.payload_codec) as look:

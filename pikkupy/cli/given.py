@@ -14,7 +14,7 @@ import msgspec
 from cyclopts import Parameter
 
 from pikkupy import Client, Pikku, clock
-from pikkupy.cli.places import ENV, file_and, file_of, moment_of, tags_of
+from pikkupy.cli.places import ENV, file_and, file_and_perhaps, moment_of, tags_of
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import microseconds
 from pikkupy.errors import BadValue, DurationError, EngineClosed, JournalNotFound
@@ -135,9 +135,10 @@ def meant(file: str | None, run: str | None, filters: Filters) -> tuple[str, str
     """The journal, and the run that was named, or None where there are filters. Raises `BadValue` for both or none."""
     if not filters.given:
         return named(file, run)
-    if run is not None:
+    path, one = file_and_perhaps(file, run)
+    if one is not None:
         raise BadValue("give a RUN or filters, not both")
-    return file_of(file), None
+    return path, None
 
 
 async def runs_of(client: Client, filters: Filters, able: Iterable[RunStatus]) -> dict[str, str | None]:

@@ -52,9 +52,12 @@ async def list_command(
     On a terminal a table; on a pipe a line per run with tabs between status, id, workflow, start, seconds, and what it
     waits for or why it ended. All filters have to fit.
     """
+    if json and jsonl:
+        raise BadValue("give --json or --jsonl, not both")
     screen, now = Screen(), clock.now()
-    async with Look(file_of(file)) as look:
-        page = await look.list_runs(**filters.arguments(now), limit=limit, cursor=cursor)
+    path, wanted = file_of(file), filters.arguments(now)
+    async with Look(path) as look:
+        page = await look.list_runs(**wanted, limit=limit, cursor=cursor)
         steps = await look.open_steps(run.id for run in page.runs if run.ended_at is None)
         damaged = look.damaged
     if json:

@@ -16,7 +16,7 @@ from msgspec import UNSET
 from pikkupy import Client, RunHandle
 from pikkupy.cli.exits import Exit, exit_of
 from pikkupy.cli.given import Data, Filters, Wait, check_duration, connected, meant, named, runs_of, value_of, values_of
-from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of, tags_of
+from pikkupy.cli.places import ENV, AsJson, File, file_and, file_and_perhaps, file_and_two, file_of, tags_of
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import Screen, say, tell
 from pikkupy.core.machine import FINAL_RUNS
@@ -200,7 +200,7 @@ async def signal(
     json: AsJson = False,
 ) -> Exit:
     """Send a run a signal; it is on disk when the command ends."""
-    path, (run_id, signal_name) = _file_and_two(file, run, name)
+    path, run_id, signal_name = file_and_two(file, run, name, ("RUN", "NAME"))
     payload = value_of("--data", data)
     async with connected(path, engine_wait) as client:
         waits = any(
@@ -247,7 +247,7 @@ async def approve(
     json: AsJson = False,
 ) -> Exit:
     """Decide what a run waits for; a decision that does not fit is refused, and the run goes on waiting."""
-    path, (run_id, approval) = _file_and_two(file, run, name)
+    path, run_id, approval = file_and_two(file, run, name, ("RUN", "NAME"))
     if data is None:
         raise BadValue(f"what is decided of {approval!r}? Give --data, as JSON; `pikku runs approvals` says what fits")
     decision = value_of("--data", data)
@@ -297,7 +297,9 @@ async def tail(
     Of a run that has ended the file alone tells it. With `--all` what happens to all runs, until Ctrl-C.
     """
     screen = Screen()
-    path, run_id = (file_of(file), None) if all and run is None else named(file, run)
+    path, run_id = file_and_perhaps(file, run) if all else named(file, run)
+    if all and run_id is not None:
+        raise BadValue("give a RUN or --all, not both")
     last: Event | None = None
     events = _from_now_on(path, engine_wait) if run_id is None else _of_run(path, run_id, engine_wait)
     async with aclosing(events):  # a reader that goes ends it here: the loop would close what is inside it as well
@@ -415,13 +417,6 @@ def _user() -> str | None:
         return getpass.getuser()
     except (OSError, KeyError):  # a container may have a user without a name
         return None
-
-
-def _file_and_two(file: str, run: str, name: str | None) -> tuple[str, tuple[str, str]]:
-    if name is not None:
-        return file, (run, name)
-    path, run_id = file_and(file, None, "RUN and NAME")
-    return path, (run_id, run)
 
 
 async def _act(

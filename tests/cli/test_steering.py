@@ -454,6 +454,48 @@ def test_a_duration_that_is_none_is_told_in_words_of_the_command_line(
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["start", "no.db", "double", "--tag", "a=1", "--tag", "a=2"],
+            "--tag='a=2': 'a' has been given; give each tag",
+        ),
+        (["runs", "list", "no.db", "--tag", "a=1", "--tag", "a=2"], "--tag='a=2': 'a' has been given; give each tag"),
+        (["runs", "list", "no.db", "--json", "--jsonl"], "give --json or --jsonl, not both"),
+        (["runs", "tail", "no.db", "r", "--all"], "give a RUN or --all, not both"),
+        (["runs", "cancel", "no.db", "r", "--workflow", "double"], "give a RUN or filters, not both"),
+        (["runs", "signal", "no.db", "r"], "only 'no.db' and 'r' were given: give FILE, RUN and NAME, or set PIKKU_DB"),
+    ],
+)
+def test_nothing_that_is_given_is_lost(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be meant together is refused, before anything is looked for."""
+    assert run(words) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["runs", "cancel", "r", "--workflow", "double"], "give a RUN or filters, not both"),
+        (["runs", "tail", "r", "--all"], "give a RUN or --all, not both"),
+        (["doctor", "nowhere:pikku"], "there is no module 'nowhere'"),
+    ],
+)
+def test_what_is_alone_and_no_file_is_not_taken_for_one(words: list[str], said: str, pikku: Any) -> None:
+    """The environment has the file."""
+    ended = pikku(*words)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
+
+
+def test_a_file_that_is_named_goes_before_that_of_the_environment(pikku: Any, db: Path) -> None:
+    """Beside filters, too."""
+    asyncio.run(fill(db))
+    assert pikku("runs", "cancel", db, "--workflow", "sleeper", "--engine-wait", "1ms").code == 124
+    assert pikku("doctor", db, "--json").code == 0
+
+
 def test_without_an_engine_what_is_recorded_is_told(db: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of a run that has ended that is all; of another one it is said that an engine is waited for."""
     asyncio.run(fill(db))
