@@ -24,10 +24,11 @@ PikkuError
 │   ├── Interrupted            a crash cut off an `at_most_once` step (named by `StepFailed.error_type`)
 │   ├── StreamFull             a step emits faster than the disk takes it
 │   ├── EventsLost             a reader of events was too far behind
+│   ├── AddressTaken           another process listens where HTTP was to be served
 │   └── EngineClosed           the engine was left; the run goes on at the next `open`
 └── the operator looks at the file or the disk
     └── JournalError           the journal cannot be read or written
-        ├── JournalNotFound    there is no file to look at
+        ├── JournalNotFound    there is no file to look at, or no folder to make it in
         ├── JournalLocked      another engine holds the file
         ├── JournalFormatError the file is damaged, newer, or another application's
         └── PayloadUnreadable  a recorded value is encoded, and cannot be decoded here
@@ -190,6 +191,10 @@ class EventsLost(PikkuError):
     """What followed the event that a reader has seen last is not known any more."""
 
 
+class AddressTaken(PikkuError):
+    """Another process listens where HTTP was to be served."""
+
+
 class EngineClosed(PikkuError):
     """The engine was left. Nothing is lost: unfinished runs go on at the next `open`."""
 
@@ -199,7 +204,7 @@ class JournalError(PikkuError):
 
 
 class JournalNotFound(JournalError):
-    """There is no such file: whoever only looks makes none."""
+    """There is no such file, and whoever only looks makes none; or no folder to make it in."""
 
 
 class JournalLocked(JournalError):

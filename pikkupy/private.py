@@ -27,10 +27,10 @@ def write_new(path: str | os.PathLike[str], data: bytes) -> None:
 
 def read_own(path: str | os.PathLike[str]) -> bytes:
     """What is in a file that nobody but this user can read or write. Raises `NotPrivate`, `OSError`."""
-    descriptor = os.open(path, os.O_RDONLY | _NO_LINKS)
-    with os.fdopen(descriptor, "rb") as file:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_LINKS)) as file:
         about = os.fstat(file.fileno())
         if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & 0o077):
-            mode = stat.S_IMODE(about.st_mode)
-            raise NotPrivate(f"{os.fspath(path)} is not this user's alone (mode {mode:o}): it is not used")
+            name, mode = os.fspath(path), stat.S_IMODE(about.st_mode)
+            cure = f"chmod 600 {name}" if about.st_uid == os.getuid() else "put one of this user in its place"
+            raise NotPrivate(f"{name} is not this user's alone (mode {mode:o}): it is not used; {cure}")
         return file.read()

@@ -21,7 +21,7 @@ from pikkupy.cli.files import backup, counts, doctor, restore
 from pikkupy.cli.replays import check, export, replay
 from pikkupy.cli.running import run as run_command
 from pikkupy.cli.runs import runs
-from pikkupy.cli.screen import Output, nobody_reads, open_closed, say, whoever_reads
+from pikkupy.cli.screen import Output, nobody_reads, open_closed, say, whoever_reads, words_of
 from pikkupy.cli.steering import prune, start
 
 CODES = "Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + "."
@@ -88,6 +88,6 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except (pikkupy.PikkuError, OSError, RuntimeError) as error:
-        say(str(error))
+        say(words_of(error))
         return exit_of(error)
     return code if isinstance(code, int) else Exit.DONE

@@ -13,7 +13,7 @@ from pikkupy import Client, Pikku, PikkuError
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.http import Reach, console_of, link
 from pikkupy.cli.places import File, file_of
-from pikkupy.cli.running import AppDir, found_at, log_to_stderr
+from pikkupy.cli.running import AppDir, log_to_stderr, redacting
 from pikkupy.cli.screen import say
 from pikkupy.engine.looking import Look
 from pikkupy.mounting import HttpConfig
@@ -40,7 +40,7 @@ async def console(
     path = file_of(file)
     engine = Pikku().connect(path, wait=engine_wait)
     log_to_stderr("text", "info")  # the audit lines
-    hide = None if reach.redact is None else found_at(reach.redact, app_dir)
+    hide = None if reach.redact is None else redacting(reach.redact, app_dir)
     with suppress(ModuleNotFoundError):  # it is said below
         reach.check_place(http)
     ends = asyncio.Event()

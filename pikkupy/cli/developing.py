@@ -61,6 +61,10 @@ async def dev(
     except ModuleNotFoundError as missing:
         raise PikkuError(f"pikku dev needs {missing.name}: pip install 'pikkupy[cli,console]'") from None
     path = file or os.environ.get(ENV) or FILE
+    watched = watch or [Path(app_dir or ".")]
+    for one in watched:
+        if not one.exists():
+            raise FileNotFoundError(f"--{'watch' if watch else 'app-dir'}={str(one)!r}: it does not exist")
     place = _free_place(http, reach)
     command = [sys.executable, "-P", "-m", "pikkupy", "run", target, path]  # -P: as the script `pikku` does
     command += ["--http", f"{place.host}:{place.port}", *reach.arguments()]
@@ -69,7 +73,7 @@ async def dev(
     ends = _Ends()
     trusted = None if reach.tls is None else _trusting(reach.tls[0])
     served = _Served(place, token_of_file(path), reach, trusted)
-    watching = awatch(*(watch or [Path(app_dir or ".")]), watch_filter=PythonFilter(), stop_event=ends.asked)
+    watching = awatch(*watched, watch_filter=PythonFilter(), stop_event=ends.asked)
     return await _lives(command, served, watching, ends)
 
 
@@ -93,7 +97,7 @@ class _Place(NamedTuple):
 
 
 def _free_place(text: str, reach: Reach) -> _Place:
-    """The place that is meant, with a port. Raises `BadValue`, and `PikkuError` if it is taken."""
+    """The place that is meant, with a port. Raises `BadValue`, `AddressTaken`, `PikkuError`, `OSError`."""
     from pikkupy.http.serving import address_of, bound_to  # noqa: PLC0415 - the extra may be missing
 
     reach.check_place(text)

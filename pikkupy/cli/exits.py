@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from pikkupy.errors import (
+    AddressTaken,
     BadType,
     BadValue,
     DurationError,
@@ -59,6 +60,7 @@ _EXITS: dict[type[BaseException], Exit] = {
     JournalNotFound: Exit.NOT_FOUND,
     RunNotFound: Exit.NOT_FOUND,
     WorkflowNotFound: Exit.NOT_FOUND,
+    AddressTaken: Exit.CONFLICT,
     FileExistsError: Exit.CONFLICT,
     JournalLocked: Exit.CONFLICT,
     RunConflict: Exit.CONFLICT,

@@ -22,6 +22,7 @@ from pikkupy.core.model import RunStatus
 from pikkupy.engine.health import Check, Level, code_check, examine
 from pikkupy.engine.looking import Look
 from pikkupy.engine.replaying import Fits
+from pikkupy.errors import BadValue
 from pikkupy.plain import plain
 from pikkupy.showing.marks import LEVELS, RUNS
 from pikkupy.showing.words import clean, counted, lasted
@@ -122,6 +123,8 @@ async def backup(
     leaves nothing behind. There has to be room for it twice.
     """
     path, target = file_and(file, out, "OUT")
+    if not target:
+        raise BadValue("OUT is empty: give the name of a new file")
     began = time.monotonic()
     made = await asyncio.to_thread(back_up, path, target, check=check)
     seconds = round(time.monotonic() - began, 3)

@@ -71,9 +71,11 @@ class Reach:
         return given
 
     def check_place(self, text: str) -> None:
-        """Raises `BadValue` for a place where it cannot be served so; to be asked before anything is made."""
+        """Raises `BadValue`, `OSError` if it cannot be served so; to be asked before anything is made."""
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise BadValue("a certificate has a key: give --tls-certificate and --tls-key")
+        for one in self.tls or ():
+            one.open("rb").close()
         # Who has an application has the extra.
         from pikkupy.http.serving import Tls, address_of, base_of, check_reach  # noqa: PLC0415
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
 
@@ -55,7 +55,7 @@ async def run(
     log_to_stderr(log, level)
     engine = engine_of(target, file, app_dir, durability=durability, grace=grace)
     ends = _asked_to_end(with_input=ends_with_input)
-    redact = None if http.redact is None else found_at(http.redact, app_dir)
+    redact = None if http.redact is None else redacting(http.redact, app_dir)
     served = http.served(engine, redact)
     async with served, engine:  # while the engine is being left, who asks is told that it is not open
         failure = asyncio.ensure_future(engine._failure()) if isinstance(engine, Engine) else None
@@ -154,11 +154,16 @@ def no_pikku(target: str, what: str) -> BadValue:
 
 
 def found_at(target: str, app_dir: str | None) -> Any:
-    """The object that `module:name` means. Importing the module runs its code: that is the point."""
+    """The object that `module:name` means. Importing the module runs its code: that is the point.
+
+    Raises `BadValue`, and `FileNotFoundError` for a folder that is not there.
+    """
     module_name, separator, name = target.partition(":")
     if not separator or not module_name or not name:
         raise BadValue(f"{target!r}: use module:name, as in 'shop.workflows:pikku'")
     if app_dir is not None:
+        if not os.path.exists(app_dir):  # noqa: PTH110 - of a text
+            raise FileNotFoundError(f"--app-dir={app_dir!r}: it does not exist")
         sys.path.insert(0, os.path.abspath(app_dir))  # noqa: PTH100 - of a text
     try:
         found: Any = importlib.import_module(module_name)
@@ -173,6 +178,14 @@ def found_at(target: str, app_dir: str | None) -> Any:
         except AttributeError:
             raise BadValue(f"{module_name} has no {name!r}") from None
     return found
+
+
+def redacting(name: str, app_dir: str | None) -> Callable[[str], str]:
+    """The function that takes secrets out. Raises as `found_at`."""
+    function = found_at(name, app_dir)
+    if not callable(function):
+        raise BadValue(f"--redact: {name} is no function")
+    return cast("Callable[[str], str]", function)
 
 
 def log_to_stderr(form: str, level: str) -> None:

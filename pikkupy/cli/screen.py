@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
@@ -136,6 +139,28 @@ def whoever_reads() -> Iterator[None]:
 def say(words: str) -> None:
     """Tell the person at the keyboard, not the program behind the pipe."""
     sys.stderr.write(f"pikku: {clean(words)}\n")
+
+
+def words_of(error: BaseException) -> str:
+    """What is said of an error; of one of the system, which file it was and what to do, not only its own words."""
+    if not isinstance(error, OSError) or error.strerror is None or not isinstance(error.filename, str | PathLike):
+        return str(error)
+    path = Path(error.filename)
+    match error.errno:
+        case errno.ENOENT if not path.parent.exists():
+            return f"{path}: the folder {path.parent} does not exist; create it first"
+        case errno.ENOENT:
+            return f"{str(error.filename)!r} does not exist"
+        case errno.EEXIST:
+            return f"{path} is there already; give a name that is free"
+        case errno.ENOTDIR:
+            return f"{path}: a file is in the place of a folder; give another name"
+        case errno.EISDIR:
+            return f"{path} is a directory; give the name of a file"
+        case errno.ELOOP:
+            return f"{path} is a symbolic link; give the name of the file itself"
+        case _:
+            return f"{path}: {error.strerror}"
 
 
 def tell(words: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import NamedTuple
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pikkupy.errors import BadValue, PikkuError
+from pikkupy.errors import AddressTaken, BadValue, PikkuError
 from pikkupy.mounting import PORT, AsgiApp, Connection, Receive, Send
 
 OWN = frozenset({"api", "console", "healthz", "openapi.json", "readyz", "workflow"})  # first parts of our own paths
@@ -102,7 +104,7 @@ def below(app: AsgiApp, base: str) -> AsgiApp:
 
 @asynccontextmanager
 async def serving(app: AsgiApp, address: Address, tls: Tls | None = None) -> AsyncIterator[str]:
-    """Answer requests at the address as long as the block lasts; its URL. Raises `PikkuError` if it is taken."""
+    """Answer requests at the address as long as the block lasts; its URL. Raises `BadValue`, and as `bound_to`."""
     bound = bound_to(address)
     try:
         config = uvicorn.Config(
@@ -120,7 +122,7 @@ async def serving(app: AsgiApp, address: Address, tls: Tls | None = None) -> Asy
             ssl_certfile=None if tls is None else tls.certificate,
             ssl_keyfile=None if tls is None else tls.key,
         )
-        config.load()  # the certificate is read here
+        _load(config, tls)
         server = _Server(config)
         serving_ = asyncio.ensure_future(server.serve([bound]))
     except BaseException:
@@ -134,6 +136,18 @@ async def serving(app: AsgiApp, address: Address, tls: Tls | None = None) -> Asy
         server.should_exit = True
         await serving_
         bound.close()
+
+
+def _load(config: uvicorn.Config, tls: Tls | None) -> None:
+    """Read the certificate, among others. Raises `BadValue` if it is none, or if the key is another's."""
+    try:
+        config.load()
+    except ssl.SSLError as error:
+        if tls is None:
+            raise
+        raise BadValue(
+            f"{tls.certificate} and {tls.key} are no certificate and its key ({error.reason or error})"
+        ) from None
 
 
 class _Server(uvicorn.Server):
@@ -190,7 +204,7 @@ class _Impatient(H11Protocol):
 
 
 def bound_to(address: Address) -> socket.socket:
-    """A socket that has the address; port 0: any that is free. Raises `PikkuError` if it is taken."""
+    """A socket that has the address; port 0: any that is free. Raises `AddressTaken`, and `PikkuError`."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     # With the protocol named, asyncio sets TCP_NODELAY on its connections: without it an answer takes 40 ms.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -199,5 +213,8 @@ def bound_to(address: Address) -> socket.socket:
         bound.bind((address.host, address.port))
     except OSError as error:
         bound.close()
-        raise PikkuError(f"nothing can listen at {address.host}:{address.port}: {error.strerror or error}") from None
+        words = f"nothing can listen at {address.host}:{address.port}: {error.strerror or error}"
+        if error.errno == errno.EADDRINUSE:
+            raise AddressTaken(f"{words}; name another port") from None
+        raise PikkuError(words) from None
     return bound

@@ -78,7 +78,7 @@ def real_file(path: str) -> str:
 
 def _check_folder(path: str, folder: Path) -> None:
     if not folder.is_dir():
-        raise JournalError(f"{path}: the folder {folder} does not exist; create it first")
+        raise JournalNotFound(f"{path}: the folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise JournalError(f"{path}: the folder {folder} cannot be written; the journal needs files beside its own")
     mode = folder.stat().st_mode

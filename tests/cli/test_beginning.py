@@ -65,6 +65,14 @@ def test_nothing_is_overwritten(project: Path) -> None:
     assert {path.name: path.read_text() for path in project.iterdir()} == before
 
 
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    done = piped("init", "file", cwd=tmp_path)
+
+    assert (done.code, done.err) == (5, "pikku: file is there already; give a name that is free\n")
+
+
 def test_the_shell_completes_commands(tmp_path: Path) -> None:
     """It says which file it has written, in the home of the user alone."""
     variables = {"HOME": str(tmp_path), "SHELL": "/bin/bash"}

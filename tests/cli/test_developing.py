@@ -99,7 +99,8 @@ def test_a_place_that_is_taken_is_said_and_no_link_leads_there(tmp_path: Path) -
         port = taken.getsockname()[1]
         done = piped(*DEV, "--http", f"127.0.0.1:{port}", cwd=tmp_path)
 
-    assert (done.code, done.err) == (1, f"pikku: nothing can listen at 127.0.0.1:{port}: Address already in use\n")
+    assert done.code == 5
+    assert done.err == (f"pikku: nothing can listen at 127.0.0.1:{port}: Address already in use; name another port\n")
     assert [path.name for path in tmp_path.iterdir()] == ["shop.py"]
 
 
@@ -112,6 +113,14 @@ def test_a_place_that_others_can_reach_is_refused_before_anything_is_made(tmp_pa
     assert (done.code, done.out) == (2, "")
     assert "(--insecure)" in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["shop.py"]
+
+
+@pytest.mark.parametrize("option", ["--watch", "--app-dir"])
+def test_a_folder_that_is_missing_is_said_before_anything_is_made(option: str, tmp_path: Path) -> None:
+    done = piped("dev", "shop:pikku", option, "nowhere", cwd=tmp_path)
+
+    assert (done.code, done.err) == (4, f"pikku: {option}='nowhere': it does not exist\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_reached_as_its_options_say(tmp_path: Path, tls: Tls) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ from pikkupy import (
     RunNotFound,
 )
 from pikkupy.cli.exits import MEANINGS, Exit, exit_of
-from pikkupy.errors import BadValue, JournalNotFound
+from pikkupy.cli.screen import words_of
+from pikkupy.errors import AddressTaken, BadValue, JournalNotFound
+from pikkupy.private import read_own
 from tests.cli.shell import command, environment
 
 
@@ -38,6 +41,7 @@ from tests.cli.shell import command, environment
         (FileNotFoundError("x"), 4),
         (JournalLocked("x"), 5),
         (FileExistsError("x"), 5),
+        (AddressTaken("x"), 5),
         (ReplayMismatch("x"), 6),
         (TimeoutError("x"), 124),
         (EngineClosed("x"), 124),
@@ -81,3 +85,32 @@ def test_a_closed_stream_is_one_to_nowhere(
     assert (done.returncode, done.stdout) == (code, b"")
     assert said in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Path("there/no").read_bytes(), "'there/no' does not exist"),
+        (lambda: Path("nowhere/no").read_bytes(), "nowhere/no: the folder nowhere does not exist; create it first"),
+        (lambda: Path("there").mkdir(), "there is there already; give a name that is free"),
+        (lambda: Path("file/no").mkdir(), "file/no: a file is in the place of a folder; give another name"),
+        (lambda: Path("there").read_bytes(), "there is a directory; give the name of a file"),
+        (lambda: read_own("there"), "there is a directory; give the name of a file"),
+        (lambda: read_own("link"), "link is a symbolic link; give the name of the file itself"),
+        (lambda: Path("x" * 300).read_bytes(), f"{'x' * 300}: File name too long"),
+    ],
+)
+def test_an_error_of_the_system_is_told_with_its_file(
+    make: Callable[[], object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with what to do; one that has words already keeps them."""
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path("file").touch()
+    Path("link").symlink_to("file")
+
+    with pytest.raises(OSError) as error:
+        make()
+
+    assert words_of(error.value) == said
+    assert words_of(FileNotFoundError("in words")) == "in words"

@@ -130,6 +130,7 @@ def test_a_backup_that_cannot_be_made_leaves_nothing(db: Path) -> None:
     asyncio.run(fill(db))
     assert piped("backup", db, db.parent / "nowhere" / "out.db").code == 4
     assert piped("backup", db).code == 2
+    assert piped("backup", db, "").err == "pikku: OUT is empty: give the name of a new file\n"
     db.write_bytes(db.read_bytes()[:30_000])
     assert piped("backup", db, db.with_name("out.db")).code == 1
     assert sorted(path.name for path in db.parent.iterdir()) == ["app.db", "app.db.lock"]

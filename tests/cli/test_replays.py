@@ -390,7 +390,7 @@ def test_what_cannot_be_is_said(journal: Path, shop: Path) -> None:
     nothing = piped("replay", "nothing.json", "shop:pikku", "--app-dir", shop, cwd=shop)
     assert (nothing.code, nothing.err) == (4, "pikku: 'nothing.json' does not exist\n")
     folder = piped("replay", ".", "shop:pikku", "--app-dir", shop, cwd=shop)
-    assert (folder.code, folder.err) == (1, "pikku: .: Is a directory\n")
+    assert (folder.code, folder.err) == (1, "pikku: . is a directory; give the name of a file\n")
 
 
 LARGER = """
@@ -489,8 +489,8 @@ def test_what_a_target_lacks_is_said(larger: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("larger:Backwards", "larger:Backwards is Backwards: use a Pikku, or what pikku.open returns"),
-        ("json:dumps", "json:dumps wants arguments: use a Pikku, what pikku.open returns, or a function without any"),
+        ("larger:Backwards", "larger:Backwards is a class: use a Pikku, as larger:pikku is"),
+        ("json:dumps", "json:dumps takes arguments: use a Pikku"),
     ],
 )
 def test_a_target_that_is_no_application_is_refused(larger: Path, target: str, said: str) -> None:

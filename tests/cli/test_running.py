@@ -223,7 +223,7 @@ def test_it_serves_the_http_api(shop: Path) -> None:
         (("--http-tokens", "tokens"), "--http"),
         (("--http", "0", "--http-tokens", "tokens"), "tokens, line 3: use a scope and a token"),
         (("--http", "0", "--base-path", "pikku"), "use a path"),
-        (("--http", "0", "--redact", "shop:number"), "redact=3"),
+        (("--http", "0", "--redact", "shop:number"), "--redact: shop:number is no function"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_anything_is_opened(
@@ -236,6 +236,39 @@ def test_what_cannot_be_served_is_said_before_anything_is_opened(
     assert said in done.err
     assert "may-do-whatever" not in done.err
     assert not (shop / "app.db").exists() and not (shop / "app.db.token").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--http", "0", "--tls-certificate", "shop.py", "--tls-key", "no.key"), "'no.key' does not exist"),
+        (("--http", "0", "--http-tokens", "nowhere/tokens"), "nowhere/tokens: the folder nowhere does not exist"),
+        (("--app-dir", "nowhere"), "--app-dir='nowhere': it does not exist"),
+    ],
+)
+def test_a_file_that_is_missing_is_named_before_anything_is_opened(
+    shop: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    app_dir = () if "--app-dir" in arguments else ("--app-dir", ".")
+    done = piped("run", "shop:pikku", "app.db", *app_dir, *arguments, cwd=shop)
+    assert (done.code, done.out) == (4, "")
+    assert said in done.err and "Errno" not in done.err
+    assert not (shop / "app.db").exists()
+
+
+def test_files_that_are_no_certificate_and_its_key_are_named(shop: Path) -> None:
+    files = ("--tls-certificate", "shop.py", "--tls-key", "shop.py")
+    done = piped("run", "shop:pikku", "app.db", "--app-dir", ".", "--http", ":0", *files, cwd=shop)
+    assert done.code == 2
+    assert "shop.py and shop.py are no certificate and its key" in done.err
+    assert not (shop / "app.db").exists()
+
+
+def test_a_folder_that_is_missing_is_no_such_file(shop: Path) -> None:
+    """As it is for every command."""
+    done = piped("run", "shop:pikku", "nowhere/app.db", "--app-dir", ".", cwd=shop)
+    assert done.code == 4
+    assert "the folder" in done.err and "create it first" in done.err
 
 
 @pytest.mark.parametrize(
@@ -253,7 +286,7 @@ def test_what_is_wrong_in_a_file_of_tokens_is_said_with_its_line(text: str, said
     with pytest.raises(BadValue, match=said):
         tokens_in(place)
     place.chmod(0o644)
-    with pytest.raises(PermissionError, match="not this user's alone"):
+    with pytest.raises(PermissionError, match=r"not this user's alone .*; chmod 600 "):
         tokens_in(place)
 
 
