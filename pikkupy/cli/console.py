@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from pikkupy import Client, Pikku, PikkuError
 from pikkupy.cli.exits import Exit
+from pikkupy.cli.given import check_duration
 from pikkupy.cli.http import Reach, console_of, link
 from pikkupy.cli.places import File, file_of
 from pikkupy.cli.running import AppDir, log_to_stderr, redacting
@@ -38,6 +39,7 @@ async def console(
     none, and without the application, everything can be looked at.
     """
     path = file_of(file)
+    check_duration("--engine-wait", engine_wait)
     engine = Pikku().connect(path, wait=engine_wait)
     log_to_stderr("text", "info")  # the audit lines
     hide = None if reach.redact is None else redacting(reach.redact, app_dir)

@@ -86,12 +86,7 @@ class Filters:
     """Which runs: those that all filters fit."""
 
     workflow: Annotated[str | None, Parameter(help="Runs of this workflow alone.")] = None
-    status: Annotated[
-        list[str] | None,
-        Parameter(
-            negative="", help="In this status: running, suspended, completed, failed, cancelled. Several: repeat it."
-        ),
-    ] = None
+    status: Annotated[list[RunStatus] | None, Parameter(negative="", help="In this status. Several: repeat it.")] = None
     tag: Annotated[list[str] | None, Parameter(negative="", help="With this tag, name=value. Several: repeat it.")] = (
         None
     )

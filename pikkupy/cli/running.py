@@ -19,6 +19,7 @@ from cyclopts import Parameter
 
 from pikkupy import Engine, Member, Pikku
 from pikkupy.cli.exits import Exit
+from pikkupy.cli.given import check_duration
 from pikkupy.cli.http import Http
 from pikkupy.cli.places import ENV
 from pikkupy.errors import BadValue
@@ -52,6 +53,8 @@ async def run(
     Then running steps get their time, and every unfinished run goes on the next time. A second signal ends it at once,
     which loses nothing that was recorded either.
     """
+    if grace is not None:
+        check_duration("--grace", grace)
     log_to_stderr(log, level)
     engine = engine_of(target, file, app_dir, durability=durability, grace=grace)
     ends = _asked_to_end(with_input=ends_with_input)

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 from rich.text import Text
 
 from pikkupy import Attempt, Page, Run, Step, clock
@@ -19,6 +20,7 @@ from pikkupy.cli.screen import Entry, Screen, reason, say, whole
 from pikkupy.cli.timeline import timeline
 from pikkupy.core.machine import FINAL_STEPS
 from pikkupy.core.model import RunStatus
+from pikkupy.engine.listing import MAX_PAGE
 from pikkupy.engine.looking import Look
 from pikkupy.errors import BadValue, PikkuError
 from pikkupy.plain import plain, rfc3339
@@ -40,7 +42,7 @@ async def list_command(
     /,
     *,
     filters: Filters = Filters(),  # noqa: B008 - it is frozen
-    limit: Annotated[int, Parameter(help="So many at most, 1 to 500.")] = 50,
+    limit: Annotated[int, Parameter(validator=Number(gte=1, lte=MAX_PAGE), help="So many at most, 1 to 500.")] = 50,
     cursor: Annotated[str | None, Parameter(help="Go on where the last page ended.")] = None,
     json: AsJson = False,
     jsonl: Annotated[
@@ -54,6 +56,8 @@ async def list_command(
     """
     if json and jsonl:
         raise BadValue("give --json or --jsonl, not both")
+    if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
+        raise BadValue(f"--cursor={cursor!r}: use the number that was told where the last page ended")
     screen, now = Screen(), clock.now()
     path, wanted = file_of(file), filters.arguments(now)
     async with Look(path) as look:
@@ -114,7 +118,8 @@ async def show_command(
     /,
     *,
     last: Annotated[
-        int | None, Parameter(help="Show so many of the last steps; 0: all. [default: 50, in JSON all]")
+        int | None,
+        Parameter(validator=Number(gte=0), help="Show so many of the last steps; 0: all. [default: 50, in JSON all]"),
     ] = None,
     json: AsJson = False,
 ) -> Exit:
@@ -124,8 +129,6 @@ async def show_command(
     differ in shape. Of an unfinished run a line says where now is.
     """
     path, run_id = file_and(file, run, "RUN")
-    if last is not None and last < 0:
-        raise BadValue(f"--last={last}: use a number of steps, or 0 for all")
     screen, now = Screen(), clock.now()
     async with Look(path) as look:
         found, steps, attempts = await look.get_run(run_id), await look.steps(run_id), await look.history(run_id)

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 from msgspec import UNSET
 
 from pikkupy import Client, RunHandle
@@ -78,8 +79,13 @@ async def start(
     for option, duration in (("--timeout", timeout), ("--delay", delay)):
         if duration is not None:
             check_duration(option, duration)
-    async with connected(path, engine_wait) as client:
+    if at is not None and delay is not None:
+        raise BadValue("give --at or --delay, not both")
+    try:
         begins_at = None if at is None else at.astimezone()
+    except (ValueError, OverflowError):
+        raise BadValue(f"--at={at}: use a year from 2 to 9998") from None
+    async with connected(path, engine_wait) as client:
         try:
             handle = await client.start(name, value, run_id=id, tags=tags, at=begins_at, delay=delay)
         except PayloadError as unfit:
@@ -368,9 +374,10 @@ async def prune(
     *,
     older_than: Annotated[str, Parameter(help="That ended so long ago, or earlier.")],
     status: Annotated[
-        list[str] | None, Parameter(negative="", help="Completed, failed or cancelled ones alone.")
+        list[Literal["completed", "failed", "cancelled"]] | None,
+        Parameter(negative="", help="In this status alone. Several: repeat it."),
     ] = None,
-    keep: Annotated[int, Parameter(help="So many of those that ended last stay.")] = 0,
+    keep: Annotated[int, Parameter(validator=Number(gte=0), help="So many of those that ended last stay.")] = 0,
     dry_run: Annotated[
         bool, Parameter(negative="", show_default=False, help="Only say how many there are; needs no engine.")
     ] = False,

@@ -441,6 +441,8 @@ def test_nobody_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ["start", "no.db", "double", "--timeout", "soon"],
         ["runs", "retry", "no.db", "r", "--engine-wait", "3"],
         ["prune", "no.db", "--older-than", "30"],
+        ["console", "no.db", "--engine-wait", "3"],
+        ["run", "shop:pikku", "no.db", "--grace", "1x"],
     ],
 )
 def test_a_duration_that_is_none_is_told_in_words_of_the_command_line(
@@ -463,6 +465,7 @@ def test_a_duration_that_is_none_is_told_in_words_of_the_command_line(
         ),
         (["runs", "list", "no.db", "--tag", "a=1", "--tag", "a=2"], "--tag='a=2': 'a' has been given; give each tag"),
         (["runs", "list", "no.db", "--json", "--jsonl"], "give --json or --jsonl, not both"),
+        (["start", "no.db", "double", "--at", "2027-01-01", "--delay", "3s"], "give --at or --delay, not both"),
         (["runs", "tail", "no.db", "r", "--all"], "give a RUN or --all, not both"),
         (["runs", "cancel", "no.db", "r", "--workflow", "double"], "give a RUN or filters, not both"),
         (["runs", "signal", "no.db", "r"], "only 'no.db' and 'r' were given: give FILE, RUN and NAME, or set PIKKU_DB"),
@@ -494,6 +497,27 @@ def test_a_file_that_is_named_goes_before_that_of_the_environment(pikku: Any, db
     asyncio.run(fill(db))
     assert pikku("runs", "cancel", db, "--workflow", "sleeper", "--engine-wait", "1ms").code == 124
     assert pikku("doctor", db, "--json").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["start", "no.db", "double", "--at", "0001-01-01"], "--at=0001-01-01 00:00:00: use a year from 2"),
+        (["runs", "list", "no.db", "--cursor", "abc"], "--cursor='abc': use the number that was told"),
+        (["runs", "list", "no.db", "--limit", "0"], 'Invalid value "0" for --limit'),
+        (["runs", "list", "no.db", "--status", "done"], 'Invalid value "done" for --status'),
+        (["runs", "cancel", "no.db", "--status", "done"], 'Invalid value "done" for --status'),
+        (["runs", "show", "no.db", "r", "--last", "-1"], 'Invalid value "-1" for --last'),
+        (["prune", "no.db", "--older-than", "1h", "--keep", "-1"], 'Invalid value "-1" for --keep'),
+        (["prune", "no.db", "--older-than", "1h", "--status", "running"], 'Invalid value "running" for --status'),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_with_its_option(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not with an argument of Python's, and before anything is looked for."""
+    assert run(words) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_without_an_engine_what_is_recorded_is_told(db: Path, capsys: pytest.CaptureFixture[str]) -> None:
