@@ -10,8 +10,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, cast
 
@@ -22,7 +23,7 @@ from pikkupy.cli.exits import Exit
 from pikkupy.cli.given import check_duration
 from pikkupy.cli.http import Http
 from pikkupy.cli.places import ENV
-from pikkupy.errors import BadValue
+from pikkupy.errors import BadValue, PikkuError
 from pikkupy.plain import plain
 from pikkupy.registry import Function, WorkflowFunction
 from pikkupy.showing.words import clean
@@ -120,7 +121,9 @@ def made_at(target: str, app_dir: str | None) -> Pikku | Engine | Member:
     """What the target is, or what the function there makes. Raises `BadValue` if that is nothing that can be run."""
     found, what = found_at(target, app_dir), ""
     if callable(found) and not isinstance(found, Pikku | Engine | Member):
-        found = _maker(target, found)()
+        make = _maker(target, found)
+        with _the_users(f"{target} makes nothing"):
+            found = make()
         what = f"gives {type(found).__name__}"
     if not isinstance(found, Pikku | Engine | Member):
         raise no_pikku(target, what or f"is {type(found).__name__}")
@@ -159,7 +162,7 @@ def no_pikku(target: str, what: str) -> BadValue:
 def found_at(target: str, app_dir: str | None) -> Any:
     """The object that `module:name` means. Importing the module runs its code: that is the point.
 
-    Raises `BadValue`, and `FileNotFoundError` for a folder that is not there.
+    Raises `BadValue`, `PikkuError` for what its code raises, and `FileNotFoundError` for a folder that is not there.
     """
     module_name, separator, name = target.partition(":")
     if not separator or not module_name or not name:
@@ -168,19 +171,35 @@ def found_at(target: str, app_dir: str | None) -> Any:
         if not os.path.exists(app_dir):  # noqa: PTH110 - of a text
             raise FileNotFoundError(f"--app-dir={app_dir!r}: it does not exist")
         sys.path.insert(0, os.path.abspath(app_dir))  # noqa: PTH100 - of a text
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # of the module itself
-        hint = "" if app_dir is not None else "; --app-dir . looks in the folder that you are in"
-        raise BadValue(f"there is no module {error.name!r}{hint}") from None
+    with _the_users(f"{module_name} cannot be imported"):
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise  # of the module itself
+            hint = "" if app_dir is not None else "; --app-dir . looks in the folder that you are in"
+            raise BadValue(f"there is no module {error.name!r}{hint}") from None
     for part in name.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
             raise BadValue(f"{module_name} has no {name!r}") from None
     return found
+
+
+@contextmanager
+def _the_users(what: str) -> Iterator[None]:
+    """For code of the application: what goes wrong in it is told with its own lines alone. Raises `PikkuError` then."""
+    try:
+        yield
+    except PikkuError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the code raises
+        part = error.__traceback__
+        while part is not None and part.tb_frame.f_globals.get("__name__", "").startswith((__name__, "importlib")):
+            part = part.tb_next
+        sys.stderr.writelines(traceback.format_exception(type(error), error, part))
+        raise PikkuError(what) from None
 
 
 def redacting(name: str, app_dir: str | None) -> Callable[[str], str]:

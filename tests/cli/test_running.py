@@ -167,6 +167,27 @@ def test_an_error_of_the_application_is_its_own(shop: Path) -> None:
     assert "No module named 'missing_thing'" in done.err
 
 
+@pytest.mark.parametrize(
+    ("code", "frames", "said"),
+    [
+        ("def (", 1, "SyntaxError: "),
+        ("import missing_thing", 1, "No module named 'missing_thing'"),
+        ("def of(n):\n    return 1 / n\npikku = of(0)", 2, "ZeroDivisionError: "),
+        ("import shop\ndef pikku():\n    return {}['x']", 1, "KeyError: 'x'"),
+    ],
+)
+def test_of_an_error_of_the_application_its_own_lines_are_shown(code: str, frames: int, said: str, shop: Path) -> None:
+    """And none of what has called it."""
+    (shop / "broken.py").write_text(code)
+    done = piped("run", "broken:pikku", "app.db", "--app-dir", ".", cwd=shop)
+    lines = done.err.splitlines()
+    assert done.code == 1
+    assert [line for line in lines if line.startswith("  File ") and "broken.py" not in line] == []
+    assert len([line for line in lines if line.startswith("  File ")]) == frames
+    assert said in done.err
+    assert lines[-1] in ("pikku: broken cannot be imported", "pikku: broken:pikku makes nothing")
+
+
 def test_a_file_that_is_held_is_a_conflict(shop: Path) -> None:
     with running(shop, "shop:pikku", "app.db"):
         piped("start", shop / "app.db", "hello", "-d", '"x"', "--engine-wait", "30s")
