@@ -33,7 +33,9 @@ app = App(
     version=pikkupy.__version__,
     default_parameter=Parameter(show_env_var=False),
 )
-app.register_install_completion_command(help="Let the shell complete commands and options: bash, zsh or fish.")
+app.register_install_completion_command(
+    help="Let the shell complete commands and options: bash, zsh or fish. It adds a line to ~/.bashrc or ~/.zshrc."
+)
 app.command(init)
 app.command(run_command, name="run")
 app.command(dev)

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pikkupy.cli.exits import Exit
-from pikkupy.cli.places import ENV, AsJson, File, file_and, file_and_perhaps, file_of
+from pikkupy.cli.places import AsJson, File, FirstFile, file_and, file_and_perhaps, file_of
 from pikkupy.cli.replays import UNFINISHED, WORKFLOWS, code_of, replays_of
 from pikkupy.cli.running import AppDir
-from pikkupy.cli.screen import Screen, say, table, whoever_reads, whole
+from pikkupy.cli.screen import Entry, Screen, say, table, whoever_reads, whole
 from pikkupy.clock import SystemClock
 from pikkupy.core.model import RunStatus
 from pikkupy.engine.health import Check, Level, code_check, examine
@@ -49,11 +49,12 @@ async def counts(file: File = None, /, *, json: AsJson = False) -> Exit:
     elif not screen.is_terminal:
         screen.rows((name, status, str(count)) for name in found for status, count in found[name].items())
     elif found:
-        made = table("workflow", *RunStatus, right=tuple(RunStatus))
+        entries = list[Entry]()
         for name, by_status in found.items():
             cells = [Text(f"{by_status[one]:,}", RUNS[one].style) if one in by_status else "" for one in RunStatus]
-            made.add_row(whole(name), *cells)
-        screen.show(made)
+            facts = [f"{by_status[one]:,} {one}" for one in RunStatus if one in by_status]
+            entries.append(Entry((whole(name), *cells), Text(clean(name), "bold default"), facts, Text()))
+        screen.entries(("workflow", *RunStatus), entries, right=tuple(RunStatus))
     if not found:
         say("there are no runs")
     return Exit.DONE
@@ -107,7 +108,7 @@ def _examined(screen: Screen, checks: Sequence[Check]) -> Table:
 
 
 async def backup(
-    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    file: FirstFile,
     out: Annotated[
         str | None, Parameter(name="OUT", show_default=False, help="The new file, in a folder that exists.")
     ] = None,

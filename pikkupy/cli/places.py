@@ -15,9 +15,9 @@ from pikkupy.errors import BadValue, DurationError
 
 ENV = "PIKKU_DB"
 
-File: TypeAlias = Annotated[
-    str | None, Parameter(name="FILE", show_default=False, help=f"The journal. Left out: what {ENV} names.")
-]
+_FILE = Parameter(name="FILE", show_default=False, help=f"The journal. Left out: what {ENV} names.")
+File: TypeAlias = Annotated[str | None, _FILE]
+FirstFile: TypeAlias = Annotated[str, _FILE]  # of a command that is given more: it stands for that where it is alone
 AsJson: TypeAlias = Annotated[
     bool, Parameter(name="--json", negative="", show_default=False, help="One JSON document instead of a table.")
 ]

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 import pikkupy
-from pikkupy import Engine, Member, Pikku, clock
+from pikkupy import Engine, Member, clock
 from pikkupy.cli.exits import Exit
-from pikkupy.cli.places import ENV, AsJson, file_and
+from pikkupy.cli.places import AsJson, FirstFile, file_and
 from pikkupy.cli.running import AppDir, made_at, redacting
 from pikkupy.cli.screen import Screen, say, tell, whoever_reads
 from pikkupy.core.machine import FINAL_RUNS
@@ -35,7 +35,7 @@ _NOT_THE_USERS = {"pikkupy", "asyncio", "contextlib"}
 
 
 async def export(
-    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    file: FirstFile,
     run: Annotated[str | None, Parameter(name="RUN", show_default=False, help="The id of the run.")] = None,
     /,
     *,
@@ -124,7 +124,7 @@ async def replay(
 
 
 async def check(
-    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    file: FirstFile,
     target: Annotated[str | None, Parameter(name="TARGET", show_default=False, help=f"{WORKFLOWS}.")] = None,
     /,
     *,

@@ -15,7 +15,7 @@ from rich.text import Text
 from pikkupy import Attempt, Page, Run, Step, clock
 from pikkupy.cli.exits import Exit
 from pikkupy.cli.given import Filters
-from pikkupy.cli.places import ENV, AsJson, File, file_and, file_of
+from pikkupy.cli.places import AsJson, File, FirstFile, file_and, file_of
 from pikkupy.cli.screen import Entry, Screen, reason, say, whole
 from pikkupy.cli.timeline import timeline
 from pikkupy.core.machine import FINAL_STEPS
@@ -113,7 +113,7 @@ def _show_page(screen: Screen, page: Page, steps: dict[str, list[Step]], now: da
 
 @runs.command(name="show")
 async def show_command(
-    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    file: FirstFile,
     run: Annotated[str | None, Parameter(name="RUN", show_default=False, help="The id of the run.")] = None,
     /,
     *,

@@ -88,7 +88,7 @@ class Screen:
         columns = short.__rich_measure__(self.console, self.console.options.update(max_width=sys.maxsize)).maximum
         longest = max((one.why.cell_len for one in entries), default=0)
         if columns + min(longest, REASON) <= self.width:
-            self.show(made)
+            self.show(made if longest else short)
             return
         for one in entries:
             self.show(one.head)

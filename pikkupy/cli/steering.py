@@ -17,7 +17,7 @@ from msgspec import UNSET
 from pikkupy import Client, RunHandle
 from pikkupy.cli.exits import Exit, exit_of
 from pikkupy.cli.given import Data, Filters, Wait, check_duration, connected, meant, named, runs_of, value_of, values_of
-from pikkupy.cli.places import ENV, AsJson, File, file_and, file_and_perhaps, file_and_two, file_of, tags_of
+from pikkupy.cli.places import AsJson, File, FirstFile, file_and, file_and_perhaps, file_and_two, file_of, tags_of
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import Screen, say, tell
 from pikkupy.core.machine import FINAL_RUNS
@@ -54,7 +54,7 @@ Yes = Annotated[bool, Parameter(negative="", show_default=False, help="Do it to 
 
 
 async def start(
-    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    file: FirstFile,
     workflow: Annotated[
         str | None, Parameter(name="NAME", show_default=False, help="The name of the workflow.")
     ] = None,
@@ -196,7 +196,7 @@ async def delete(
 
 @runs.command
 async def signal(
-    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    file: FirstFile,
     run: Annotated[str, Parameter(name="RUN", help="The id of the run.")],
     name: Annotated[str | None, Parameter(name="NAME", show_default=False, help="The name of the signal.")] = None,
     /,
@@ -242,7 +242,7 @@ async def approvals(
 
 @runs.command
 async def approve(
-    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    file: FirstFile,
     run: Annotated[str, Parameter(name="RUN", help="The id of the run.")],
     name: Annotated[str | None, Parameter(name="NAME", show_default=False, help="The name of the approval.")] = None,
     /,
@@ -264,7 +264,7 @@ async def approve(
 
 @runs.command
 async def fork(
-    file: Annotated[str, Parameter(name="FILE", help=f"The journal. Left out: what {ENV} names.")],
+    file: FirstFile,
     run: RunId = None,
     /,
     *,

@@ -75,7 +75,8 @@ def _file(facts: Facts, _: int) -> Iterator[Check]:
         f"made {_time(facts.made_at)}",
     )
     yield _ok(
-        "content", f"{facts.runs:,} runs, {facts.steps:,} steps, {facts.attempts:,} attempts with rows of their own"
+        "content",
+        f"runs: {facts.runs:,}; steps: {facts.steps:,}; attempts with rows of their own: {facts.attempts:,}",
     )
     if facts.links > 1:
         yield _bad(

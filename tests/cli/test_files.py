@@ -31,6 +31,15 @@ def test_counts_by_workflow_and_status(journal: Path) -> None:
     assert ["sleeper", "1", "1"] in lines
 
 
+@pytest.mark.parametrize("columns", [50, 20])
+def test_counts_on_a_narrow_terminal(journal: Path, columns: int) -> None:
+    """Nothing is cut off, and nothing left out."""
+    lines = on_terminal("counts", journal, columns=columns).plain.splitlines()
+    assert lines[lines.index("fail") + 1].strip() == "1 failed"
+    words = " ".join(" ".join(lines).split())
+    assert "sleeper 1 running 1 cancelled" in words and "…" not in words
+
+
 def test_counts_of_nothing(db: Path) -> None:
     """No table, a word about it, an empty document."""
 
@@ -52,6 +61,9 @@ def test_doctor_of_a_sound_file(journal: Path) -> None:
     shown = json.loads(piped("doctor", journal, "--json").out)
     assert shown["ok"] is True
     assert {check["level"] for check in shown["checks"]} <= {"ok", "warn"}
+    assert next(check["finding"] for check in shown["checks"] if check["name"] == "content").startswith(
+        "runs: 8; steps: "
+    )
     table = on_terminal("doctor", journal).plain
     assert "✔  owner" in table and "nobody; the last one left in good order" in table
 
