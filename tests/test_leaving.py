@@ -6,12 +6,13 @@ import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pikkupy import EngineClosed, JournalError, Pikku, Workflow
 from pikkupy.core.model import Recorded
-from pikkupy.store import connection
+from pikkupy.store import Journal, connection
 from pikkupy.testing import VirtualClock
 from tests.contract.waiting import IN_THE_FILE
 
@@ -101,3 +102,29 @@ async def test_an_engine_that_is_being_left_is_not_ready(db: Path) -> None:
     async with engine:
         await engine.ready()
         await (await engine.handle(handle.id)).result()
+
+
+@pytest.mark.parametrize("kind", ["function", "inline"])
+async def test_no_body_begins_after_the_journal_has_stopped(kind: str, db: Path) -> None:
+    """Not that of an attempt either that got its task before that was told: what it does would be in no record."""
+    pikku, begun, journals = Pikku(), list[str](), list[Journal]()
+
+    async def body() -> None:
+        begun.append(kind)
+
+    @pikku.function
+    async def work(services: Any) -> None:
+        await body()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        journals[0].fail(JournalError("the disk is gone"))  # it is told in the next turn of the loop
+        await workflow.do("step", body if kind == "inline" else work)
+
+    engine = pikku.open(db)
+    with pytest.raises(JournalError, match="the disk is gone"):
+        async with engine:
+            journals.append(engine._use().host.journal)
+            await (await engine.start(flow)).result()
+
+    assert begun == []

@@ -45,6 +45,7 @@ class Premises:
     processes: Processes
     log: Logger
     loop_is_ending: Callable[[], bool]
+    held: bool = False  # no body begins any more
     left_behind: set[Attempt] = field(default_factory=set)  # the loop itself would let their tasks be collected
 
 

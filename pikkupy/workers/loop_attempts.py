@@ -99,8 +99,7 @@ class LoopAttempt(TaskAttempt):
         self._spawn(self._outcome(awaitable), context)
 
     def _never_began(self) -> None:
-        if asyncio.iscoroutine(self._awaitable):
-            self._awaitable.close()  # or Python warns that nobody has awaited it
+        _drop(self._awaitable)
 
     def _ask_to_end(self) -> None:
         self._interrupt()
@@ -115,6 +114,9 @@ class LoopAttempt(TaskAttempt):
 
     async def _outcome(self, body: Awaitable[object]) -> Outcome:
         """What comes of the body. Raises nothing: asyncio would let SystemExit and its like out of the loop."""
+        if self._premises.held:
+            _drop(body)
+            return Stopped()
         try:
             value = await body
         except asyncio.CancelledError as error:
@@ -146,6 +148,12 @@ def call_inline(values: Values, call: StepCall, step: StepContext, context: Cont
 def _call_in(step: StepContext, call: Callable[[], Any]) -> Any:
     enter(step)
     return call()
+
+
+def _drop(awaitable: object) -> None:
+    """Close a coroutine that is not awaited, or Python warns about it."""
+    if asyncio.iscoroutine(awaitable):
+        awaitable.close()
 
 
 def stack_of(task: asyncio.Task[Any]) -> str:

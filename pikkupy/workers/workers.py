@@ -131,6 +131,10 @@ class Workers:
         attempt.take_over(came, context)
         return attempt
 
+    def hold(self) -> None:
+        """Let no body on the loop begin any more, of the attempts that have begun neither: its outcome has no place."""
+        self._premises.held = True
+
     async def close(self, grace_s: float) -> None:
         """Begin nothing any more, wait up to `grace_s` for what runs, then stop it and clear up.
 
