@@ -13,8 +13,8 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from cyclopts import Parameter
 
-from pikkupy import Client, Pikku, clock
-from pikkupy.cli.places import ENV, file_and, file_and_perhaps, moment_of, tags_of
+from pikkupy import Client, Pikku
+from pikkupy.cli.places import ENV, AsJson, file_and, file_and_perhaps, moment_of, tags_of
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import microseconds
 from pikkupy.errors import BadValue, DurationError, EngineClosed, JournalNotFound
@@ -23,7 +23,12 @@ Data: TypeAlias = Annotated[
     str | None,
     Parameter(name=["--data", "-d"], allow_leading_hyphen=True, help="JSON, @FILE with JSON, or - for standard input."),
 ]
+Yes: TypeAlias = Annotated[
+    bool, Parameter(negative="", show_default=False, help="Do it to all that fit, without asking.")
+]
 Wait: TypeAlias = Annotated[str, Parameter(name="--engine-wait", help="How long to wait for an engine to appear.")]
+
+PATIENCE = "5s"
 
 
 @asynccontextmanager
@@ -76,6 +81,8 @@ def values_of(option: str, pairs: list[str]) -> dict[str, Any]:
         name, separator, text = pair.partition("=")
         if not separator:
             raise BadValue(f"{option} {pair!r}: use name=JSON")
+        if name in values:
+            raise BadValue(f"{option} {name!r} is given twice: give it once")
         values[name] = value_of(option, text)
     return values
 
@@ -119,6 +126,16 @@ class Filters:
         }
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Which(Filters):
+    """The runs that are meant, where none is named, and how they are asked for."""
+
+    yes: Yes = False
+    engine_wait: Wait = PATIENCE
+    json: AsJson = False
+
+
 def named(file: str | None, run: str | None) -> tuple[str, str]:
     """The journal and the run. Raises `BadValue` if they were not given."""
     if file is None:
@@ -136,14 +153,11 @@ def meant(file: str | None, run: str | None, filters: Filters) -> tuple[str, str
     return path, None
 
 
-async def runs_of(client: Client, filters: Filters, able: Iterable[RunStatus]) -> dict[str, str | None]:
-    """All runs that the filters let through, newest first: ids and those of their parents, as there may be a million.
-
-    If the filters name no status, those in the statuses `able`.
+async def runs_of(client: Client, arguments: dict[str, Any], able: Iterable[RunStatus]) -> dict[str, str | None]:
+    """All runs that fit these arguments of `list_runs`, newest first: ids and those of their parents, as there may be a
+    million. If no status is asked for, those in the statuses `able`.
     """
-    arguments = filters.arguments(clock.now())
-    if not filters.status:
-        arguments["status"] = sorted(able)
+    arguments = {**arguments, "status": arguments["status"] or sorted(able)}
     found, cursor = dict[str, str | None](), None
     while True:
         page = await client.list_runs(**arguments, limit=500, cursor=cursor)

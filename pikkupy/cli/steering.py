@@ -14,9 +14,22 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from msgspec import UNSET
 
-from pikkupy import Client, RunHandle
+from pikkupy import Client, RunHandle, clock
 from pikkupy.cli.exits import Exit, exit_of
-from pikkupy.cli.given import Data, Filters, Wait, check_duration, connected, meant, named, runs_of, value_of, values_of
+from pikkupy.cli.given import (
+    PATIENCE,
+    Data,
+    Wait,
+    Which,
+    Yes,
+    check_duration,
+    connected,
+    meant,
+    named,
+    runs_of,
+    value_of,
+    values_of,
+)
 from pikkupy.cli.places import AsJson, File, FirstFile, file_and, file_and_perhaps, file_and_two, file_of, tags_of
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import Screen, say, tell
@@ -44,13 +57,11 @@ from pikkupy.showing.words import clean, counted, record, short
 AT_ONCE = 16  # calls of one command on many runs
 TOLD = 20  # refusals that are told, a line each; `--json` has all
 SHOWN = 200  # characters of a value or reason in a line
-PATIENCE = "5s"
 _OR_NEW = ", or let it go on with the code as it is: --accept new"
 
 DONE: dict[Verb, str] = {"cancel": "cancelled", "retry": "retried", "resume": "resumed", "delete": "deleted"}
 
 RunId = Annotated[str | None, Parameter(name="RUN", show_default=False, help="The id of the run.")]
-Yes = Annotated[bool, Parameter(negative="", show_default=False, help="Do it to all that fit, without asking.")]
 
 
 async def start(
@@ -124,15 +135,10 @@ async def cancel(
     /,
     *,
     reason: Annotated[str, Parameter(help="Why: it is kept with the run.")] = "cancelled from the command line",
-    filters: Filters = Filters(),  # noqa: B008 - it is frozen
-    yes: Yes = False,
-    engine_wait: Wait = PATIENCE,
-    json: AsJson = False,
+    which: Which = Which(),  # noqa: B008 - it is frozen
 ) -> Exit:
     """End a run, or all that fit filters, as cancelled: no further step of it starts."""
-    return await _act(
-        "cancel", lambda one, client: client.cancel(one, reason), file, run, filters, yes, engine_wait, json
-    )
+    return await _act("cancel", lambda one, client: client.cancel(one, reason), file, run, which)
 
 
 @runs.command
@@ -141,13 +147,10 @@ async def retry(
     run: RunId = None,
     /,
     *,
-    filters: Filters = Filters(),  # noqa: B008 - it is frozen
-    yes: Yes = False,
-    engine_wait: Wait = PATIENCE,
-    json: AsJson = False,
+    which: Which = Which(),  # noqa: B008 - it is frozen
 ) -> Exit:
     """Let a failed run, or all that fit filters, go on from the step that failed."""
-    return await _act("retry", lambda one, client: client.retry(one), file, run, filters, yes, engine_wait, json)
+    return await _act("retry", lambda one, client: client.retry(one), file, run, which)
 
 
 @runs.command
@@ -160,15 +163,10 @@ async def resume(
         Literal["new"] | None,
         Parameter(help="'new': go on with changed code; steps it does not ask for are kept aside."),
     ] = None,
-    filters: Filters = Filters(),  # noqa: B008 - it is frozen
-    yes: Yes = False,
-    engine_wait: Wait = PATIENCE,
-    json: AsJson = False,
+    which: Which = Which(),  # noqa: B008 - it is frozen
 ) -> Exit:
     """Let a suspended run, or all that fit filters, go on."""
-    return await _act(
-        "resume", lambda one, client: _resumed(one, client, accept), file, run, filters, yes, engine_wait, json
-    )
+    return await _act("resume", lambda one, client: _resumed(one, client, accept), file, run, which)
 
 
 async def _resumed(run_id: str, client: Client, accept: Literal["new"] | None) -> None:
@@ -185,13 +183,10 @@ async def delete(
     run: RunId = None,
     /,
     *,
-    filters: Filters = Filters(),  # noqa: B008 - it is frozen
-    yes: Yes = False,
-    engine_wait: Wait = PATIENCE,
-    json: AsJson = False,
+    which: Which = Which(),  # noqa: B008 - it is frozen
 ) -> Exit:
     """Delete a run that has ended, or all that fit filters, with steps, history and child runs."""
-    return await _act("delete", lambda one, client: client.delete_run(one), file, run, filters, yes, engine_wait, json)
+    return await _act("delete", lambda one, client: client.delete_run(one), file, run, which)
 
 
 @runs.command
@@ -427,23 +422,17 @@ def _user() -> str | None:
 
 
 async def _act(
-    verb: Verb,
-    do: Callable[[str, Client], Awaitable[None]],
-    file: str | None,
-    run: str | None,
-    filters: Filters,
-    yes: bool,
-    wait: str,
-    as_json: bool,
+    verb: Verb, do: Callable[[str, Client], Awaitable[None]], file: str | None, run: str | None, which: Which
 ) -> Exit:
     """Do it to the run that was named, or to all that fit."""
-    path, run_id = meant(file, run, filters)
-    async with connected(path, wait) as client:
+    path, run_id = meant(file, run, which)
+    arguments = which.arguments(clock.now())  # also says what is wrong with the filters, before anybody is waited for
+    async with connected(path, which.engine_wait) as client:
         if run_id is not None:
             await do(run_id, client)
-            return _done(run_id, f"{DONE[verb]} run {run_id!r}", as_json=as_json)
-        found = await runs_of(client, filters, ABLE[verb])
-        if not _agreed(verb, len(found), yes=yes):
+            return _done(run_id, f"{DONE[verb]} run {run_id!r}", as_json=which.json)
+        found = await runs_of(client, arguments, ABLE[verb])
+        if not _agreed(verb, len(found), yes=which.yes):
             return Exit.CANCELLED
 
         def tell_how_far(_run_id: str, _error: PikkuError | None) -> None:
@@ -452,7 +441,7 @@ async def _act(
         many = Many(verb, lambda one: do(one, client), client, AT_ONCE, tell_how_far)
         await many.to(found)
     tell("")
-    _tell_all(verb, many, len(found), as_json=as_json)
+    _tell_all(verb, many, len(found), as_json=which.json)
     if many.gone is not None:
         raise many.gone
     return Exit.FAILED if many.refused else Exit.DONE

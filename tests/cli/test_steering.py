@@ -300,6 +300,26 @@ def test_a_parent_is_cancelled_before_its_child(pikku: Any) -> None:
     assert {status(pikku, name) for name in names} == {"cancelled"}
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("cancel", "--since", "yesterday"), "--since"),
+        (("retry", "--tag", "a=1", "--tag", "a=2"), "'a'"),
+        (("delete", "--status", "gone"), "gone"),
+        (("fork", "r", "--at", "s", "--override", "s=1", "--override", "s=2"), "--override 's' is given twice"),
+    ],
+)
+def test_wrong_filters_wait_for_no_engine(
+    options: tuple[str, ...], said: str, pikku: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are told before one is looked for."""
+    monkeypatch.delenv("PIKKU_DB")
+    command, *rest = options
+    refused = pikku("runs", command, tmp_path / "nowhere.db", *rest, "--engine-wait", "1h")
+    assert (refused.code, refused.out) == (2, "")
+    assert said in refused.err
+
+
 def test_many_refusals_are_not_told_one_by_one(pikku: Any) -> None:
     """Each names its run once; a document has them all."""
     for number in range(30):

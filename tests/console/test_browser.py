@@ -264,7 +264,7 @@ def test_every_action(browser: Browser, stage: Stage, watched: Watched, scripted
         expect(page.locator(".done")).to_contain_text(text)
 
     act("waits", "Send a signal")
-    expect(page.get_by_label("Name")).to_have_value("go")
+    expect(page.get_by_label("Name", exact=True)).to_have_value("go")
     page.get_by_label("Payload").fill('{"a": [1, 2]}')
     page.get_by_role("button", name="Send a signal").click()
     done("the signal was sent")
