@@ -443,7 +443,7 @@ async def test_a_result_is_waited_for_from_one_engine_to_the_next(db: Path) -> N
             await asyncio.sleep(0.001)
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
-        with pytest.raises(EngineClosed, match=r"Signal of run 'r': it may be on disk, or not"):
+        with pytest.raises(EngineClosed, match=r"signal of run 'r': it may be on disk, or not"):
             await signalling
         second = await life(db)
         assert await (await starting).result() == Order(4, (1, 2))
