@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from pikkupy import JournalError, Pikku, Workflow
+from pikkupy.core.model import ChildRow
+from pikkupy.store import Reading
 
 INDEX = "pikkupy_runs_children"
 pikku = Pikku()
@@ -102,3 +104,21 @@ async def test_an_id_that_has_changed_is_shown_nowhere(name: str, db: Path) -> N
     async with pikku.open(db) as engine:
         with pytest.raises(JournalError, match="damaged"):
             await (engine.steps("first") if "/" in name else engine.get_run("first/one"))
+
+
+async def test_a_child_that_comes_while_it_is_looked_for_is_no_damage(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The children were read before it was there, and it was found by its id."""
+    read, calls = Reading.children, list[int]()
+
+    async def too_early(self: Reading, number: int) -> list[ChildRow]:
+        calls.append(number)
+        return [] if len(calls) == 1 else await read(self, number)
+
+    await made(db)
+    async with pikku.open(db) as engine:
+        monkeypatch.setattr(Reading, "children", too_early)
+        assert [step.name for step in await engine.steps("first")] == ["one", "two"]
+
+    assert len(calls) == 2

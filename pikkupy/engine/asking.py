@@ -295,15 +295,18 @@ async def _steps(asked: Asked, row: RunRow, progress: Mapping[int, Progress], ro
 
 async def _lost_children(asked: Asked, row: RunRow, rows: Sequence[StepRow], children: Mapping[int, str]) -> set[int]:
     """The positions of steps whose last attempt is a run that is there and that its parent does not find."""
-    lost = set[int]()
+    lost = dict[int, str]()
     for step in rows:
         if step.kind is StepKind.WORKFLOW and step.attempts:
             run_id = child_id(row, step.name, step.attempts)
             if children.get(step.position) != run_id:
                 child = await asked.reading.run(run_id)
                 if child is not None and (child.parent, child.parent_position) == (row.number, step.position):
-                    lost.add(step.position)
-    return lost
+                    lost[step.position] = run_id
+    found = (
+        {child.run_id for child in await asked.reading.children(row.number)} if lost else ()
+    )  # it may have come since
+    return {position for position, run_id in lost.items() if run_id not in found}
 
 
 async def open_steps(asked: Asked, run_ids: Iterable[str]) -> dict[str, list[Step]]:
