@@ -21,6 +21,7 @@ CALLS = (
     "connect"
 )
 TEMPORARY = "etilqs_"  # how SQLite calls files that it makes to sort, and deletes while they are open
+OVERCOMMIT = "/proc/sys/vm/overcommit_memory"  # glibc looks at it when the heap of a thread shrinks
 QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
@@ -33,7 +34,7 @@ class Found(NamedTuple):
     def strange(self) -> list[str]:
         """The calls since the first case that have nothing to do with the file of their case."""
         strange, number = [], -1
-        ours, case = {*self.said["sources"], MOUNTS}, set[str]()
+        ours, case = {*self.said["sources"], MOUNTS, OVERCOMMIT}, set[str]()
         for call in self.calls or ():
             for name in QUOTED.findall(call):
                 if name.startswith(CASE):

@@ -32,9 +32,18 @@ PIECES = [
 
 
 def patterns() -> Iterator[str]:
-    """The patterns that stand in the package as they are: what is handed to `re`, and what msgspec checks texts by."""
+    """The patterns of the package, where they stand or by a name of their module: what is handed to `re`, and what msgspec
+    checks texts by."""
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        named = {
+            target.id: node.value
+            for node in module.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(module):
             if not isinstance(node, ast.Call):
                 continue
             function = node.func
@@ -46,14 +55,14 @@ def patterns() -> Iterator[str]:
                 given = [node.args[0]]
             else:
                 given = [word.value for word in node.keywords if word.arg == "pattern"]
-            for one in given:
+            for one in (named.get(one.id, one) if isinstance(one, ast.Name) else one for one in given):
                 if isinstance(one, ast.Constant):
                     yield one.value.decode() if isinstance(one.value, bytes) else one.value
 
 
 def test_the_patterns_are_found() -> None:
-    """As many as there are calls of `re`, but for those that are handed a name."""
-    assert len(set(patterns())) >= 18
+    """As many as there are calls of `re`, and texts with a pattern."""
+    assert len(set(patterns())) >= 20
 
 
 @pytest.mark.parametrize("pattern", sorted(set(patterns())))

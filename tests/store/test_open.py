@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pikkupy.errors import JournalError, JournalFormatError, JournalLocked
+from pikkupy.errors import JournalError, JournalFormatError, JournalLocked, JournalNotFound
 from pikkupy.store import Journal, connection, files
 from pikkupy.store import journal as journal_module
 from pikkupy.store.files import network_filesystem
@@ -141,7 +141,7 @@ async def test_an_old_sqlite_is_refused(path: str, monkeypatch: pytest.MonkeyPat
 
 async def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     """It is not made."""
-    message = await _refused(tmp_path / "no" / "app.db")
+    message = await _refused(tmp_path / "no" / "app.db", JournalNotFound)
 
     assert "does not exist" in message
     assert not (tmp_path / "no").exists()
