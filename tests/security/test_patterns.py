@@ -32,8 +32,9 @@ PIECES = [
 
 
 def patterns() -> Iterator[str]:
-    """The patterns of the package, where they stand or by a name of their module: what is handed to `re`, and what msgspec
-    checks texts by."""
+    """The patterns of the package, as they stand or by a name of their module: what is handed to `re`, and what msgspec
+    checks texts by.
+    """
     for path in PACKAGE.rglob("*.py"):
         module = ast.parse(path.read_text(encoding="utf-8"))
         named = {
