@@ -153,7 +153,7 @@ CALLS: list[tuple[type[Exception], str, Callable[[Workflow], object]]] = [
     (DurationError, "retry_delay='1 parsec'", lambda w: w.do("Pay", lambda: 1, retry_delay="1 parsec")),
     (DurationError, "timeout=-1", lambda w: w.do("Pay", lambda: 1, timeout=-1)),
     (DurationError, "'5 parsecs'", lambda w: w.sleep("Pay", "5 parsecs")),
-    (DurationError, "datetime.datetime(9000", lambda w: w.sleep_until("Pay", datetime(9000, 1, 1, tzinfo=UTC))),
+    (DurationError, "when=9000-01-01", lambda w: w.sleep_until("Pay", datetime(9000, 1, 1, tzinfo=UTC))),
     (FunctionNotFound, "'nobody'", lambda w: w.do("Pay", "nobody")),
     (TypeError, "result_type=5", lambda w: w.do("Pay", lambda: 1, result_type=5)),  # type: ignore[call-overload]
     (TypeError, "without arguments", lambda w: w.do("Pay", lambda x: 1)),  # type: ignore[misc]
