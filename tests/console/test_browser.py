@@ -520,10 +520,11 @@ def test_on_a_telephone_everything_is_beside_or_below_each_other(
     find, who = box(page.get_by_role("button", name="Find")), box(page.locator(".who"))
     assert find[2] <= who[0] or find[3] <= who[1] or who[3] <= find[1]
     # In one piece: the list is live, and may be another one between two questions.
-    cells = """cells => cells.map(cell => [cell.getBoundingClientRect(), cell.parentElement.getBoundingClientRect()])"""
-    for what, row in page.locator("td.what").evaluate_all(cells):
-        assert (what["left"] >= 0, what["right"] <= 360, what["top"] >= row["top"]) == (True, True, True)
-        assert row["height"] < 160
+    cells = """cells => cells.map(cell =>
+        [cell.textContent, cell.getBoundingClientRect(), cell.parentElement.getBoundingClientRect()])"""
+    for text, what, row in page.locator("td.what").evaluate_all(cells):
+        assert (what["left"] >= 0, what["right"] <= 360, what["top"] >= row["top"]) == (True, True, True), (text, what)
+        assert row["height"] < 160, (text, row)
     nav = box(page.get_by_role("navigation", name="Console"))
     assert nav[3] - nav[1] < 2 * 35  # two lines, close to each other
     page.goto(f"{stage.url}/console/runs/fails")
