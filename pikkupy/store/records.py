@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from pikkupy.errors import JournalError
-from pikkupy.store import reader
 from pikkupy.store.connection import REFUSALS
 from pikkupy.store.queries import QUERIES
 from pikkupy.store.rows import DAMAGED, Columns, attempt_of, chunk_of, run_of, signal_of, step_of, timer_of
@@ -79,8 +78,10 @@ def _some(
 
 def _named(db: sqlite3.Connection, number: int, error: JournalError) -> str | None:
     """Which row that is, with the id of its run; None if the run is not there."""
-    run_id = reader.run_ids(db, [number]).get(number)
-    if run_id is None:
+    found = db.execute(
+        QUERIES["run_by_number"], (number,)
+    ).fetchone()  # whatever it says: its id may be what is damaged
+    if found is None:
         return None
     what, run = str(error).removesuffix(DAMAGED), f"run number {number}"
-    return what.removesuffix(run) + f"run {run_id!r}" if what.endswith(run) else what
+    return what.removesuffix(run) + f"run {found[1]!r}" if what.endswith(run) else what

@@ -140,3 +140,22 @@ async def test_some_of_many_are_named(kinds: Path) -> None:
         found = records.compare(connection, 3)
 
     assert (found.damaged, len(found.first)) == (len(ROWS), 3)
+
+
+async def test_a_run_whose_id_has_changed_is_damaged(db: Path) -> None:
+    """Though it is not found under that id any more."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def leaf(workflow: Workflow) -> None: ...
+
+    async with pikku.open(db) as engine:
+        await engine.run(leaf, run_id="first")
+    data = db.read_bytes()
+    assert data.count(b"firstleaf") == 1  # so they stand in the row, and in no index
+    db.write_bytes(data.replace(b"firstleaf", b"birstleaf"))
+
+    with closing(sqlite3.connect(db)) as raw:
+        found = records.compare(raw, 3)
+
+    assert (found.damaged, found.first) == (1, ("run 'birst' (number 1)",))
