@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -80,12 +81,7 @@ async def runs_page(ask: Ask) -> Response:
 @operation("GET", "/console/live", Scope.READ, {200: None}, stream=True, problem=problem_page)
 async def runs_live(ask: Ask) -> Response:
     """The list, again whenever it has changed."""
-    find = ask.query(Find)
-
-    async def look() -> str:
-        return rendered(ask, "_runs.html", **await _runs_values(ask, find))
-
-    return await _live(ask, look)
+    return await _live(ask, "_runs.html", partial(_runs_values, ask, ask.query(Find)))
 
 
 async def _run_values(ask: Ask, show: ShowRun, decisions: steering.Decisions) -> dict[str, Any]:
@@ -147,12 +143,8 @@ async def run_page(ask: Ask) -> Response:
 @operation("GET", "/console/runs/{run_id}/live", Scope.READ, {200: None}, stream=True, problem=problem_page)
 async def run_live(ask: Ask) -> Response:
     """One run, again whenever it has changed."""
-    show, decisions = ask.query(ShowRun), steering.Decisions(ask)
-
-    async def look() -> str:
-        return rendered(ask, "_run.html", **await _run_values(ask, show, decisions))
-
-    return await _live(ask, look)
+    values = partial(_run_values, ask, ask.query(ShowRun), steering.Decisions(ask))
+    return await _live(ask, "_run.html", values)
 
 
 async def _events_values(ask: Ask) -> dict[str, Any]:
@@ -174,11 +166,7 @@ async def events_page(ask: Ask) -> Response:
 @operation("GET", "/console/runs/{run_id}/events/live", Scope.READ, {200: None}, stream=True, problem=problem_page)
 async def events_live(ask: Ask) -> Response:
     """These events, again whenever there are more."""
-
-    async def look() -> str:
-        return rendered(ask, "_events.html", **await _events_values(ask))
-
-    return await _live(ask, look)
+    return await _live(ask, "_events.html", partial(_events_values, ask))
 
 
 @operation("GET", "/console/runs/{run_id}/value/{which}", Scope.READ, {200: None}, problem=problem_page)
@@ -206,11 +194,7 @@ async def overview_page(ask: Ask) -> Response:
 @operation("GET", "/console/live/overview", Scope.READ, {200: None}, stream=True, problem=problem_page)
 async def overview_live(ask: Ask) -> Response:
     """The overview, again whenever it has changed."""
-
-    async def look() -> str:
-        return rendered(ask, "_overview.html", **await overview_of(ask))
-
-    return await _live(ask, look)
+    return await _live(ask, "_overview.html", partial(overview_of, ask))
 
 
 async def _workflows_values(ask: Ask) -> dict[str, Any]:
@@ -232,11 +216,7 @@ async def workflows_page(ask: Ask) -> Response:
 @operation("GET", "/console/live/workflows", Scope.READ, {200: None}, stream=True, problem=problem_page)
 async def workflows_live(ask: Ask) -> Response:
     """The workflows, again whenever their runs have changed."""
-
-    async def look() -> str:
-        return rendered(ask, "_workflows.html", **await _workflows_values(ask))
-
-    return await _live(ask, look)
+    return await _live(ask, "_workflows.html", partial(_workflows_values, ask))
 
 
 @operation("GET", "/console/static/{file}", Scope.READ, {200: None}, problem=problem_page)
@@ -258,12 +238,14 @@ PAGES: tuple[Operation, ...] = (*(one for one in _OWN if isinstance(one, Operati
 # Inside
 
 
-async def _live(ask: Ask, look: Callable[[], Awaitable[str]]) -> Response:
+async def _live(ask: Ask, template: str, values: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
+    """What the template makes of the values, again whenever that has changed."""
+
     async def changes() -> AsyncIterator[str]:
         last = ""
         while True:
             began = monotonic_s()
-            found = await look()
+            found = rendered(ask, template, **await values())
             if found != last:
                 yield found
                 last = found

@@ -303,9 +303,9 @@ async def _lost_children(asked: Asked, row: RunRow, rows: Sequence[StepRow], chi
                 child = await asked.reading.run(run_id)
                 if child is not None and (child.parent, child.parent_position) == (row.number, step.position):
                     lost[step.position] = run_id
-    found = (
-        {child.run_id for child in await asked.reading.children(row.number)} if lost else ()
-    )  # it may have come since
+    if not lost:
+        return set()
+    found = {child.run_id for child in await asked.reading.children(row.number)}  # it may have come since
     return {position for position, run_id in lost.items() if run_id not in found}
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from pikkupy.config import Config
 from pikkupy.engine import Engine
-from pikkupy.engine.host import Outside
+from pikkupy.engine.host import BEGINS_AT_ONCE, Outside
 from pikkupy.errors import EngineClosed, JournalError
 from pikkupy.testing.simulation import phases
 from pikkupy.testing.simulation.application import application
@@ -42,7 +42,7 @@ FURTHER = 16  # the most commits that are drawn to be taken away by a loss of po
 LONGEST_BODY_S = 120  # and its waiting for a slot
 WORKERS = (1, 2, MANY)  # attempts that run at once, on the loop and on threads
 DOWN_S = (0.0, 0.0, 0.001, 5.0, 4_000.0)  # between two lives
-BEGIN_AT_ONCE = (1, 2, 3, 250)  # steps of one run in a turn of the loop, by the seed
+AT_ONCE = (1, 2, 3, BEGINS_AT_ONCE)  # steps of one run in a turn of the loop, by the seed
 
 
 class Report(msgspec.Struct):
@@ -138,7 +138,7 @@ class History:
         self._change_code()
         self.people.next_life(self.life)
         pikku = self._pikku_without if self.code.missing else self._pikku
-        at_once = BEGIN_AT_ONCE[self.scenario.seed % len(BEGIN_AT_ONCE)]
+        at_once = AT_ONCE[self.scenario.seed % len(AT_ONCE)]
         outside = Outside(self._disk.open_journal, self._rng.randbytes, SimulatedThreads, at_once)
         engine = self._engine = Engine(":memory:", pikku, None, self._clock, self._config, outside)
         life, ended = self.life, False
