@@ -17,7 +17,7 @@ from msgspec import Raw
 from pikkupy.control import messages, places
 from pikkupy.control.answering import Answerer
 from pikkupy.control.client import Client
-from pikkupy.control.line import Gone, Lines
+from pikkupy.control.line import FIRST_PAUSE_S, Gone, Lines
 from pikkupy.control.messages import AnyCall
 from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import Engine
@@ -91,47 +91,50 @@ class Member(Client):
         if self._electing is not None:
             self._electing.cancel()
             await asyncio.wait([self._electing])
-        await self._lines.close()
         await self._watch.close()
-        await self._give_up()
-
-    async def _give_up(self) -> None:
-        """Be the engine no more."""
-        engine, self._engine, self._ways.here = self._engine, None, None
-        if engine is not None:
-            await engine.__aexit__(None, None, None)
+        try:
+            if self._engine is not None:  # whose steps may call it as long as they are given time to end
+                await self._engine.__aexit__(None, None, None)
+        finally:
+            self._engine = self._ways.here = None
+            await self._lines.close()
 
     async def _elect(self, settled: asyncio.Future[None]) -> None:
         """Try to be the engine; as long as somebody else is, wait for that to end."""
         loop = asyncio.get_running_loop()
         until, pause_s = loop.time() + self._wait_s, AGAIN_S
         while True:
-            engine = self._make()
             try:
-                await engine.__aenter__()
-            except JournalLocked:
+                try:
+                    await self._be_engine(settled)
+                except JournalLocked:
+                    unserved = await self._be_client(settled)
+                    if unserved is not None and not settled.done() and loop.time() > until:
+                        settled.set_exception(unserved)
+                        return
                 pause_s = AGAIN_S
-                unserved = await self._be_client(settled)
-                if unserved is not None and not settled.done() and loop.time() > until:
-                    settled.set_exception(unserved)
-                    return
-            except (PikkuError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is: who waits is told, or it is tried again
                 if not settled.done():
                     settled.set_exception(error)
                     return
                 _log.error("takeover_failed", error=str(error))
                 pause_s = min(2 * pause_s, LONGEST_AGAIN_S)
-            else:
-                self._engine, self._ways.here = engine, _Here(engine, self._registry)
-                if not settled.done():
-                    settled.set_result(None)
-                failure = await engine._failure()
-                _log.warning("engine_given_up", path=self._path, error=str(failure))
-                await self._give_up()
             await asyncio.sleep(pause_s)
 
+    async def _be_engine(self, settled: asyncio.Future[None]) -> None:
+        """Return when the disk has failed, and the engine is given up. Raises what opening it raises."""
+        engine = self._make()
+        await engine.__aenter__()
+        self._engine, self._ways.here = engine, _Here(engine, self._registry)
+        if not settled.done():
+            settled.set_result(None)
+        failure = await engine._failure()
+        _log.warning("engine_given_up", path=self._path, error=str(failure))
+        self._engine = self._ways.here = None
+        await engine.__aexit__(None, None, None)
+
     async def _be_client(self, settled: asyncio.Future[None]) -> PikkuError | None:
-        """Return when the engine has gone; at once, with an error that says so, if it does not answer (yet)."""
+        """Return when the engine has gone; at once, with an error, if it does not answer (yet) or is no use to this one."""
         try:
             await self._watch.open()
             if not settled.done():
@@ -139,7 +142,7 @@ class Member(Client):
             await self._watch.ask(messages.Stay())
         except Gone:
             pass
-        except (EngineClosed, JournalLocked) as error:
+        except PikkuError as error:
             return error
         return None
 
@@ -173,6 +176,7 @@ class _Here:
             while True:
                 answer = await told.get()
                 if isinstance(answer, EngineClosed):
+                    await asyncio.sleep(FIRST_PAUSE_S)  # until it has left, and this is the engine no more
                     raise Gone
                 if isinstance(answer, Exception):
                     raise answer

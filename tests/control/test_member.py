@@ -16,17 +16,20 @@ from typing import Any
 import pytest
 
 from pikkupy import (
+    Engine,
     EngineClosed,
     JournalError,
     JournalFormatError,
     JournalLocked,
     Member,
     Pikku,
+    PikkuError,
     RunFailed,
     Workflow,
     current_step,
 )
 from pikkupy.control import places
+from pikkupy.control.line import Line
 from pikkupy.store import Journal
 
 pikku = Pikku()
@@ -133,6 +136,69 @@ async def test_a_slow_end_of_the_engine_does_not_make_the_next_one_late(
         closing.set()
         await leaving
         await until("engine", second)
+
+
+async def test_steps_may_call_the_member_while_its_engine_is_being_left(db: Path) -> None:
+    """As they may call an engine: what they do then is recorded, and no attempt fails."""
+    app, began, go_on = Pikku(), asyncio.Event(), asyncio.Event()
+    member = app.open(db, role="auto", shutdown_grace="30s")
+
+    async def tell_others() -> list[Any]:
+        began.set()
+        await go_on.wait()
+        run = await member.start(listening, run_id="other")
+        await run.signal("word", "hello")
+        return [(await member.get_run("other")).id, len((await member.list_runs()).runs)]
+
+    @app.workflow
+    async def telling(workflow: Workflow) -> list[Any]:
+        return await workflow.do("tell", tell_others)
+
+    @app.workflow
+    async def listening(workflow: Workflow) -> str:
+        return await workflow.wait_for_signal("word", str)
+
+    async with member:
+        run = await member.start(telling, run_id="r")
+        await began.wait()
+        leaving = asyncio.ensure_future(member.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        go_on.set()
+        await leaving
+    with pytest.raises(EngineClosed):
+        await run.status()
+    async with app.open(db) as engine:
+        assert await engine.run(telling, run_id="r") == ["other", 2]
+        assert await engine.run(listening, run_id="other") == "hello"
+        assert [step.status for step in await engine.steps("r")] == ["succeeded"]
+        assert [attempt.status for attempt in await engine.history("r")] == ["succeeded"]
+
+
+@pytest.mark.parametrize("error", [PikkuError("it speaks another language"), TypeError("a defect")])
+async def test_whatever_keeps_a_member_from_its_place_is_said(
+    error: Exception, db: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To who opens it; and when the time comes to take over, to the log, and it is tried again."""
+
+    async def fail(*_: Any) -> None:
+        raise error
+
+    first = pikku.open(db, role="auto", shutdown_grace=0, wait="100ms")
+    async with pikku.open(db, role="auto", shutdown_grace=0) as second:
+        assert second.role == "engine"
+        with monkeypatch.context() as patch:
+            patch.setattr(Line, "open" if isinstance(error, PikkuError) else "_greeted", fail)
+            with pytest.raises(type(error), match=str(error)):
+                await first.__aenter__()
+        await first.__aenter__()
+        monkeypatch.setattr(Engine, "__aenter__", fail)
+        await second.__aexit__(None, None, None)
+        async with asyncio.timeout(30):
+            while not any("takeover_failed" in line for line in caplog.messages):
+                await asyncio.sleep(0.001)
+        monkeypatch.undo()
+        await until("engine", first)
+        await first.__aexit__(None, None, None)
 
 
 async def test_opening_raises_what_an_engine_would(db: Path) -> None:
