@@ -124,7 +124,7 @@ def test_each_fault_names_where_it_is_tried_or_why_it_is_not() -> None:
 def test_the_readme_s_commands_are_those_of_ci() -> None:
     """The two commands stand in the README as they are run."""
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    setup = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest"
+    setup = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest -n 2 --dist worksteal"
 
     assert setup in README
     assert ci.endswith(f"{setup}\n")
