@@ -134,7 +134,7 @@ class Member(Client):
         await engine.__aexit__(None, None, None)
 
     async def _be_client(self, settled: asyncio.Future[None]) -> PikkuError | None:
-        """Return when the engine has gone; at once, with an error, if it does not answer (yet) or is no use to this one."""
+        """Return when the engine has gone; at once, with an error, if it does not answer (yet) or is of no use."""
         try:
             await self._watch.open()
             if not settled.done():

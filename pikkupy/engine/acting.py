@@ -42,6 +42,17 @@ async def tell(
     if active is not None:
         await asyncio.shield(active.over)  # its end is on disk
     number = (await parts.row(run_id)).number
+    await residents.carry_out(_tell_alone(parts, run_id, number, act, keep))
+
+
+async def _tell_alone(
+    parts: Parts,
+    run_id: str,
+    number: int,
+    act: Callable[[ActiveRun, Done], None],
+    keep: Callable[[Recorded], Change],
+) -> None:
+    host, residents, _ = parts
     async with residents.holds.alone(number):
         active = await residents.load(number)
         if active is not None and not active.ending:

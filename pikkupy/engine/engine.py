@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from datetime import datetime
@@ -472,7 +472,8 @@ class Engine(Mounted):
         residents = self._use().residents
         if not isinstance(reason, str):
             raise BadType(f"cancel({run_id!r}, reason): the reason must be a str, not {type(reason).__name__}")
-        if await residents.cancel_by_number(await self._use().number(run_id), storable(reason)) is None:
+        number = await self._use().number(run_id)
+        if await self._act(residents.cancel_by_number(number, storable(reason))) is None:
             raise RunStateError(
                 f"run {run_id!r} is {(await self._use().row(run_id)).status}: it cannot be cancelled any more"
             )
@@ -540,7 +541,7 @@ class Engine(Mounted):
         """
         if accept not in (None, "new"):
             raise BadValue(f"accept={accept!r}: use 'new', or leave it out")
-        await self._done(acting.resume(self._use(), run_id, accept=accept is not None))
+        await self._act(acting.resume(self._use(), run_id, accept=accept is not None))
 
     async def retry(self, run_id: str) -> None:
         """Let a failed run go on from its failed step: the one whose error left the workflow, with `retries` anew.
@@ -552,7 +553,7 @@ class Engine(Mounted):
         retried later, it waits for it again, or has its result. Raises `RunNotFound`, `RunStateError` for a run that
         has not failed.
         """
-        await self._done(acting.retry(self._use(), run_id))
+        await self._act(acting.retry(self._use(), run_id))
 
     async def fork(
         self,
@@ -579,7 +580,7 @@ class Engine(Mounted):
         if not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
             raise BadType(f"overrides={overrides!r}: use a mapping of names of steps to values, {{'step': value}}")
         forking = acting.fork(parts, run_id, at=at, data=input, overrides=given, new_run_id=new_run_id)
-        new_id = await self._done(forking)
+        new_id = await self._act(forking)
         return RunHandle(self, new_id)
 
     async def delete_run(self, run_id: str) -> None:
@@ -695,6 +696,10 @@ class Engine(Mounted):
                 "wrap the call in `await workflow.do(name, ...)`"
             )
         return self._parts
+
+    async def _act(self, action: Coroutine[Any, Any, Out]) -> Out:
+        """As `_done`, of an action that goes on to its end even if its caller is cancelled meanwhile."""
+        return await self._done(self._use().residents.carry_out(action))
 
     async def _done(self, doing: Awaitable[Out]) -> Out:
         """The result of `doing`; if the engine was left or has stopped meanwhile, the error that says so."""

@@ -25,7 +25,7 @@ from pikkupy.durations import microseconds
 from pikkupy.engine.ids import Ids
 from pikkupy.engine.live import LiveStep
 from pikkupy.engine.watchdog import Watchdog, watchdog_of
-from pikkupy.errors import JournalError
+from pikkupy.errors import JournalError, PikkuError
 from pikkupy.failures import Redact, redacted, safely
 from pikkupy.log import Logger, is_enabled_for_info
 from pikkupy.registry import Registry
@@ -114,6 +114,16 @@ class Host:
     def _written(self, done: Callable[[], object] | None, error: Exception | None) -> None:
         if self.is_written(error) and done is not None:
             done()
+
+    def has_failed(self, error: BaseException, what: str) -> None:
+        """Something of the engine's own has ended with an error: go on without it, and a run would wait for ever.
+
+        So the engine stops, as it does for a write; but not once it is being left, as the file decides then.
+        """
+        if self.journal.failure is None and self.dispatching:
+            failure = JournalError(f"{what}: {error if isinstance(error, PikkuError) else repr(error)}")
+            failure.__cause__ = error
+            self.journal.fail(failure)
 
     def stop_dispatching(self) -> None:
         """Begin no step and fire no timer any more; what is under way is still recorded."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec import structs
 
@@ -44,11 +44,14 @@ from pikkupy.log import Logger, is_enabled_for_info, logger
 from pikkupy.progress import Progress
 from pikkupy.registry import WorkflowFunction
 from pikkupy.services import enter_run
+from pikkupy.store import is_damage
 
 # A run of more than so many steps stays in memory for a moment after it has come back: what has brought it, as the end
 # of one of many child runs, may come again at once, and each return is a replay.
 LONG = 200
 LINGER_S = 1.0  # real time
+
+T = TypeVar("T")
 
 
 class Begun(NamedTuple):
@@ -406,17 +409,30 @@ class Residents:
         move = await asyncio.shield(over)  # its end is on disk
         return move if cancelled else None
 
+    async def carry_out(self, action: Coroutine[Any, Any, T]) -> T:
+        """What comes of an action that somebody has asked for. It comes to its end before the engine is left, whatever
+        becomes of whoever waits for it: what follows a write belongs to it."""
+        return await asyncio.shield(self._task_of(action))
+
     def run_errand(self, errand: Coroutine[Any, Any, object]) -> None:
-        """Something that need not be waited for; it is over before the engine is left."""
-        task = self._host.loop.create_task(self._errand(errand))
+        """Something of the engine's own that nobody waits for; it is over before the engine is left."""
+        self._task_of(self._errand(errand))
+
+    def _task_of(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = self._host.loop.create_task(work)
         self._errands.add(task)
         task.add_done_callback(self._errands.discard)
+        return task
 
     async def _errand(self, errand: Coroutine[Any, Any, object]) -> None:
         try:
             await errand
-        except JournalError:
-            pass  # the engine has stopped, and the file decides
+        except Exception as error:  # noqa: BLE001 - nobody else would hear of it
+            unfailed = self._host.journal.failure is None and self._host.dispatching
+            if unfailed and isinstance(error, JournalError) and is_damage(error):
+                self._host.log.error("run_damaged", error=str(error))  # the others go on
+            else:
+                self._host.has_failed(error, "what a run waits for could not be brought to it")
 
     async def quiet(self) -> None:
         """Return when nothing is on its way into memory or out of it."""
@@ -559,8 +575,10 @@ class Residents:
         self.run_errand(self.bring([number]))  # if the clock was set back meanwhile, it waits again
 
     async def _load_alone(self, number: int) -> None:
+        """Bring it into memory once nobody else holds it. A damaged run is left where it is, as in `bring`."""
         async with self.holds.alone(number):
-            await self.load(number)
+            if self.resident(number) is None and await self._host.journal.recorded_runs([number]):
+                await self.load(number)
 
     def _begin(
         self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, variables: Context
@@ -624,7 +642,7 @@ class Residents:
             row = await self._host.journal.run_by_number(number)
             if row is not None and row.status not in FINAL_RUNS:
                 await self.bring([number])
-        except JournalError:
+        except BaseException:
             del self._ends[number]  # the file decides
             raise
         # If somebody else has brought it, what was read then may be older than these ends.

@@ -13,7 +13,6 @@ from typing import Protocol
 from pikkupy.core.model import NO_WAKING
 from pikkupy.durations import microseconds
 from pikkupy.engine.host import Host
-from pikkupy.errors import JournalError
 from pikkupy.timers import Timer
 
 CHUNK = 200  # runs that are read and replayed between two chances for the application's own tasks
@@ -121,8 +120,5 @@ class Waker:
             self._again = False
             self._look_at(self._host.now_us())
         error = looking.exception()
-        if error is not None and not isinstance(error, JournalError):
-            # Nothing would wake the runs in the file any more.
-            failure = JournalError(f"runs that wait in the file cannot be brought into memory: {error!r}")
-            failure.__cause__ = error
-            self._host.journal.fail(failure)
+        if error is not None:  # nothing would wake the runs in the file any more
+            self._host.has_failed(error, "runs that wait in the file cannot be brought into memory")

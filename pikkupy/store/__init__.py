@@ -14,6 +14,7 @@ from __future__ import annotations
 from pikkupy.store.backup import Backup as Backup
 from pikkupy.store.backup import back_up as back_up
 from pikkupy.store.committer import Done as Done
+from pikkupy.store.connection import is_damage as is_damage
 from pikkupy.store.connection import resolve as resolve
 from pikkupy.store.facts import Facts as Facts
 from pikkupy.store.facts import facts_of as facts_of
