@@ -16,6 +16,13 @@ from pikkupy.store import Journal, connection
 from pikkupy.testing import VirtualClock
 from tests.contract.waiting import IN_THE_FILE
 
+elsewhere = Pikku()
+
+
+@elsewhere.function(worker="process")
+def touch(services: Any, path: str) -> None:
+    Path(path).touch()
+
 
 async def test_leaving_does_not_wait_for_ever_for_another_program(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What still cannot be written then is told to its callers, and nothing is lost that was told before."""
@@ -102,6 +109,80 @@ async def test_an_engine_that_is_being_left_is_not_ready(db: Path) -> None:
     async with engine:
         await engine.ready()
         await (await engine.handle(handle.id)).result()
+
+
+@pytest.mark.parametrize("kind", ["inline", "inline, async", "async", "thread"])
+async def test_bodies_that_wait_for_a_slot_do_not_begin_after_the_journal_has_stopped(kind: str, db: Path) -> None:
+    """Nor when one becomes free, as long as the application does not leave its engine: they are in no record."""
+    pikku, begun = Pikku(), list[str]()
+    at_work, leave = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def body(name: str) -> None:
+        begun.append(name)
+        at_work.set()
+        await leave.wait()
+
+    def plain(name: str) -> None:
+        begun.append(name)
+
+    @pikku.function
+    async def in_async(services: Any, name: str) -> None:
+        await body(name)
+
+    @pikku.function
+    def on_thread(services: Any, name: str) -> None:
+        asyncio.run_coroutine_threadsafe(body(name), loop).result(30)
+
+    @pikku.workflow
+    async def flow(workflow: Workflow, name: str) -> None:
+        if kind == "thread":
+            await workflow.do("step", on_thread, name)
+        elif kind == "async":
+            await workflow.do("step", in_async, name)
+        else:
+            first = name == "first" or "async" in kind
+            await workflow.do("step", (lambda: body(name)) if first else (lambda: plain(name)))
+
+    async with pikku.open(db, async_workers=1, thread_workers=1, shutdown_grace=0) as engine:
+        first = await engine.start(flow, "first")
+        await at_work.wait()
+        others = [await engine.start(flow, name) for name in ("second", "third")]
+        engine._use().host.journal.fail(JournalError("the disk is gone"))
+        with pytest.raises(JournalError, match="the disk is gone"):
+            await first.result()
+        leave.set()
+        for _ in range(200):
+            await asyncio.sleep(0.001)
+        for handle in others:
+            with pytest.raises(JournalError):
+                await handle.result()
+
+    assert begun == ["first"]
+
+
+async def test_a_worker_process_that_starts_is_asked_for_nothing_after_the_journal_has_stopped(
+    db: Path, tmp_path: Path
+) -> None:
+    """It may start for as long as it likes."""
+
+    @elsewhere.workflow
+    async def touching(workflow: Workflow, path: str) -> None:
+        await workflow.do("step", touch, path)
+
+    async with elsewhere.open(db) as engine:
+        handle = await engine.start(touching, str(tmp_path / "touched"))
+        while not engine._use().host.workers.running:
+            await asyncio.sleep(0)
+        workers = engine._use().host.workers
+        engine._use().host.journal.fail(JournalError("the disk is gone"))
+        with pytest.raises(JournalError, match="the disk is gone"):
+            await handle.result()
+        async with asyncio.timeout(30):
+            while workers.running:
+                await asyncio.sleep(0.001)
+
+    assert not (tmp_path / "touched").exists()
 
 
 @pytest.mark.parametrize("kind", ["function", "inline"])

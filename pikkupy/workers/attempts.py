@@ -104,6 +104,9 @@ class Attempt:
         self.started = True
         self._run()
 
+    def hold(self) -> None:
+        """The body must not begin any more. What asks the premises before it does needs nothing else."""
+
     def halt(self) -> None:
         """Stop without a grace for bodies that can be ended from outside."""
         self.stop()

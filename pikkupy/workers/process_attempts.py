@@ -28,6 +28,10 @@ class ProcessAttempt(TaskAttempt):
         else:
             self._interrupt()
 
+    def hold(self) -> None:
+        if not self._has_begun:  # the process is asked already, or will be by its task
+            self.stop()
+
     def halt(self) -> None:
         self.stop()
         if not self.over:

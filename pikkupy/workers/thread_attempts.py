@@ -35,8 +35,8 @@ class ThreadAttempt(Attempt):
 
     def _work(self) -> Outcome:
         """On the thread."""
-        if self.over:
-            return Stopped()  # given up before the thread got to it: a body that nobody waits for must not begin
+        if self.over or self._premises.held:
+            return Stopped()  # before the thread got to it: a body that nobody waits for must not begin
         enter(self.step)
         try:
             arguments = self._arguments()

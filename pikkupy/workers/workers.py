@@ -111,7 +111,7 @@ class Workers:
         kind = where(call)
         lane = self._lanes[kind]
         attempt = KINDS[kind](call, step, self._premises, lane, began, ended)
-        if self._closed:
+        if self._closed or self._premises.held:
             attempt.end(Stopped())
         else:
             lane.enter(attempt)
@@ -132,8 +132,17 @@ class Workers:
         return attempt
 
     def hold(self) -> None:
-        """Let no body on the loop begin any more, of the attempts that have begun neither: its outcome has no place."""
+        """Let no body begin any more, of those that wait for a slot, a thread or a process neither: nothing of it would
+        be recorded."""
         self._premises.held = True
+        self._stop_waiting()
+        for attempt in self._all_running():
+            attempt.hold()
+
+    def _stop_waiting(self) -> None:
+        for lane in self._each_lane:
+            for attempt in lane.all_waiting():
+                attempt.stop()
 
     async def close(self, grace_s: float) -> None:
         """Begin nothing any more, wait up to `grace_s` for what runs, then stop it and clear up.
@@ -142,9 +151,7 @@ class Workers:
         as threads are; worker processes are killed. `ended` has been called for each attempt when this returns.
         """
         self._closed = True
-        for lane in self._each_lane:
-            for attempt in lane.all_waiting():
-                attempt.stop()
+        self._stop_waiting()
         await self._until_empty(grace_s)
         for attempt in self._all_running():
             attempt.halt()
