@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from typing import Any, NoReturn, TypeAlias, cast
@@ -75,10 +76,20 @@ def logger(*, silent: Callable[[], bool] | None = None, redact: Callable[[str], 
         processors.insert(1, _redacting(redact))
     if silent is not None:
         processors.insert(1, _unless(silent))
-    wrapped = structlog.wrap_logger(
-        _STDLIB, processors=processors, wrapper_class=structlog.stdlib.BoundLogger, context_class=dict
-    )
+    wrapped = structlog.wrap_logger(_STDLIB, processors=processors, wrapper_class=_Guarded, context_class=dict)
     return cast(Logger, wrapped.bind())
+
+
+class _Guarded(structlog.stdlib.BoundLogger):
+    """A filter or handler of the application that raises takes nobody down who logs: stdlib's handlers do the same."""
+
+    def _proxy_to_logger(self, method_name: str, event: str | None = None, *event_args: str, **event_kw: Any) -> Any:
+        try:
+            return super()._proxy_to_logger(method_name, event, *event_args, **event_kw)
+        except Exception:  # noqa: BLE001 - whatever it is
+            if logging.raiseExceptions and sys.stderr is not None:
+                traceback.print_exc()
+            return None
 
 
 def _fields(*names: str) -> list[ContextVar[object]]:
@@ -132,7 +143,7 @@ def _frames_to_the_caller() -> int:
     """How far the stdlib logger has to look up the stack for the line that logged."""
     depth = 0
     frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("structlog."):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("structlog.", __name__)):
         frame = frame.f_back
         depth += 1
     return depth

@@ -79,15 +79,17 @@ class Timers:
 
     def fire_due(self) -> None:
         """Fire every timer that is due by the clock."""
-        while not self._held:
-            due_us = self.next_due_us()
-            if due_us is None or due_us > self._clock.now_us():
-                break
-            timer = heapq.heappop(self._heap)
-            callback, timer.callback = timer.callback, None
-            assert callback is not None  # next_due_us has dropped the cancelled ones
-            callback()
-        self._set_nap()
+        try:
+            while not self._held:
+                due_us = self.next_due_us()
+                if due_us is None or due_us > self._clock.now_us():
+                    break
+                timer = heapq.heappop(self._heap)
+                callback, timer.callback = timer.callback, None
+                assert callback is not None  # next_due_us has dropped the cancelled ones
+                callback()
+        finally:
+            self._set_nap()  # if one raises, the others still come
 
     def hold(self) -> None:
         """Fire nothing any more: the engine is being left."""

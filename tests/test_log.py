@@ -70,6 +70,50 @@ def test_a_value_that_cannot_be_shown_does_not_break_the_caller(lines: pytest.Lo
     assert lines.messages == ["event value=<repr() of this Unshowable raised RuntimeError>"]
 
 
+def test_a_filter_that_raises_does_not_break_the_caller(
+    lines: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor does a handler; it is shown, as the stdlib shows what its handlers raise."""
+
+    def refuse(record: logging.LogRecord) -> bool:
+        raise LookupError("a filter of the application")
+
+    stdlib = logging.getLogger("pikkupy")
+    stdlib.addFilter(refuse)
+    try:
+        logger().info("one")
+    finally:
+        stdlib.removeFilter(refuse)
+    logger().info("two")
+
+    assert lines.messages == ["two"]
+    assert "LookupError: a filter of the application" in capsys.readouterr().err
+
+
+async def test_a_filter_that_raises_keeps_nobody_waiting(lines: pytest.LogCaptureFixture, db: Path) -> None:
+    """Whoever waits for the end of a run is told after it was logged."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def child(workflow: Workflow) -> str:
+        return await workflow.do("step", lambda: "done")
+
+    @pikku.workflow
+    async def parent(workflow: Workflow) -> str:
+        return await workflow.do("child", child)
+
+    def refuse(record: logging.LogRecord) -> bool:
+        raise LookupError("a filter of the application")
+
+    stdlib = logging.getLogger("pikkupy")
+    stdlib.addFilter(refuse)
+    try:
+        async with pikku.open(db) as engine:
+            assert await engine.run(parent) == "done"
+    finally:
+        stdlib.removeFilter(refuse)
+
+
 def test_exceptions_are_shown_by_the_handler(lines: pytest.LogCaptureFixture) -> None:
     """`exc_info` and `exception` work as in the stdlib."""
     try:

@@ -145,7 +145,7 @@ class ActiveRun:
             self._set_aside = {(row.name, row.kind, row.target): row for row in recorded.set_aside}
         self._taken_over = NO_POSITIONS  # positions of steps that it reaches there for the first time
         self.inbox = Inbox(recorded.signals)
-        self.resting: int | None = None  # until when it will wait in the file, once that is on disk
+        self.resting: RunWakes | None = None  # that it waits in the file, once this is on disk
         self.since_s = -math.inf  # time of the host loop when it came back into memory
         self.next_chunk = recorded.next_chunk  # offset in the run's stream
         self._inline: StepContext | None = None  # of the step that `_call_inline` is calling
@@ -416,9 +416,8 @@ class ActiveRun:
         if wake_at <= now_us:
             self.settle(step, Succeeded("null"))
         elif self.home.wants_rest(self, wake_at) and self._waits_for_this_alone():
-            self.resting = wake_at
-            rests = RunWakes(number=self.run.number, wakes_at=wake_at)
-            self.host.write([step.unfinished_row(), rests], partial(self._rests_or_waits, step))
+            self.resting = rests = RunWakes(number=self.run.number, wakes_at=wake_at)
+            self.host.write([step.unfinished_row(), rests], partial(self._rests_or_waits, step, rests))
         else:
             self.host.write([step.unfinished_row()], partial(self._await_waking, step))
 
@@ -433,9 +432,9 @@ class ActiveRun:
             or self.resting is not None
         )
 
-    def _rests_or_waits(self, step: LiveStep) -> None:
-        self._rests()
-        if self.resting is None:  # something came up before it was on disk
+    def _rests_or_waits(self, step: LiveStep, rests: RunWakes) -> None:
+        self._rests(rests)
+        if self.resting is not rests:  # something came up before it was on disk
             self._await_waking(step)
 
     def _await_waking(self, step: LiveStep) -> None:
@@ -708,16 +707,17 @@ class ActiveRun:
 
     def rest(self, wakes_at: int) -> None:
         """Leave memory as soon as it is on disk that the run waits in the file, unless something comes up before."""
-        self.resting = wakes_at
-        self.host.write([RunWakes(number=self.run.number, wakes_at=wakes_at)], self._rests)
+        self.resting = RunWakes(number=self.run.number, wakes_at=wakes_at)
+        self.host.write([self.resting], partial(self._rests, self.resting))
 
-    def _rests(self) -> None:
-        if self.resting is None or self.ending:
-            return
+    def _rests(self, rests: RunWakes) -> None:
+        if self.resting is not rests or self.ending:
+            return  # something has come up since; if it is to rest again, that is not on disk yet
         if self.home.holds.is_held(self.run.number):  # by somebody who may have found it here
             self._stay()
         else:
-            self.home.rests(self, self.resting)
+            assert rests.wakes_at is not None
+            self.home.rests(self, rests.wakes_at)
 
     def _stay(self) -> None:
         """Something has come up: the run does not wait in the file."""

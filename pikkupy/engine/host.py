@@ -130,15 +130,15 @@ class Host:
         self.dispatching = False
         self.timers.hold()
 
-    async def close(self) -> None:
-        """Close the rooms. The end is in good order unless the journal has failed."""
+    async def close(self, *, clean: bool) -> None:
+        """Close the rooms. `clean`: the end is in good order, unless the journal has failed."""
         self.shown.close()
         self.timers.clear()
         if isinstance(self.clock, Attachable):
             self.clock.detach(self)
         if self.watchdog is not None:
             self.watchdog.stop()
-        await self.journal.close()
+        await self.journal.close(clean=clean)
 
 
 class Shows(Protocol):
@@ -212,7 +212,6 @@ async def open_host(
     outside: Outside,
 ) -> Host:
     """Open the journal and build the rooms around it."""
-    loop = asyncio.get_running_loop()
     journal = await (outside.open_journal or Journal.open)(
         path,
         durability=config.durability,
@@ -220,6 +219,12 @@ async def open_host(
         codec=config.payload_codec,
         on_loop=not config.database_thread,
     )
+    try:
+        watchdog = watchdog_of(config.watchdog_after, log)
+    except BaseException:  # the system has no more threads to give
+        await journal.close(clean=journal.clean)
+        raise
+    loop = asyncio.get_running_loop()
     journal.on_failure = journal_failed
     journal.on_release = clock.poke
     values = Codec(config.max_payload, config.warn_payload, partial(_large, log))
@@ -236,7 +241,7 @@ async def open_host(
         services=services,
         log=log,
         shown=Shown(loop, microseconds(config.show_running_after) / 1e6),
-        watchdog=watchdog_of(config.watchdog_after, log),
+        watchdog=watchdog,
         now_us=clock.now_us,
         jitter=random.Random(outside.draw(16)),  # noqa: S311 - it spreads retries
         ids=Ids(outside.draw),

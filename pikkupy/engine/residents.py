@@ -82,7 +82,7 @@ class Residents:
         self._intruded = self._interfere  # one object for all runs
         self._waiting: dict[str, list[asyncio.Future[RunMove]]] = {}
         self._may_rest: dict[ActiveRun, None] = {}
-        self._errands: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[Any]] = set()
         self._ends: dict[int, list[tuple[int, RunMove]]] = {}  # of children, by the parent that is brought in for them
         self._ending: set[int] = set()  # runs that are being cancelled in the file
         self._called_off: set[int] = set()  # runs whose parents have let them go, and that are to be cancelled there

@@ -140,7 +140,12 @@ class Starts:
         """
         pending, self._begin_soon = self._begin_soon, []
         for start in pending:
-            self._host.journal.submit(self._begun(start), start)
+            try:
+                changes = self._begun(start)
+            except Exception as error:  # noqa: BLE001 - whoever waits for this start, or for those behind it, is told
+                self._host.has_failed(error, f"run {start.row.run_id!r} could not begin")
+                changes = [start.row]
+            self._host.journal.submit(changes, start)
 
     def _begun(self, start: _Pending) -> list[Change]:
         if not self._host.dispatching:

@@ -121,6 +121,10 @@ class Committer:
     def _take(self) -> None:
         """Write what is pending. It is taken a moment after the first is there: what this turn of the loop brings is in
         it."""
+        if self._refusal is not None:
+            self._writing = False
+            self._wake_idlers()
+            return
         first = len(self._untold)
         batch = [logical.ops for logical in islice(self._queue, first, first + MAX_CHANGES)]
         try:
@@ -173,6 +177,8 @@ class Committer:
                 logical.done(self.failure or outcome)
             except Exception as error:  # noqa: BLE001 - the changes behind it must still be told
                 self._complain(error)
+                # What it was to do is not done: go on, and a run may wait for it for ever.
+                self.fail(JournalError(f"the journal has stopped: what follows a write has failed: {error!r}"))
         self._on_release()
 
     def _complain(self, error: Exception) -> None:

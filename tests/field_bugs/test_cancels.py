@@ -208,6 +208,35 @@ async def test_13_an_opening_that_is_cancelled_leaks_nothing(turns: int, db: Pat
     await _settled(lambda: _descriptors() <= descriptors and _threads() <= threads)
 
 
+async def test_an_opening_that_fails_or_is_cancelled_twice_leaves_the_file_free(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it takes nothing from what the last life was cut off in."""
+    pikku = Pikku()
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pikkupy.engine.host.watchdog_of", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            await pikku.open(db).__aenter__()
+    for turns in range(0, 80, 2):
+        opening = asyncio.ensure_future(pikku.open(db, clock=VirtualClock()).__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.sleep(0)
+        opening.cancel()
+        (engine,) = await asyncio.gather(opening, return_exceptions=True)
+        if not isinstance(engine, BaseException):
+            await engine.__aexit__(None, None, None)
+        async with pikku.open(db, clock=VirtualClock()) as engine:
+            assert (await engine.list_runs()).runs == ()
+
+
 def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 

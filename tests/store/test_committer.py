@@ -215,8 +215,8 @@ async def test_an_empty_change_is_written_in_its_turn(journal: Journal) -> None:
     assert await outcomes_of(journal, [[a_run()], []]) == [None, None]
 
 
-async def test_a_callback_that_raises_does_not_stop_the_others(journal: Journal) -> None:
-    """It is reported to the loop's exception handler."""
+async def test_a_callback_that_raises_is_a_fail_stop(journal: Journal) -> None:
+    """What it was to do is not done. It is reported to the loop's exception handler, and the others are told."""
     reported: list[object] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda loop, context: reported.append(context["exception"]))
@@ -229,8 +229,24 @@ async def test_a_callback_that_raises_does_not_stop_the_others(journal: Journal)
     journal.submit([a_run(2)], told.append)
     await journal.idle()
 
-    assert told == [None]
     assert [str(error) for error in reported] == ["mine"]
+    assert isinstance(journal.failure, JournalError)
+    assert "what follows a write has failed: LookupError('mine')" in str(journal.failure)
+    assert told == [journal.failure]
+
+
+async def test_nothing_is_written_any_more_after_a_failure(path: str, faults: Faults) -> None:
+    """Not what was about to be taken, either: it is told as failed."""
+    journal = await open_journal(path, faults)
+    told: list[object] = []
+    journal.submit([a_run(1)], told.append)  # is taken in the next turn of the loop
+    failure = JournalError("disagree")
+    journal.fail(failure)
+    await journal.idle()
+    await journal.close()
+
+    assert told == [failure]
+    assert raw(path, "SELECT number FROM pikkupy_runs") == []
 
 
 async def test_cancelling_a_waiter_does_not_take_the_write_back(journal: Journal) -> None:
