@@ -160,7 +160,7 @@ async def runs_of(client: Client, arguments: dict[str, Any], able: Iterable[RunS
     arguments = {**arguments, "status": arguments["status"] or sorted(able)}
     found, cursor = dict[str, str | None](), None
     while True:
-        page = await client.list_runs(**arguments, limit=500, cursor=cursor)
+        page = await client.list_runs(**arguments, limit=500, cursor=cursor, values=False)
         found |= {run.id: run.parent_run_id for run in page.runs}
         cursor = page.next_cursor
         if cursor is None:

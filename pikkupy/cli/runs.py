@@ -61,7 +61,7 @@ async def list_command(
     screen, now = Screen(), clock.now()
     path, wanted = file_of(file), filters.arguments(now)
     async with Look(path) as look:
-        page = await look.list_runs(**wanted, limit=limit, cursor=cursor)
+        page = await look.list_runs(**wanted, limit=limit, cursor=cursor, values=json or jsonl)
         steps = await look.open_steps(run.id for run in page.runs if run.ended_at is None)
         damaged = look.damaged
     if json:

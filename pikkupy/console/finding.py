@@ -110,7 +110,7 @@ class Row:
 async def rows_of(ask: Ask, find: Find) -> tuple[list[Row], str | None]:
     """The runs that were asked for, and where the next page begins."""
     status, cursor = find.statuses or None, find.cursor or None
-    page = await ask.engine.list_runs(**find.filters(now()), status=status, limit=LIMIT, cursor=cursor)
+    page = await ask.engine.list_runs(**find.filters(now()), status=status, limit=LIMIT, cursor=cursor, values=False)
     open_ids = [run.id for run in page.runs if run.status not in FINAL_RUNS]
     steps = await ask.engine.open_steps(open_ids) if open_ids else {}
     at = now()

@@ -46,8 +46,8 @@ async def overview_of(ask: Ask) -> dict[str, Any]:
     """What the page shows."""
     by_workflow = await counts_of(ask)
     totals = {status: sum(one.get(status, 0) for one in by_workflow.values()) for status in RunStatus}
-    newest = (await ask.engine.list_runs(limit=NEWEST)).runs
-    failed = (await ask.engine.list_runs(status=RunStatus.FAILED, limit=5)).runs
+    newest = (await ask.engine.list_runs(limit=NEWEST, values=False)).runs
+    failed = (await ask.engine.list_runs(status=RunStatus.FAILED, limit=5, values=False)).runs
     unfinished = [run for run in newest if run.status not in FINAL_RUNS]
     lengths = sorted(took(run, run.ended_at) for run in newest if run.ended_at is not None)
     return {

@@ -344,7 +344,7 @@ async def _newest(ask: Ask, find: Find, action: Action) -> Meant:
     """What is asked about now."""
     if not (wanted := _wanted(find, action)):
         return Meant()
-    found = await ask.engine.list_runs(**find.filters(now()), status=wanted, limit=1)
+    found = await ask.engine.list_runs(**find.filters(now()), status=wanted, limit=1, values=False)
     return Meant(found.runs[0].id if found.runs else "", found.next_cursor or "")
 
 
@@ -360,7 +360,7 @@ async def _matching(ask: Ask, find: Find, action: Action, meant: Meant) -> Async
     left = MOST_AT_ONCE - len(newest)
     while left > 0 and cursor is not None:
         found = await ask.engine.list_runs(
-            **find.filters(now()), status=wanted, limit=min(left, MAX_PAGE), cursor=cursor
+            **find.filters(now()), status=wanted, limit=min(left, MAX_PAGE), cursor=cursor, values=False
         )
         left, cursor = left - len(found.runs), found.next_cursor
         yield Part(list(found.runs), cursor is not None)

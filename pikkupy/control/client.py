@@ -201,6 +201,7 @@ class Client(Mounted):
         created_before: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
+        values: bool = True,
     ) -> Page:
         """As `Engine.list_runs`."""
         call = messages.ListRuns(
@@ -214,6 +215,7 @@ class Client(Mounted):
             created_before=created_before,
             limit=limit,
             cursor=cursor,
+            values=values,
         )
 
         def see(page: messages.SentPage, final: bool) -> Page:
@@ -228,7 +230,7 @@ class Client(Mounted):
 
     async def ready(self) -> None:
         """Return if there is an engine that answers; raises as every call does."""
-        await self.list_runs(limit=1)
+        await self.list_runs(limit=1, values=False)
 
     async def load(self) -> Load:
         """As `Engine.load`."""

@@ -80,6 +80,7 @@ class ListRuns(Show, frozen=True):
     created_before: datetime | None = None
     limit: int = 50
     cursor: str | None = None
+    values: bool = True
 
 
 class Counts(Call, frozen=True):

@@ -13,6 +13,8 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
+from msgspec import structs
+
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
 from pikkupy.core.model import CODE_ACCEPTED, MAX_OWN, AttemptRow, RunFilter, RunRow, RunStatus, StepKind, StepRow
 from pikkupy.core.ports import Values
@@ -148,6 +150,7 @@ async def list_runs(
     created_before: datetime | None,
     limit: int,
     cursor: str | None,
+    values: bool,
 ) -> Page:
     """A page of runs, newest first. Raises `TypeError` or `ValueError` for an argument that there cannot be."""
     which: RunFilter = filter_of(
@@ -161,6 +164,8 @@ async def list_runs(
         created_before=created_before,
     )
     rows, more = await asked.reading.page(which, limit=check_limit(limit), before=number_of(cursor))
+    if not values:
+        rows = [structs.replace(row, input="null", output=None) for row in rows]
     return Page(
         runs=tuple(await _runs(asked, rows, asked.reading.leave_out)), next_cursor=None if more is None else str(more)
     )

@@ -326,6 +326,7 @@ class Engine(Mounted):
         created_before: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
+        values: bool = True,
     ) -> Page:
         """Runs, newest first: `limit` (1 to 500) of them, from `cursor` (a `Page.next_cursor`) on.
 
@@ -333,7 +334,8 @@ class Engine(Mounted):
         those tags, with an id that begins with `id_prefix`, with an error whose type or message contains `error` (upper
         and lower case differ), created at `created_after` or later and before `created_before` (aware `datetime`s).
         `text` finds what a person would look for: an id that begins so, or a text in a workflow's name or in an error.
-        Runs that start meanwhile do not disturb the pages. Raises `TypeError` or `ValueError` for an argument that
+        Runs that start meanwhile do not disturb the pages. Without `values`, input and output are `None`: to decode them
+        holds the event loop for 0.1 s if 500 runs have 40 kB each. Raises `TypeError` or `ValueError` for an argument that
         there cannot be.
         """
         return await asking.list_runs(
@@ -348,6 +350,7 @@ class Engine(Mounted):
             created_before=created_before,
             limit=limit,
             cursor=cursor,
+            values=values,
         )
 
     async def counts(self) -> dict[str, dict[RunStatus, int]]:
@@ -358,7 +361,7 @@ class Engine(Mounted):
         """Return if the engine is open and its file can be read; `EngineClosed` also while it is being left."""
         if self._leaving:
             raise EngineClosed("the engine is being left; unfinished runs go on at the next open")
-        await self.list_runs(limit=1)
+        await self.list_runs(limit=1, values=False)
 
     async def load(self) -> Load:
         """What the engine does just now: its workers and their limits, and the runs in memory."""

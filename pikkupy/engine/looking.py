@@ -80,6 +80,7 @@ class Look:
         created_before: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
+        values: bool = True,
     ) -> Page:
         """As `Engine.list_runs`. A cursor of one is good for the other."""
         return await asking.list_runs(
@@ -94,6 +95,7 @@ class Look:
             created_before=created_before,
             limit=limit,
             cursor=cursor,
+            values=values,
         )
 
     async def counts(self) -> dict[str, dict[RunStatus, int]]:
@@ -124,7 +126,7 @@ class Look:
 
     async def ready(self) -> None:
         """Return if the file can be read."""
-        await self.list_runs(limit=1)
+        await self.list_runs(limit=1, values=False)
 
     async def handle(self, run_id: str) -> NoReturn:
         """There is nobody to wait with. Raises `RunNotFound`, or `EngineClosed`."""

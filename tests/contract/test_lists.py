@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from pikkupy import DurationError, Engine, Pikku, PikkuError, RunFailed, Workflow
+from pikkupy.engine.looking import Look
 from pikkupy.testing import VirtualClock
 from tests.contract.waiting import BOTH
 
@@ -155,6 +157,24 @@ async def test_a_list_by_tags() -> None:
         assert await ids(engine, tags={"7": "customer"}) == []
         assert await ids(engine, tags={}) == ["d", "c", "b", "a"]
         assert await ids(engine, tags={"customer": "7"}, status="completed", id_prefix="b") == ["b"]
+
+
+async def test_a_list_without_values_is_the_same_but_for_these(db: Path) -> None:
+    """In the engine, from another process, and from the file alone; nothing is decoded for it."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow, data: list[int]) -> int:
+        return sum(data)
+
+    async with pikku.open(db) as engine, pikku.connect(db) as client, Look(db) as look:
+        await engine.run(flow, [1, 2], run_id="r")
+        await engine.run(flow, [3], run_id="s")
+        for asked in (engine, client, look):
+            whole = (await asked.list_runs()).runs
+            assert [(run.input, run.output) for run in whole] == [([3], 3), ([1, 2], 3)]
+            bare = (await asked.list_runs(values=False)).runs
+            assert bare == tuple(structs.replace(run, input=None, output=None) for run in whole)
 
 
 async def test_filtered_lists_come_in_pages() -> None:
