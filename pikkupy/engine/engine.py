@@ -334,9 +334,9 @@ class Engine(Mounted):
         those tags, with an id that begins with `id_prefix`, with an error whose type or message contains `error` (upper
         and lower case differ), created at `created_after` or later and before `created_before` (aware `datetime`s).
         `text` finds what a person would look for: an id that begins so, or a text in a workflow's name or in an error.
-        Runs that start meanwhile do not disturb the pages. Without `values`, input and output are `None`: to decode them
-        holds the event loop for 0.1 s if 500 runs have 40 kB each. Raises `TypeError` or `ValueError` for an argument that
-        there cannot be.
+        Runs that start meanwhile do not disturb the pages. Without `values`, input and output are `None`: to decode
+        those of 500 runs of 40 kB each holds the event loop for 0.1 s. Raises `TypeError` or `ValueError` for an
+        argument that there cannot be.
         """
         return await asking.list_runs(
             self._use().asked,
