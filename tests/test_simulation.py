@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from pikkupy.core import decide
 from pikkupy.core.commands import Policy
 from pikkupy.core.decide import RetryAt, Settle
+from pikkupy.store import writer
 from pikkupy.testing.simulation import History, Scenario, Violation, draw
 from pikkupy.testing.simulation import __main__ as simulation
 from pikkupy.testing.simulation.programs import Do, Sequence, Sleep
@@ -127,6 +129,22 @@ def test_an_engine_that_is_left_late_is_found(monkeypatch: pytest.MonkeyPatch) -
     until_empty = Workers._until_empty
     monkeypatch.setattr(Workers, "_until_empty", lambda self, patience_s: until_empty(self, 10 * patience_s))
     assert breaks(scenario) == "left"
+
+
+@pytest.mark.parametrize(
+    ("what", "place", "code"),
+    [("busy", "before_begin", sqlite3.SQLITE_BUSY), ("full", "before_commit", sqlite3.SQLITE_FULL)],
+)
+def test_an_engine_that_stops_for_what_passes_is_found(
+    what: str, place: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I12: it is to pause, and to try again. After an error of the disk it stops, and is right."""
+    for fault in (Fault("io_error", "before_commit", 2), Fault(what, place, 2)):
+        scenario = Scenario(1, [Do("a")], [Act(0, "start", 0)], [fault])
+        assert breaks(scenario) is None
+    monkeypatch.setattr("pikkupy.store.writer._PAUSE", writer._PAUSE - {code})
+    monkeypatch.setattr("pikkupy.store.writer._STOP", writer._STOP | {code})
+    assert breaks(scenario) == "stopped"
 
 
 def test_a_timer_that_oversleeps_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

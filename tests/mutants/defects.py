@@ -87,6 +87,13 @@ DEFECTS = (
         "take a full disk for a refusal", "store/writer.py", "{sqlite3.SQLITE_FULL, ", "{", "store/test_committer.py"
     ),
     Defect(
+        "stop for a foreign lock",
+        "store/writer.py",
+        "sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})",
+        "sqlite3.SQLITE_LOCKED})\n_STOP |= {sqlite3.SQLITE_BUSY}",
+        "test_simulation.py::test_an_engine_that_stops_for_what_passes_is_found",
+    ),
+    Defect(
         "drop the epoch check",
         "store/writing.sql",
         "WHERE new.epoch IS NOT (SELECT epoch FROM pikkupy_journal)",

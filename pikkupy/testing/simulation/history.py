@@ -42,6 +42,7 @@ FURTHER = 16  # the most commits that are drawn to be taken away by a loss of po
 LONGEST_BODY_S = 120  # and its waiting for a slot
 WORKERS = (1, 2, MANY)  # attempts that run at once, on the loop and on threads
 DOWN_S = (0.0, 0.0, 0.001, 5.0, 4_000.0)  # between two lives
+STOPS = ("io_error", "ghost")  # what an engine stops for; the other errors of a disk pass, and are waited for
 AT_ONCE = (1, 2, 3, BEGINS_AT_ONCE)  # steps of one run in a turn of the loop, by the seed
 
 
@@ -330,7 +331,7 @@ class History:
         fault = self._faults.pop()
         self.note(fault.what)
         self._timer = None
-        self._disk_has_failed |= fault.what in CODES
+        self._disk_has_failed |= fault.what in STOPS
         if fault.what == "act":
             self._act_now()
         else:
