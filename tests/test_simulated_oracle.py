@@ -11,7 +11,7 @@ from pikkupy.core.model import OWN_BITS
 from pikkupy.execution import Decided
 from pikkupy.services import StepContext
 from pikkupy.store.plan import Kind, Op
-from pikkupy.testing.simulation.asked import Violation
+from pikkupy.testing.simulation.asked import Known, Violation
 from pikkupy.testing.simulation.checks import Checks
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
@@ -154,17 +154,45 @@ def test_a_child_run_that_nobody_cancelled_is_not_cancelled(asked: str | None) -
 
 
 def test_what_nobody_has_given_is_a_violation(family: Oracle) -> None:
-    """I4: of signals, decisions and gates."""
+    """I4: of signals, decisions and gates. Nor has who gave it to another run, or under another name."""
+    signal, decision, gate = Wait("s0"), Wait("a0", approval=True), Gate("g0")
     given: list[tuple[Leaf, str, Callable[[], object]]] = [
-        (Wait("s0"), "[1]", lambda: family.given.offers("[1]")),
-        (Wait("a0", approval=True), repr(Decided(1, None)), lambda: family.given.decides(1)),
-        (Gate("g0"), "None", lambda: family.given.resumes("r0")),
+        (signal, "[1]", lambda: family.given.offers("r1", "s0", "[1]")),
+        (signal, "[1]", lambda: family.given.offers("r0", "s1", "[1]")),
+        (signal, "[1]", lambda: family.given.offers("r0", "s0", "[1]")),
+        (decision, repr(Decided(1, None)), lambda: family.given.decides("r1", "a0", 1)),
+        (decision, repr(Decided(1, None)), lambda: family.given.decides("r0", "a1", 1)),
+        (decision, repr(Decided(1, None)), lambda: family.given.decides("r0", "a0", 1)),
+        (gate, "None", lambda: family.given.resumes("r0")),
     ]
     for node, what, give in given:
         with pytest.raises(Violation, match="which nobody has given"):
             family.given.check(node, "it", ("r0", 0), "succeeded", what)
         give()
+    for node, what, _ in given:
         family.given.check(node, "it", ("r0", 0), "succeeded", what)
+
+
+def test_a_fork_brings_along_what_its_source_was_sent(family: Oracle) -> None:
+    """And nothing that others were."""
+    family.given.offers("r0", "s0", "[1]")
+    family.given.decides("r0", "a0", 1)
+    family.given.forks("r0", "f1")
+    for node, what in ((Wait("s0"), "[1]"), (Wait("a0", approval=True), repr(Decided(1, None)))):
+        family.given.check(node, "it", ("f1", 3), "succeeded", what)
+        with pytest.raises(Violation, match="which nobody has given"):
+            family.given.check(node, "it", ("f2", 3), "succeeded", what)
+
+
+def test_a_signal_that_is_taken_more_often_than_sent_is_a_violation(oracle: Oracle) -> None:
+    """I-39: by the run that it was sent to, under its name."""
+    checks = Checks(lambda *_: [], oracle)
+    for run_id, name in (("r1", "s0"), ("r0", "s1"), ("r0", "s0")):
+        oracle.seen["r0"] = {0: Known(0, ["s0", "[1]"])}
+        with pytest.raises(Violation, match=r"signal: \[1\] of 's0' was taken 1 times by run 'r0'"):
+            checks._taken_signals()
+        oracle.given.offers(run_id, name, "[1]")
+    checks._taken_signals()
 
 
 def test_a_gate_that_is_shut_after_resume_is_a_violation(family: Oracle) -> None:

@@ -16,10 +16,11 @@ import pytest
 from pikkupy.core import decide
 from pikkupy.core.commands import Policy
 from pikkupy.core.decide import RetryAt, Settle
+from pikkupy.engine.inbox import Inbox
 from pikkupy.store import writer
 from pikkupy.testing.simulation import History, Scenario, Violation, draw
 from pikkupy.testing.simulation import __main__ as simulation
-from pikkupy.testing.simulation.programs import Do, Sequence, Sleep
+from pikkupy.testing.simulation.programs import Do, Sequence, Sleep, Wait
 from pikkupy.testing.simulation.scenario import Act, Fault
 from pikkupy.testing.simulation.shrink import breaks, shrink
 from pikkupy.workers import Workers
@@ -145,6 +146,17 @@ def test_an_engine_that_stops_for_what_passes_is_found(
     monkeypatch.setattr("pikkupy.store.writer._PAUSE", writer._PAUSE - {code})
     monkeypatch.setattr("pikkupy.store.writer._STOP", writer._STOP | {code})
     assert breaks(scenario) == "stopped"
+
+
+def test_a_signal_for_a_wait_of_another_name_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I4: what the run has got was sent to it, but as another signal."""
+    scenario = Scenario(
+        1, [Sequence([Sleep(1_000_000), Wait("s0")])], [Act(0, "start", 0), Act(9_000, "signal", 0, "s1")], []
+    )
+    assert breaks(scenario) is None
+    take = Inbox.take
+    monkeypatch.setattr(Inbox, "take", lambda self, _, before: take(self, "s1", before))
+    assert breaks(scenario) == "value"
 
 
 def test_a_timer_that_oversleeps_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -355,6 +355,14 @@ DEFECTS = (
         "contract/test_signals.py",
     ),
     Defect(
+        "a signal for a wait of another name",
+        "engine/inbox.py",
+        "kept = self._kept.get(name, ())",
+        "kept = self._kept.get(name) or next(filter(None, self._kept.values()), ())\n"
+        "        name = kept[0].name if kept else name",
+        "test_simulation.py::test_a_signal_for_a_wait_of_another_name_is_found",
+    ),
+    Defect(
         "a late signal hides one in time",
         "engine/inbox.py",
         "                return row\n        return None",

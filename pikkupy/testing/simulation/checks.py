@@ -212,14 +212,14 @@ class Checks:
 
     def _taken_signals(self) -> None:
         taken = Counter(
-            (run_id, one.what[1])
+            (run_id, one.what[0], one.what[1])
             for run_id, seen in self._oracle.seen.items()
             for one in seen.values()
             if _is_signal(one.what)
         )
-        for (run_id, payload), count in taken.items():
-            if count > self._oracle.given.offered[payload]:
-                raise Violation(f"signal: {payload} was taken {count} times by run {run_id!r} (I-39)")
+        for (run_id, name, payload), count in taken.items():
+            if count > self._oracle.given.offered(run_id, name, payload):
+                raise Violation(f"signal: {payload} of {name!r} was taken {count} times by run {run_id!r} (I-39)")
 
 
 def _is_signal(what: Any) -> bool:

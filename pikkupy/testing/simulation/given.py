@@ -28,22 +28,34 @@ class Given:
     """Whatever was given in one history, acknowledged or not."""
 
     def __init__(self, disk: SimulatedDisk, clock: SimulatedClock, asked: Asked) -> None:
-        self.offered: Counter[str] = Counter()  # how often each payload was sent
+        self._offered: Counter[tuple[str, str, str]] = Counter()  # how often each payload was sent: run, name, payload
         self.returned: dict[str, dict[str, None]] = {}  # by the bodies of workflows
-        self._decided: set[str] = set()
+        self._decided: set[tuple[str, str, str]] = set()
+        self._sources: dict[str, str] = {}  # of forks, which bring along what was sent there
         self._resumed: set[str] = set()
         self._opened: list[Known] = []  # acknowledged: run and gates
         self._disk = disk
         self._clock = clock
         self._asked = asked
 
-    def offers(self, payload: str) -> None:
+    def offers(self, run_id: str, name: str, payload: str) -> None:
         """`signal` is called."""
-        self.offered[payload] += 1
+        self._offered[run_id, name, payload] += 1
 
-    def decides(self, decision: Any) -> None:
+    def decides(self, run_id: str, name: str, decision: Any) -> None:
         """`approve` is called."""
-        self._decided.add(repr(Decided(decision, None)))
+        self._decided.add((run_id, name, repr(Decided(decision, None))))
+
+    def forks(self, source: str, fork: str) -> None:
+        """`fork` is called."""
+        self._sources[fork] = source
+
+    def offered(self, run_id: str, name: str, payload: str) -> int:
+        """How often the payload was sent to the run under that name, or to the one that it is made from."""
+        return sum(self._offered[one, name, payload] for one in self._and_source(run_id))
+
+    def _and_source(self, run_id: str) -> set[str]:
+        return {run_id, self._sources.get(run_id, run_id)}
 
     def returns(self, run_id: str, value: str) -> None:
         """The body of a workflow returns that."""
@@ -85,7 +97,9 @@ class Given:
 
     def _is_known(self, node: Leaf, run_id: str, what: str) -> bool:
         if isinstance(node, Wait):
-            return what == _EXPIRED or what in self._decided if node.approval else what in self.offered
+            if not node.approval:
+                return self.offered(run_id, node.name, what) > 0
+            return what == _EXPIRED or any((one, node.name, what) in self._decided for one in self._and_source(run_id))
         return what == "None" and (not isinstance(node, Gate) or run_id in self._resumed)
 
     def _check_child(self, node: Child, where: str, run_id: str, children: list[Any], status: str, what: str) -> None:

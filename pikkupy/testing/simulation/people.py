@@ -146,12 +146,12 @@ class People:
         self._sent += 1
         payload = [self._sent]
         for _ in range(times):
-            self._oracle.given.offers(repr(payload))
+            self._oracle.given.offers(run_id, name, repr(payload))
             await engine.signal(run_id, name, payload)
             self._oracle.accepts(run_id, name)
 
     async def _approve(self, engine: Engine, run_id: str, name: str, decision: int) -> None:
-        self._oracle.given.decides(decision)
+        self._oracle.given.decides(run_id, name, decision)
         await engine.approve(run_id, name, decision)
         self._oracle.accepts(run_id, name)
 
@@ -178,6 +178,7 @@ class People:
         self._forks += 1
         fork = f"f{self._forks}"
         self._oracle.asked.forking[fork] = place
+        self._oracle.given.forks(source, fork)
         self._code.forked(root, fork, self._scenario.programs[int(root[1:])])
         await engine.fork(source, at=steps[place].name, overrides=overrides, new_run_id=fork)
         self._oracle.started(fork)
