@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
 
 from pikkupy.core.model import OWN_BITS
+from pikkupy.errors import JournalError, PikkuError, RunStateError
 from pikkupy.execution import Decided
 from pikkupy.services import StepContext
 from pikkupy.store.plan import Kind, Op
-from pikkupy.testing.simulation.asked import Known, Violation
+from pikkupy.testing.simulation.asked import Known, TakeBack, Violation, unless_refused
 from pikkupy.testing.simulation.checks import Checks
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
@@ -197,7 +199,7 @@ def test_a_signal_that_is_taken_more_often_than_sent_is_a_violation(oracle: Orac
 
 def test_a_gate_that_is_shut_after_resume_is_a_violation(family: Oracle) -> None:
     """I5: the call had returned. But a loss of power may have led back to before that."""
-    shut = family.given.resumes("r0")
+    shut = family.given.shut_gates("r0")
     assert shut == {"gate"}
     family.given.has_resumed("r0", shut)
     with pytest.raises(Violation, match=r"resume\('r0'\) had returned, and \['gate'\] is shut"):
@@ -292,3 +294,97 @@ def test_a_cancel_holds_below_although_another_run_was_retried(oracle: Oracle) -
         oracle.bodies.begins(STEP, attempt(1, "r0/child"), life=1)
     oracle.is_retried("r0")
     oracle.bodies.begins(STEP, attempt(1, "r0/child"), life=1)
+
+
+def asked_in_vain(*take_back: TakeBack, error: Exception | None = None) -> None:
+    """A call that was refused, or that has ended with another error."""
+    with suppress(PikkuError), unless_refused(*take_back):
+        raise error or RunStateError("no")
+
+
+def test_a_refused_retry_excuses_nothing(oracle: Oracle) -> None:
+    """What was seen, what was told and the delays of retries hold as before; so do an end and a cancel (I3, I4, I8)."""
+    completed, failed = ("completed", "7", None), ("failed", None, "{}")
+    checks = Checks(lambda sql, *_: [("r0", *failed)] if "output" in sql else [], oracle)
+    oracle.finals["r0"] = Known(0, completed)
+    oracle.seen["r0"] = {0: Known(0, ["charge", "7"])}
+    oracle.bodies.failed(attempt(1))
+    oracle.has_cancelled("r1")
+    asked_in_vain(oracle.is_retried("r0"))
+    asked_in_vain(oracle.is_retried("r1"))
+
+    with pytest.raises(Violation, match="end: run 'r0' was"):
+        checks.look()
+    with pytest.raises(Violation, match="replay: run 'r0' saw"):
+        oracle.saw(Cursor("r0"), -1, STEP, "8", remembers=True)
+    with pytest.raises(Violation, match="told: the caller of run 'r0' was told failed"):
+        oracle.told("r0", "failed", "None")
+    with pytest.raises(Violation, match="before the delay of its retry has passed"):
+        oracle.bodies.begins(Do("charge", retries=3, delay_us=1), attempt(2), life=1)
+    with pytest.raises(Violation, match=r"begins after cancel\('r1'\) has returned"):
+        oracle.bodies.begins(STEP, attempt(1, "r1/child"), life=1)
+
+
+def test_attempts_are_remembered_after_a_refusal(oracle: Oracle) -> None:
+    """That of `at_most_once` too (I6)."""
+    once = Do("charge", once=True, retries=3)
+    oracle.bodies.begins(once, attempt(1), life=1)
+    oracle.seen["r0"] = {}
+    asked_in_vain(oracle.is_retried("r0"))
+    with pytest.raises(Violation, match="at most once: attempt 1 of step 'charge' of run 'r0' begins again"):
+        oracle.bodies.begins(once, attempt(1), life=2)
+
+
+def test_a_refusal_takes_back_only_its_own(oracle: Oracle) -> None:
+    """Somebody else's retry may be under way, or done; and if the journal fails, nobody knows."""
+    oracle.finals["r0"] = Known(0, ("failed", None, "{}"))
+    first, second = oracle.is_retried("r0"), oracle.is_retried("r0")
+    asked_in_vain(first)
+    assert oracle.asked.was_retried("r0")
+    assert "r0" not in oracle.finals
+    oracle.finals["r0"] = Known(0, ("failed", None, "{}"))
+    asked_in_vain(oracle.is_retried("r0"))
+    assert "r0" not in oracle.finals  # it may be older than the other retry
+    asked_in_vain(second, error=JournalError("the disk is gone"))
+    assert oracle.asked.was_retried("r0")
+
+
+def test_what_was_learnt_of_another_past_does_not_come_back(oracle: Oracle) -> None:
+    """Changed code was accepted, as far as is known, between a retry and its refusal."""
+    oracle.finals["r0"] = Known(0, ("failed", None, "{}"))
+    refused = oracle.is_retried("r0")
+    oracle.finals["r0"] = Known(0, ("completed", "7", None))
+    oracle.takes_code("r0")
+    asked_in_vain(refused)
+    assert oracle.finals == {}
+
+
+def test_changed_code_that_was_not_accepted_excuses_nothing(oracle: Oracle) -> None:
+    """Every value of the run would have passed."""
+    oracle.seen["r0"] = {0: Known(0, ["charge", "7"])}
+    asked_in_vain(oracle.takes_code("r0"), oracle.given.resumes("r0"))
+    with pytest.raises(Violation, match="value: 7 is seen of step 0 of run 'r0'"):
+        sees(oracle, "7")
+    with pytest.raises(Violation, match="which nobody has given"):
+        oracle.given.check(Gate("g0"), "it", ("r0", 0), "succeeded", "None")
+    assert oracle.seen["r0"] == {0: Known(0, ["charge", "7"])}
+
+
+def test_a_run_that_was_not_deleted_is_to_be_there(oracle: Oracle) -> None:
+    """Nor is one cancelled, or told something, because somebody has tried (I5, I-28, I4)."""
+    cancelled = ("r1", "cancelled", None, None)
+    checks = Checks(lambda sql, *_: [cancelled] if "output" in sql else [], oracle)
+    asked_in_vain(oracle.wants_cancelled("r1"))
+    with pytest.raises(Violation, match="cancel: run 'r1' is cancelled, and nobody has asked for it"):
+        checks.look()
+    oracle.started("r0")
+    asked_in_vain(oracle.deletes("r0"))
+    with pytest.raises(Violation, match=r"lost: start\(\) of run 'r0' had returned"):
+        checks.look()
+    asked_in_vain(oracle.given.offers("r0", "s0", "[1]"), oracle.given.decides("r0", "a0", 1))
+    for node, what in ((Wait("s0"), "[1]"), (Wait("a0", approval=True), repr(Decided(1, None)))):
+        with pytest.raises(Violation, match="which nobody has given"):
+            oracle.given.check(node, "it", ("r0", 0), "succeeded", what)
+    asked_in_vain(oracle.asked.forks("f1", 2))
+    with pytest.raises(Violation, match="value: 7 is seen of step 1 of run 'f1'"):
+        sees(oracle, "7", "f1", 1)

@@ -78,7 +78,7 @@ class _Observer:
         self._life = history.life
         self._own_sleeps = 0
 
-    def _watch(self, check: Callable[..., None], *about: Any, **more: Any) -> None:
+    def _watch(self, check: Callable[..., object], *about: Any, **more: Any) -> None:
         self._history.watch(self._life, partial(check, *about, **more))
 
     def asks(self, position: int | None, node: Leaf) -> int:

@@ -157,9 +157,15 @@ class Bodies:
         now = (self._now_us(), self._clock.jumps, final)
         self._failed_at[step.run_id, step.position, step.attempt_count] = Known(self._disk.commits, now)
 
-    def forget(self, run_id: str) -> None:
-        """The run goes on from an earlier point, or is another one."""
+    def forget(self, run_id: str) -> dict[tuple[str, int, int], Known]:
+        """The run goes on from an earlier point, or is another one. What was known, for `remember`."""
+        forgotten = {key: known for key, known in self._begun.items() if key[0] == run_id}
         self._begun = {key: known for key, known in self._begun.items() if key[0] != run_id}
+        return forgotten
+
+    def remember(self, begun: dict[tuple[str, int, int], Known]) -> None:
+        """It does not, after all; what was learnt meanwhile is newer."""
+        self._begun = {**begun, **self._begun}
 
     def restored(self, commits: int) -> None:
         """The process has died, and the disk is what it was after so many commits."""

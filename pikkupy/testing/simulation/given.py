@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from pikkupy.execution import Decided, Expired
-from pikkupy.testing.simulation.asked import Asked, Known, Violation
+from pikkupy.testing.simulation.asked import Asked, Known, TakeBack, Violation, counted
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
 from pikkupy.testing.simulation.programs import Child, Gate, Leaf, Wait
@@ -30,21 +30,21 @@ class Given:
     def __init__(self, disk: SimulatedDisk, clock: SimulatedClock, asked: Asked) -> None:
         self._offered: Counter[tuple[str, str, str]] = Counter()  # how often each payload was sent: run, name, payload
         self.returned: dict[str, dict[str, None]] = {}  # by the bodies of workflows
-        self._decided: set[tuple[str, str, str]] = set()
+        self._decided: Counter[tuple[str, str, str]] = Counter()
         self._sources: dict[str, str] = {}  # of forks, which bring along what was sent there
-        self._resumed: set[str] = set()
+        self._resumed: Counter[str] = Counter()
         self._opened: list[Known] = []  # acknowledged: run and gates
         self._disk = disk
         self._clock = clock
         self._asked = asked
 
-    def offers(self, run_id: str, name: str, payload: str) -> None:
+    def offers(self, run_id: str, name: str, payload: str) -> TakeBack:
         """`signal` is called."""
-        self._offered[run_id, name, payload] += 1
+        return counted(self._offered, (run_id, name, payload))
 
-    def decides(self, run_id: str, name: str, decision: Any) -> None:
+    def decides(self, run_id: str, name: str, decision: Any) -> TakeBack:
         """`approve` is called."""
-        self._decided.add((run_id, name, repr(Decided(decision, None))))
+        return counted(self._decided, (run_id, name, repr(Decided(decision, None))))
 
     def forks(self, source: str, fork: str) -> None:
         """`fork` is called."""
@@ -61,9 +61,12 @@ class Given:
         """The body of a workflow returns that."""
         self.returned.setdefault(run_id, {})[value] = None
 
-    def resumes(self, run_id: str) -> set[str]:
-        """`resume` is called; the gates that are shut."""
-        self._resumed.add(run_id)
+    def resumes(self, run_id: str) -> TakeBack:
+        """`resume` is called."""
+        return counted(self._resumed, run_id)
+
+    def shut_gates(self, run_id: str) -> set[str]:
+        """What `resume` means."""
         return {name for (name,) in self._disk.query(_SHUT, run_id)}
 
     def has_resumed(self, run_id: str, shut: set[str]) -> None:
@@ -81,7 +84,7 @@ class Given:
                 continue  # it may not have fitted, or comes to gates of these names again
             if not at_rest and ("/" in run_id or run_id in self._asked.unwanted):
                 continue
-            still = shut & {name for (name,) in self._disk.query(_SHUT, run_id)}
+            still = shut & self.shut_gates(run_id)
             if still:
                 raise Violation(f"resume: resume({run_id!r}) had returned, and {sorted(still)} is shut (I5)")
 

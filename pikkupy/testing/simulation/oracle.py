@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from pikkupy.core.model import OWN_BITS
 from pikkupy.store.plan import Kind, Op
-from pikkupy.testing.simulation.asked import Asked, Known, Violation, is_among
+from pikkupy.testing.simulation.asked import Asked, Known, TakeBack, Violation, counted, is_among
 from pikkupy.testing.simulation.bodies import Bodies
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
@@ -46,6 +47,16 @@ class Cursor:
         self.own_sleeps: dict[int, int] = {}  # since when they are
 
 
+class Forgotten(NamedTuple):
+    """What was known of a run, in case that it goes on from where it was."""
+
+    run_id: str
+    times: int  # that it was forgotten, with this one
+    final: Known | None
+    seen: dict[int, Known]
+    begun: dict[tuple[str, int, int], Known]
+
+
 class Oracle:
     """Watches one history: what its workflows see, what its steps do, what its callers are told."""
 
@@ -60,6 +71,7 @@ class Oracle:
         self.sent: list[Known] = []  # acknowledged signals and decisions: to which run, of which name
         self.seen: dict[str, dict[int, Known]] = {}  # what workflows got from awaits, by number
         self.prunes = 0  # calls of `prune` under way
+        self._forgotten: Counter[str] = Counter()  # how often what was known of a run was
         self._disk = disk
         self._clock = clock
         self._now_us = clock.now_us
@@ -167,33 +179,54 @@ class Oracle:
         """`signal` or `approve` has returned."""
         self.sent.append(Known(self._disk.commits, (run_id, name)))
 
-    def wants_cancelled(self, run_id: str) -> None:
+    def wants_cancelled(self, run_id: str) -> TakeBack:
         """`cancel` is called, by somebody or by the workflow itself."""
-        self.asked.unwanted.add(run_id)
+        return counted(self.asked.unwanted, run_id)
 
     def has_cancelled(self, run_id: str) -> None:
         """`cancel` has returned."""
         self.asked.cancelled[run_id] = self._disk.commits
 
-    def is_retried(self, run_id: str) -> None:
-        """`retry` was called: the run, and what failed below it, go on from an earlier point."""
-        self.asked.retried.add(run_id)
-        self._forget(one for one in [*self.finals, *self.seen] if is_among(one, [run_id]))
+    def is_retried(self, run_id: str) -> TakeBack:
+        """`retry` is called: the run, and what failed below it, go on from an earlier point."""
+        take_back = counted(self.asked.retried, run_id)
+        known = {one: None for one in [*self.finals, *self.seen] if is_among(one, [run_id])}
+        return partial(self._take_back, take_back, self._forget([*known]))
 
-    def takes_code(self, run_id: str) -> None:
+    def takes_code(self, run_id: str) -> TakeBack:
         """Changed code is accepted: what follows is another history."""
-        self.asked.accepted.add(run_id)
-        self._forget([run_id])
+        take_back = counted(self.asked.accepted, run_id)
+        return partial(self._take_back, take_back, self._forget([run_id]))
 
-    def _forget(self, runs: Iterable[str]) -> None:
-        for run_id in list(runs):
-            self.finals.pop(run_id, None)
-            self.seen.pop(run_id, None)
-            self.bodies.forget(run_id)
+    def _take_back(self, take_back: TakeBack, forgotten: Iterable[Forgotten]) -> None:
+        take_back()
+        for one in forgotten:
+            if one.times == self._forgotten[one.run_id] and not self.asked.may_have_changed(one.run_id):
+                self._remember(one)
 
-    def deletes(self, run_id: str) -> None:
+    def _forget(self, runs: list[str]) -> list[Forgotten]:
+        self._forgotten.update(runs)
+        return [
+            Forgotten(
+                run_id,
+                self._forgotten[run_id],
+                self.finals.pop(run_id, None),
+                self.seen.pop(run_id, {}),
+                self.bodies.forget(run_id),
+            )
+            for run_id in runs
+        ]
+
+    def _remember(self, one: Forgotten) -> None:
+        """Nothing was done, and nobody else has done anything: what was, is."""
+        if one.final is not None:
+            self.finals[one.run_id] = one.final
+        self.seen[one.run_id] = {**self.seen.get(one.run_id, {}), **one.seen}
+        self.bodies.remember(one.begun)
+
+    def deletes(self, run_id: str) -> TakeBack:
         """`delete_run` or `prune` may take the run away, and all below it."""
-        self.asked.gone.add(run_id)
+        return counted(self.asked.gone, run_id)
 
     def writes(self, batch: Iterable[Sequence[Op]]) -> None:
         """A batch is about to be written.

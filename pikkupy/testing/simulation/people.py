@@ -13,7 +13,7 @@ import msgspec
 from pikkupy.core.model import StepKind, StepStatus
 from pikkupy.engine import Engine
 from pikkupy.errors import EngineClosed, JournalError, PikkuError, RunCancelled, RunFailed, WorkflowNotFound
-from pikkupy.testing.simulation.asked import Violation
+from pikkupy.testing.simulation.asked import Violation, unless_refused
 from pikkupy.testing.simulation.code import Code
 from pikkupy.testing.simulation.oracle import Oracle
 from pikkupy.testing.simulation.programs import APPROVALS, LONGEST_US, SECOND
@@ -103,12 +103,12 @@ class People:
             case "accept":
                 await self._accept(engine, run_id)
             case "cancel":
-                self._oracle.wants_cancelled(run_id)
-                await engine.cancel(run_id, "enough")
+                with unless_refused(self._oracle.wants_cancelled(run_id)):
+                    await engine.cancel(run_id, "enough")
                 self._oracle.has_cancelled(run_id)
             case "retry":
-                self._oracle.is_retried(run_id)
-                await engine.retry(run_id)
+                with unless_refused(self._oracle.is_retried(run_id)):
+                    await engine.retry(run_id)
             case "fork":
                 await self._fork(engine, run_id)
             case _:
@@ -146,24 +146,24 @@ class People:
         self._sent += 1
         payload = [self._sent]
         for _ in range(times):
-            self._oracle.given.offers(run_id, name, repr(payload))
-            await engine.signal(run_id, name, payload)
+            with unless_refused(self._oracle.given.offers(run_id, name, repr(payload))):
+                await engine.signal(run_id, name, payload)
             self._oracle.accepts(run_id, name)
 
     async def _approve(self, engine: Engine, run_id: str, name: str, decision: int) -> None:
-        self._oracle.given.decides(run_id, name, decision)
-        await engine.approve(run_id, name, decision)
+        with unless_refused(self._oracle.given.decides(run_id, name, decision)):
+            await engine.approve(run_id, name, decision)
         self._oracle.accepts(run_id, name)
 
     async def _resume(self, engine: Engine, run_id: str) -> None:
-        shut = self._oracle.given.resumes(run_id)
-        await engine.resume(run_id)
+        shut = self._oracle.given.shut_gates(run_id)
+        with unless_refused(self._oracle.given.resumes(run_id)):
+            await engine.resume(run_id)
         self._oracle.given.has_resumed(run_id, shut)
 
     async def _accept(self, engine: Engine, run_id: str) -> None:
-        self._oracle.takes_code(run_id)
-        self._oracle.given.resumes(run_id)
-        await engine.resume(run_id, accept="new")
+        with unless_refused(self._oracle.takes_code(run_id), self._oracle.given.resumes(run_id)):
+            await engine.resume(run_id, accept="new")
         self._oracle.takes_code(run_id)
         self._code.accepted(run_id, self.life)
 
@@ -177,17 +177,17 @@ class People:
         overrides = dict.fromkeys(shared[:1], self._sent)
         self._forks += 1
         fork = f"f{self._forks}"
-        self._oracle.asked.forking[fork] = place
         self._oracle.given.forks(source, fork)
         self._code.forked(root, fork, self._scenario.programs[int(root[1:])])
-        await engine.fork(source, at=steps[place].name, overrides=overrides, new_run_id=fork)
+        with unless_refused(self._oracle.asked.forks(fork, place)):
+            await engine.fork(source, at=steps[place].name, overrides=overrides, new_run_id=fork)
         self._oracle.started(fork)
         self._oracle.check_forked(source, fork, place, overrides)
 
     async def _delete(self, engine: Engine, act: Act, run_id: str) -> None:
         if act.does == "delete":
-            self._oracle.deletes(run_id)
-            await engine.delete_run(run_id)
+            with unless_refused(self._oracle.deletes(run_id)):
+                await engine.delete_run(run_id)
             self._oracle.has_deleted(run_id)
         else:
             self._oracle.prunes += 1
