@@ -114,6 +114,18 @@ def test_an_exception_that_nobody_should_see_is_made_smaller_too(monkeypatch: py
     assert len(smallest.faults) + len(smallest.acts) < len(scenario.faults) + len(scenario.acts)
 
 
+def test_an_exception_that_a_caller_gets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers are tasks of their own, whose exceptions nobody asks for."""
+
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    scenario = Scenario(1, [Sleep(1_000_000)], [Act(0, "start", 0), Act(1_000, "signal", 0, "s0")], [])
+    assert breaks(scenario) is None
+    monkeypatch.setattr("pikkupy.engine.acting.tell", broken)
+    assert breaks(scenario) == "error"
+
+
 def test_a_retry_of_what_is_not_to_be_retried_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """I-19: the class of the error is overlooked."""
     scenario = Scenario(1, [Sequence([Do("a", "final", retries=2)])], [Act(0, "start", 0)], [])

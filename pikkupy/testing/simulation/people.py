@@ -87,6 +87,10 @@ class People:
             await doing
         except Violation as violation:
             self.violation = self.violation or violation
+        except PikkuError:
+            raise
+        except Exception as error:  # noqa: BLE001 - of the engine or of the simulation: nobody else would hear of it
+            self.violation = self.violation or Violation(f"error: {error!r}")
 
     async def _act(self, engine: Engine, act: Act) -> None:
         self._note(act.does)
