@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -17,8 +18,9 @@ from pikkupy.testing.simulation.asked import Known, TakeBack, Violation, unless_
 from pikkupy.testing.simulation.checks import Checks
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.disk import SimulatedDisk
+from pikkupy.testing.simulation.loop import SimulatedLoop
 from pikkupy.testing.simulation.oracle import Cursor, Oracle
-from pikkupy.testing.simulation.programs import Child, Do, Gate, Leaf, Wait
+from pikkupy.testing.simulation.programs import Child, Do, Gate, Leaf, Sleep, Wait
 
 STEP = Do("charge", retries=3)
 
@@ -31,7 +33,7 @@ class Disk:
     def __init__(self, *, outcome: tuple[Any, ...] = (1, "succeeded", None, 1, 0), attempts: int = 1) -> None:
         self.commits = 1
         self._outcome = outcome
-        self._body = (None, None, attempts, 0, None, "running", None, 1, 0)
+        self._body: tuple[Any, ...] = (None, None, attempts, 0, None, "running", None, 1, 0)
 
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         if sql.endswith("WHERE number = ?"):
@@ -48,7 +50,7 @@ class Clock(SimulatedClock):
 
 @pytest.fixture
 def oracle() -> Oracle:
-    return Oracle(cast(SimulatedDisk, Disk()), Clock(), async_workers=2)
+    return Oracle(cast(SimulatedDisk, Disk()), Clock(), workers=2)
 
 
 def attempt(number: int, run_id: str = "r0", position: int = 0) -> StepContext:
@@ -149,10 +151,10 @@ def test_a_child_run_that_nobody_cancelled_is_not_cancelled(asked: str | None) -
     )
     if asked is not None:
         oracle.wants_cancelled(asked)
-        oracle.given.check(Child("child", STEP), "it", ("r0", 0), "failed", error)
+        oracle.given.check(Child("child", STEP), "it", ("r0", 0), "failed", error, 0)
     else:
         with pytest.raises(Violation, match="run 'r0/child' is cancelled, and nobody has asked for it"):
-            oracle.given.check(Child("child", STEP), "it", ("r0", 0), "failed", error)
+            oracle.given.check(Child("child", STEP), "it", ("r0", 0), "failed", error, 0)
 
 
 def test_what_nobody_has_given_is_a_violation(family: Oracle) -> None:
@@ -169,10 +171,10 @@ def test_what_nobody_has_given_is_a_violation(family: Oracle) -> None:
     ]
     for node, what, give in given:
         with pytest.raises(Violation, match="which nobody has given"):
-            family.given.check(node, "it", ("r0", 0), "succeeded", what)
+            family.given.check(node, "it", ("r0", 0), "succeeded", what, 0)
         give()
     for node, what, _ in given:
-        family.given.check(node, "it", ("r0", 0), "succeeded", what)
+        family.given.check(node, "it", ("r0", 0), "succeeded", what, 0)
 
 
 def test_a_fork_brings_along_what_its_source_was_sent(family: Oracle) -> None:
@@ -181,9 +183,9 @@ def test_a_fork_brings_along_what_its_source_was_sent(family: Oracle) -> None:
     family.given.decides("r0", "a0", 1)
     family.given.forks("r0", "f1")
     for node, what in ((Wait("s0"), "[1]"), (Wait("a0", approval=True), repr(Decided(1, None)))):
-        family.given.check(node, "it", ("f1", 3), "succeeded", what)
+        family.given.check(node, "it", ("f1", 3), "succeeded", what, 0)
         with pytest.raises(Violation, match="which nobody has given"):
-            family.given.check(node, "it", ("f2", 3), "succeeded", what)
+            family.given.check(node, "it", ("f2", 3), "succeeded", what, 0)
 
 
 def test_a_signal_that_is_taken_more_often_than_sent_is_a_violation(oracle: Oracle) -> None:
@@ -251,7 +253,7 @@ def test_what_is_due_and_not_told_is_a_violation(oracle: Oracle) -> None:
         if "steps.wake_at < ?" not in sql:
             return []
         asked.append(parameters[0])
-        return [("r0", "nap")]
+        return [("r0", "nap", 0, 0, 0, "inline")]
 
     checks = Checks(query, oracle)
     checks.next_moves((), None, 0)
@@ -366,7 +368,7 @@ def test_changed_code_that_was_not_accepted_excuses_nothing(oracle: Oracle) -> N
     with pytest.raises(Violation, match="value: 7 is seen of step 0 of run 'r0'"):
         sees(oracle, "7")
     with pytest.raises(Violation, match="which nobody has given"):
-        oracle.given.check(Gate("g0"), "it", ("r0", 0), "succeeded", "None")
+        oracle.given.check(Gate("g0"), "it", ("r0", 0), "succeeded", "None", 0)
     assert oracle.seen["r0"] == {0: Known(0, ["charge", "7"])}
 
 
@@ -384,7 +386,102 @@ def test_a_run_that_was_not_deleted_is_to_be_there(oracle: Oracle) -> None:
     asked_in_vain(oracle.given.offers("r0", "s0", "[1]"), oracle.given.decides("r0", "a0", 1))
     for node, what in ((Wait("s0"), "[1]"), (Wait("a0", approval=True), repr(Decided(1, None)))):
         with pytest.raises(Violation, match="which nobody has given"):
-            oracle.given.check(node, "it", ("r0", 0), "succeeded", what)
+            oracle.given.check(node, "it", ("r0", 0), "succeeded", what, 0)
     asked_in_vain(oracle.asked.forks("f1", 2))
     with pytest.raises(Violation, match="value: 7 is seen of step 1 of run 'f1'"):
         sees(oracle, "7", "f1", 1)
+
+
+OWN = Sleep(5, own=True)
+
+
+def test_a_sleep_of_asyncio_that_is_short_after_a_jump_is_a_violation() -> None:
+    """Only one that lasts while the clock is set may be, and one that is seen again later (I7, I-21)."""
+    clock = Clock()
+    oracle = Oracle(cast(SimulatedDisk, Disk()), clock, 2)
+    clock.jumps, cursor = 1, oracle.begins_again("r0")
+    oracle.asks(cursor, -1, OWN)
+    oracle.asks(cursor, -2, OWN)
+    with pytest.raises(Violation, match=r"early: asyncio\.sleep 1 of run 'r0' is too short"):
+        oracle.saw(cursor, -1, OWN, "None", remembers=False)
+    clock.jumps = 2
+    oracle.saw(cursor, -2, OWN, "None", remembers=False)
+    oracle.restored(1)
+    cursor = oracle.begins_again("r0")
+    oracle.asks(cursor, -2, OWN)
+    oracle.saw(cursor, -2, OWN, "None", remembers=False)
+
+
+def test_a_time_of_a_child_run_that_is_short_after_a_jump_is_a_violation(family: Oracle) -> None:
+    """By the clock of the engine, whatever it was set to (I7)."""
+    family._clock.jumps = 1
+    child, error = Child("child", STEP, timeout_us=5), "failed: step 'child' failed after 1 attempt: TimeoutError: late"
+    family.given.check(child, "it", ("r0", 0), "failed", error, 5)
+    with pytest.raises(Violation, match="early: the time of it is up, which was not"):
+        family.given.check(child, "it", ("r0", 0), "failed", error, 4)
+
+
+class Scheduled(Disk):
+    """Runs that begin later, or with a step that is due at 10."""
+
+    def __init__(self, *, later: bool) -> None:
+        super().__init__()
+        waits: tuple[Any, ...] = (None, None, 0, 0, None) if later else ("charge", "scheduled", 0, 0, 10)
+        self._body = (*waits, "running", None, 1, later)
+        self.later = later
+
+    def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        return [(1,)] * self.later if sql.startswith("SELECT 1 FROM pikkupy_runs") else super().query(sql, *parameters)
+
+
+def test_a_run_that_begins_before_its_time_after_a_jump_is_a_violation() -> None:
+    """If its time was there when it began, the clock may be set back (I7)."""
+    clock, disk = Clock(), Scheduled(later=True)
+    oracle = Oracle(cast(SimulatedDisk, disk), clock, 2)
+    clock.jumps = 1
+    oracle.begins_again("r0")
+    with pytest.raises(Violation, match=r"early: .* begins before the run may"):
+        oracle.bodies.begins(STEP, attempt(1), life=1)
+    disk.later = False
+    oracle.begins_again("r0")
+    oracle.bodies.begins(STEP, attempt(1), life=1)
+
+
+@pytest.mark.parametrize(("shown", "sound"), [([], False), ([9], False), ([10], True)])
+def test_a_retry_before_its_time_after_a_jump_is_a_violation(shown: list[int], sound: bool) -> None:
+    """With few slots too. It may have waited for one since it was due, and the clock been set back (I-18)."""
+    clock = Clock()
+    oracle = Oracle(cast(SimulatedDisk, Scheduled(later=False)), clock, 2)
+    clock._shown, clock.jumps = [20], 1  # before the attempt that has failed
+    oracle.bodies.failed(attempt(0))
+    clock._shown, clock.jumps = [20, *shown], 1 + len(shown)
+    with nullcontext() if sound else pytest.raises(Violation, match=r"early: .* begins before its time"):
+        oracle.bodies.begins(STEP, attempt(1), life=1)
+
+
+@pytest.mark.parametrize("by", ["inline", "thread"])
+def test_a_retry_that_is_overdue_while_there_is_a_slot_is_a_violation(by: str) -> None:
+    """Who waits for a slot, or has just got one, is not late (I-22, I-37)."""
+    clock = Clock()
+    clock.loop = cast(SimulatedLoop, SimpleNamespace(now_s=0.0))
+    oracle = Oracle(cast(SimulatedDisk, Disk()), clock, 1)
+    late = ("r0", "charge", 1, 7, 1, by)
+    checks = Checks(lambda sql, *_: [late] if "steps.wake_at < ?" in sql else [], oracle)
+    with pytest.raises(Violation, match="late: 'charge' of run 'r0' is due"):
+        checks.next_moves((), 5_000_000, 0)
+    oracle.bodies.begins(Do("charge", by=by, lasts_us=4_000_000), attempt(1), life=1)
+    clock.loop.now_s = 4.0
+    checks.next_moves((), 5_000_000, 0)
+    oracle.bodies.ends(attempt(1), life=1)
+    clock.loop.now_s = 4.9
+    checks.next_moves((), 5_000_000, 0)
+    clock.loop.now_s = 5.1
+    with pytest.raises(Violation, match="late: 'charge' of run 'r0' is due"):
+        checks.next_moves((), 5_000_000, 0)
+    oracle.bodies.begins(Do("charge", retries=1, by=by), attempt(2, position=7), life=1)
+    oracle.bodies.ends(attempt(2, position=7), life=1)
+    clock.loop.now_s = 7.0
+    checks.next_moves((), 5_000_000, 0)
+    clock.loop.now_s = 7.2
+    with pytest.raises(Violation, match="late: 'charge' of run 'r0' is due"):
+        checks.next_moves((), 5_000_000, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from pikkupy.core.machine import FINAL_RUNS
@@ -17,6 +18,7 @@ SELECT steps.name, steps.status, steps.attempts, steps.forgiven, steps.wake_at, 
 FROM pikkupy_runs AS runs LEFT JOIN pikkupy_steps AS steps ON steps.run = runs.number AND steps.position = ?
 WHERE runs.run_id = ?
 """
+_STARTS_LATER = "SELECT 1 FROM pikkupy_runs WHERE run_id = ? AND starts_at > created_at AND starts_at > ?"
 _ASIDE = """
 SELECT 1 FROM pikkupy_set_aside WHERE run = ? AND name = ? AND seq IS NOT NULL AND kind IN ('inline', 'function')
 AND coalesce(target, 'inline') = ?
@@ -31,7 +33,8 @@ ERRORS = {  # what bodies raise, and the codec for them
 LONGEST_HANDOVER_US = 50_000  # from the beginning of an attempt to that of its body on a thread
 UNKNOWN = -1  # jumps of the clock before an attempt began: one of them came just before its body did
 MANY = 1_000  # workers: nobody waits for one
-MOMENT_S = 1.0  # in which what was due before a jump of the clock still happens
+MOMENT_S = 1.0  # in which what was due before a jump of the clock still happens, and a free slot is taken
+SLACK_US = 2_000_000  # of a timer in memory, and of the row that shows the attempt that it has begun
 FINAL_STEPS = {"succeeded", "failed", "cancelled"}
 ENDED = {str(status) for status in FINAL_RUNS}
 
@@ -40,25 +43,40 @@ class Bodies:
     """Those of all lives."""
 
     def __init__(
-        self, disk: SimulatedDisk, clock: SimulatedClock, asked: Asked, counts: Counter[str], async_workers: int
+        self, disk: SimulatedDisk, clock: SimulatedClock, asked: Asked, counts: Counter[str], workers: int
     ) -> None:
         self._disk = disk
         self._clock = clock
         self._now_us = clock.now_us
         self._asked = asked
         self._counts = counts
-        self._async_workers = async_workers
+        self._workers = workers  # on the loop, and as many on threads
         self._at_work: set[tuple[str, int, int]] = set()  # attempts on the event loop that nobody has asked to stop
         # Attempts: the life in which the body began last, whether it was at_most_once, when, after how many jumps.
         self._begun: dict[tuple[str, int, int], Known] = {}
         self._live: dict[tuple[str, int], tuple[int, int]] = {}  # attempt and life of a step's body that has not ended
         self._made: dict[tuple[str, int, int], dict[str, None]] = {}  # values that bodies of an attempt have returned
         self._failed_at: dict[tuple[str, int, int], Known] = {}  # attempts
+        self._may_begin: dict[str, Known] = {}  # runs whose time was there when their bodies began
+        self._begun_at_s: dict[
+            tuple[str, int, int], float
+        ] = {}  # attempts of this life, by the loop's time as what follows
+        self._on_loop: set[tuple[str, int, int]] = set()  # attempts whose bodies have not ended
+        self._on_threads: list[float] = []  # when bodies end there, with their way back
+        self._loop_full_until_s = self._threads_full_until_s = -math.inf  # since then there was a slot
 
-    @property
-    def may_wait(self) -> bool:
-        """Whether attempts may wait for a slot."""
-        return self._async_workers < MANY
+    def may_begin(self, run_id: str) -> None:
+        """The body of a workflow begins: if its time has come, steps of it may, whatever the clock is set to."""
+        if run_id not in self._may_begin and not self._disk.query(_STARTS_LATER, run_id, self._now_us()):
+            self._may_begin[run_id] = Known(self._disk.commits, None)
+
+    def may_wait(self, run_id: str, position: int, attempts: int, by: str) -> bool:
+        """Whether the next attempt of a step, after so many, may wait for a slot, or has just got one."""
+        for attempt in (attempts, attempts + 1):
+            if self._clock.loop_s < self._begun_at_s.get((run_id, position, attempt), -math.inf) + SLACK_US / 1e6:
+                return True
+        full_until_s = self._threads_full_until_s if by == "thread" else self._loop_full_until_s
+        return self._clock.loop_s < full_until_s + MOMENT_S
 
     def begins(self, node: Do, step: StepContext, life: int) -> None:
         """The body of a step begins."""
@@ -77,9 +95,9 @@ class Bodies:
             raise Violation(f"mismatch: {where} begins; on disk is {name!r}, the run is parked: {parked} (I-33)")
         if run_id in self._asked.accepted and self._disk.query(_ASIDE, number, step.step_name, node.by):
             raise Violation(f"once: {where} begins, and an outcome of that name was set aside (I2)")
-        if is_early and self._clock.jumps == 0:
+        if is_early and run_id not in self._may_begin:
             raise Violation(f"early: {where} begins before the run may (I7)")
-        if status == "scheduled" and self._now_us() < wake_at and self._was_due_by_this_clock():
+        if status == "scheduled" and not self._was_due(wake_at, (run_id, step.position, attempt - 1)):
             raise Violation(f"early: {where} begins before its time (I7, I-18)")
         again = name is None and run_id in self._asked.accepted  # its row was set aside, and is on its way back
         if not again and not (attempts or 0) <= attempt <= (attempts or 0) + 1:
@@ -92,9 +110,13 @@ class Bodies:
         self._check_twice(node, (run_id, step.position, attempt), where, life)
         self._check_limit(node, (run_id, step.position, attempt), where)
 
-    def _was_due_by_this_clock(self) -> bool:
-        """Whether what begins now was found to be due by the clock as it is, and did not wait for a slot since then."""
-        return self._clock.jumps == 0 if self.may_wait else self._clock.is_calm_since(MOMENT_S)
+    def _was_due(self, wake_at: int, before: tuple[str, int, int]) -> bool:
+        """Whether it was so late at some time since the attempt before; that may be long ago if there are few slots."""
+        if self._workers == MANY and self._clock.is_calm_since(MOMENT_S):
+            return self._now_us() >= wake_at
+        if before in self._failed_at:
+            return self._clock.has_shown(wake_at, self._failed_at[before].what[1])
+        return self._clock.has_shown(wake_at, max(0, self._begun[before].what[3]) if before in self._begun else 0)
 
     def _check_failed(self, node: Do, step: StepContext, where: str) -> None:
         before = self._failed_at.get((step.run_id, step.position, step.attempt_count - 1))
@@ -132,11 +154,19 @@ class Bodies:
         self._begun[key] = Known(self._disk.commits, begun)
 
     def _check_limit(self, node: Do, key: tuple[str, int, int], where: str) -> None:
-        if node.by == "thread":
-            return  # there it is over at once
+        self._begun_at_s[key] = now_s = self._clock.loop_s
+        if node.by == "thread":  # there the body is over at once, and its result comes later
+            self._on_threads.append(now_s + (node.lasts_us + LONGEST_HANDOVER_US) / 1e6)
+            self._on_threads.sort()
+            if len(self._on_threads) >= self._workers:
+                self._threads_full_until_s = self._on_threads[-self._workers]
+            return
+        self._on_loop.add(key)
+        if len(self._on_loop) >= self._workers:
+            self._loop_full_until_s = math.inf
         self._at_work.add(key)
-        if len(self._at_work) > self._async_workers:
-            raise Violation(f"limit: {where} begins as number {len(self._at_work)} of {self._async_workers} (I-37)")
+        if len(self._at_work) > self._workers:
+            raise Violation(f"limit: {where} begins as number {len(self._at_work)} of {self._workers} (I-37)")
 
     def stops(self, step: StepContext) -> None:
         """The body of a step was asked to stop. What does not stop may be left alone, and its slot be another's."""
@@ -145,6 +175,9 @@ class Bodies:
     def ends(self, step: StepContext, life: int) -> None:
         """The body of a step has ended, however."""
         self.stops(step)
+        self._on_loop.discard((step.run_id, step.position, step.attempt_count))
+        if self._loop_full_until_s == math.inf and len(self._on_loop) < self._workers:
+            self._loop_full_until_s = self._clock.loop_s
         if self._live.get((step.run_id, step.position)) == (step.attempt_count, life):
             del self._live[step.run_id, step.position]
 
@@ -170,8 +203,13 @@ class Bodies:
     def restored(self, commits: int) -> None:
         """The process has died, and the disk is what it was after so many commits."""
         self._at_work.clear()
+        self._begun_at_s.clear()
+        self._on_loop.clear()
+        self._on_threads.clear()
+        self._loop_full_until_s = self._threads_full_until_s = -math.inf
         self._begun = {key: known for key, known in self._begun.items() if known.commits <= commits}
         self._failed_at = {key: known for key, known in self._failed_at.items() if known.commits <= commits}
+        self._may_begin = {run_id: known for run_id, known in self._may_begin.items() if known.commits <= commits}
 
     # What came of them
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container
 from typing import Any
 
 from pikkupy.testing.simulation.asked import Known, Violation
-from pikkupy.testing.simulation.bodies import ENDED
+from pikkupy.testing.simulation.bodies import ENDED, SLACK_US
 from pikkupy.testing.simulation.oracle import Oracle
 from pikkupy.testing.simulation.programs import SIGNALS
 
@@ -32,11 +32,12 @@ AND run NOT IN (SELECT run FROM pikkupy_signals WHERE name = '')
 """
 _OVERDUE = "SELECT run_id FROM pikkupy_runs WHERE wakes_at < ?"
 _UNWOKEN = """
-SELECT runs.run_id, steps.name FROM pikkupy_steps AS steps JOIN pikkupy_runs AS runs ON runs.number = steps.run
-WHERE steps.status IN ('pending', 'scheduled') AND steps.wake_at < ? AND (steps.kind NOT IN ('inline', 'function') OR ?)
+SELECT runs.run_id, steps.name, steps.kind IN ('inline', 'function'), steps.position, steps.attempts,
+    coalesce(steps.target, 'inline')
+FROM pikkupy_steps AS steps JOIN pikkupy_runs AS runs ON runs.number = steps.run
+WHERE steps.status IN ('pending', 'scheduled') AND steps.wake_at < ?
 AND runs.ended_at IS NULL AND runs.parked IS NULL AND runs.wakes_at IS NULL
 """
-SLACK_US = 2_000_000  # of a timer in memory, and of the row that shows the attempt that it has begun
 _ORPHAN = """
 SELECT child.run_id FROM pikkupy_runs AS child JOIN pikkupy_runs AS parent ON parent.number = child.parent
 WHERE child.ended_at IS NULL AND parent.ended_at IS NOT NULL AND child.alone_since IS NULL
@@ -195,9 +196,10 @@ class Checks:
         late = [] if calm_us is None else self._query(_OVERDUE, calm_us - late_us)
         if late:
             raise Violation(f"late: run {late[0][0]!r} is due, and waits in the file (I-22, I-41)")
-        late = [] if calm_us is None else self._query(_UNWOKEN, calm_us - SLACK_US, not self._oracle.bodies.may_wait)
-        if late:
-            raise Violation(f"late: {late[0][1]!r} of run {late[0][0]!r} is due, and is not told (I-22, I-41)")
+        late = [] if calm_us is None else self._query(_UNWOKEN, calm_us - SLACK_US)
+        for run_id, name, has_body, *step in late:
+            if not (has_body and self._oracle.bodies.may_wait(run_id, *step)):
+                raise Violation(f"late: {name!r} of run {run_id!r} is due, and is not told (I-22, I-41)")
 
     def at_the_end(self) -> None:
         """Every run has ended."""

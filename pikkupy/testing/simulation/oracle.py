@@ -60,11 +60,11 @@ class Forgotten(NamedTuple):
 class Oracle:
     """Watches one history: what its workflows see, what its steps do, what its callers are told."""
 
-    def __init__(self, disk: SimulatedDisk, clock: SimulatedClock, async_workers: int) -> None:
+    def __init__(self, disk: SimulatedDisk, clock: SimulatedClock, workers: int) -> None:
         self.counts: Counter[str] = Counter()
         self.asked = Asked()
         self.given = Given(disk, clock, self.asked)
-        self.bodies = Bodies(disk, clock, self.asked, self.counts, async_workers)
+        self.bodies = Bodies(disk, clock, self.asked, self.counts, workers)
         self.starts: dict[str, int] = {}  # acknowledged, by the commits at that time
         self.deleted: dict[str, int] = {}
         self.finals: dict[str, Known] = {}
@@ -76,6 +76,7 @@ class Oracle:
         self._clock = clock
         self._now_us = clock.now_us
         self._asked_at: dict[tuple[str, int], Known] = {}  # sleeps, and waits with a time-out
+        self._own_ended: dict[tuple[str, int], Known] = {}  # sleeps of asyncio that some execution has seen the end of
 
     @property
     def commits(self) -> int:
@@ -88,6 +89,7 @@ class Oracle:
         """The body of a run is run from the beginning: a replay, also one that is only a look at what it would do."""
         if self.asked.is_gone(run_id):
             self._forget([run_id])  # perhaps it is another run of the same id
+        self.bodies.may_begin(run_id)
         return Cursor(run_id)
 
     def asks(self, cursor: Cursor, position: int, node: Leaf) -> None:
@@ -96,11 +98,13 @@ class Oracle:
         An `asyncio.sleep` counts from the outcome that the workflow has seen last, when its own time stands still.
         """
         step = (cursor.run_id, position)
-        if not isinstance(node, Sleep | Wait) or step in self._asked_at:
-            return  # it was asked for before; it may be a look at what the run would do, before that is on disk
+        if not isinstance(node, Sleep | Wait):
+            return
         if position < 0:
             cursor.own_sleeps[position] = cursor.now_us
-        elif not self._is_known(*step):
+        if step in self._asked_at:
+            return  # it was asked for before; it may be a look at what the run would do, before that is on disk
+        if position < 0 or not self._is_known(*step):
             self._asked_at[step] = Known(self._disk.commits, (self._now_us(), self._clock.jumps))
 
     def saw(self, cursor: Cursor, position: int, node: Leaf, what: str, *, remembers: bool) -> None:
@@ -113,7 +117,12 @@ class Oracle:
             self._check_again(cursor, [getattr(node, "name", type(node).__name__), what])
 
     def _check_own_sleep(self, cursor: Cursor, position: int, node: Sleep) -> None:
-        if self._clock.jumps or self.asked.has_another_past(cursor.run_id):
+        step = (cursor.run_id, position)
+        if not node.us or step in self._own_ended or self.asked.has_another_past(cursor.run_id):
+            return  # one of no time ends at once, and a replay may come after the clock was set back
+        self._own_ended[step] = Known(self._disk.commits, None)
+        asked = self._asked_at.get(step)
+        if asked is None or asked.what[1] != self._clock.jumps:
             return
         if self._now_us() < cursor.own_sleeps[position] + node.us:
             raise Violation(f"early: asyncio.sleep {-position} of run {cursor.run_id!r} is too short (I7, I-21)")
@@ -138,7 +147,7 @@ class Oracle:
         if isinstance(node, Do):
             self.bodies.check_outcome(node, where, (run_id, position, attempts), status, what)
         else:
-            self.given.check(node, where, (run_id, position), status, what)
+            self.given.check(node, where, (run_id, position), status, what, ended_at)
 
     def _was_deleted(self, run_id: str) -> bool:
         return self.asked.is_gone(run_id) and not self._disk.query(_IS_THERE, run_id)
@@ -284,8 +293,11 @@ class Oracle:
                 del seen[place]
         self.finals = {run_id: known for run_id, known in self.finals.items() if known.commits <= commits}
         self._asked_at = {
-            key: known for key, known in self._asked_at.items() if known.commits <= commits and self._is_known(*key)
+            key: known
+            for key, known in self._asked_at.items()
+            if known.commits <= commits and (key[1] < 0 or self._is_known(*key))
         }
+        self._own_ended = {key: known for key, known in self._own_ended.items() if known.commits <= commits}
 
     def check_forked(self, source: str, fork: str, position: int, overrides: dict[str, Any]) -> None:
         """What a fork shares with the run that it was made from is the same, but for the overrides."""
