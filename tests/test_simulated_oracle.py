@@ -266,7 +266,7 @@ def test_a_file_that_sqlite_finds_wrong_is_a_violation(oracle: Oracle) -> None:
     """In each life (I-43)."""
     checks = Checks(lambda sql, *_: [("wrong",)] if "integrity" in sql else [("ok",)], oracle)
     with pytest.raises(Violation, match="file: PRAGMA integrity_check says"):
-        checks.opened(lambda _: True, whole=True)
+        checks.opened()
 
 
 def test_only_what_a_fork_shares_may_come_from_elsewhere(oracle: Oracle) -> None:

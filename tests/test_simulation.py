@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -16,7 +18,9 @@ import pytest
 from pikkupy.core import decide
 from pikkupy.core.commands import Policy
 from pikkupy.core.decide import RetryAt, Settle
+from pikkupy.engine.host import Host
 from pikkupy.engine.inbox import Inbox
+from pikkupy.engine.waker import Waker
 from pikkupy.store import writer
 from pikkupy.testing.simulation import History, Scenario, Violation, draw
 from pikkupy.testing.simulation import __main__ as simulation
@@ -169,6 +173,39 @@ def test_a_signal_for_a_wait_of_another_name_is_found(monkeypatch: pytest.Monkey
     take = Inbox.take
     monkeypatch.setattr(Inbox, "take", lambda self, _, before: take(self, "s1", before))
     assert breaks(scenario) == "value"
+
+
+def test_a_task_that_hangs_after_it_was_cancelled_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I-42: only bodies that do not stop are left behind."""
+
+    async def hangs() -> None:
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1e6)
+
+    def opened(self: Waker) -> None:
+        task = asyncio.get_running_loop().create_task(hangs())
+        asyncio.get_running_loop().call_later(0.1, task.cancel)
+        opens(self)
+
+    scenario = Scenario(1, [Do("a")], [Act(0, "start", 0)], [Fault("leave", after=1_000_000)])
+    assert breaks(scenario) is None
+    opens = Waker.open
+    monkeypatch.setattr(Waker, "open", opened)
+    assert breaks(scenario) == "left"
+
+
+def test_a_workflow_that_is_gone_is_missed_although_the_disk_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C113: it is looked for as soon as all is told that is on disk."""
+
+    async def busy(host: Host, _: object) -> None:
+        host.write([])
+
+    deploys = [Fault("deploy", after=10_000_000, change="missing")]
+    scenario = Scenario(1, [Sleep(36_000_000_000)], [Act(0, "start", 0)], deploys, resident_runs=0, unload_after_us=0)
+    assert breaks(scenario) is None
+    monkeypatch.setattr("pikkupy.engine.engine.see_to_missing", busy)
+    assert breaks(scenario) == "missing"
 
 
 def test_a_timer_that_oversleeps_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ class Watched(Protocol):
     oracle: Oracle
     code: Code
     life: int
+    stubborn: set[asyncio.Task[Any]]  # bodies that do not stop when they are asked to
 
     def note(self, what: str) -> None:
         """Something has happened."""
@@ -108,6 +109,7 @@ class _Observer:
             if node.acts == "hang":
                 await asyncio.sleep(1e6)
             if node.acts == "stubborn":
+                self._history.stubborn.update(filter(None, [asyncio.current_task()]))
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(1e6)
                 self._watch(self._history.oracle.bodies.stops, step)

@@ -140,20 +140,23 @@ class Checks:
                     f"lost: {count} times {name!r} to run {run_id!r} was accepted, {there} are on disk (I5, I-39)"
                 )
 
-    def opened(self, is_coming: Callable[[int], bool], *, whole: bool) -> None:
-        """A life begins: every owner has an epoch of its own, and who has lost or got its workflow is known.
-
-        `is_coming` says of a run that it is in memory or on its way there, as one whose child has ended meanwhile.
-        """
+    def opened(self) -> None:
+        """A life begins: every owner has an epoch of its own."""
         self._file()
-        for number, run_id, status in self._query(_NOT_BACK if whole else _WITHOUT_WORKFLOW):
-            if not is_coming(number):
-                known = "known" if whole else "unknown"
-                raise Violation(f"missing: run {run_id!r} is {status} at open, and its workflow is {known} (I9, C113)")
         [(epoch,)] = self._query("SELECT epoch FROM pikkupy_journal")
         if epoch <= self._epoch:
             raise Violation(f"epoch: {epoch} follows {self._epoch} (I11)")
         self._epoch = epoch
+
+    def workflows(self, is_coming: Callable[[int], bool], *, whole: bool) -> None:
+        """At a moment when all that is on disk was told: who has lost or got its workflow is known.
+
+        `is_coming` says of a run that it is in memory or on its way there, as one whose child has ended meanwhile.
+        """
+        for number, run_id, status in self._query(_NOT_BACK if whole else _WITHOUT_WORKFLOW):
+            if not is_coming(number):
+                known = "known" if whole else "unknown"
+                raise Violation(f"missing: run {run_id!r} is {status}, and its workflow is {known} (I9, C113)")
 
     def _file(self) -> None:
         """What SQLite itself says of it."""

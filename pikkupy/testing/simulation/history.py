@@ -10,12 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 
 from pikkupy.config import Config
 from pikkupy.engine import Engine
 from pikkupy.engine.host import BEGINS_AT_ONCE, Outside
+from pikkupy.engine.residents import Residents
 from pikkupy.errors import EngineClosed, JournalError
 from pikkupy.testing.simulation import phases
 from pikkupy.testing.simulation.application import application
@@ -84,6 +86,8 @@ class History:
         self._deploys: list[Fault] = []  # for the next life
         self._disk_has_failed = False  # in this life
         self._opening = True
+        self.stubborn: set[asyncio.Task[Any]] = set()
+        self._later: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._leaves = asyncio.Event()
         self._engine: Engine | None = None
@@ -135,6 +139,8 @@ class History:
     def _lived(self) -> bool:
         loop = self._clock.loop = SimulatedLoop(self._now_s, self._rng)
         self._disk_has_failed = False
+        self._later = None
+        self.stubborn.clear()
         self.life += 1
         self._change_code()
         self.people.next_life(self.life)
@@ -176,16 +182,14 @@ class History:
             await engine.__aenter__()
             self._opening = False
             host, residents, _ = engine._use()
-
-            def is_coming(number: int) -> bool:
-                # While something is on disk that was not told yet, any run may be on its way because of that.
-                return host.journal.busy or residents.resident(number) is not None or residents.holds.is_held(number)
-
-            self._checks.opened(is_coming, whole=not self.code.missing)
+            self._checks.opened()
             self._checks.look()
             self.oracle.given.check_gates(at_rest=False)
             if not host.journal.busy:
                 self._checks.facts()
+                self._check_workflows(residents)
+            else:
+                self._later = asyncio.get_running_loop().create_task(self._check_workflows_later(engine))
             await self._work(engine)
             await self._heal(engine)
             ended = True
@@ -196,6 +200,20 @@ class History:
         await self._leave(engine)
         await self._check_nothing_is_left()
         return ended
+
+    def _check_workflows(self, residents: Residents) -> None:
+        def is_coming(number: int) -> bool:
+            return residents.resident(number) is not None or residents.holds.is_held(number)
+
+        self._checks.workflows(is_coming, whole=not self.code.missing)
+
+    async def _check_workflows_later(self, engine: Engine) -> None:
+        """While something is on disk that was not told yet, any run may be on its way because of that."""
+        host, residents, _ = engine._use()
+        while host.journal.busy:
+            await host.journal.idle()
+        if engine._parts is not None and host.dispatching:
+            self.watch(self.life, partial(self._check_workflows, residents))
 
     def _check_it_had_a_reason(self, engine: Engine) -> None:
         failure = None if engine._parts is None else engine._parts.host.journal.failure
@@ -227,6 +245,8 @@ class History:
         self._faults.clear()
         self._arm()
         if self.code.missing:
+            if self._later is not None:
+                await self._later
             raise _Left
         for _ in range(ROUNDS):
             if not await self._help(engine):
@@ -266,10 +286,11 @@ class History:
             await asyncio.sleep(0)  # callers are told that the engine was left
         if self._disk.is_open:
             raise Violation("open: a transaction was left open (I-44)")
-        own = {asyncio.current_task(), *self.people.tasks}
+        own: set[asyncio.Task[Any] | None] = {asyncio.current_task(), self._later, *self.people.tasks}
         tasks = [] if self._clock.loop is None else self._clock.loop.tasks
         # A body that does not stop when it is asked to is left behind.
-        left = [task for task in tasks if not (task.done() or task.cancelling() or task in own)]
+        own.update(task for task in self.stubborn if task.cancelling())
+        left = [task for task in tasks if not (task.done() or task in own)]
         if left and self.people.violation is None:
             raise Violation(f"left: {left[0]!r} remains after the engine was left (I13, I-42)")
 
