@@ -11,6 +11,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +23,7 @@ from pikkupy.engine.host import Host
 from pikkupy.engine.inbox import Inbox
 from pikkupy.engine.waker import Waker
 from pikkupy.store import writer
-from pikkupy.testing.simulation import History, Scenario, Violation, draw
+from pikkupy.testing.simulation import History, Scenario, Violation, disk, draw
 from pikkupy.testing.simulation import __main__ as simulation
 from pikkupy.testing.simulation.programs import Do, Sequence, Sleep, Wait
 from pikkupy.testing.simulation.scenario import Act, Fault
@@ -64,6 +65,24 @@ def test_20_000_crashes_break_no_promise() -> None:
     assert told["missed"] == []
     assert told["seen again"] > CRASHES
     assert told["idle crashes"] < CRASHES / 5
+
+
+@pytest.mark.parametrize(("seed", "durability", "writes"), [(1, "process", 0), (2, "full", 0), (2, "process", 2)])
+def test_the_loop_itself_writes_in_some_histories(
+    seed: int, durability: str, writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `database_thread=False`, which goes with one durability."""
+    begun: list[float] = []
+
+    def sent(self: disk._OnLoop, work: Any, done: Any) -> None:
+        begun.append(asyncio.get_running_loop().time())
+        send(self, work, done)
+
+    send = disk._OnLoop.send
+    monkeypatch.setattr(disk._OnLoop, "send", sent)
+    History(Scenario(seed, [Do("a")], [Act(0, "start", 0)], [Fault("crash", "before_commit")], durability)).run()
+    assert len(begun) >= writes
+    assert bool(begun) == bool(writes)
 
 
 def fixed_seeds() -> list[int]:

@@ -30,7 +30,7 @@ ERRORS = {  # what bodies raise, and the codec for them
     "unfit": "pikkupy.errors.PayloadError: output of step ",
     "exit": "SystemExit: 3",
 }
-LONGEST_HANDOVER_US = 50_000  # from the beginning of an attempt to that of its body on a thread
+LONGEST_HANDOVER_US = 50_000  # from the beginning of an attempt to that of its body, if it is later
 UNKNOWN = -1  # jumps of the clock before an attempt began: one of them came just before its body did
 MANY = 1_000  # workers: nobody waits for one
 MOMENT_S = 1.0  # in which what was due before a jump of the clock still happens, and a free slot is taken
@@ -50,6 +50,7 @@ class Bodies:
         self._now_us = clock.now_us
         self._asked = asked
         self._counts = counts
+        self.loop_writes = False  # and stands still meanwhile, also between the beginning of an attempt and of its body
         self._workers = workers  # on the loop, and as many on threads
         self._at_work: set[tuple[str, int, int]] = set()  # attempts on the event loop that nobody has asked to stop
         # Attempts: the life in which the body began last, whether it was at_most_once, when, after how many jumps.
@@ -149,8 +150,8 @@ class Bodies:
             raise Violation(f"at most once: {where} begins again")
         if last_life == life:
             raise Violation(f"attempt: {where} begins twice in one life (I6, I-20)")
-        handed_over = node.by != "thread" or self._clock.is_calm_since(LONGEST_HANDOVER_US / 1e6)
-        begun = (life, node.once, self._now_us(), self._clock.jumps if handed_over else UNKNOWN)
+        known = not self._is_later(node) or self._clock.is_calm_since(LONGEST_HANDOVER_US / 1e6)
+        begun = (life, node.once, self._now_us(), self._clock.jumps if known else UNKNOWN)
         self._begun[key] = Known(self._disk.commits, begun)
 
     def _check_limit(self, node: Do, key: tuple[str, int, int], where: str) -> None:
@@ -167,6 +168,10 @@ class Bodies:
         self._at_work.add(key)
         if len(self._at_work) > self._workers:
             raise Violation(f"limit: {where} begins as number {len(self._at_work)} of {self._workers} (I-37)")
+
+    def _is_later(self, node: Do) -> bool:
+        """Whether the body begins later than the attempt."""
+        return node.by == "thread" or self.loop_writes
 
     def stops(self, step: StepContext) -> None:
         """The body of a step was asked to stop. What does not stop may be left alone, and its slot be another's."""
@@ -224,7 +229,7 @@ class Bodies:
         own_code = not self._asked.has_other_code(run_id)  # else what came of it may be another step's
         if "TimeoutError: " in what and node.timeout_us is not None and begun is not None and own_code:
             _, _, begun_us, jumps = begun.what
-            begun_us -= LONGEST_HANDOVER_US if node.by == "thread" else 0
+            begun_us -= LONGEST_HANDOVER_US if self._is_later(node) else 0
             if jumps == self._clock.jumps and self._now_us() < begun_us + node.timeout_us:
                 raise Violation(f"early: the time of {where} is up, which was not (I7)")
         if status == "failed" and own_code and not _can_fail_so(node, attempts, what):

@@ -59,12 +59,14 @@ class SimulatedDisk:
         self._connection: _Inline | None = None
         self._opened = 0
 
-    async def open_journal(self, path: str, **options: Any) -> Journal:
+    async def open_journal(self, path: str, *, on_loop: bool, **options: Any) -> Journal:
         """What the engine calls instead of `Journal.open`."""
         self._opened += 1
         if self._db is not None and self._opened % REOPENED == 0:
             self._close(self._db.serialize())
         journal = await Journal.open(path, **options, failpoint=self._passes, connect=self._connect, image=self._image)
+        if on_loop and self._connection is not None:  # reads go to a thread all the same
+            journal._writer, journal._reader = _OnLoop(self._connection), _Reader(self._connection)
         write = journal._write_batch
 
         def noted(db: sqlite3.Connection, batch: Sequence[Sequence[Op]]) -> Written:
@@ -158,9 +160,10 @@ class _Inline:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimulatedLoop)
         self._free_at_s = max(loop.time(), self._free_at_s) + loop.lasts(MEAN_HOP_S)
-        loop.call_at(self._free_at_s, self._do, work, done)
+        loop.call_at(self._free_at_s, self.do, work, done)
 
-    def _do(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
+    def do(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
+        """Do it now."""
         if self.dead:
             return  # the process is gone
         result, failure = None, None
@@ -178,3 +181,36 @@ class _Inline:
             await self.run(bool)  # after what was sent before, as the real one
             self._synced()  # SQLite does that when the last connection is closed
         self.dead = True
+
+
+class _OnLoop:
+    """A connection that the loop itself uses: it stands still meanwhile."""
+
+    def __init__(self, connection: _Inline) -> None:
+        self._connection = connection
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.send(work, partial(resolve, future))
+        return await future
+
+    def send(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        loop.now_s += loop.lasts(MEAN_HOP_S)
+        self._connection.do(work, done)
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+class _Reader:
+    """What reads through the connection of the writer, which outlives it or has been closed before."""
+
+    def __init__(self, connection: _Inline) -> None:
+        self._connection = connection
+        self.run, self.send = connection.run, connection.send
+
+    async def close(self) -> None:
+        if not self._connection.dead:
+            await self._connection.run(bool)  # after what was sent before

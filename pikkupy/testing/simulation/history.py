@@ -45,6 +45,7 @@ LONGEST_BODY_S = 120  # and its waiting for a slot
 WORKERS = (1, 2, MANY)  # attempts that run at once, on the loop and on threads
 DOWN_S = (0.0, 0.0, 0.001, 5.0, 4_000.0)  # between two lives
 STOPS = ("io_error", "ghost")  # what an engine stops for; the other errors of a disk pass, and are waited for
+ON_LOOP = 2  # of so many seeds in `process` durability, one writes on the loop
 AT_ONCE = (1, 2, 3, BEGINS_AT_ONCE)  # steps of one run in a turn of the loop, by the seed
 
 
@@ -94,6 +95,7 @@ class History:
         self._cancel_grace_s = CANCEL_GRACE_S[scenario.seed % len(CANCEL_GRACE_S)]
         self._config = Config(
             durability=scenario.durability,  # type: ignore[arg-type]
+            database_thread=scenario.durability == "full" or scenario.seed % ON_LOOP != 0,
             watchdog_after=None,
             show_running_after="1s",
             max_payload=100_000,
@@ -105,6 +107,7 @@ class History:
             max_cut_offs=scenario.max_cut_offs,
             unload_after=scenario.unload_after_us / 1_000,
         )
+        self.oracle.bodies.loop_writes = not self._config.database_thread
         self._pikku, self._pikku_without = application(self, whole=True), application(self, whole=False)
 
     def run(self) -> Report:
