@@ -21,11 +21,12 @@ from pikkupy.core.commands import Policy
 from pikkupy.core.decide import RetryAt, Settle
 from pikkupy.engine.host import Host
 from pikkupy.engine.inbox import Inbox
+from pikkupy.engine.residents import Residents
 from pikkupy.engine.waker import Waker
 from pikkupy.store import writer
 from pikkupy.testing.simulation import History, Scenario, Violation, disk, draw
 from pikkupy.testing.simulation import __main__ as simulation
-from pikkupy.testing.simulation.programs import Do, Sequence, Sleep, Wait
+from pikkupy.testing.simulation.programs import Child, Do, Gate, Gather, Give, Sequence, Sleep, Wait
 from pikkupy.testing.simulation.scenario import Act, Fault
 from pikkupy.testing.simulation.shrink import breaks, shrink
 from pikkupy.workers import Workers
@@ -155,6 +156,32 @@ def test_a_retry_of_what_is_not_to_be_retried_is_found(monkeypatch: pytest.Monke
     assert breaks(scenario) is None
     monkeypatch.setattr("pikkupy.workers.attempts.NonRetryableError", ())
     assert breaks(scenario) == "attempts"
+
+
+ACTS = ("start", "signal", "approve", "resume", "cancel", "retry", "fork", "accept", "delete")
+ASKED = Gather([Wait("s0"), Wait("a0", approval=True), Gate("g0"), Child("c", Sleep(7_200_000_000))])
+
+
+@pytest.mark.parametrize("does", ACTS)
+def test_what_was_written_for_a_caller_who_gives_up_is_done(does: str) -> None:
+    """He is cancelled while he waits for the disk. Nobody waits in vain for what has come of it, or is forgotten."""
+    program = Sequence([ASKED if does != "retry" else Do("a"), Give()])
+    changes = [Fault("deploy", after=60_000_000, change="insert")] if does == "accept" else []
+    name = "a0" if does == "approve" else "s0"
+    at_us = 10_000_000_000 if does == "delete" else 120_000_000
+    for patience_us in range(100, 5_000, 200):
+        act = Act(at_us, does, 0, name, patience_us=patience_us)
+        acts = [act] if does == "start" else [Act(0, "start", 0), act]
+        scenario = Scenario(patience_us, [program], acts, changes, resident_runs=0, unload_after_us=0)
+        assert breaks(scenario) is None, scenario
+
+
+def test_a_caller_who_waits_for_an_end_in_vain_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run has ended, and he is not told (I-41)."""
+    scenario = Scenario(3, [Sleep(1_000_000)], [Act(0, "start", 0)], [])
+    assert breaks(scenario) is None
+    monkeypatch.setattr(Residents, "tell", lambda *_: None)
+    assert breaks(scenario) == "told"
 
 
 def test_an_engine_that_is_left_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,6 +263,7 @@ class History:
         await self._pause(LONGEST_BODY_S)
         commits = self._disk.commits
         await self._pause(2 * LONGEST_US / SECOND)
+        self.people.check_told()
         if self._disk.commits > commits:
             raise Violation("end: something was written long after every run had ended (I-25)")
 
@@ -274,6 +275,7 @@ class History:
             self.oracle.given.check_gates(at_rest=True)
             calm_us = host.now_us() if self._clock.is_calm_since(PATIENCE_S) else None
             self._checks.next_moves(residents.active, calm_us, LATE_US)
+            self.people.check_told()
         return await self.people.help(engine)
 
     async def _pause(self, seconds: float) -> None:

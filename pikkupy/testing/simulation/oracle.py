@@ -70,7 +70,7 @@ class Oracle:
         self.finals: dict[str, Known] = {}
         self.sent: list[Known] = []  # acknowledged signals and decisions: to which run, of which name
         self.seen: dict[str, dict[int, Known]] = {}  # what workflows got from awaits, by number
-        self.prunes = 0  # calls of `prune` under way
+        self.prunes = 0  # calls of `prune` under way, or given up in this life
         self._forgotten: Counter[str] = Counter()  # how often what was known of a run was
         self._disk = disk
         self._clock = clock
@@ -282,6 +282,7 @@ class Oracle:
 
     def restored(self, commits: int) -> None:
         """The process has died, and the disk is what it was after so many commits."""
+        self.prunes = 0
         self.bodies.restored(commits)
         self.given.restored(commits)
         for known in (self.starts, self.asked.cancelled, self.deleted):

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from pikkupy.core.model import StepKind, StepStatus
 from pikkupy.engine import Engine
@@ -42,7 +43,8 @@ class People:
         self.life = 0
         self._doing: dict[asyncio.Task[None], Act] = {}
         self._again: list[Act] = []
-        self._waiters: set[asyncio.Task[None]] = set()
+        self._waiters: dict[asyncio.Task[None], str] = {}  # for the ends of which runs
+        self._untold: dict[asyncio.Task[None], float] = {}  # since when, by the loop
         self._scenario = scenario
         self._oracle = oracle
         self._code = code
@@ -63,15 +65,27 @@ class People:
 
     def begin(self, engine: Engine, act: Act) -> None:
         """Somebody does that now."""
-        task = asyncio.get_running_loop().create_task(self._perform(engine, act))
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._perform(engine, act))
         self._doing[task] = act
+        if act.patience_us:
+            loop.call_later(act.patience_us / 1e6, task.cancel)
         task.add_done_callback(lambda _: self._doing.pop(task, None))
+
+    def check_told(self) -> None:
+        """At a moment when nothing is on its way: who waits for a run that has ended was told a moment ago."""
+        now_s = asyncio.get_running_loop().time()
+        ended = {run_id for (run_id,) in self._query(_ENDED)}
+        untold = {waiter: run_id for waiter, run_id in self._waiters.items() if not waiter.done() and run_id in ended}
+        for waiter, run_id in untold.items():
+            if self._untold.setdefault(waiter, now_s) < now_s:
+                raise Violation(f"told: run {run_id!r} has ended, and a caller waits for that (I-41)")
 
     def next_life(self, life: int) -> None:
         """What was under way is done again."""
         self.to_do = [*self._again, *self._doing.values(), *self.to_do]
         self._doing, self._again = {}, []
-        self._waiters = set()
+        self._waiters, self._untold = {}, {}
         self.life = life
 
     async def _perform(self, engine: Engine, act: Act) -> None:
@@ -79,6 +93,11 @@ class People:
             await self._guarded(self._act(engine, act))
         except (JournalError, EngineClosed, WorkflowNotFound):
             self._again.append(act)  # it is not known whether it was done, or it cannot be done in this life
+        except asyncio.CancelledError:
+            self._note(f"{act.does} given up")
+            if act.does == "start":
+                self.begin(engine, structs.replace(act, patience_us=0))
+            raise
         except PikkuError as refused:
             self._note(f"{act.does} refused {type(refused).__name__}")
 
@@ -133,7 +152,7 @@ class People:
         self._oracle.started(run_id)
         if self._rng.random() < 0.5:
             waiter = asyncio.get_running_loop().create_task(self._guarded(self._wait(handle.result(), run_id)))
-            self._waiters.add(waiter)
+            self._waiters[waiter] = run_id
 
     async def _wait(self, result: Awaitable[Any], run_id: str) -> None:
         with suppress(JournalError, EngineClosed):
@@ -197,8 +216,10 @@ class People:
             self._oracle.prunes += 1
             try:
                 await engine.prune(older_than=LONGEST_US / 1_000, keep=act.deep)
-            finally:
+            except PikkuError:
                 self._oracle.prunes -= 1
+                raise
+            self._oracle.prunes -= 1
 
     async def clear_up(self, engine: Engine) -> None:
         """Delete a run that has ended, or all."""

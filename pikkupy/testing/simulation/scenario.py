@@ -11,6 +11,7 @@ from pikkupy.testing.simulation.programs import APPROVALS, LONGEST_US, SECOND, S
 
 FAULTS = ("crash", "power", "busy", "full", "io_error", "ghost", "back", "forward", "leave", "deploy")
 MOST_BACK = 4  # commits that a loss of power takes away as it is drawn
+PATIENCE_US = (0, 0, 0, 0, 0, 100, 400, 700, 1_000, 1_500, 2_500)  # looking for a run, and a write, take 500 each
 CHANGES = ("append", "insert", "rename", "remove", "swap", "missing")  # of code
 _HITS = {  # places at which a fault can strike; of the others each, and any time
     "busy": ("before_begin",),
@@ -42,6 +43,7 @@ class Act(msgspec.Struct, frozen=True, omit_defaults=True):
     deep: int = 0  # 0: to the run itself; n: to one of those below it
     delay_us: int = 0  # of a start
     twice: bool = False  # a signal that is sent twice
+    patience_us: int = 0  # until the caller gives up; 0: never
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -91,14 +93,21 @@ def draw(seed: int) -> Scenario:
 
 def _start(rng: random.Random, number: int) -> Act:
     delay_us = rng.choice((0,) * 6 + (SECOND, LONGEST_US))
-    return Act(_while(rng, SECOND), "start", number, delay_us=delay_us)
+    at_us = _while(rng, SECOND)
+    return Act(at_us, "start", number, delay_us=delay_us, patience_us=_patience_us(at_us))
 
 
 def _act(rng: random.Random, programs: int) -> Act:
     does = rng.choice(_ACTS)
     name = rng.choice(APPROVALS if does == "approve" else SIGNALS)
     deep = rng.choice((0, 0, 1, 2, 3))
-    return Act(_while(rng, 2 * LONGEST_US), does, rng.randrange(programs), name, deep, twice=rng.random() < 0.2)
+    at_us, run = _while(rng, 2 * LONGEST_US), rng.randrange(programs)
+    return Act(at_us, does, run, name, deep, twice=rng.random() < 0.2, patience_us=_patience_us(at_us))
+
+
+def _patience_us(at_us: int) -> int:
+    """By what was drawn already: another drawing would give every seed another history."""
+    return PATIENCE_US[at_us % len(PATIENCE_US)]
 
 
 def _fault(rng: random.Random, durability: str, programs: int) -> Fault:
