@@ -288,6 +288,12 @@ def test_two_attempts_at_once_are_a_violation(oracle: Oracle) -> None:
     oracle.bodies.begins(STEP, attempt(2), life=2)
 
 
+def test_a_body_that_begins_after_a_failure_is_a_violation(oracle: Oracle) -> None:
+    """Its outcome has no place in a journal that has failed (I12)."""
+    with pytest.raises(Violation, match="stopped: attempt 1 of step 'charge' of run 'r0' begins, and the journal has"):
+        oracle.bodies.begins(STEP, attempt(1), life=1, stopped=True)
+
+
 def test_a_cancel_holds_below_although_another_run_was_retried(oracle: Oracle) -> None:
     """Only a retry on the way to the child run lets it go on (I8, I-26)."""
     oracle.has_cancelled("r0")

@@ -176,6 +176,17 @@ def test_what_was_written_for_a_caller_who_gives_up_is_done(does: str) -> None:
         assert breaks(scenario) is None, scenario
 
 
+@pytest.mark.parametrize("by", ["inline", "function", "thread"])
+def test_no_body_begins_after_the_journal_has_failed(by: str) -> None:
+    """I12: when a run has come back after a crash, and before. Its outcome would have no place."""
+    program = Gather([Do("a", by=by, lasts_us=1_000), Do("b", by=by), Sleep(1_000_000)])
+    for seed in range(2, 14):
+        for commit in (1, 2, 3):
+            faults = [Fault("crash", after=2_000 + 100 * seed), Fault("io_error", "before_commit", commit)]
+            scenario = Scenario(seed, [program], [Act(0, "start", 0)], faults, "process")
+            assert breaks(scenario) is None, scenario
+
+
 def test_a_caller_who_waits_for_an_end_in_vain_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The run has ended, and he is not told (I-41)."""
     scenario = Scenario(3, [Sleep(1_000_000)], [Act(0, "start", 0)], [])

@@ -29,6 +29,11 @@ class Watched(Protocol):
     life: int
     stubborn: set[asyncio.Task[Any]]  # bodies that do not stop when they are asked to
 
+    @property
+    def has_stopped(self) -> bool:
+        """Whether the journal has failed."""
+        ...
+
     def note(self, what: str) -> None:
         """Something has happened."""
         ...
@@ -129,7 +134,7 @@ class _Observer:
     def _begins(self, node: Do) -> StepContext:
         history, step = self._history, current_step()
         assert step is not None
-        self._watch(history.oracle.bodies.begins, node, step, self._life)
+        self._watch(history.oracle.bodies.begins, node, step, self._life, stopped=history.has_stopped)
         if history.life == self._life:
             history.note(f"{step.run_id} {step.step_name} {step.attempt_count}")
         return step

@@ -79,11 +79,13 @@ class Bodies:
         full_until_s = self._threads_full_until_s if by == "thread" else self._loop_full_until_s
         return self._clock.loop_s < full_until_s + MOMENT_S
 
-    def begins(self, node: Do, step: StepContext, life: int) -> None:
-        """The body of a step begins."""
+    def begins(self, node: Do, step: StepContext, life: int, *, stopped: bool = False) -> None:
+        """The body of a step begins. `stopped`: the journal has failed."""
         run_id, attempt = step.run_id, step.attempt_count
         where = f"attempt {attempt} of step {step.step_name!r} of run {run_id!r}"
         self._counts["bodies"] += 1
+        if stopped:
+            raise Violation(f"stopped: {where} begins, and the journal has failed (I12)")
         rows = self._disk.query(_BODY, self._now_us(), step.position, run_id)
         if not rows:
             raise Violation(f"start: {where} begins, and the run is not on disk (I5, I-1)")

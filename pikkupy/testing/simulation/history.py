@@ -137,6 +137,12 @@ class History:
             except Exception as error:  # noqa: BLE001 - of the simulation: a workflow might keep it to itself
                 self.people.violation = self.people.violation or Violation(f"error: {error!r}")
 
+    @property
+    def has_stopped(self) -> bool:
+        """Whether the journal has failed."""
+        parts = None if self._engine is None else self._engine._parts
+        return parts is not None and parts.host.journal.failure is not None
+
     # Lives
 
     def _lived(self) -> bool:
