@@ -26,7 +26,7 @@ from pikkupy.engine.waker import Waker
 from pikkupy.store import writer
 from pikkupy.testing.simulation import History, Scenario, Violation, disk, draw
 from pikkupy.testing.simulation import __main__ as simulation
-from pikkupy.testing.simulation.programs import Child, Do, Gate, Gather, Give, Sequence, Sleep, Wait
+from pikkupy.testing.simulation.programs import Child, Do, Gate, Gather, Give, Node, Sequence, Sleep, Wait
 from pikkupy.testing.simulation.scenario import Act, Fault
 from pikkupy.testing.simulation.shrink import breaks, shrink
 from pikkupy.workers import Workers
@@ -184,6 +184,30 @@ def test_no_body_begins_after_the_journal_has_failed(by: str) -> None:
         for commit in (1, 2, 3):
             faults = [Fault("crash", after=2_000 + 100 * seed), Fault("io_error", "before_commit", commit)]
             scenario = Scenario(seed, [program], [Act(0, "start", 0)], faults, "process")
+            assert breaks(scenario) is None, scenario
+
+
+HOUR_US = 3_600_000_000
+WAITING: dict[str, tuple[Node, list[Act]]] = {
+    "sleep": (Sleep(HOUR_US), []),
+    "signal": (Wait("s0", HOUR_US), [Act(60_000_000, "signal", 0, "s0")]),
+    "child": (Child("c", Sleep(HOUR_US)), []),
+    "cancel": (Child("c", Sleep(HOUR_US)), [Act(60_000_000, "cancel", 0)]),
+    "retry": (Sequence([Do("a"), Give()]), [Act(60_000_000, "retry", 0)]),
+    "start": (Do("a"), []),
+    "start soon": (Do("a"), []),
+}
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_a_read_that_fails_once_loses_no_waking(name: str) -> None:
+    """The engine tries again, or stops for the next one to go on (I-22, I-41)."""
+    program, acts = WAITING[name]
+    start = Act(0, "start", 0, delay_us={"start": HOUR_US, "start soon": 1_000_000}.get(name, 0))
+    for crashes in ([], [Fault("crash", after=30_000_000)]):
+        for read in range(1, 16):
+            faults = [*crashes, Fault("read", "before_read", read)]
+            scenario = Scenario(read, [program], [start, *acts], faults, resident_runs=0, unload_after_us=0)
             assert breaks(scenario) is None, scenario
 
 

@@ -25,12 +25,14 @@ T = TypeVar("T")
 MEAN_HOP_S = 0.0005
 REOPENED = 8  # of so many lives one opens the journal anew; the others go on with the connection, which is quicker
 KEPT = 64  # earlier commits that a loss of power can lead back to
-PLACES = ("before_begin", "after_begin", "before_commit", "after_commit", "before_release")
+PLACES = ("before_begin", "after_begin", "before_commit", "after_commit", "before_release")  # of a write
+READ = "before_read"
 CODES = {
     "busy": sqlite3.SQLITE_BUSY,
     "full": sqlite3.SQLITE_FULL,
     "io_error": sqlite3.SQLITE_IOERR,
     "ghost": sqlite3.SQLITE_IOERR,  # what was reported as an error is on the disk
+    "read": sqlite3.SQLITE_IOERR,
 }
 
 
@@ -65,8 +67,10 @@ class SimulatedDisk:
         if self._db is not None and self._opened % REOPENED == 0:
             self._close(self._db.serialize())
         journal = await Journal.open(path, **options, failpoint=self._passes, connect=self._connect, image=self._image)
-        if on_loop and self._connection is not None:  # reads go to a thread all the same
-            journal._writer, journal._reader = _OnLoop(self._connection), _Reader(self._connection)
+        assert self._connection is not None
+        journal._reader = _Reader(self._connection, partial(self._passes, READ))
+        if on_loop:  # reads go to a thread all the same
+            journal._writer = _OnLoop(self._connection)
         write = journal._write_batch
 
         def noted(db: sqlite3.Connection, batch: Sequence[Sequence[Op]]) -> Written:
@@ -207,9 +211,17 @@ class _OnLoop:
 class _Reader:
     """What reads through the connection of the writer, which outlives it or has been closed before."""
 
-    def __init__(self, connection: _Inline) -> None:
+    def __init__(self, connection: _Inline, passes: Callable[[], None]) -> None:
         self._connection = connection
-        self.run, self.send = connection.run, connection.send
+        self._passes = passes
+        self.run = connection.run
+
+    def send(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
+        def read(db: sqlite3.Connection) -> T:
+            self._passes()
+            return work(db)
+
+        self._connection.send(read, done)
 
     async def close(self) -> None:
         if not self._connection.dead:

@@ -26,7 +26,7 @@ from pikkupy.testing.simulation.bodies import MANY
 from pikkupy.testing.simulation.checks import Checks
 from pikkupy.testing.simulation.clock import SimulatedClock
 from pikkupy.testing.simulation.code import Code
-from pikkupy.testing.simulation.disk import CODES, SimulatedDisk
+from pikkupy.testing.simulation.disk import CODES, PLACES, SimulatedDisk
 from pikkupy.testing.simulation.loop import Crash, SimulatedLoop, Stuck
 from pikkupy.testing.simulation.oracle import Oracle
 from pikkupy.testing.simulation.people import People
@@ -44,7 +44,7 @@ FURTHER = 16  # the most commits that are drawn to be taken away by a loss of po
 LONGEST_BODY_S = 120  # and its waiting for a slot
 WORKERS = (1, 2, MANY)  # attempts that run at once, on the loop and on threads
 DOWN_S = (0.0, 0.0, 0.001, 5.0, 4_000.0)  # between two lives
-STOPS = ("io_error", "ghost")  # what an engine stops for; the other errors of a disk pass, and are waited for
+STOPS = ("io_error", "ghost", "read")  # what an engine stops for; the other errors of a disk pass, and are waited for
 ON_LOOP = 2  # of so many seeds in `process` durability, one writes on the loop
 AT_ONCE = (1, 2, 3, BEGINS_AT_ONCE)  # steps of one run in a turn of the loop, by the seed
 
@@ -282,7 +282,12 @@ class History:
             calm_us = host.now_us() if self._clock.is_calm_since(PATIENCE_S) else None
             self._checks.next_moves(residents.active, calm_us, LATE_US)
             self.people.check_told()
-        return await self.people.help(engine)
+        try:
+            return await self.people.help(engine)
+        except JournalError:
+            if host.journal.failure is not None:
+                raise
+            return True  # one read has failed
 
     async def _pause(self, seconds: float) -> None:
         if await self.people.pause(self._leaves, seconds):
@@ -389,8 +394,9 @@ class History:
     def _count(self, fault: Fault, place: str) -> None:
         parts = None if self._engine is None else self._engine._parts
         residents = None if parts is None else parts.residents
-        met = phases.of_batch(self._disk.batch, place, residents) if place else set[str]()
-        if parts is not None and not place:
+        of_write = place in PLACES
+        met = phases.of_batch(self._disk.batch, place, residents) if of_write else set[str]()
+        if parts is not None and not of_write:
             waiting = [logical.ops for logical in parts.host.journal._committer._queue]
             met = phases.of_batch(waiting, "", residents) | phases.of_memory(parts.residents)
         if self._opening:

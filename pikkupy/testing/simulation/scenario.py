@@ -6,10 +6,10 @@ import random
 
 import msgspec
 
-from pikkupy.testing.simulation.disk import PLACES
+from pikkupy.testing.simulation.disk import PLACES, READ
 from pikkupy.testing.simulation.programs import APPROVALS, LONGEST_US, SECOND, SIGNALS, STYLES, Generator, Node
 
-FAULTS = ("crash", "power", "busy", "full", "io_error", "ghost", "back", "forward", "leave", "deploy")
+FAULTS = ("crash", "power", "busy", "full", "io_error", "ghost", "back", "forward", "leave", "deploy", "read")
 MOST_BACK = 4  # commits that a loss of power takes away as it is drawn
 PATIENCE_US = (0, 0, 0, 0, 0, 100, 400, 700, 1_000, 1_500, 2_500)  # looking for a run, and a write, take 500 each
 CHANGES = ("append", "insert", "rename", "remove", "swap", "missing")  # of code
@@ -18,6 +18,7 @@ _HITS = {  # places at which a fault can strike; of the others each, and any tim
     "full": ("after_begin", "before_commit"),
     "io_error": ("after_begin", "before_commit"),
     "ghost": ("after_commit",),
+    "read": (READ,),
 }
 _OFTEN = {
     "signal": 6,
@@ -111,7 +112,7 @@ def _patience_us(at_us: int) -> int:
 
 
 def _fault(rng: random.Random, durability: str, programs: int) -> Fault:
-    what = rng.choice(("crash",) * 24 + ("act",) * 5 + ("power",) * 3 + FAULTS[2:] + ("deploy",))
+    what = rng.choice(("crash",) * 24 + ("act",) * 5 + ("power",) * 3 + FAULTS[2:-1] + ("deploy", "read"))
     after, size = rng.choice((1, 1, 1, 2, 2, 3, 4, 6)), 0
     if what == "power" and durability == "process":
         size = rng.randint(0, MOST_BACK)
