@@ -185,8 +185,7 @@ class Engine(Mounted):
         self._has_failed.set()
         self._log.error("journal_failed", path=self._path, error=str(failure))
         if self._parts is not None:
-            self._parts.host.stop_dispatching()
-            self._parts.host.workers.hold()
+            self._parts.host.workers.drop()
             self._parts.residents.leave(failure)
 
     # Starting

@@ -130,6 +130,12 @@ class Host:
         self.dispatching = False
         self.timers.hold()
 
+    def hold(self) -> None:
+        """Begin nothing any more, as nothing is recorded: whoever is in the middle of something still comes to its end
+        before the others are told."""
+        self.stop_dispatching()
+        self.workers.hold()
+
     async def close(self, *, clean: bool) -> None:
         """Close the rooms. `clean`: the end is in good order, unless the journal has failed."""
         self.shown.close()
@@ -248,6 +254,7 @@ async def open_host(
         begins_at_once=outside.begins_at_once,
         redact=safely(config.redact),
     )
+    journal.on_stop = host.hold
     if isinstance(clock, Attachable):
         clock.attach(host)
     return host

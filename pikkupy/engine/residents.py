@@ -412,7 +412,17 @@ class Residents:
     async def carry_out(self, action: Coroutine[Any, Any, T]) -> T:
         """What comes of an action that somebody has asked for. It comes to its end before the engine is left, whatever
         becomes of whoever waits for it: what follows a write belongs to it."""
-        return await asyncio.shield(self._task_of(action))
+        task = self._task_of(self._action(action))
+        task.add_done_callback(_look_at)
+        return await asyncio.shield(task)
+
+    async def _action(self, action: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await action
+        except (JournalError, MemoryError) as error:
+            if isinstance(error, MemoryError) or not is_damage(error):
+                self._host.has_failed(error, "what was asked for could not be carried out to its end")
+            raise
 
     def run_errand(self, errand: Coroutine[Any, Any, object]) -> None:
         """Something of the engine's own that nobody waits for; it is over before the engine is left."""
@@ -673,6 +683,12 @@ class Residents:
         """It is on disk: who hears of it may act on it."""
         if self.events.listening:
             self.events.moved(run, EventKind.SUSPENDED, move.at, reason=move.reason)
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Whoever was to hear of it may have gone: asyncio need not report it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _is_new(recorded: Recorded) -> bool:

@@ -49,6 +49,7 @@ class Committer:
         self,
         write: Callable[[Sequence[Sequence[Any]], Told[Written]], object],
         loop: asyncio.AbstractEventLoop,
+        on_stop: Callable[[], None],
         on_failure: Callable[[JournalError], None],
         on_release: Callable[[], None],
         failpoint: Failpoint | None,
@@ -57,6 +58,7 @@ class Committer:
         self.waiting: str | None = None  # why nothing is written just now
         self._write = write
         self._loop = loop
+        self._on_stop = on_stop
         self._on_failure = on_failure
         self._on_release = on_release
         self._reach = failpoint
@@ -96,6 +98,7 @@ class Committer:
         self.failure = self._refusal = failure
         self.waiting = None
         self._stop_waiting()
+        self._on_stop()
         self._loop.call_soon(self._failed)
 
     async def settle(self) -> None:

@@ -57,9 +57,10 @@ class Journal(Reading):
     """One open journal and its only owner. Made by `open`; everything but `open` belongs to the loop's thread.
 
     Public attributes: `epoch`, raised by one at each open; `clean`, True if the last owner left in good order or the
-    file is new; `next_number`, for the next run, to be counted on by who takes it; `on_failure`, called once on the
-    loop after a fail-stop; `on_release`, called there when everybody was told of a commit; `damaged`, the errors of the
-    runs that `recorded_runs` had to leave out, by number.
+    file is new; `next_number`, for the next run, to be counted on by who takes it; `on_stop`, called at once when it
+    stops for good, in the middle of whatever is under way, and `on_failure`, called on the loop after that;
+    `on_release`, called there when everybody was told of a commit; `damaged`, the errors of the runs that
+    `recorded_runs` had to leave out, by number.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Journal(Reading):
         self.epoch = owned.epoch
         self.clean = owned.clean
         self.next_number = owned.next_number
+        self.on_stop: Callable[[], None] | None = None
         self.on_failure: Callable[[JournalError], None] | None = None
         self.on_release: Callable[[], None] | None = None
         self.damaged: dict[int, JournalError] = {}
@@ -90,7 +92,9 @@ class Journal(Reading):
         self._write_batch = write
         self._runs = Together(self._find_runs)
         self._recorded = Together(self._find_recorded)
-        self._committer = Committer(self._write, self._loop, self._tell_failure, self._tell_release, failpoint)
+        self._committer = Committer(
+            self._write, self._loop, self._tell_stop, self._tell_failure, self._tell_release, failpoint
+        )
         self._name = None if real is None else Name(path, real, self._loop, self.fail)
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
@@ -328,6 +332,10 @@ class Journal(Reading):
             failure = JournalError(f"{self._path}: the journal cannot be read: {error}")
             failure.__cause__, error = error, failure
         told(result, error)
+
+    def _tell_stop(self) -> None:
+        if self.on_stop is not None:
+            self.on_stop()
 
     def _tell_failure(self, failure: JournalError) -> None:
         if self.on_failure is not None:

@@ -102,10 +102,13 @@ class Attempt:
     def start(self) -> None:
         """A slot is free."""
         self.started = True
-        self._run()
+        if self._premises.held:
+            self.end(Stopped())
+        else:
+            self._run()
 
-    def hold(self) -> None:
-        """The body must not begin any more. What asks the premises before it does needs nothing else."""
+    def drop(self) -> None:
+        """End it if its body has not begun. What asks the premises before it does needs nothing for that."""
 
     def halt(self) -> None:
         """Stop without a grace for bodies that can be ended from outside."""

@@ -28,7 +28,7 @@ class ProcessAttempt(TaskAttempt):
         else:
             self._interrupt()
 
-    def hold(self) -> None:
+    def drop(self) -> None:
         if not self._has_begun:  # the process is asked already, or will be by its task
             self.stop()
 

@@ -132,12 +132,15 @@ class Workers:
         return attempt
 
     def hold(self) -> None:
-        """Let no body begin any more, of those that wait for a slot, a thread or a process neither: nothing of it would
-        be recorded."""
+        """Let no body begin any more, nor of those that wait for a slot, a thread or a process: nothing of it would be
+        recorded."""
         self._premises.held = True
+
+    def drop(self) -> None:
+        """End what is held, and tell so."""
         self._stop_waiting()
         for attempt in self._all_running():
-            attempt.hold()
+            attempt.drop()
 
     def _stop_waiting(self) -> None:
         for lane in self._each_lane:

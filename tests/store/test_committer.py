@@ -117,7 +117,7 @@ async def test_what_was_written_is_not_told_after_a_fail_stop() -> None:
             journal.fail(JournalError("stopped"))
         asyncio.get_running_loop().call_soon(done, Written([None] * len(batch)), None)
 
-    journal = Committer(write, asyncio.get_running_loop(), lambda failure: None, lambda: None, None)
+    journal = Committer(write, asyncio.get_running_loop(), lambda: None, lambda failure: None, lambda: None, None)
     for n in range(2 * MAX_CHANGES):
         journal.submit(Logical((), lambda error, n=n: told.append((n, str(error)))))  # type: ignore[misc]
     await journal.idle()
