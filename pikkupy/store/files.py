@@ -20,7 +20,7 @@ import msgspec
 from pikkupy.errors import JournalError, JournalFormatError, JournalNotFound
 from pikkupy.log import logger
 from pikkupy.store.connection import REFUSALS, connect, uri
-from pikkupy.store.migrations import APPLICATION_ID, FORMAT
+from pikkupy.store.migrations import APPLICATION_ID, FORMAT, own_tables
 from pikkupy.store.queries import QUERIES
 
 HEADER_SIZE = 100  # bytes, of an SQLite file; sqlite.org/fileformat.html
@@ -198,7 +198,7 @@ def identify(path: str, db: sqlite3.Connection, size: int) -> Found:
 def _look(path: str, db: sqlite3.Connection, size: int) -> Found:
     found = _found(path, db)
     if not found.clean and size <= MAX_QUICK_CHECK:
-        _check_pages(path, db, whole=found.stamped)
+        _check_pages(path, db, found)
     return found
 
 
@@ -231,11 +231,10 @@ def _row(path: str, db: sqlite3.Connection) -> tuple[int, object]:
             raise _damaged(path, _UNSOUND)
 
 
-def _check_pages(path: str, db: sqlite3.Connection, *, whole: bool) -> None:
+def _check_pages(path: str, db: sqlite3.Connection, found: Found) -> None:
     """SQLite's own check; in a file with foreign tables only of ours, because theirs may need extensions."""
-    tables = ("journal", "runs", "steps", "attempts", "timers")
-    checks = ["PRAGMA quick_check(1)"] if whole else [f"PRAGMA quick_check(pikkupy_{table})" for table in tables]
-    for finding in _findings(db, checks):
+    targets = ("1",) if found.stamped else own_tables(found.format)
+    for finding in _findings(db, [f"PRAGMA quick_check({target})" for target in targets]):
         raise JournalError(f"{path} was damaged when its last owner was cut off: {finding}; {RESTORE}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 from pikkupy.store.queries import QUERIES, script
@@ -9,6 +10,13 @@ from pikkupy.store.queries import QUERIES, script
 APPLICATION_ID = 0x70696B75  # "piku"; `PRAGMA application_id` of a file that pikkupy has made
 SCRIPTS = ("schema.sql",)  # script number n, counted from 1, makes format n out of format n - 1
 FORMAT = len(SCRIPTS)
+
+_TABLE = re.compile(r"^CREATE TABLE (\w+)", re.MULTILINE)
+
+
+def own_tables(number: int) -> tuple[str, ...]:
+    """The tables that a journal of that format has."""
+    return tuple(name for each in SCRIPTS[:number] for name in _TABLE.findall(script(each)))
 
 
 def migrate(db: sqlite3.Connection, found: int, *, stamped: bool, now_us: int) -> None:

@@ -22,7 +22,7 @@ from pikkupy.errors import JournalError, JournalFormatError, JournalLocked, Jour
 from pikkupy.store import Journal, connection, files
 from pikkupy.store import journal as journal_module
 from pikkupy.store.files import network_filesystem
-from pikkupy.store.migrations import APPLICATION_ID, FORMAT
+from pikkupy.store.migrations import APPLICATION_ID, FORMAT, own_tables
 from tests.store.samples import NOW, a_run, a_step, open_journal, raw
 
 pytestmark = pytest.mark.anyio
@@ -312,6 +312,22 @@ async def test_damage_after_a_crash_is_found(path: str) -> None:
     await journal.close(clean=False)
 
     assert "damaged" in await _refused(path)
+
+
+@pytest.mark.parametrize("table", own_tables(FORMAT))
+async def test_damage_beside_the_tables_of_an_application_is_found(path: str, table: str) -> None:
+    """Its tables are not looked at, and each of ours is."""
+    raw(path, "CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+    await _used(path, clean=False)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA application_id").fetchall() == [(0,)]
+        [(page,)] = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,))
+        [(size,)] = db.execute("PRAGMA page_size")
+    content = bytearray(Path(path).read_bytes())
+    content[(page - 1) * size : page * size] = b"\x55" * size
+    Path(path).write_bytes(content)
+
+    assert "damaged" in await _refused(path, JournalError if table != "pikkupy_journal" else JournalFormatError)
 
 
 async def test_a_large_file_is_not_checked(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
