@@ -116,8 +116,12 @@ def reach(name: str) -> None:
         _Process.reach(name)
 
 
-def install(kill_at: str | None, nth: int) -> Counter[str]:
-    """Let this process pass all failpoints, and kill itself when it passes one the `nth` time; what it has passed."""
+def install(kill_at: str | None, nth: int, *, in_writes: bool) -> Counter[str]:
+    """Let this process pass all failpoints, and kill itself when it passes one the `nth` time; what it has passed.
+
+    Not `in_writes`: it passes those within a write no more, and writes as in production, where one statement needs no
+    BEGIN and no COMMIT.
+    """
     passed: Counter[str] = Counter()
 
     def passing(name: str) -> None:
@@ -127,7 +131,7 @@ def install(kill_at: str | None, nth: int) -> Counter[str]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     _Process.reach = passing
-    _wrap_engine()
+    _wrap_engine(in_writes)
     return passed
 
 
@@ -255,8 +259,10 @@ def _name_of_move(move: Any) -> str:
 # Everything else
 
 
-def _wrap_engine() -> None:
+def _wrap_engine(in_writes: bool) -> None:
     _wrap_opening()
+    if in_writes:
+        _wrap_writes()
     _around(residents.Residents, "recover", "recover.begun", "recover.done")
     _around(residents.Residents, "bring", "wake.loading", None)
     _around(residents.Residents, "_adopt", "recover.run_started", None)
@@ -299,6 +305,10 @@ def _wrap_opening() -> None:
     journal.connect_writer = connecting
     journal.Lock.take, journal.migrate, journal.take_over = taking, migrating, taking_over
     journal.leave = lambda db, epoch: leave(_Checkpointing(db), epoch)
+
+
+def _wrap_writes() -> None:
+    """What a journal tells of its writes, and what it reads."""
 
     class Named(journal.Journal):  # type: ignore[misc, name-defined]
         """A journal that passes failpoints."""

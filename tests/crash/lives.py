@@ -143,7 +143,8 @@ class Case:
         try:
             os.setpgid(0, 0)
             os.dup2(os.open(self.folder / ERRORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-            status = self._live(failpoints.install(plan.failpoint, plan.nth))
+            in_writes = plan.how in (Kill.NOTHING, Kill.FAILPOINT)
+            status = self._live(failpoints.install(plan.failpoint, plan.nth, in_writes=in_writes))
         except KeyboardInterrupt:  # before it was in its loop
             status = LEFT
         except BaseException:

@@ -20,7 +20,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -33,7 +34,9 @@ from pikkupy.store import Journal, committer, connection, owner
 from pikkupy.store.connection import Connection, Told
 from pikkupy.store.journal import Connect
 from pikkupy.store.on_loop import LoopConnection
+from pikkupy.store.plan import Op, Statement, statements
 from pikkupy.store.threaded import ThreadedConnection
+from pikkupy.store.writer import Writer
 from pikkupy.testing import VirtualClock
 from tests.disk.contents import digest_of
 from tests.disk.records import Log, Mark, Operation, Record, Rows
@@ -163,7 +166,6 @@ class Life:
         self._strike = strike
         self._watches_rows = watches_rows
         self._journal: Journal | None = None
-        self._last: sqlite3.Connection | None = None
         self.clock = VirtualClock(begins)
         self.rng = random.Random(SEED)
 
@@ -226,24 +228,42 @@ class Life:
             os.kill(os.getpid(), signal.SIGKILL)
 
     async def _open_journal(self, path: str, **options: Any) -> Journal:
-        failpoint = self._passes if self._watches_rows else None  # else it writes as it does in production
         connect = _connecting(OnLoop if options["on_loop"] else Steady)
-        journal = await Journal.open(path, **options, connect=connect, failpoint=failpoint)
+        journal = await Journal.open(path, **options, connect=connect)
         self._journal = journal
-        writer = journal._writer
-        if self._watches_rows and isinstance(writer, Watched):
-            writer.committed = self._committed
-            await writer.run(self._committed)
+        connection = journal._writer
+        if self._watches_rows and isinstance(connection, Watched):
+            self._tell_before(journal._write_batch.__self__)  # type: ignore[attr-defined]
+            connection.committed = self._committed
+            await connection.run(self._committed)
         return journal
 
     def _committed(self, db: sqlite3.Connection) -> None:
-        self._last = db
         if not db.in_transaction:
             self.log.add(Rows(digest_of(db), committed=True))
 
-    def _passes(self, place: str) -> None:
-        if place == "before_commit" and self._last is not None:
-            self.log.add(Rows(digest_of(self._last), committed=False))
+    def _tell_before(self, writer: Writer) -> None:
+        """What a transaction will leave is in the log before it: its statements are tried, and taken back. Then it goes
+        the way that it goes in production, which a failpoint would change."""
+        transact = writer._transact
+
+        def transacting(db: sqlite3.Connection, ops: list[Op]) -> None:
+            if all(op.error is None for op in ops):
+                with suppress(sqlite3.Error):  # the transaction itself will meet it, too
+                    self._try(db, statements(ops, writer._epoch))
+            transact(db, ops)
+
+        writer._transact = transacting  # type: ignore[method-assign]
+
+    def _try(self, db: sqlite3.Connection, planned: Iterable[Statement]) -> None:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for sql, parameters in planned:
+                db.execute(sql, parameters)
+            self.log.add(Rows(digest_of(db), committed=False))
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
 
 
 def _connecting(writer: type[OnLoop | Steady]) -> Connect:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +25,8 @@ from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.live import LiveStep
 from pikkupy.store import connection, reader, rows
 from pikkupy.store.committer import Committer
+from pikkupy.store.plan import Op, statements
+from pikkupy.store.writer import Writer
 from tests.disk import errors, flips, kills, life, power
 from tests.disk.images import Image
 from tests.disk.life import FULL, LOOP, Life, Way, in_child, lives
@@ -292,9 +294,9 @@ EARLY = {
 """What these calls tell."""
 
 
-def number_after(record: Record, kinds: type[Any] | tuple[type[Any], ...], folder: Path) -> int:
+def number_after(record: Record, kinds: type[Any] | tuple[type[Any], ...], folder: Path, way: Way = FULL) -> int:
     """Of the first operation of these kinds after that record."""
-    assert in_child(lambda: lives(folder, FULL, LIVES)) == 0
+    assert in_child(lambda: lives(folder, way, LIVES)) == 0
     records = read_log(folder / "log")
     return 1 + sum(isinstance(before, kinds) for before in records[: records.index(record)])
 
@@ -335,6 +337,26 @@ def tell_success(committer: Committer) -> None:
     """Instead of refusing what is queued."""
     while committer._queue:
         committer._queue.popleft().done(None)
+
+
+@pytest.mark.parametrize("way", [FULL, LOOP])
+def test_success_where_one_statement_has_failed_is_seen(
+    monkeypatch: pytest.MonkeyPatch, way: Way, tmp_path: Path
+) -> None:
+    """One statement is a transaction by itself: lives with errors and kills go that way as well."""
+    transact = Writer._transact
+
+    def careless(writer: Writer, db: sqlite3.Connection, ops: list[Op]) -> None:
+        goes_alone = len(list(statements(ops, writer._epoch))) == 1 and writer._reach is None
+        with suppress(sqlite3.OperationalError) if goes_alone else nullcontext():
+            transact(writer, db, ops)
+
+    case = errors.Case(errors.KINDS[0], number_after(EARLY["signal"], Write, tmp_path, way), once=True)
+    assert errors.suffer(case, 1, way).wrong == []
+
+    monkeypatch.setattr(Writer, "_transact", careless)
+
+    assert errors.suffer(case, 1, way).wrong != []
 
 
 def test_a_value_that_is_another_one_after_a_kill_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

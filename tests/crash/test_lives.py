@@ -1,0 +1,38 @@
+"""Lives that are killed at random instants are those of production."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_docs import ROOT
+
+LIFE = """
+import sys
+from pathlib import Path
+
+from pikkupy.store.writer import Writer
+from tests.crash.lives import Case, Kill, Plan
+
+write_between = Writer._write_between
+
+
+def refusing(writer, db, planned):
+    assert len(planned) > 1, "one statement, and a BEGIN"
+    write_between(writer, db, planned)
+
+
+Writer._write_between = refusing
+Case(Path(sys.argv[1]), "resident").live(Plan(Kill[sys.argv[2]], after_s=0.01))
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("PAUSE", 0), ("NOTHING", 1)])
+def test_a_life_passes_failpoints_in_its_writes_only_to_be_killed_there(tmp_path: Path, how: str, code: int) -> None:
+    """They make a transaction of one statement a BEGIN, the statement and a COMMIT, which production has not."""
+    command = [sys.executable, "-c", LIFE, tmp_path / "case", how]
+
+    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True, timeout=60).returncode == code
