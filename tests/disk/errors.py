@@ -14,6 +14,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +45,7 @@ from tests.disk.workload import LIVES, ONCE, Caller, first_life
 LIFTED_AFTER = 3  # refusals for want of space
 LEFT = "the journal was closed before that passed"  # who leaves does not wait for space
 ENDS = ("JournalError", "RunFailed", "RunCancelled")  # the others are of runs that had ended before
+FRAME_HEAD = 24  # bytes, of a page in the log
 SHARE_TO_THE_END = 10  # of the files, one in so many is run to the end; and those with a step that may not begin again
 
 
@@ -142,11 +144,11 @@ def _suffer(case: Case, way: Way, folder: Path, result: Result, *, to_the_end: b
         raise Wrong(f"harness: the fault did not strike in a life that ended with {code}: {_told_last(records, case)}")
     result.counts["lives"] += 1
     result.counts[case.kind.name] += 1
-    check_life(case, code, records, result)
+    check_life(case, code, records, result, way)
     asyncio.run(_check_file(folder / "app.db", records, result, to_the_end=to_the_end))
 
 
-def check_life(case: Case, code: int, records: Sequence[Record], result: Result) -> None:
+def check_life(case: Case, code: int, records: Sequence[Record], result: Result, way: Way) -> None:
     """It went on untouched, or waited, or has stopped and told everybody. Raises `Wrong`."""
     marks = [record for record in records if isinstance(record, Mark)]
     opening = [mark.what for mark in marks if mark.what in {"opens", "opened", "strikes"}]
@@ -160,6 +162,10 @@ def check_life(case: Case, code: int, records: Sequence[Record], result: Result)
         raise Wrong("foreign: a JournalError, and the journal has not failed")
     if failed and case.kind.passes and LEFT not in str(records[failed[0]]):
         raise Wrong(f"pause: the journal has stopped: {records[failed[0]]}")
+    if not case.kind.passes and _in_a_commit(records, way):
+        result.counts["within a commit"] += 1
+        if not failed:
+            raise Wrong("unknown: the journal has not stopped, and nobody knows what is on the disk")
     if failed:
         _check_stop(records[failed[0] :])
         if failed[0] < next(place for place, record in enumerate(records) if _strikes(record)):
@@ -176,6 +182,28 @@ def _told_last(records: Sequence[Record], case: Case) -> str:
 
 def _strikes(record: Record) -> bool:
     return isinstance(record, Mark) and record.what == "strikes"
+
+
+def _in_a_commit(records: Sequence[Record], way: Way) -> bool:
+    """Whether it strikes a transaction that is not whole in the log yet, or has to be synced there and is not.
+
+    What comes after that is a checkpoint, which SQLite gives up without a word.
+    """
+    log: list[Write | Sync] | None = None  # of the transaction that is under way
+    for record in takewhile(lambda record: not _strikes(record), records):
+        if isinstance(record, Rows):
+            log = None if record.committed else []
+        elif log is not None and isinstance(record, Write | Sync) and record.file == "-wal":
+            log.append(record)
+    if log is None:
+        return False
+    end = next((place for place, record in enumerate(log) if isinstance(record, Write) and _ends(record)), len(log))
+    return len(log[end:]) < (3 if way.durability == "full" else 2)  # its head, its page, a sync
+
+
+def _ends(write: Write) -> bool:
+    """Whether that is the head of the last frame of a transaction; sqlite.org/fileformat2.html#walformat."""
+    return len(write.data) == FRAME_HEAD and write.data[4:8] != bytes(4)
 
 
 def _check_stop(after: Sequence[Record]) -> None:

@@ -23,7 +23,7 @@ from msgspec import structs
 from pikkupy.core.model import StepStatus
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.live import LiveStep
-from pikkupy.store import connection, reader, rows
+from pikkupy.store import connection, reader, rows, writer
 from pikkupy.store.committer import Committer
 from pikkupy.store.plan import Op, statements
 from pikkupy.store.writer import Writer
@@ -116,6 +116,7 @@ def test_errors_of_the_disk() -> None:
     assert counts["lives"] > 600
     assert counts["went on"] > 0
     assert counts["stopped"] > 0
+    assert counts["within a commit"] > 0
     assert counts["a ghost: the commit that failed"] > 0
 
 
@@ -331,6 +332,21 @@ def test_telling_of_success_after_the_journal_has_failed_is_seen(
     monkeypatch.setattr(Committer, "_refuse_all", tell_success)
 
     assert ["told: " in wrong for wrong in errors.suffer(case, 1, FULL).wrong] == [True]
+
+
+@pytest.mark.parametrize(("way", "kind"), [(FULL, "sync EIO"), (FULL, "write short, EIO"), (LOOP, "write EIO")])
+def test_an_error_that_is_taken_for_a_pause_is_seen(
+    monkeypatch: pytest.MonkeyPatch, way: Way, kind: str, tmp_path: Path
+) -> None:
+    """The same batch is written again, and all goes well; after a failed sync that proves nothing."""
+    [found] = [each for each in errors.KINDS if each.name == kind]
+    case = errors.Case(found, number_after(EARLY["signal"], found.of, tmp_path, way), once=True)
+    told = errors.suffer(case, 1, way)
+    assert (told.wrong, told.counts["within a commit"]) == ([], 1)
+
+    monkeypatch.setattr(writer, "_PAUSE", writer._PAUSE | {sqlite3.SQLITE_IOERR})
+
+    assert ["unknown: " in wrong for wrong in errors.suffer(case, 1, way).wrong] == [True]
 
 
 def tell_success(committer: Committer) -> None:

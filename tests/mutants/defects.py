@@ -84,6 +84,13 @@ DEFECTS = (
         "store/test_committer.py",
     ),
     Defect(
+        "take an I/O error for a pause",
+        "store/writer.py",
+        "_PAUSE = frozenset({sqlite3.SQLITE_FULL,",
+        "_PAUSE = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,",
+        "store/test_committer.py disk/test_disk.py::test_errors_of_the_disk",
+    ),
+    Defect(
         "take a full disk for a refusal", "store/writer.py", "{sqlite3.SQLITE_FULL, ", "{", "store/test_committer.py"
     ),
     Defect(
