@@ -151,6 +151,9 @@ class Explorer:
             self.result.counts["most commits gone"] = max(behind, self.result.counts["most commits gone"])
             if recording.way.durability == "full":
                 raise Wrong(f"lost: commit {index} is what is there, and what was told needs commit {needed}")
+        kept = recording.kept_at(self._moments[place].record)
+        if index < kept:
+            raise Wrong(f"checkpoint: commit {index}, and commit {kept} was in the file itself")
 
     def _mixed(self, key: Key) -> None:
         """Rows of several moments. Only a disk that ignores syncs may come to that; each value is still what it was.

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from tests.disk.contents import Key, State, journal_of, tables_of
 from tests.disk.images import Image, Moment, image, moments
 from tests.disk.life import Life, Way, in_child, last_moment
-from tests.disk.records import Log, Record, Told, read_log
+from tests.disk.records import OPERATIONS, Log, Record, Told, Write, read_log
 from tests.disk.workload import LIVES, ONCE
 
 
@@ -43,6 +43,8 @@ class Recording:
         self.under_way = {index for index, state in enumerate(self.states) if state.is_under_way(ONCE)}
         """The commits with a step that has begun and may not begin again."""
         self._told_at = [at for at, _ in self._needed]
+        self._kept = list(self._kept_by_checkpoints())
+        self._kept_at = [at for at, _ in self._kept]
 
     def committed_at(self, record: int) -> int:
         """The number of the last commit that was whole by then."""
@@ -56,6 +58,22 @@ class Recording:
         """The number of the first commit that bears out all that was told by then."""
         found = bisect_right(self._told_at, record) - 1
         return self._needed[found][1] if found >= 0 else 0
+
+    def kept_at(self, record: int) -> int:
+        """The number of the commit that the last checkpoint which was over by then has brought into the file itself."""
+        found = bisect_right(self._kept_at, record) - 1
+        return self._kept[found][1] if found >= 0 else 0
+
+    def _kept_by_checkpoints(self) -> Iterator[tuple[int, int]]:
+        """A checkpoint is a row of writes to the file itself. It is over with a sync of it, or when another file is
+        written: without the sync it is one that keeps nothing, and that is what is looked for."""
+        begun: int | None = None
+        for number, record in enumerate(self.records, 1):
+            if isinstance(record, Write) and record.file == "":
+                begun = begun or number
+            elif begun is not None and isinstance(record, OPERATIONS):
+                yield number, self.committed_at(begun)
+                begun = None
 
     def _needed_by_told(self) -> list[tuple[int, int]]:
         needed, found = 0, []

@@ -28,8 +28,9 @@ from pikkupy.store.committer import Committer
 from pikkupy.store.plan import Op, statements
 from pikkupy.store.writer import Writer
 from tests.disk import errors, flips, kills, life, power
-from tests.disk.images import Image
-from tests.disk.life import FULL, LOOP, Life, Way, in_child, lives
+from tests.disk.errors import FRAME_HEAD
+from tests.disk.images import Image, image
+from tests.disk.life import CHECKPOINT_PAGES, FULL, LOOP, PROCESS, Life, Way, in_child, lives
 from tests.disk.parallel import Result
 from tests.disk.recording import recorded, write_image
 from tests.disk.records import (
@@ -251,6 +252,31 @@ def test_a_life_without_syncs_is_seen_to_lose() -> None:
         connection._SYNCHRONOUS["full"] = 0
 
     assert any("lost: " in wrong for wrong in explored(spoil).wrong)
+
+
+def test_a_checkpoint_that_keeps_nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In `process`, where what was told may be gone, but not what was in the file itself: here nothing is synced, and
+    each image is exactly an earlier commit."""
+
+    def spoil(_life: Life) -> None:
+        connection._SYNCHRONOUS["process"] = 0
+
+    monkeypatch.setattr(power, "image", lambda moment, _mode, rng: image(moment, "none", rng))
+
+    with recorded(PROCESS, spoil) as recording:
+        wrong = power.explore(recording, SEED, 600, 2).wrong
+
+    assert {each.split(": ")[1] for each in wrong} == {"checkpoint"}
+
+
+@pytest.mark.parametrize("way", [FULL, PROCESS, LOOP])
+def test_the_log_is_checkpointed_in_time(way: Way) -> None:
+    """It is longer than it may be by one transaction at most: as much as `process` can lose."""
+    with recorded(way) as recording:
+        page = FRAME_HEAD + connection.PAGE_SIZE
+        writes = [write for write in recording.records if isinstance(write, Write) and write.file == "-wal"]
+
+    assert max(write.offset + len(write.data) for write in writes) // page < 2 * CHECKPOINT_PAGES
 
 
 def test_telling_before_the_commit_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
