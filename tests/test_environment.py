@@ -22,13 +22,15 @@ from typing import Any
 
 import pytest
 
-from pikkupy import JournalError, JournalLocked, Pikku, Services, Workflow, timers
+from pikkupy import JournalError, JournalLocked, Pikku, RunFailed, Services, Workflow, timers
 from pikkupy.engine.looking import Look
 from pikkupy.store import connection
 from pikkupy.testing import VirtualClock
 from tests.cli.shell import command, environment
 from tests.contract.waiting import BOTH
 from tests.disk.acknowledging import pikku as acknowledging
+from tests.disk.hungry import pikku as hungry
+from tests.disk.hungry import text_of
 from tests.disk.test_errnos import check
 from tests.store.samples import raw
 from tests.test_docs import ROOT
@@ -113,7 +115,7 @@ async def test_a_process_that_is_forked_from_an_engine_s_writes_nothing(how: str
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
 def test_an_engine_that_crashes_loses_nothing_that_it_has_told(number: signal.Signals, db: Path) -> None:
-    """F14: as a kill; what ends a process that is out of memory is SIGKILL."""
+    """F14: as a kill."""
     instant = random.randrange(2, 60)  # after `open` and the first that was told
     said = list[str]()
     with life(db, str(FOR_EVER)) as process:
@@ -126,6 +128,27 @@ def test_an_engine_that_crashes_loses_nothing_that_it_has_told(number: signal.Si
     assert [line for line in said if line.startswith("told ")], said
     asyncio.run(check(db, said))
     assert raw(str(db), "PRAGMA integrity_check") == [("ok",)]
+
+
+@pytest.mark.parametrize("spare", [0, 1_000_000, 5_000_000])
+async def test_an_engine_without_memory_loses_nothing_that_it_has_told(spare: int, db: Path) -> None:
+    """F14: wherever that is met: in a step, in the engine, in SQLite, or in Python itself, which may crash."""
+    command = [sys.executable, "-m", "tests.disk.hungry", db, str(spare)]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, timeout=60)
+
+    assert done.returncode != 0
+    assert raw(str(db), "PRAGMA integrity_check") == [("ok",)]
+    told = [int(line.removeprefix(b"told r")) for line in done.stdout.splitlines(keepends=True) if line.endswith(b"\n")]
+    assert told
+    async with hungry.open(db, control_socket=False) as engine:
+        for number in told:
+            handle = await engine.handle(f"r{number}")
+            if (await engine.get_run(handle.id)).status == "failed":
+                with pytest.raises(RunFailed, match="MemoryError"):
+                    await handle.result()
+            else:
+                await handle.signal("more", number)
+                assert await handle.result("60s") == len(text_of(number)) + number
 
 
 BUSY = """
