@@ -121,6 +121,20 @@ def test_each_fault_names_where_it_is_tried_or_why_it_is_not() -> None:
             assert f"F{number}: " in (ROOT / "tests" / "test_environment.py").read_text(encoding="utf-8")
 
 
+def test_each_invariant_names_a_test_that_exists_or_why_there_is_none() -> None:
+    """As the faults do."""
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    part = page.partition("## Invariants, one by one")[2]
+    rows = re.findall(r"^\| I-(\d+) \| (.+) \| (.+) \|$", part, re.MULTILINE)
+
+    assert [int(number) for number, _, _ in rows] == list(range(1, 53))
+    for number, _, where in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", where)
+        assert named or where.startswith("not tried: "), number
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), (number, test)
+
+
 def test_the_readme_s_commands_are_those_of_ci() -> None:
     """The two commands stand in the README as they are run."""
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from pikkupy import Pikku, Services, Workflow
 from pikkupy.testing import VirtualClock
+from tests.contract.waiting import BOTH
 
 
 def napper() -> Pikku:
@@ -124,6 +127,38 @@ async def test_timers_that_are_due_together_fire_in_the_order_in_which_they_were
         await clock.advance("1h")
 
     assert "".join(order) == "bdface"
+
+
+@pytest.mark.parametrize("settings", BOTH, ids=["memory", "file"])
+async def test_a_timer_of_a_run_that_has_ended_wakes_nothing(settings: dict[str, Any], db: Path) -> None:
+    """I-25: neither a sleep, nor a timer of its own loop, nor a delay between attempts, nor a deadline: rows stay."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await asyncio.gather(
+            workflow.sleep("nap", "1h"),
+            workflow.wait_for_signal("late", timeout="1h"),
+            workflow.do("again", lambda: {}["key"], retries=1, retry_delay="1h"),
+            asyncio.sleep(3_600),
+        )
+
+    def rows() -> list[str]:
+        with closing(sqlite3.connect(db)) as connection:
+            return [line for line in connection.iterdump() if "pikkupy_journal" not in line]
+
+    clock = VirtualClock()
+    async with pikku.open(db, clock=clock, **settings) as engine:
+        await engine.start(flow, run_id="r")
+        await clock.advance("1s")
+        await engine.cancel("r", "enough")
+        ended = rows()
+        await clock.advance("2h")
+
+        assert rows() == ended
+    async with pikku.open(db, clock=clock, **settings):
+        await clock.advance("2h")
+    assert rows() == ended
 
 
 async def test_the_clock_does_not_jump_while_an_attempt_runs() -> None:
