@@ -74,13 +74,8 @@ def journal_of(db: sqlite3.Connection) -> Journal | None:
     return Journal(*rows[0]) if rows else None
 
 
-def digest_of(db: sqlite3.Connection) -> str:
-    """A short name of all rows but the journal's own."""
-    return digest(tables_of(db))
-
-
 def digest(tables: Rows) -> str:
-    """The same of rows that were read."""
+    """A short name of all rows but the journal's own."""
     return "" if not any(tables) else blake2b(_pack(tables), digest_size=8).hexdigest()
 
 

@@ -38,8 +38,9 @@ from pikkupy.store.plan import Op, Statement, statements
 from pikkupy.store.threaded import ThreadedConnection
 from pikkupy.store.writer import Writer
 from pikkupy.testing import VirtualClock
-from tests.disk.contents import digest_of
-from tests.disk.records import Log, Mark, Operation, Record, Rows
+from tests.disk.contents import Rows as Tables
+from tests.disk.contents import digest, tables_of
+from tests.disk.records import Kept, Log, Mark, Operation, Record, Rows
 from tests.disk.shim import Fault, Shim
 from tests.disk.workload import LIVES, Caller, Script, World, pikku
 
@@ -166,6 +167,7 @@ class Life:
         self._strike = strike
         self._watches_rows = watches_rows
         self._journal: Journal | None = None
+        self._kept: Tables = ()
         self.clock = VirtualClock(begins)
         self.rng = random.Random(SEED)
 
@@ -204,6 +206,7 @@ class Life:
 
         def journal_failed(failure: JournalError) -> None:
             self.log.add(Mark("failed", str(failure)))
+            self.log.add(Kept(self._kept))
             failed(failure)
 
         engine._journal_failed = journal_failed  # type: ignore[method-assign]
@@ -240,7 +243,8 @@ class Life:
 
     def _committed(self, db: sqlite3.Connection) -> None:
         if not db.in_transaction:
-            self.log.add(Rows(digest_of(db), committed=True))
+            self._kept = tables_of(db)
+            self.log.add(Rows(digest(self._kept), committed=True))
 
     def _tell_before(self, writer: Writer) -> None:
         """What a transaction will leave is in the log before it: its statements are tried, and taken back. Then it goes
@@ -260,7 +264,7 @@ class Life:
         try:
             for sql, parameters in planned:
                 db.execute(sql, parameters)
-            self.log.add(Rows(digest_of(db), committed=False))
+            self.log.add(Rows(digest(tables_of(db)), committed=False))
         finally:
             if db.in_transaction:
                 db.execute("ROLLBACK")

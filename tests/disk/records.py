@@ -90,8 +90,14 @@ class Rows(msgspec.Struct, frozen=True, tag="rows", array_like=True):
     committed: bool
 
 
+class Kept(msgspec.Struct, frozen=True, tag="kept", array_like=True):
+    """All rows of the file as they were committed last, when the journal failed."""
+
+    tables: Any
+
+
 Operation: TypeAlias = Create | Write | Truncate | Sync | Unlink
-Record: TypeAlias = Operation | Told | Asked | Begun | Mark | Rows
+Record: TypeAlias = Operation | Told | Asked | Begun | Mark | Rows | Kept
 OPERATIONS = (Create, Write, Truncate, Sync, Unlink)
 SIZE_BYTES = 4
 
