@@ -35,7 +35,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--durability", choices=["full", "process", "both"], default="both")
     parser.add_argument("--lying", type=int, help="losses of power of a disk that ignores syncs")
     parser.add_argument("--errors", action="store_true", help="the n-th operation of each kind fails, for all n")
-    parser.add_argument("--n", type=int, help="for n up to that")
+    parser.add_argument("--n", type=int, help="for n up to that; of the reads a share of them")
     parser.add_argument("--flips", type=int, help="bits that flip, and cuts")
     parser.add_argument("--kills", action="store_true", help="a kill before each operation")
     parser.add_argument("--points", type=int, help="before so many operations only")

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from tests.disk.records import (
     Log,
     Mark,
     Operation,
+    Read,
     Record,
     Rows,
     Sync,
@@ -47,14 +48,19 @@ LIFTED_AFTER = 3  # refusals for want of space
 LEFT = "the journal was closed before that passed"  # who leaves does not wait for space
 ENDS = ("JournalError", "RunFailed", "RunCancelled")  # the others are of runs that had ended before
 FRAME_HEAD = 24  # bytes, of a page in the log
+READS_SHARE = 4  # for one read in so many of a limit there is a case
 SHARE_TO_THE_END = 10  # of the files, one in so many is run to the end; and those with a step that may not begin again
+
+
+Usual = list[Counter[str]]
+"""What the first life tells, what the first two do, and so on."""
 
 
 class Kind(NamedTuple):
     """What fails, and how SQLite is told of it."""
 
     name: str
-    of: type[Operation]
+    of: type[Operation | Read]
     code: int
     passes: bool = False  # the engine waits until it is over
     short: bool = False  # a part is written
@@ -69,6 +75,7 @@ KINDS = (
     Kind("truncate EIO", Truncate, sqlite3.SQLITE_IOERR_TRUNCATE),
     Kind("unlink EIO", Unlink, sqlite3.SQLITE_IOERR_DELETE),
     Kind("create EROFS", Create, sqlite3.SQLITE_CANTOPEN),
+    Kind("read EIO", Read, sqlite3.SQLITE_IOERR_READ),
 )
 
 
@@ -91,7 +98,7 @@ class Striker:
         self._log = log
         self._count = self.refused = 0
 
-    def __call__(self, operation: Operation) -> Fault | None:
+    def __call__(self, operation: Operation | Read) -> Fault | None:
         kind, nth, once = self._case
         if not isinstance(operation, kind.of):
             return None
@@ -107,14 +114,21 @@ class Striker:
 
 
 def cases(longest: int | None, way: Way) -> list[Case]:
-    """All of them, as long as there is something to fail; with a limit, the first so many of each kind."""
-    counts = untouched(way)
+    """All of them, as long as there is something to fail; with a limit, the first so many of each kind, and a share of
+    the reads."""
+    counts = untouched(way) | {Read: reads(way)}
     return [
         Case(kind, nth, once)
         for kind in KINDS
-        for nth in range(1, min(counts[kind.of], longest or counts[kind.of]) + 1)
+        for nth in _numbers(kind, counts[kind.of], longest)
         for once in (True, False)
     ]
+
+
+def _numbers(kind: Kind, count: int, longest: int | None) -> range:
+    if kind.of is Read:  # thousands, most of them not in the opening
+        return range(1, count + 1, 1 if longest is None else max(1, count * READS_SHARE // longest))
+    return range(1, min(count, longest or count) + 1)
 
 
 def untouched(way: Way) -> Counter[type[Any]]:
@@ -124,21 +138,43 @@ def untouched(way: Way) -> Counter[type[Any]]:
         return Counter(type(record) for record in read_log(Path(folder) / "log"))
 
 
-def suffer(case: Case, number: int, way: Way) -> Result:
-    """The life of that case, and what it leaves."""
+def reads(way: Way) -> int:
+    """How many reads there are in them."""
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
+        path, count = Path(folder) / "log", 0
+
+        def counted(operation: Operation | Read) -> None:
+            nonlocal count
+            count += isinstance(operation, Read)
+
+        def live() -> int:
+            code = lives(Path(folder), way, LIVES, strike=counted, reads=True)
+            Log(path).add(Mark("reads", str(count)))
+            return code
+
+        assert in_child(live) == 0
+        return int(
+            next(record.note for record in read_log(path) if isinstance(record, Mark) and record.what == "reads")
+        )
+
+
+def suffer(case: Case, number: int, way: Way, usual: Usual | None = None) -> Result:
+    """The life of that case, and what it leaves. `usual` is what lives without an error tell, where that is known."""
     result = Result()
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
         try:
-            _suffer(case, way, Path(folder), result, to_the_end=number % SHARE_TO_THE_END == 0)
+            known = usual or usually_told(way)
+            _suffer(case, way, known, Path(folder), result, to_the_end=number % SHARE_TO_THE_END == 0)
         except (Wrong, AssertionError, PikkuError, sqlite3.Error) as wrong:
             result.wrong.append(f"{way}, {case}: {type(wrong).__name__}: {wrong}")
     return result
 
 
-def _suffer(case: Case, way: Way, folder: Path, result: Result, *, to_the_end: bool) -> None:
+def _suffer(case: Case, way: Way, usual: Usual, folder: Path, result: Result, *, to_the_end: bool) -> None:
     def live() -> int:
         striker = Striker(case, Log(folder / "log"))
-        return lives(folder, way, LIVES, strike=striker, enough=lambda: striker.refused > 0)
+        reads = case.kind.of is Read
+        return lives(folder, way, LIVES, strike=striker, reads=reads, enough=lambda: striker.refused > 0)
 
     code, records = in_child(live), read_log(folder / "log")
     if not any(map(_strikes, records)):
@@ -146,7 +182,9 @@ def _suffer(case: Case, way: Way, folder: Path, result: Result, *, to_the_end: b
     result.counts["lives"] += 1
     result.counts[case.kind.name] += 1
     check_life(case, code, records, result, way)
-    asyncio.run(_check_file(folder / "app.db", records, result, to_the_end=to_the_end))
+    if code == 0 and all(mark.what != "failed" for mark in records if isinstance(mark, Mark)):
+        _check_told(records, usual)
+    asyncio.run(_check_file(case, folder / "app.db", records, result, to_the_end=to_the_end))
 
 
 def check_life(case: Case, code: int, records: Sequence[Record], result: Result, way: Way) -> None:
@@ -159,7 +197,8 @@ def check_life(case: Case, code: int, records: Sequence[Record], result: Result,
         raise Wrong("elsewhere: SQLite has written a file of which no fault is tried")
     if code not in {0, STOPPED}:
         raise Wrong(f"foreign: the life has ended with {code}")
-    if code == STOPPED and not failed and not while_opening:
+    is_told = case.kind.of is Read and code == STOPPED  # whoever asked for what could not be read
+    if code == STOPPED and not failed and not while_opening and not is_told:
         raise Wrong("foreign: a JournalError, and the journal has not failed")
     if failed and case.kind.passes and LEFT not in str(records[failed[0]]):
         raise Wrong(f"pause: the journal has stopped: {records[failed[0]]}")
@@ -171,7 +210,8 @@ def check_life(case: Case, code: int, records: Sequence[Record], result: Result,
         _check_stop(records[failed[0] :])
         if failed[0] < next(place for place, record in enumerate(records) if _strikes(record)):
             raise Wrong("harness: it failed before the fault")
-    result.counts["refused to open" if code == STOPPED and while_opening else "stopped" if failed else "went on"] += 1
+    told = "refused to open" if while_opening else "told who asked"
+    result.counts["stopped" if failed else told if code == STOPPED else "went on"] += 1
 
 
 def _told_last(records: Sequence[Record], case: Case) -> str:
@@ -207,13 +247,42 @@ def _ends(write: Write) -> bool:
     return len(write.data) == FRAME_HEAD and write.data[4:8] != bytes(4)
 
 
+def _check_told(records: Sequence[Record], usual: Usual) -> None:
+    """A life that goes on tells all that it tells without an error, each as often: nothing waits for ever because of
+    it."""
+    expected, told = usual[_opened(records) - 1], _told(records)
+    if told != expected:
+        raise Wrong(f"waiting: not told: {[*(expected - told)][:2]}; told instead: {[*(told - expected)][:2]}")
+
+
+def _opened(records: Sequence[Record]) -> int:
+    return sum(isinstance(record, Mark) and record.what == "opens" for record in records)
+
+
+def _told(records: Iterable[Record]) -> Counter[str]:
+    tolds = (record for record in records if isinstance(record, Told))
+    return Counter(f"{told.what} {told.run} {told.name} {told.value}" for told in tolds)
+
+
+def usually_told(way: Way) -> Usual:
+    """What lives that nothing disturbs have told, by how many of them there were."""
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
+        assert in_child(lambda: lives(Path(folder), way, LIVES)) == 0
+        records = read_log(Path(folder) / "log")
+    ends = [place for place, record in enumerate(records) if isinstance(record, Mark) and record.what == "opens"][1:]
+    return [_told(records[:end]) for end in (*ends, None)]
+
+
 def _check_stop(after: Sequence[Record]) -> None:
-    """Nothing begins any more, nothing is written, and nothing is told but what was on disk before."""
-    kept = State(next(record.tables for record in after if isinstance(record, Kept)))
+    """Nothing begins any more, nothing is written, and nothing is told but what was on disk before.
+
+    Where reads fail that is not known; what was told is compared with the file in any case.
+    """
+    kept = next((State(record.tables) for record in after if isinstance(record, Kept)), None)
     for record in after:
         if isinstance(record, Begun):
             raise Wrong(f"dispatch: {record} after the journal had failed")
-        if isinstance(record, Told) and not kept.bears_out(record):
+        if isinstance(record, Told) and kept is not None and not kept.bears_out(record):
             raise Wrong(f"told: {record} after the journal had failed")
         if isinstance(record, Rows) and record.committed:
             raise Wrong("write: a commit after the journal had failed")
@@ -223,30 +292,38 @@ def _check_stop(after: Sequence[Record]) -> None:
             raise Wrong(f"waiter: who waited for a run got {record.note}")
 
 
-async def _check_file(db: Path, records: Sequence[Record], result: Result, *, to_the_end: bool) -> None:
-    """It is exactly what was committed last, or what was about to be. Raises `Wrong`."""
+async def _check_file(case: Case, db: Path, records: Sequence[Record], result: Result, *, to_the_end: bool) -> None:
+    """It is what was committed last, or what was about to be, and has all that was told. Raises `Wrong`.
+
+    What is committed can be looked at by reading alone, so where reads fail it is not known.
+    """
     tables = await tables_in(db)
-    last, ghosts = "", set[str]()
-    for record in records:
-        if isinstance(record, Rows) and record.committed:  # after a commit that failed it is the one before
-            last, ghosts = record.digest, set() if record.digest != last else ghosts
-        elif isinstance(record, Rows):
-            ghosts.add(record.digest)
-    found = digest(tables)
-    if found != last and found not in ghosts:
-        raise Wrong("atomic: the file is neither what was committed last nor what was about to be")
-    result.counts["exactly the last commit" if found == last else "a ghost: the commit that failed"] += 1
+    if case.kind.of is not Read:
+        _check_exact(digest(tables), records, result)
     check_known(records, State(tables))
     if to_the_end or State(tables).is_under_way(ONCE):
         result.counts["run to the end"] += 1
         await check_end(db, State(tables), records)
 
 
+def _check_exact(found: str, records: Sequence[Record], result: Result) -> None:
+    last, ghosts = "", set[str]()
+    for record in records:
+        if isinstance(record, Rows) and record.committed:  # after a commit that failed it is the one before
+            last, ghosts = record.digest, set() if record.digest != last else ghosts
+        elif isinstance(record, Rows):
+            ghosts.add(record.digest)
+    if found != last and found not in ghosts:
+        raise Wrong("atomic: the file is neither what was committed last nor what was about to be")
+    result.counts["exactly the last commit" if found == last else "a ghost: the commit that failed"] += 1
+
+
 def loop(longest: int | None, jobs: int, way: Way) -> Result:
     """All cases, or those with an n of at most `longest`."""
     todo = cases(longest, way)
+    usual = usually_told(way)
     what = f"errors of the disk, {way}"
-    return in_forks(what, lambda item: suffer(todo[item], item, way), range(len(todo)), jobs)
+    return in_forks(what, lambda item: suffer(todo[item], item, way, usual), range(len(todo)), jobs)
 
 
 # A foreign lock

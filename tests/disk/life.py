@@ -40,7 +40,7 @@ from pikkupy.store.writer import Writer
 from pikkupy.testing import VirtualClock
 from tests.disk.contents import Rows as Tables
 from tests.disk.contents import digest, tables_of
-from tests.disk.records import Kept, Log, Mark, Operation, Record, Rows
+from tests.disk.records import Kept, Log, Mark, Operation, Read, Record, Rows
 from tests.disk.shim import Fault, Shim
 from tests.disk.workload import LIVES, Caller, Script, World, pikku
 
@@ -53,7 +53,7 @@ SEED = 1
 STOPPED = 3  # exit code of a life that has got a `JournalError`
 
 T = TypeVar("T")
-Strike = Callable[[Operation], Fault | None]
+Strike = Callable[[Operation | Read], Fault | None]
 
 
 class Way(NamedTuple):
@@ -84,7 +84,7 @@ class Recorder:
         self._log = log
         self._strike = strike
 
-    def before(self, operation: Operation) -> Fault | None:
+    def before(self, operation: Operation | Read) -> Fault | None:
         return None if self._strike is None else self._strike(operation)
 
     def after(self, operation: Operation) -> None:
@@ -151,7 +151,8 @@ class Steady(Watched, ThreadedConnection):
 
 
 class Life:
-    """One process. `watches_rows`: each commit, and what was about to be committed, is in the log."""
+    """One process. `watches_rows`: each commit, and what was about to be committed, is in the log. `reads`: what
+    strikes is asked before these, too."""
 
     def __init__(
         self,
@@ -161,11 +162,13 @@ class Life:
         *,
         strike: Strike | None = None,
         watches_rows: bool = False,
+        reads: bool = False,
         begins: datetime | None = None,
     ) -> None:
         self.db, self.log, self.way = db, log, way
         self._strike = strike
         self._watches_rows = watches_rows
+        self._reads = reads
         self._journal: Journal | None = None
         self._kept: Tables = ()
         self.clock = VirtualClock(begins)
@@ -180,7 +183,7 @@ class Life:
         """Change this process for good."""
         logging.getLogger("pikkupy").setLevel(logging.CRITICAL + 1)
         connection._SYNCHRONOUS.update(SYNCHRONOUS)
-        shim = Shim(str(self.db), Recorder(self.log, self._strike), SEED)
+        shim = Shim(str(self.db), Recorder(self.log, self._strike), SEED, reads=self._reads)
         if not plain:
             connection.CHECKPOINT_PAGES = self.way.checkpoint_pages  # type: ignore[misc]
             connection.BUSY_TIMEOUT_S = BUSY_S  # type: ignore[misc]
@@ -206,7 +209,8 @@ class Life:
 
         def journal_failed(failure: JournalError) -> None:
             self.log.add(Mark("failed", str(failure)))
-            self.log.add(Kept(self._kept))
+            if self._watches_rows:
+                self.log.add(Kept(self._kept))
             failed(failure)
 
         engine._journal_failed = journal_failed  # type: ignore[method-assign]
@@ -333,13 +337,15 @@ def lives(
     *,
     strike: Strike | None = None,
     plain: bool = False,
+    reads: bool = False,
     enough: Callable[[], bool] = bool,
 ) -> int:
     """Lead these lives in this process, one after another, each of which leaves, until it is enough.
 
-    `STOPPED` after a `JournalError`, else 0.
+    `STOPPED` after a `JournalError`, else 0. `reads`: these are struck, and nobody but the engine reads.
     """
-    life = Life(folder / "app.db", Log(folder / "log"), way, strike=strike, watches_rows=not plain)
+    watches_rows = not (plain or reads)
+    life = Life(folder / "app.db", Log(folder / "log"), way, strike=strike, watches_rows=watches_rows, reads=reads)
     shim = life.prepare(plain=plain)
     try:
         for script in scripts:

@@ -46,6 +46,14 @@ class Unlink(msgspec.Struct, frozen=True, tag="unlink", array_like=True):
     synced: bool
 
 
+class Read(msgspec.Struct, frozen=True, tag="read", array_like=True):
+    """Bytes are read. That changes nothing, and is in no log; but it can fail."""
+
+    file: str
+    offset: int
+    size: int
+
+
 class Told(msgspec.Struct, frozen=True, tag="told", array_like=True):
     """The engine has told this to its caller or to a workflow; it may never be taken back.
 

@@ -2,7 +2,8 @@
 
 `sqlite3_vfs` is what SQLite asks for files (sqlite.org/vfs.html). The default one is copied, with functions of ours
 for opening, deleting and randomness, and made the default; of each file that it opens, the functions that change it are
-ours as well. They tell a `Watcher`, and then do what was asked with the functions of the original.
+ours as well, and the one that reads it if that is wanted. They tell a `Watcher`, and then do what was asked with the
+functions of the original.
 
 The shared memory of a WAL is not seen: no image of a disk and no error of one needs it.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_int64, c_void_p
 from typing import Any, NamedTuple, Protocol
 
-from tests.disk.records import Create, Operation, Sync, Truncate, Unlink, Write
+from tests.disk.records import Create, Operation, Read, Sync, Truncate, Unlink, Write
 
 MAIN, JOURNAL, WAL = 0x100, 0x800, 0x80000  # SQLITE_OPEN_MAIN_DB, _MAIN_JOURNAL, _WAL
 CREATES = 0x4  # SQLITE_OPEN_CREATE
@@ -68,6 +69,7 @@ _INSTALLED: list[Shim] = []
 _Open = CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p, c_int, POINTER(c_int))
 _Delete = CFUNCTYPE(c_int, c_void_p, c_char_p, c_int)
 _Randomness = CFUNCTYPE(c_int, c_void_p, c_int, c_void_p)
+_Read = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
 _Write = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64, use_errno=True)
 _Truncate = CFUNCTYPE(c_int, c_void_p, c_int64, use_errno=True)
 _Sync = CFUNCTYPE(c_int, c_void_p, c_int, use_errno=True)
@@ -99,7 +101,7 @@ class Fault(NamedTuple):
 class Watcher(Protocol):
     """Who is told; from whichever thread SQLite works in. What it raises is an error of the disk, and is kept."""
 
-    def before(self, operation: Operation) -> Fault | None:
+    def before(self, operation: Operation | Read) -> Fault | None:
         """An operation is about to be done: None lets it."""
 
     def after(self, operation: Operation) -> None:
@@ -115,13 +117,15 @@ class Watcher(Protocol):
 class Shim:
     """The layer for one database in this process, from `install` on and for good: meant for a child process.
 
-    `seed` makes what SQLite draws at random (the salts of a WAL) the same each time.
+    `seed` makes what SQLite draws at random (the salts of a WAL) the same each time. `reads`: the watcher is
+    asked before these, too.
     """
 
-    def __init__(self, database: str, watcher: Watcher, seed: int) -> None:
+    def __init__(self, database: str, watcher: Watcher, seed: int, *, reads: bool = False) -> None:
         self.error: BaseException | None = None  # what a watcher has raised
         self._database = database
         self._watcher = watcher
+        self._reads = reads
         self._rng = random.Random(seed)
         self._names: dict[int, str] = {}  # of open files, by address
         self._tables: dict[int, tuple[_Io, _Io]] = {}  # the originals' and ours, by address
@@ -195,6 +199,11 @@ class Shim:
         ctypes.memmove(out, self._rng.randbytes(size), size)
         return size
 
+    def _read(self, file: int, data: int, size: int, offset: int) -> int:
+        original = self._original(file, "xRead", _Read)
+        fault = self._watcher.before(Read(self._names[file], offset, size))
+        return int(original(file, data, size, offset)) if fault is None else fault.code
+
     def _write(self, file: int, data: int, size: int, offset: int) -> int:
         original = self._original(file, "xWrite", _Write)
         operation = Write(self._names[file], offset, ctypes.string_at(data, size))
@@ -240,6 +249,8 @@ class Shim:
             size = _Io.xClose.offset + _IO_OF_VERSION[version] * ctypes.sizeof(c_void_p)
             for table in (original, ours):
                 ctypes.memmove(ctypes.addressof(table), address, size)
+            if self._reads:
+                ours.xRead = self._address(_Read, self._read)
             ours.xWrite = self._address(_Write, self._write)
             ours.xTruncate = self._address(_Truncate, self._truncate)
             ours.xSync = self._address(_Sync, self._sync)

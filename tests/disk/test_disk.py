@@ -22,8 +22,9 @@ from msgspec import structs
 
 from pikkupy.core.model import StepStatus
 from pikkupy.engine.active import ActiveRun
+from pikkupy.engine.host import Host
 from pikkupy.engine.live import LiveStep
-from pikkupy.store import connection, reader, rows, writer
+from pikkupy.store import Journal, connection, reader, rows, writer
 from pikkupy.store.committer import Committer
 from pikkupy.store.plan import Op, statements
 from pikkupy.store.writer import Writer
@@ -39,6 +40,8 @@ from tests.disk.records import (
     Create,
     Log,
     Mark,
+    Operation,
+    Read,
     Record,
     Sync,
     Told,
@@ -118,6 +121,7 @@ def test_errors_of_the_disk() -> None:
     assert counts["went on"] > 0
     assert counts["stopped"] > 0
     assert counts["within a commit"] > 0
+    assert counts["told who asked"] > 0
     assert counts["a ghost: the commit that failed"] > 0
 
 
@@ -373,6 +377,49 @@ def test_an_error_that_is_taken_for_a_pause_is_seen(
     monkeypatch.setattr(writer, "_PAUSE", writer._PAUSE | {sqlite3.SQLITE_IOERR})
 
     assert ["unknown: " in wrong for wrong in errors.suffer(case, 1, way).wrong] == [True]
+
+
+def reads_within(name: str, folder: Path) -> list[int]:
+    """The numbers of the reads that a life has within this call of its journals."""
+    called, path = getattr(Journal, name), folder / "numbers"
+    count, inside, found = 0, False, list[int]()
+
+    async def calling(*arguments: Any, **options: Any) -> Any:
+        nonlocal inside
+        inside = True
+        try:
+            return await called(*arguments, **options)
+        finally:
+            inside = False
+
+    def counted(operation: Operation | Read) -> None:
+        nonlocal count
+        count += isinstance(operation, Read)
+        if inside and isinstance(operation, Read):
+            found.append(count)
+
+    def live() -> int:
+        setattr(Journal, name, calling)
+        lives(folder, FULL, LIVES, strike=counted, reads=True)
+        path.write_text(json.dumps(found))
+        return 0
+
+    assert in_child(live) == 0
+    numbers: list[int] = json.loads(path.read_text())
+    return numbers
+
+
+def test_a_failed_read_that_the_engine_forgets_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It goes on, and runs that are to come into memory wait until something else wakes them."""
+    [kind] = [each for each in errors.KINDS if each.of is Read]
+    cases = [errors.Case(kind, nth, once=True) for nth in reads_within("recorded_runs", tmp_path)[::6]]
+    usual = errors.usually_told(FULL)
+    assert [errors.suffer(case, 1, FULL, usual).wrong for case in cases] == [[]] * len(cases)
+
+    monkeypatch.setattr(Host, "has_failed", lambda *_: None)
+
+    wrong = [each for case in cases for each in errors.suffer(case, 1, FULL, usual).wrong]
+    assert [each for each in wrong if "waiting: " in each]
 
 
 def tell_success(committer: Committer) -> None:
