@@ -533,6 +533,42 @@ DEFECTS = (
         'return None if error is None else msgspec.json.encode(msgspec.structs.replace(error, message="")).decode()',
         "test_invariants.py",
     ),
+    # What nobody waits for any more, and what nobody has told
+    Defect(
+        "end an action with its caller",
+        "engine/residents.py",
+        "return await asyncio.shield(self._task_of(action))",
+        "return await action",
+        "contract/test_cancelled_callers.py",
+    ),
+    Defect(
+        "go on after a look that failed",
+        "engine/waker.py",
+        "        if error is not None:  # nothing would wake",
+        "        if error is None:  # nothing would wake",
+        "test_failed_reads.py",
+    ),
+    Defect(
+        "begin what waits after the journal has stopped",
+        "workers/workers.py",
+        "self._premises.held = True",
+        "self._premises.held = False",
+        "test_leaving.py",
+    ),
+    Defect(
+        "write what was to be taken when the journal stopped",
+        "store/committer.py",
+        "        if self._refusal is not None:\n            self._writing = False\n",
+        "        if self._refusal is not None and not self._queue:\n            self._writing = False\n",
+        "store/test_committer.py",
+    ),
+    Defect(
+        "leave memory on an older write",
+        "engine/active.py",
+        "if self.resting is not rests or self.ending:",
+        "if self.resting is None or self.ending:",
+        "test_resting.py",
+    ),
     # Secrets
     Defect(
         "a text that fits every place",
