@@ -537,8 +537,8 @@ DEFECTS = (
     Defect(
         "end an action with its caller",
         "engine/residents.py",
-        "return await asyncio.shield(self._task_of(action))",
-        "return await action",
+        "return await asyncio.shield(task)",
+        "return await task",
         "contract/test_cancelled_callers.py",
     ),
     Defect(
