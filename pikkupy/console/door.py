@@ -122,13 +122,8 @@ async def logout(ask: Ask) -> Response:
 
 
 def cookie_of(ask: Ask, name: str = "") -> dict[str, Any]:
-    """All of a session's cookie but its value: no script, no other site and no other server of this host can use it.
-
-    Where there is TLS it is for this host alone, and that has to be for all paths. `name`: of another one beside it.
-    """
-    key, secure = ask.api.callers.cookie_for(ask.request.scope) + name, ask.request.url.scheme == "https"
-    path = "/" if secure else ask.base or "/"
-    return {"key": key, "path": path, "secure": secure, "httponly": True, "samesite": "strict"}
+    """All of a session's cookie but its value; `name`: of another one beside it."""
+    return ask.api.callers.cookie_of(ask.request.scope, name)
 
 
 def _is_page(route: str) -> bool:

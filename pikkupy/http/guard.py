@@ -85,10 +85,13 @@ class Guard:
         return self._logins.one() if self._is_login(connection) else self._requests.one()
 
     def _refused(self, connection: Connection, error: Exception) -> Response:
-        answer = None
+        connection, answer = _placed(connection), None
         if self._door is not None and isinstance(error, Refused):
-            answer = self._door.ask(_placed(connection), error)
-        return answer or response_to(error)
+            answer = self._door.ask(connection, error)
+        answer = answer or response_to(error)
+        if answer.status_code == 401 and self._callers.wrong_session(_headers_of(connection), connection):
+            answer.delete_cookie(**self._callers.cookie_of(connection))
+        return answer
 
     def _is_login(self, connection: Connection) -> bool:
         """Whether it says itself whether the token that it has is one."""
@@ -98,9 +101,7 @@ class Guard:
     async def _admitted(self, connection: Connection) -> Connection:
         """The connection with its caller, and with a path that can be taken apart. Raises `Refused`."""
         connection = _placed(connection)
-        headers = {
-            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in connection.get("headers", [])
-        }
+        headers = _headers_of(connection)
         address = (connection.get("client") or ("-",))[0]
         try:
             self._check_host(headers, connection)
@@ -132,12 +133,17 @@ class Guard:
         caller = await self._callers.caller_of(headers, cookie)
         if caller is None:
             if self._callers.has_tried(headers, cookie):
-                self._failures.add(address)
+                by_token = "authorization" in headers
+                self._failures.add(address, "" if by_token else self._callers.wrong_session(headers, connection))
             detail = "send `Authorization: Bearer TOKEN`; the token is in the file beside the journal, PATH.token, "
             detail += "or what asgi(token=...) was given"
             raise Refused(401, "Who are you?", detail, www_authenticate="Bearer")
         self._failures.let_in(address, caller)
         return caller
+
+
+def _headers_of(connection: Connection) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in connection.get("headers", [])}
 
 
 def log_refused(refused: Refused, address: str) -> None:

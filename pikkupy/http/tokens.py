@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import datetime
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 from pikkupy.clock import monotonic_s, now
@@ -27,6 +28,7 @@ LONGEST_WAIT_S = 3_600.0
 MOST_ADDRESSES = 10_000  # that are remembered
 SESSION_S = 7 * 24 * 3600
 MOST_LEFT = 10_000  # sessions that were left before their end, and are remembered
+MOST_WRONG = 10_000  # sessions that were none, and are remembered
 
 
 def token_path(path: str) -> Path:
@@ -92,6 +94,13 @@ class Callers:
         session = value_in(headers, self.cookie_for(connection))
         return session if self.sessions.caller_of(session) is not None else ""
 
+    def wrong_session(self, headers: Mapping[str, str], connection: Connection) -> str:
+        """What a browser has kept of a session that lets nobody in any more; empty for none."""
+        if self._authenticate is not None:
+            return ""
+        session = value_in(headers, self.cookie_for(connection))
+        return session if self.sessions.caller_of(session) is None else ""
+
     def has_tried(self, headers: Mapping[str, str], cookie: str) -> bool:
         """Whether they say at all who it is: who has said nothing has not guessed."""
         if self._authenticate is not None:
@@ -114,6 +123,15 @@ class Callers:
         _, port = connection.get("server") or ("", 0)
         name = f"pikku_{hashlib.sha256(f'{self._real} {port}'.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
         return f"__Host-{name}" if connection.get("scheme") == "https" else name
+
+    def cookie_of(self, connection: Connection, name: str = "") -> dict[str, Any]:
+        """All of that cookie but its value: no script, no other site and no other server of this host can use it.
+
+        Where there is TLS it is for this host alone, and that has to be for all paths. `name`: of another one beside.
+        """
+        key, secure = self.cookie_for(connection) + name, connection.get("scheme") == "https"
+        path = "/" if secure else connection.get("root_path", "") or "/"
+        return {"key": key, "path": path, "secure": secure, "httponly": True, "samesite": "strict"}
 
     def _know(self, token: str, caller: Caller) -> None:
         self._known.append((_digest(token), caller))
@@ -179,15 +197,17 @@ class Sessions:
 class Failures:
     """How often which address has given no valid token: ten times a minute, then it waits, each time twice as long.
 
-    Valid ones are not counted, and whoever was let in from there before is let in all the same: many people may come
-    from one address. Others wait, whatever they say, or guesses could go on. An hour after the last failure all is
-    forgotten.
+    Valid ones are not counted, nor is a session that was wrong before: it is a browser that was left open. (A new one
+    may be a guess, as its key is made of the token.) Whoever was let in from there before is let in all the same: many
+    people may come from one address. Others wait, whatever they say, or guesses could go on. An hour after the last
+    failure all is forgotten.
     """
 
     def __init__(self, now: Callable[[], float] = monotonic_s) -> None:
         self._now = now
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()  # address: when the window began, how many
         self._let_in: OrderedDict[tuple[str, Caller], None] = OrderedDict()
+        self._wrong: OrderedDict[bytes, None] = OrderedDict()
 
     def wait_s(self, address: str) -> float:
         """Seconds that the address has to wait; 0 if it need not."""
@@ -213,9 +233,15 @@ class Failures:
             detail = f"too many tokens from {address} were wrong; wait {wait_s:.0f} s"
             raise Refused(429, "Too many failures", detail, retry_after=str(int(wait_s) + 1))
 
-    def add(self, address: str) -> None:
-        """One more that is not valid. Raises `Refused` instead if it has to wait."""
+    def add(self, address: str, session: str = "") -> None:
+        """One more that is not valid, of a token or of a `session`. Raises `Refused` instead if it has to wait."""
+        if session and _digest(session) in self._wrong:
+            return
         self._check(address)
+        if session:
+            self._wrong[_digest(session)] = None
+            if len(self._wrong) > MOST_WRONG:
+                self._wrong.popitem(last=False)
         now = self._now()
         began, count = self._seen.pop(address, (now, 0))
         if now - began >= (WINDOW_S if count < FAILURES else LONGEST_WAIT_S):

@@ -427,6 +427,26 @@ def test_a_lost_connection_is_said(browser: Browser, stage: Stage, watched: Watc
     expect(page.locator("tbody tr")).to_have_count(1)
 
 
+def test_who_is_logged_out_is_told_so_and_asks_no_more(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """As after another token: a page that is left open would ask for ever."""
+    page = entered(browser, stage, watched)
+    page.clock.install()
+    page.reload()
+    stage.call(until(lambda: stage.streams() == 1))
+    page.context.clear_cookies()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    stage.call(stage.engine.__aexit__(None, None, None))
+    said = page.get_by_text("You are logged out: load the page anew.")
+    expect(said).to_be_visible()
+    asked.clear()
+    for _ in range(3):
+        page.clock.fast_forward(120_000)
+        page.evaluate("fetch('/healthz')")
+        expect(said).to_be_visible()
+    assert [url for url in asked if "live" in url] == []
+
+
 def test_a_tab_too_many_says_so_and_is_live_when_another_one_is_closed(
     browser: Browser, stage: Stage, watched: Watched
 ) -> None:

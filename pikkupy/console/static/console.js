@@ -42,7 +42,12 @@ function sayLost(status) {
 // The extension mends a connection that there was. If there was none yet, it is asked for again here, less and less often.
 const SOONEST_MS = 2000, LATEST_MS = 60000;
 let tries = 0;
-document.addEventListener("htmx:sse:error", (event) => sayLost(event.detail.status));
+let loggedOut = false; // then asking again is of no use
+document.addEventListener("htmx:sse:error", (event) => {
+  sayLost(event.detail.status);
+  loggedOut = event.detail.status === 401;
+});
+document.addEventListener("htmx:sse:before:connection", (event) => { event.detail.connection.cancelled = loggedOut; });
 document.addEventListener("htmx:sse:after:connection", () => { lost.hidden = true; tries = 0; });
 function notConnected(event) {
   if (!event.target.matches?.("[data-live]")) return;
