@@ -20,8 +20,9 @@ from pikkupy.console.rendering import page, problem_page
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind
 from pikkupy.engine import Run, Step
+from pikkupy.engine.ids import Ids
 from pikkupy.engine.listing import MAX_PAGE
-from pikkupy.errors import PikkuError, RunNotFound
+from pikkupy.errors import PikkuError, RunConflict, RunNotFound
 from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
@@ -171,10 +172,20 @@ async def _confirm_values(ask: Ask, name: str, typed: Mapping[str, str]) -> dict
         case "fork":
             steps = await ask.engine.some_steps(run.id, limit=500)
             values["at"] = [step.name for step in steps.steps]
-            values |= {"input": ask.shown(run)["input"], "copy": await copy_of(ask, run)}
+            values |= {"input": ask.shown(run)["input"], "copy": await copy_of(ask, run), "fresh": _fresh(typed)}
         case _:
             pass
     return values
+
+
+def _fresh(typed: Mapping[str, str]) -> str:
+    """The id of the run that a form makes if it is given none, so that it makes one however often it is sent."""
+    return typed.get("fresh") or Ids().uuid7(round(now().timestamp() * 1e6))
+
+
+def _kept(form: dict[str, str], error: Exception) -> dict[str, str]:
+    """What is written in the form when it comes again: for another run, if there is one of that id."""
+    return {**form, "fresh": ""} if isinstance(error, RunConflict) else form
 
 
 def _again(ask: Ask, error: Exception, template: str, **values: Any) -> Response:
@@ -190,7 +201,8 @@ async def _act(ask: Ask, action: str) -> Response:
     try:
         return await _acted(ask, action, form)
     except (Refused, PikkuError) as error:
-        return _again(ask, error, "confirm.html", **await _confirm_values(ask, action, form), edit=False)
+        values = await _confirm_values(ask, action, _kept(form, error))
+        return _again(ask, error, "confirm.html", **values, edit=False)
 
 
 async def _acted(ask: Ask, action: str, form: Mapping[str, str]) -> Response:
@@ -216,7 +228,8 @@ async def _acted(ask: Ask, action: str, form: Mapping[str, str]) -> Response:
             return _to(ask, "", done=f"run {run_id} was deleted")
         case _:
             ask.take_start()
-            handle = await ask.engine.fork(run_id, at=form.get("at", ""), input=ask.json(text) if text else UNSET)
+            given, fresh = ask.json(text) if text else UNSET, form.get("fresh") or None
+            handle = await ask.engine.fork(run_id, at=form.get("at", ""), input=given, new_run_id=fresh)
             ask.made = handle.id
             return _to(ask, f"runs/{quoted(handle.id)}", done=f"forked from {run_id}")
     return _to(ask, f"runs/{quoted(run_id)}", done=ACTIONS[action].done)
@@ -254,7 +267,7 @@ async def start_page(ask: Ask) -> Response:
     fields = None if takes is None else fields_of(takes, copy.given)
     names = [one.name for one in await ask.engine.workflows()]
     values: dict[str, Any] = {"workflow": workflow, "takes": takes, "fields": fields, "typed": {"value": copy.text}}
-    return page(ask, "start.html", names=names, what=what, why_not=copy.why_not, **values)
+    return page(ask, "start.html", names=names, what=what, why_not=copy.why_not, fresh=_fresh({}), **values)
 
 
 @operation("POST", "/console/start", Scope.OPERATE, {303: None}, problem=problem_page)
@@ -269,10 +282,11 @@ async def start_in_console(ask: Ask) -> Response:
         if takes is not None:
             data = ask.json(form.get("value", "")) if fields is None else value_of_fields(fields, form)
         ask.take_start()
-        handle = await ask.engine.start(workflow.name, data, run_id=form.get("id") or None)
+        handle = await ask.engine.start(workflow.name, data, run_id=form.get("id") or form.get("fresh") or None)
     except (Refused, PikkuError) as error:
         fields = None if fields is None else refilled(fields, form)
-        return _again(ask, error, "start.html", workflow=workflow, takes=takes, fields=fields, typed=form, why_not=None)
+        values = {"workflow": workflow, "takes": takes, "fields": fields, "fresh": _fresh(_kept(form, error))}
+        return _again(ask, error, "start.html", **values, typed=form, why_not=None)
     ask.made = handle.id
     return _to(ask, f"runs/{quoted(handle.id)}", done="started")
 

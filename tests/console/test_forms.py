@@ -184,7 +184,8 @@ def untouched(fields: list[Field]) -> dict[str, str]:
     request = SimpleNamespace(url=SimpleNamespace(path="/"))
     ask: Any = SimpleNamespace(base="", caller=Caller("ada", Scope.READ), read_only=False, away=None, request=request)
     workflow = WorkflowInfo(name="w", description=None, input={}, output={})
-    sent.feed(rendered(ask, "start.html", workflow=workflow, takes={}, fields=fields, typed={}, why_not=None))
+    values = {"workflow": workflow, "takes": {}, "fields": fields, "typed": {}, "why_not": None, "fresh": ""}
+    sent.feed(rendered(ask, "start.html", **values))
     sent.close()
     return {name: text for name, text in sent.form.items() if ":" in name}
 

@@ -648,9 +648,13 @@ async def said(http: Any, path: str, **fields: str) -> str:
 
 async def sent(http: Any, path: str, asked: str, **fields: str) -> str:
     """The same, when the question was asked before."""
-    hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', asked))
-    answer: str = (await http.post(path, data=hidden | fields, headers=SAME)).text
+    answer: str = (await http.post(path, data=hidden_in(asked) | fields, headers=SAME)).text
     return answer
+
+
+def hidden_in(asked: str) -> dict[str, str]:
+    """What a browser sends of a form that nobody sees."""
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', asked))
 
 
 async def test_all_that_the_list_shows_are_meant_when_all_are_steered(
@@ -749,6 +753,35 @@ async def test_a_form_that_is_refused_comes_again_with_what_was_written(db: Path
             assert 'role="alert"' in found
             for text in texts:
                 assert text in found, (path, text, found)
+
+
+@pytest.mark.parametrize(
+    ("path", "to", "form", "other"),
+    [
+        ("/console/start?workflow=echo", "/console/start", {"value": "1"}, {"value": "2"}),
+        ("/console/runs/r/confirm/fork", "/console/runs/r/fork", {"at": "look"}, {"at": "look", "value": "2"}),
+    ],
+)
+async def test_a_form_that_is_sent_twice_makes_one_run(
+    db: Path, path: str, to: str, form: dict[str, str], other: dict[str, str]
+) -> None:
+    """As by a double click. Each form is for another run, and so is one that is changed after it was sent."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        await engine.run("echo", 1, run_id="r")
+
+        async def send(fields: dict[str, str]) -> Any:
+            return await http.post(to, data=fields, headers=SAME)
+
+        filled = hidden_in((await http.get(path)).text) | form
+        one, two = await asyncio.gather(send(filled), send(filled))
+        assert (one.status_code, two.status_code, one.headers["location"]) == (303, 303, two.headers["location"])
+        assert len((await engine.list_runs()).runs) == 2
+        again = hidden_in((await http.get(path)).text) | form
+        assert (await send(again)).headers["location"] != one.headers["location"]
+        changed = await send(again | other)
+        assert changed.status_code == 409
+        assert (await send(hidden_in(changed.text) | other)).status_code == 303
+        assert len((await engine.list_runs()).runs) == 4
 
 
 @pytest.mark.parametrize("base", ["", "/a/b"])
