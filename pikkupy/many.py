@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Literal, Protocol
+from datetime import datetime
+from typing import Literal, NamedTuple, Protocol
 
 from pikkupy.core.machine import FINAL_RUNS, RunEvent, before
 from pikkupy.core.model import RunStatus
@@ -23,6 +24,18 @@ ABLE: dict[Verb, frozenset[RunStatus]] = {
     "delete": FINAL_RUNS,
 }
 """The statuses of runs that it can be done to: it is meant for no others, unless they are asked for."""
+
+
+class Child(NamedTuple):
+    """Of a child run what is to be known before anything is done to it."""
+
+    parent: str
+    ended_at: datetime | None = None
+
+
+def child_of(run: Run) -> Child | None:
+    """The same as the run stands now; `None` for one that has no parent."""
+    return None if run.parent_run_id is None else Child(run.parent_run_id, run.ended_at)
 
 
 class Asked(Protocol):
@@ -57,9 +70,11 @@ class Many:
         self._asked = asked
         self._at_once = at_once
         self._told = told
+        self._children: dict[str, Child] = {}
 
-    async def to(self, runs: Mapping[str, str | None]) -> None:
-        """Do it to runs, each given with the id of its parent, the newest first. Raises nothing of `PikkuError`."""
+    async def to(self, runs: Mapping[str, Child | None]) -> None:
+        """Do it to runs, the newest first, of which the children are told. Raises nothing of `PikkuError`."""
+        self._children = {run_id: child for run_id, child in runs.items() if child is not None}
         try:
             above = await self._nearest_above(runs)
         except PikkuError as error:
@@ -72,12 +87,12 @@ class Many:
             for run_id in level:
                 del left[run_id]
 
-    async def _nearest_above(self, runs: Mapping[str, str | None]) -> dict[str, str | None]:
+    async def _nearest_above(self, runs: Mapping[str, Child | None]) -> dict[str, str | None]:
         """Of each run the nearest one above it that is meant as well."""
         parents: dict[str, str | None] = {}  # of those between
         above: dict[str, str | None] = {}
-        for run_id, parent in runs.items():
-            nearest = parent
+        for run_id, child in runs.items():
+            nearest = None if child is None else child.parent
             while nearest is not None and nearest not in runs:
                 if nearest not in parents:
                     parents[nearest] = await self._parent_of(nearest)
@@ -104,14 +119,17 @@ class Many:
 
     async def _to_one(self, run_id: str, above: str | None) -> None:
         refused: PikkuError | None = None
+        is_retry = self._verb == "retry"
+        may_have_gone_along = above is not None and not (is_retry and above in self.refused)
         try:
-            if self._verb != "retry" or above is None or above in self.refused:  # else it was retried with that one
+            # A child that has not caused its parent's failure is not retried with it.
+            if not (is_retry and may_have_gone_along and await self._went_along(run_id)):
                 await self._act(run_id)
         except (EngineClosed, JournalLocked) as error:
             self.gone = error
             return
         except (RunStateError, RunNotFound) as error:
-            refused = None if above is not None and await self._went_along(run_id) else error
+            refused = None if may_have_gone_along and await self._went_along(run_id) else error
         except PikkuError as error:
             refused = error
         if refused is None:
@@ -126,4 +144,10 @@ class Many:
             run = await self._asked.get_run(run_id)
         except PikkuError as error:
             return self._verb == "delete" and isinstance(error, RunNotFound)
-        return self._verb == "cancel" and run.status is RunStatus.CANCELLED
+        match self._verb:
+            case "cancel":
+                return run.status is RunStatus.CANCELLED
+            case "retry":  # it may have failed again by now
+                return run.status is not RunStatus.FAILED or run.ended_at != self._children[run_id].ended_at
+            case _:
+                return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from pikkupy import Engine, EngineClosed, Pikku, Run, RunNotFound, RunStateError, StepFailed, Workflow
 from pikkupy.errors import PikkuError
-from pikkupy.many import Many, Verb
+from pikkupy.many import Child, Many, Verb, child_of
 
 pikku = Pikku()
 made_up_for: list[str] = []
@@ -38,14 +39,14 @@ async def parent(workflow: Workflow, data: str) -> None:
         await workflow.do("make up", lambda: made_up_for.append(workflow.run_id))
 
 
-async def families(engine: Engine, count: int, data: str = "wait") -> dict[str, str | None]:
+async def families(engine: Engine, count: int, data: str = "wait") -> dict[str, Child | None]:
     """So many parents, each with a child and a child of that, as a list shows them: the newest first."""
     for number in range(count):
         await engine.start(parent, data, run_id=f"p{number}")
     while True:
         page = await engine.list_runs(limit=500, status="failed" if data == "fail" else "running")
         if len(page.runs) == 3 * count:
-            return {run.id: run.parent_run_id for run in page.runs}
+            return {run.id: child_of(run) for run in page.runs}
 
 
 def many(verb: Verb, act: Callable[[str], Awaitable[object]], asked: Any, told: list[str] | None = None) -> Many:
@@ -105,6 +106,35 @@ async def test_children_are_retried_with_their_parents(db: Path) -> None:
         assert acted == [f"p{number}" for number in range(5)]
 
 
+@pikku.workflow
+async def bears(workflow: Workflow, data: str) -> None:
+    """Its own failure is another one than its child's."""
+    with suppress(StepFailed):
+        await workflow.do("child", child, data)
+    raise ValueError("of its own")
+
+
+async def test_a_child_that_has_not_caused_the_failure_is_retried_itself(db: Path) -> None:
+    """The engine retries it with its parent only if it has."""
+    async with pikku.open(db) as engine:
+        for number in range(3):
+            await engine.start(bears, "fail", run_id=f"p{number}")
+        while len((await engine.list_runs(status="failed")).runs) < 6:
+            pass
+        runs = {run.id: child_of(run) for run in (await engine.list_runs()).runs}
+        acted: list[str] = []
+
+        async def retried(run_id: str) -> None:
+            acted.append(run_id)
+            await engine.retry(run_id)
+
+        retry = many("retry", retried, engine)
+        await retry.to(runs)
+
+        assert (sorted(retry.done), retry.refused) == (sorted(runs), {})
+        assert sorted(acted) == sorted(runs)
+
+
 async def test_children_are_deleted_with_their_parents(db: Path) -> None:
     async with pikku.open(db) as engine:
         runs = await families(engine, 5, "fail")
@@ -138,7 +168,7 @@ async def test_where_the_parent_is_refused_the_child_is_asked_itself(verb: Verb)
         raise RunStateError(f"run {run_id!r} is running")
 
     refused = many(verb, act, Runs(p=None, c="p"))
-    await refused.to({"c": "p", "p": None})
+    await refused.to({"c": Child("p"), "p": None})
 
     assert (acted, list(refused.refused), refused.done) == (["p", "c"], ["p", "c"], [])
 
@@ -150,7 +180,7 @@ async def test_a_suspended_child_is_resumed_itself() -> None:
     async def act(run_id: str) -> None:
         acted.append(run_id)
 
-    await many("resume", act, Runs(p=None, c="p")).to({"c": "p", "p": None})
+    await many("resume", act, Runs(p=None, c="p")).to({"c": Child("p"), "p": None})
 
     assert acted == ["p", "c"]
 
@@ -178,6 +208,6 @@ async def test_a_parent_that_is_gone_is_above_nobody() -> None:
     async def act(run_id: str) -> None:
         acted.append(run_id)
 
-    await many("cancel", act, Runs()).to({"c": "gone"})
+    await many("cancel", act, Runs()).to({"c": Child("gone")})
 
     assert acted == ["c"]

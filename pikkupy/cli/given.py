@@ -18,6 +18,7 @@ from pikkupy.cli.places import ENV, AsJson, file_and, file_and_perhaps, moment_o
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import microseconds
 from pikkupy.errors import BadValue, DurationError, EngineClosed, JournalNotFound
+from pikkupy.many import Child, child_of
 
 Data: TypeAlias = Annotated[
     str | None,
@@ -153,15 +154,15 @@ def meant(file: str | None, run: str | None, filters: Filters) -> tuple[str, str
     return path, None
 
 
-async def runs_of(client: Client, arguments: dict[str, Any], able: Iterable[RunStatus]) -> dict[str, str | None]:
-    """All runs that fit these arguments of `list_runs`, newest first: ids and those of their parents, as there may be a
-    million. If no status is asked for, those in the statuses `able`.
+async def runs_of(client: Client, arguments: dict[str, Any], able: Iterable[RunStatus]) -> dict[str, Child | None]:
+    """All runs that fit these arguments of `list_runs`, newest first: ids, with what is to be known of children only,
+    as there may be a million. If no status is asked for, those in the statuses `able`.
     """
     arguments = {**arguments, "status": arguments["status"] or sorted(able)}
-    found, cursor = dict[str, str | None](), None
+    found, cursor = dict[str, Child | None](), None
     while True:
         page = await client.list_runs(**arguments, limit=500, cursor=cursor, values=False)
-        found |= {run.id: run.parent_run_id for run in page.runs}
+        found |= {run.id: child_of(run) for run in page.runs}
         cursor = page.next_cursor
         if cursor is None:
             return found

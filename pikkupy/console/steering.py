@@ -27,7 +27,7 @@ from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused, problem_of
-from pikkupy.many import ABLE, Many, Verb
+from pikkupy.many import ABLE, Child, Many, Verb, child_of
 from pikkupy.mounting import Scope
 from pikkupy.names import without_ordinal
 from pikkupy.showing.mismatch import why_parked
@@ -326,9 +326,9 @@ async def act_on_all(ask: Ask) -> Response:
         ask.facts |= {"done": len(many.done), "refused": len(many.refused)}
 
     many = Many(_verb(action), act, ask.engine, TOGETHER, told)
-    found, more = dict[str, str | None](), False
+    found, more = dict[str, Child | None](), False
     async for part in _matching(ask, find, action, meant):
-        found |= {run.id: run.parent_run_id for run in part.runs}
+        found |= {run.id: child_of(run) for run in part.runs}
         more = part.more
     await many.to(found)
     refused = [(run_id, ask.shown.text(str(error))) for run_id, error in many.refused.items()]
