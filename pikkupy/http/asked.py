@@ -18,7 +18,7 @@ from pikkupy.engine import Engine, Run, WorkflowInfo
 from pikkupy.errors import PayloadError, RunCancelled, RunFailed, WorkflowNotFound
 from pikkupy.failures import safely
 from pikkupy.http import bodies, kinds
-from pikkupy.http.guard import caller_in, quoted, segment
+from pikkupy.http.guard import ENDS, caller_in, quoted, segment
 from pikkupy.http.limits import Rate, streams, waits
 from pikkupy.http.problems import CURE, Refused, response_to
 from pikkupy.http.queries import headers_of, query_of
@@ -104,6 +104,12 @@ class Ask:
         """The path below which this application is mounted; empty for none."""
         base: str = self.request.scope.get("root_path", "")
         return base
+
+    @property
+    def ends(self) -> asyncio.Event:
+        """Set when the server is about to end: no answer is to go on then."""
+        ends: asyncio.Event | None = self.request.scope.get(ENDS)
+        return asyncio.Event() if ends is None else ends
 
     @property
     def run_id(self) -> str:
@@ -222,19 +228,19 @@ class Ask:
         return True
 
     async def result(self, run_id: str, wait_s: int) -> Any:
-        """As `RunHandle.result`; `TimeoutError` also when who has asked is gone."""
+        """As `RunHandle.result`; `TimeoutError` also when who has asked is gone, or the server goes."""
         handle = await self.engine.handle(run_id)
         ending = asyncio.ensure_future(handle.result(f"{wait_s}s"))
-        leaving = asyncio.ensure_future(self._left())
+        leaving = [asyncio.ensure_future(self._left()), asyncio.ensure_future(self.ends.wait())]
         try:
-            await asyncio.wait([ending, leaving], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([ending, *leaving], return_when=asyncio.FIRST_COMPLETED)
             if not ending.done():
-                raise TimeoutError(f"run {run_id!r} has not ended, and who has asked is gone")
+                raise TimeoutError(f"run {run_id!r} has not ended, and who has asked, or the server, is going")
             return ending.result()
         finally:
-            ending.cancel()
-            leaving.cancel()
-            await asyncio.wait([ending, leaving])
+            for one in (ending, *leaving):
+                one.cancel()
+            await asyncio.wait([ending, *leaving])
 
     async def _left(self) -> None:
         """Return when who has asked has gone."""

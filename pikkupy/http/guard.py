@@ -17,6 +17,7 @@ from pikkupy.mounting import AsgiApp, Caller, Connection, HttpConfig, Receive, S
 
 CALLER = "pikkupy.caller"  # in the connection, for those behind the guard
 HOSTS_ARE_NAMED = "pikkupy.hosts"  # in the connection: how that is done where nobody calls `asgi`; `{}` is the host
+ENDS = "pikkupy.ends"  # in the connection where the server is ours: an event, set when no answer is to go on
 SLASH = "\udc2f"  # stands for a slash within a segment of a path; no path that was sent can have it
 OPEN = frozenset({"/healthz", "/readyz"})
 USUAL_PORTS = {"http": 80, "https": 443}

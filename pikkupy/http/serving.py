@@ -17,6 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pikkupy.errors import AddressTaken, BadValue, PikkuError
+from pikkupy.http.guard import ENDS
 from pikkupy.mounting import PORT, AsgiApp, Connection, Receive, Send
 
 OWN = frozenset({"api", "console", "healthz", "openapi.json", "readyz", "workflow"})  # first parts of our own paths
@@ -24,7 +25,7 @@ LONGEST_HEAD = 16_384  # bytes of a request's line and headers
 HEAD_S = 10.0  # that these may take to arrive
 KEPT_S = 5  # that a connection may stay without a request
 MOST_CONNECTIONS = 128  # twice as many as requests that are answered at once, if nobody has set that
-GRACE_S = 3  # for answers under way when it ends; streams have ended with the engine
+GRACE_S = 3  # for answers under way when it ends; streams, and waits for the end of a run, are ended before
 
 
 class Tls(NamedTuple):
@@ -105,10 +106,10 @@ def below(app: AsgiApp, base: str) -> AsgiApp:
 @asynccontextmanager
 async def serving(app: AsgiApp, address: Address, tls: Tls | None = None) -> AsyncIterator[str]:
     """Answer requests at the address as long as the block lasts; its URL. Raises `BadValue`, and as `bound_to`."""
-    bound = bound_to(address)
+    bound, ends = bound_to(address), asyncio.Event()
     try:
         config = uvicorn.Config(
-            app,
+            _told_of(ends, app),
             http=_Impatient,
             ws="none",
             lifespan="off",
@@ -133,9 +134,17 @@ async def serving(app: AsgiApp, address: Address, tls: Tls | None = None) -> Asy
         host, port = bound.getsockname()[:2]
         yield f"{'http' if tls is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
+        ends.set()
         server.should_exit = True
         await serving_
         bound.close()
+
+
+def _told_of(ends: asyncio.Event, app: AsgiApp) -> AsgiApp:
+    async def told(connection: Connection, receive: Receive, send: Send) -> None:
+        await app({**connection, ENDS: ends}, receive, send)
+
+    return told
 
 
 def _load(config: uvicorn.Config, tls: Tls | None) -> None:

@@ -66,9 +66,24 @@ class _Ahead(Generic[T]):
             raise
         return True
 
-    async def take(self) -> T:
-        """The next one. Raises `_End`, and what the source raises."""
-        found = await asyncio.shield(self._next)
+    async def comes_before(self, ending: asyncio.Future[Any]) -> bool:
+        """Wait for the next one, or for that end; whether it has come."""
+        first = asyncio.Event()  # `asyncio.wait` would hold what it waits for in the traceback of what ends it
+
+        def come(_: asyncio.Future[Any]) -> None:
+            first.set()
+
+        self._next.add_done_callback(come)
+        ending.add_done_callback(come)
+        try:
+            await first.wait()
+        finally:
+            ending.remove_done_callback(come)
+        return self._next.done()
+
+    def take(self) -> T:
+        """The next one, which has come. Raises `_End`, and what the source raises."""
+        found = self._next.result()
         self._next = self._asked()
         return found
 
@@ -137,15 +152,18 @@ class Pulse:
 
 
 async def _events(ask: Ask, found: _Ahead[T], told: Callable[[T], ServerSentEvent]) -> AsyncIterator[ServerSentEvent]:
+    ending = asyncio.ensure_future(ask.ends.wait())
     try:
-        while True:
-            yield told(await found.take())
+        while await found.comes_before(ending):
+            yield told(found.take())
     except _End:
         yield _event({}, "end", None)
     except EngineClosed:
         return  # who listens asks again, and goes on after what it has seen
     except PikkuError as error:
         yield ServerSentEvent(bytes(ask.problem(error).body).decode(), event="problem")
+    finally:
+        ending.cancel()
 
 
 class _End(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pikkupy.console.pages import PAGES
 from pikkupy.http import serving as room
 from pikkupy.http.application import all_operations
 from pikkupy.http.serving import Address, Tls, address_of, base_of, check_reach, serving
-from pikkupy.mounting import PORT
+from pikkupy.mounting import PORT, HttpConfig
 from tests.http.shop import TOKEN, pikku
 
 ANYWHERE = Address("127.0.0.1", 0)
@@ -92,6 +93,32 @@ async def test_requests_are_answered_until_the_block_ends(db: Path) -> None:
                     pass
         with pytest.raises(OSError):
             await asyncio.open_connection(*at(url))
+
+
+async def test_what_goes_on_ends_with_the_server(
+    db: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In order, and at once: a live tab of the console, whose engine goes on elsewhere, and who waits for a run."""
+    monkeypatch.setattr(room, "GRACE_S", 60)
+    monkeypatch.setattr("pikkupy.console.pages.LIVE_S", 60)
+    headers = {"authorization": f"Bearer {TOKEN}", "prefer": "wait=60"}
+    async with pikku.open(db) as engine, httpx2.AsyncClient(headers=headers, timeout=60) as http:
+        await engine.start("waiting", run_id="r")
+        app: Any = engine.asgi(token=TOKEN, console=True)
+        async with AsyncExitStack() as stack, asyncio.timeout(20):
+            async with serving(app, ANYWHERE) as url:
+                followed = [
+                    await stack.enter_async_context(http.stream("GET", f"{url}{path}"))
+                    for path in ("/console/live", "/api/events", "/api/runs/r/events")
+                ]
+                waits = asyncio.ensure_future(http.get(f"{url}/api/runs/r"))
+                while app._requests.free > HttpConfig().max_requests - 4:
+                    await asyncio.sleep(0)
+            assert [answer.status_code for answer in followed] == [200, 200, 200]
+            for answer in followed:
+                await answer.aread()
+            assert (await waits).json()["status"] == "running"
+    assert "ERROR" not in caplog.text
 
 
 async def test_who_forwards_says_nothing_of_who_asks(db: Path, caplog: pytest.LogCaptureFixture) -> None:
