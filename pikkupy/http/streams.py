@@ -131,8 +131,10 @@ class Pulse:
         False, and at once, if the source has ended. Raises what the source raises.
         """
         coming = asyncio.ensure_future(self._come.wait())
-        await asyncio.wait([coming, self._reading], return_when=asyncio.FIRST_COMPLETED)
-        coming.cancel()
+        try:
+            await asyncio.wait([coming, self._reading], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            coming.cancel()
         await asyncio.wait([self._reading], timeout=moment_s)
         self._come.clear()
         if self._reading.done():

@@ -15,6 +15,7 @@ import pytest
 
 from pikkupy import Engine, Pikku, RunFailed, Workflow
 from pikkupy.http.application import application
+from pikkupy.http.streams import Pulse
 from pikkupy.mounting import HttpConfig
 from tests.http.shop import TOKEN, caller, pikku, served
 
@@ -210,6 +211,25 @@ async def test_a_stream_that_is_left_costs_nothing(db: Path) -> None:
                 while (await http.get(f"{url}/api/runs/{handle.id}/events?after=x")).status_code != 422:
                     pass
             await until_left(engine)
+
+
+async def test_a_pulse_that_is_left_leaves_no_task() -> None:
+    """Whoever listens to a status goes away while it waits for the next one."""
+
+    async def silent() -> AsyncIterator[object]:
+        await asyncio.Event().wait()
+        yield None
+
+    before = asyncio.all_tasks()
+    pulse = Pulse(silent())
+    beat = asyncio.ensure_future(pulse.beat(60))
+    await asyncio.sleep(0)
+    beat.cancel()
+    await asyncio.gather(beat, return_exceptions=True)
+    await pulse.leave()
+    await asyncio.sleep(0)
+
+    assert asyncio.all_tasks() == before
 
 
 async def test_people_who_share_a_token_have_streams_of_their_own(db: Path) -> None:
