@@ -21,6 +21,9 @@ from pikkupy.registry import Registry
 
 MOST_CONNECTIONS = 1_000  # each may have one call under way
 LONGEST_CALL = 1 << 26  # bytes; what a call carries is bounded by `max_payload`, which has a default of 2 MB
+MOST_STRANGERS = 128  # connections to a port without the token yet: the next one takes the place of the first
+TOKEN_S = 5.0  # that they may take to say it
+LONGEST_TOKEN = 1_024  # bytes of what they say before
 GOODBYE_S = 1.0  # how long those who are being told that the engine is left may take to read it
 
 _log = logger()
@@ -34,7 +37,7 @@ async def serving(engine: Engine, registry: Registry, path: str) -> AsyncIterato
     """
     real = places.real_path(path)
     loop, answerer = asyncio.get_running_loop(), Answerer(engine, registry)
-    connections = set[_Connection]()
+    connections, strangers = set[_Connection](), dict[_Connection, None]()
     try:
         bound, token = _bound(real)
     except (OSError, PikkuError) as error:
@@ -44,7 +47,7 @@ async def serving(engine: Engine, registry: Registry, path: str) -> AsyncIterato
     hello = messages.message_of(messages.Hello(messages.PROTOCOL, os.getpid()))
 
     def connection() -> _Connection:
-        return _Connection(answerer, connections, token, hello)
+        return _Connection(answerer, connections, strangers, token, hello)
 
     create = loop.create_server if token is not None else loop.create_unix_server
     server = await create(connection, sock=bound)
@@ -56,7 +59,7 @@ async def serving(engine: Engine, registry: Registry, path: str) -> AsyncIterato
         ends = [asyncio.ensure_future(one.end()) for one in connections]
         if ends:
             await asyncio.wait(ends, timeout=GOODBYE_S)
-        for one in list(connections):
+        for one in [*connections, *strangers]:
             one.abort()
         places.remove(real)
 
@@ -79,9 +82,18 @@ def _bound(real: str) -> tuple[socket.socket, str | None]:
 class _Connection(asyncio.Protocol):
     """One client. It has one call under way; when it goes, that is cancelled."""
 
-    def __init__(self, answerer: Answerer, connections: set[_Connection], token: str | None, hello: bytes) -> None:
+    def __init__(
+        self,
+        answerer: Answerer,
+        connections: set[_Connection],
+        strangers: dict[_Connection, None],
+        token: str | None,
+        hello: bytes,
+    ) -> None:
         self._answerer = answerer
         self._connections = connections
+        self._strangers = strangers
+        self._late: asyncio.TimerHandle | None = None
         self._token = token
         self._hello = hello
         self._transport: asyncio.Transport | None = None
@@ -98,13 +110,15 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._peer = places.peer_of(transport.get_extra_info("socket"))
-        if len(self._connections) >= MOST_CONNECTIONS or not places.is_own(self._peer):
-            _log.warning("control_connection_refused", connections=len(self._connections))
-            transport.abort()
-            return
-        self._connections.add(self)
-        if self._token is None:
-            transport.write(self._hello)
+        if not places.is_own(self._peer):
+            self._turn_away("of another user")
+        elif self._token is None:
+            self._greet()
+        else:
+            self._strangers[self] = None
+            self._late = asyncio.get_running_loop().call_later(TOKEN_S, self._turn_away, "no token")
+            if len(self._strangers) > MOST_STRANGERS:
+                next(iter(self._strangers))._turn_away("too many without a token")
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -114,6 +128,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         self._connections.discard(self)
+        self._is_no_stranger()
         self._writable.set()
         if self._call is not None:
             self._call.cancel()
@@ -145,6 +160,9 @@ class _Connection(asyncio.Protocol):
         """Begin the next call, if it has come in whole and none is under way."""
         while self._call is None and not self._leaving and len(self._received) >= messages.HEAD.size:
             [size] = messages.HEAD.unpack_from(self._received)
+            if self._token is not None and size > LONGEST_TOKEN:
+                self._turn_away("no token")
+                return
             if size > LONGEST_CALL:
                 self._refuse(BadType(f"a call of {size:,} bytes is more than {LONGEST_CALL:,}"))
                 return
@@ -170,12 +188,29 @@ class _Connection(asyncio.Protocol):
         except (msgspec.MsgspecError, UnicodeError):
             given = ""
         if not hmac.compare_digest(given.encode(), token.encode()):
-            _log.warning("control_connection_refused", reason="wrong token")
-            self.abort()
-            self._leaving = True
+            self._turn_away("wrong token")
             return
         self._token = None
+        self._is_no_stranger()
+        self._greet()
+
+    def _greet(self) -> None:
+        if len(self._connections) >= MOST_CONNECTIONS:
+            self._turn_away("too many")
+            return
+        self._connections.add(self)
         self._write(self._hello)
+
+    def _turn_away(self, reason: str) -> None:
+        _log.warning("control_connection_refused", reason=reason, connections=len(self._connections))
+        self._leaving = True
+        self._is_no_stranger()
+        self.abort()
+
+    def _is_no_stranger(self) -> None:
+        self._strangers.pop(self, None)
+        if self._late is not None:
+            self._late.cancel()
 
     async def _carry_out(self, call: messages.AnyCall) -> None:
         value, outcome = messages.NULL, "taken back"

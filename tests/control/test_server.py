@@ -275,6 +275,41 @@ async def test_there_is_a_limit_of_connections(db: Path, monkeypatch: pytest.Mon
             assert await client.run(flow) == 3
 
 
+async def strangers(long_db: Path, count: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Who connects to the port, and says nothing."""
+    port = json.loads(places.port_path(str(long_db)).read_text())["port"]
+    return [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
+
+
+async def sent_away(some: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> None:
+    for reader, writer in some:
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await reader.readexactly(1)
+        writer.close()
+
+
+async def test_who_says_no_token_takes_nobody_s_place(long_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are few such at once, and the next one takes the place of the first; clients have places of their own."""
+    monkeypatch.setattr(server, "MOST_STRANGERS", 3)
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 2)
+    async with pikku.open(long_db), asyncio.timeout(20):
+        some = await strangers(long_db, 5)
+        await sent_away(some[:2])
+        async with pikku.connect(long_db) as client:
+            assert await client.run(flow) == 3
+    await sent_away(some[2:])
+
+
+async def test_who_says_no_token_in_time_is_sent_away(long_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor may who has not said it send more than one is long."""
+    async with pikku.open(long_db), asyncio.timeout(20):
+        [(reader, writer)] = await strangers(long_db, 1)
+        writer.write(HEAD.pack(server.LONGEST_TOKEN + 1))
+        await sent_away([(reader, writer)])
+        monkeypatch.setattr(server, "TOKEN_S", 0.0)
+        await sent_away(await strangers(long_db, 1))
+
+
 async def test_a_reader_who_does_not_read_takes_no_memory(db: Path) -> None:
     """What it is told waits at the source: the history of a run is made as it is read."""
 
