@@ -190,7 +190,7 @@ def _kept(form: dict[str, str], error: Exception) -> dict[str, str]:
 
 def _again(ask: Ask, error: Exception, template: str, **values: Any) -> Response:
     """The form that was refused, with why."""
-    problem, headers = problem_of(error, ask.api.redact)
+    problem, headers = problem_of(error, ask.api.redact, ask.cure)
     answer = page(ask, template, problem.status, problem=problem, **values)
     answer.headers.update(headers)
     return answer
@@ -332,7 +332,7 @@ async def act_on_all(ask: Ask) -> Response:
         more = part.more
     await many.to(found)
     refused = [(run_id, ask.shown.text(str(error))) for run_id, error in many.refused.items()]
-    gone = None if many.gone is None else problem_of(many.gone)[0]
+    gone = None if many.gone is None else problem_of(many.gone, ask.api.redact, ask.cure)[0]
     left = len(found) - len(many.done) - len(refused)
     values = {"count": len(many.done), "failed": refused, "more": more, "gone": gone, "left": left}
     return page(ask, "done_all.html", 200 if gone is None else gone.status, action=action, find=find, **values)

@@ -18,15 +18,15 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from pikkupy import Pikku, RunNotFound, StepFailed, Workflow
+from pikkupy import EngineClosed, Pikku, RunNotFound, StepFailed, Workflow
 from pikkupy.clock import SystemClock
-from pikkupy.console import finding, pages, steering
+from pikkupy.console import CONSOLE, finding, pages, steering
 from pikkupy.console.overview import at_most
 from pikkupy.console.rendering import STATIC
 from pikkupy.core.commands import Policy, StepCall
 from pikkupy.core.decide import mismatch
 from pikkupy.core.model import StepKind, StepRow, StepStatus
-from pikkupy.http import Caller, tokens
+from pikkupy.http import Caller, HttpConfig, application, tokens
 from pikkupy.http.tokens import FAILURES, SESSION_S, Sessions
 from pikkupy.showing.mismatch import mismatch_of
 from pikkupy.showing.words import counted
@@ -889,6 +889,27 @@ async def test_the_events_of_a_run_are_shown_in_parts(db: Path, monkeypatch: pyt
         assert 'href="/console/runs/r/events">Events' in (await http.get("/console/runs/r")).text
         assert (await http.get("/console/runs/nobody/events")).status_code == 404
         assert (await http.get("/console/runs/r/events?after=x")).status_code == 422
+
+
+@pytest.mark.parametrize("path", ["runs/r/cancel", "all/cancel"])
+async def test_who_has_no_application_is_given_no_cure_for_one(
+    db: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """When the engine goes just while something is done in `pikku console`; and what is secret stays so."""
+    async with pikku.open(db) as engine:
+        await engine.start("waiting", run_id="r")
+        config = HttpConfig(token=TOKEN, redact=lambda text: text.replace("secret", "***"))
+        app = application(engine, str(db), config, CONSOLE, lambda: asyncio.sleep(0, (engine, None)))
+        async with caller(app) as http:
+
+            async def gone(*_: object) -> None:
+                raise EngineClosed("no engine has secret.db open")
+
+            asked = hidden_in((await http.get("/console/all/cancel")).text)
+            monkeypatch.setattr(engine, "cancel", gone)
+            answer = await http.post(f"/console/{path}", data=asked, headers=SAME)
+            assert (answer.status_code, "no engine has ***.db open" in answer.text) == (503, True)
+            assert "lifespan" not in answer.text
 
 
 async def test_what_is_asked_wrongly_is_a_page(db: Path) -> None:
