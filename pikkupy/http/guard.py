@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from pikkupy.http.limits import Places
 from pikkupy.http.problems import Refused, response_to
-from pikkupy.http.tokens import Callers, Failures
+from pikkupy.http.tokens import Callers, Failures, bearer_in
 from pikkupy.log import logger
 from pikkupy.mounting import AsgiApp, Caller, Connection, HttpConfig, Receive, Send
 
@@ -134,8 +134,8 @@ class Guard:
         caller = await self._callers.caller_of(headers, cookie)
         if caller is None:
             if self._callers.has_tried(headers, cookie):
-                by_token = "authorization" in headers
-                self._failures.add(address, "" if by_token else self._callers.wrong_session(headers, connection))
+                by_cookie = bearer_in(headers) is None
+                self._failures.add(address, self._callers.wrong_session(headers, connection) if by_cookie else "")
             detail = "send `Authorization: Bearer TOKEN`; the token is in the file beside the journal, PATH.token, "
             detail += "or what asgi(token=...) was given"
             raise Refused(401, "Who are you?", detail, www_authenticate="Bearer")
@@ -192,7 +192,7 @@ def _check_origin(headers: dict[str, str], method: str) -> None:
 
 def _check_forged(headers: dict[str, str], method: str) -> None:
     """Who is known by a cookie, which browsers send by themselves, has to say from which page it comes."""
-    by_cookie = "cookie" in headers and "authorization" not in headers
+    by_cookie = "cookie" in headers and bearer_in(headers) is None
     if by_cookie and method not in ("GET", "HEAD") and not {"origin", "sec-fetch-site"} & headers.keys():
         raise Refused(403, "Forbidden origin", "a request with a cookie has to say where it comes from: send `Origin`")
 

@@ -84,9 +84,9 @@ class Callers:
             if not isinstance(caller, Caller | None):
                 raise TypeError(f"authenticate() returned {type(caller).__name__}: a Caller or None was expected")
             return caller
-        kind, _, token = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer":
-            return self.caller_with(token.strip())
+        token = bearer_in(headers)
+        if token is not None:
+            return self.caller_with(token)
         return self.sessions.caller_of(value_in(headers, cookie))
 
     def session_in(self, headers: Mapping[str, str], connection: Connection) -> str:
@@ -105,7 +105,7 @@ class Callers:
         """Whether they say at all who it is: who has said nothing has not guessed."""
         if self._authenticate is not None:
             return "authorization" in headers or "cookie" in headers
-        return "authorization" in headers or value_in(headers, cookie) != ""
+        return bearer_in(headers) is not None or value_in(headers, cookie) != ""
 
     def caller_with(self, token: str) -> Caller | None:
         """Whose token it is. It takes as long for a wrong one as for a right one."""
@@ -251,6 +251,12 @@ class Failures:
         self._seen[address] = (began, count + 1)
         if len(self._seen) > MOST_ADDRESSES:
             self._seen.popitem(last=False)
+
+
+def bearer_in(headers: Mapping[str, str]) -> str | None:
+    """The token that is sent along; `None` if there is none: what is of another kind browsers send by themselves."""
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else None
 
 
 def value_in(headers: Mapping[str, str], cookie: str) -> str:

@@ -200,11 +200,15 @@ async def test_who_fails_too_often_has_to_wait(db: Path) -> None:
 
 
 async def test_who_says_nothing_has_not_guessed(db: Path) -> None:
-    """Nor who comes with cookies of other applications on this machine: a page that is left open locks out nobody."""
+    """Nor who comes with cookies of other applications on this machine: a page that is left open locks out nobody.
+
+    Nor with what a proxy before us has asked for.
+    """
     async with caller(pikku.open(db).asgi(token=TOKEN, console=True), token=None) as http:
         for _ in range(2 * FAILURES):
             assert (await http.get("/console/", headers={"cookie": "other=1"})).status_code == 401
             assert (await http.get("/healthz")).status_code == 401
+            assert (await http.get("/console/", headers={"authorization": "Basic YTpi"})).status_code == 401
         assert (await http.get("/healthz", headers={"authorization": f"Bearer {TOKEN}"})).status_code == 200
 
 
