@@ -19,6 +19,7 @@ from pikkupy.clock import now
 from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
 from pikkupy.http.problems import problem_of
+from pikkupy.mounting import Scope
 from pikkupy.plain import rfc3339
 from pikkupy.showing.marks import SIGNS
 from pikkupy.showing.words import clean, clean_lines, counted, exact, first_line, lasted, local
@@ -47,7 +48,8 @@ def rendered(ask: Ask, name: str, **values: Any) -> str:
             base=base,
             url=lambda path, **query: _url(base, path, query),
             caller=ask.caller,
-            may=lambda scope: not ask.read_only and ask.away is None and ask.caller.scope.allows(scope),
+            may=lambda scope: barred(ask, Scope(scope)) is None,
+            barred=barred(ask, Scope.OPERATE),
             read_only=ask.read_only,
             zone=_zone(),
             away=ask.away,
@@ -55,6 +57,17 @@ def rendered(ask: Ask, name: str, **values: Any) -> str:
             **values,
         )
     )
+
+
+def barred(ask: Ask, scope: Scope) -> str | None:
+    """Why who asks can do nothing now that needs the scope; `None`: it can."""
+    if ask.read_only:
+        return "this console is read-only"
+    if ask.away is not None:
+        return "there is no engine just now"
+    if not ask.caller.scope.allows(scope):
+        return f"your token allows `{ask.caller.scope}`; this needs `{scope}`"
+    return None
 
 
 def problem_page(ask: Ask, error: Exception) -> Response:

@@ -16,7 +16,7 @@ from pikkupy.console.copies import Copy, copy_of
 from pikkupy.console.finding import Find
 from pikkupy.console.forms import decision_fields, decision_of, fields_of, refilled, value_of_fields
 from pikkupy.console.notes import led_to
-from pikkupy.console.rendering import page, problem_page
+from pikkupy.console.rendering import barred, page, problem_page
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind
 from pikkupy.engine import Run, Step
@@ -105,7 +105,7 @@ class Decisions:
 
     async def of(self, run: Run, waiting: Sequence[Step]) -> dict[str, dict[str, Any]] | None:
         """JSON Schema of each decision by its name; `None`: it is not known to who asks, or here."""
-        may = not self._ask.read_only and self._ask.caller.scope.allows(Scope.OPERATE)
+        may = barred(self._ask, Scope.OPERATE) is None
         waits = [step.name for step in waiting if step.kind is StepKind.SIGNAL]
         if not may or run.status is not RunStatus.RUNNING or not waits:
             return None
@@ -124,12 +124,8 @@ def actions_for(ask: Ask, run: Run, decisions: Collection[str]) -> list[Action]:
 
 
 def _why_not(ask: Ask, action: Action, run: Run, decisions: Collection[str]) -> str | None:
-    if ask.read_only:
-        return "this console is read-only"
-    if ask.away is not None:
-        return "there is no engine just now"
-    if not ask.caller.scope.allows(action.scope):
-        return f"your token allows `{ask.caller.scope}`; this needs `{action.scope}`"
+    if (why_not := barred(ask, action.scope)) is not None:
+        return why_not
     ended = run.status in FINAL_RUNS
     reasons = {
         "cancel": f"the run is {run.status}" if ended else None,
@@ -252,6 +248,11 @@ def _operation_of(action: Action) -> Operation:
 ACTING = tuple(map(_operation_of, ACTIONS.values()))
 
 
+def _status(ask: Ask) -> int:
+    """Of a page that asks."""
+    return 200 if barred(ask, Scope.OPERATE) is None else 409
+
+
 # Starting
 
 
@@ -267,7 +268,8 @@ async def start_page(ask: Ask) -> Response:
     fields = None if takes is None else fields_of(takes, copy.given)
     names = [one.name for one in await ask.engine.workflows()]
     values: dict[str, Any] = {"workflow": workflow, "takes": takes, "fields": fields, "typed": {"value": copy.text}}
-    return page(ask, "start.html", names=names, what=what, why_not=copy.why_not, fresh=_fresh({}), **values)
+    values |= {"names": names, "what": what, "why_not": copy.why_not, "fresh": _fresh({})}
+    return page(ask, "start.html", _status(ask), **values)
 
 
 @operation("POST", "/console/start", Scope.OPERATE, {303: None}, problem=problem_page)
@@ -302,7 +304,8 @@ async def confirm_all_page(ask: Ask) -> Response:
     count, more = 0, False
     async for part in _matching(ask, find, action, meant):
         count, more = count + len(part.runs), part.more
-    return page(ask, "confirm_all.html", action=action, find=find, count=count, more=more, meant=meant)
+    values = {"action": action, "find": find, "count": count, "more": more, "meant": meant}
+    return page(ask, "confirm_all.html", _status(ask), **values)
 
 
 @operation("POST", "/console/all/{verb}", Scope.OPERATE, {200: None}, problem=problem_page)

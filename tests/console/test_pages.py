@@ -277,6 +277,22 @@ async def test_a_reader_sees_no_way_to_do_more(db: Path) -> None:
         assert (await engine.get_run("r")).status == "running"
 
 
+@pytest.mark.parametrize("path", ["start", "start?workflow=order", "all/cancel", "runs/r/confirm/cancel"])
+async def test_a_page_that_asks_says_why_nothing_can_be_done(db: Path, path: str) -> None:
+    """It shows no button that would be refused."""
+    async with pikku.open(db) as engine:
+        reader = "may-only-look-at-things"
+        await engine.start("waiting", run_id="r")
+        for settings, why in (
+            ({"tokens": {reader: "read"}}, "your token allows `read`; this needs `operate`"),
+            ({"token": reader, "read_only": True}, "this console is read-only"),
+        ):
+            async with caller(engine.asgi(**settings, console=True), token=reader) as http:
+                page = await http.get(f"/console/{path}")
+                assert (page.status_code, f"That cannot be done now: {why}." in page.text) == (409, True)
+                assert '<button class="do">' not in page.text
+
+
 async def test_secrets_are_taken_out_of_pages(db: Path) -> None:
     """S14, I-50: of values, errors, reasons and tags, also in what runs wait for."""
     async with pikku.open(db) as engine:
