@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -13,6 +14,15 @@ from typing import Any
 import msgspec
 
 DEEP = "(nested too deeply to be shown)"
+
+
+def printable(text: str) -> str:
+    """JSON text of several lines that says the same in printable characters: others are escapes in it."""
+    return "\n".join(line if line.isprintable() else _escaped(line) for line in text.split("\n"))
+
+
+def _escaped(line: str) -> str:
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in line)
 
 
 def plain(value: Any) -> Any:

@@ -190,7 +190,7 @@ def _show(replayed: Replayed) -> None:
 
 def _debug(error: BaseException) -> None:
     if not isinstance(error, Unwind):  # the code asks for another step: that has been shown
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.write(f"{clean(f'{type(error).__name__}: {error}')}\n")
     pdb.post_mortem(_to_the_users_code(error) or error.__traceback__)
 
 

@@ -17,6 +17,7 @@ from msgspec import Raw, structs
 
 from pikkupy.core.model import AttemptRow, ErrorInfo, Recorded, RunRow, SignalRow, StepRow, TimerRow
 from pikkupy.errors import JournalFormatError
+from pikkupy.plain import printable
 
 FORMAT = 1
 _VALUES = {RunRow: ("input", "output", "tags", "progress"), StepRow: ("output",), SignalRow: ("payload",)}
@@ -43,7 +44,20 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
 def document_of(
     recorded: Recorded, attempts: Sequence[AttemptRow], at: datetime, version: str, redact: Redact | None = None
 ) -> bytes:
-    """The run as JSON. `redact` is given each text of values, their keys, errors and reasons, and gives another."""
+    """The run as JSON in printable characters, as a terminal may get it.
+
+    `redact` is given each text of values, their keys, errors and reasons, and gives another. Raises
+    `JournalFormatError` for a run with a value that is none.
+    """
+    try:
+        return _document_of(recorded, attempts, at, version, redact)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise JournalFormatError(f"run {recorded.run.run_id!r}: a recorded value is no JSON: {error}") from error
+
+
+def _document_of(
+    recorded: Recorded, attempts: Sequence[AttemptRow], at: datetime, version: str, redact: Redact | None
+) -> bytes:
     hide = _Hiding(redact)
     document = Exported(
         pikku_run=FORMAT,
@@ -57,7 +71,8 @@ def document_of(
         set_aside=[hide.fields(step) for step in recorded.set_aside],
         changes=sorted(recorded.changes),
     )
-    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    return f"{printable(text)}\n".encode()
 
 
 def recorded_of(document: bytes, name: str) -> Recorded:
@@ -84,7 +99,7 @@ def _row(fields: dict[str, Raw], kind: type[Row]) -> Row:
     for name, raw in fields.items():
         text = bytes(raw)
         if name in values:
-            given[name] = msgspec.json.format(text, indent=-1).decode()  # without the spaces, as it was recorded
+            given[name] = msgspec.json.encode(msgspec.json.decode(text)).decode()  # as it was recorded
         else:
             given[name] = msgspec.json.decode(text)
     return msgspec.convert(given, type=kind)

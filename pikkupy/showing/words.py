@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from pikkupy.plain import DEEP, plain
+from pikkupy.plain import DEEP, plain, printable
 
 
 def clean(text: str) -> str:
@@ -38,11 +38,7 @@ def json_of(value: object, *, indent: int | None = None) -> str:
         shown = (text if indent is None else msgspec.json.format(text, indent=indent)).decode()
     except RecursionError:
         return json.dumps(DEEP)
-    return "\n".join(line if line.isprintable() else _escaped(line) for line in shown.split("\n"))
-
-
-def _escaped(line: str) -> str:
-    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in line)
+    return printable(shown)
 
 
 def record(value: object) -> msgspec.Raw:

@@ -8,7 +8,7 @@ import runpy
 import stat
 import subprocess
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,27 @@ async def test_what_is_exported_is_what_is_recorded(run_id: str, journal: Path, 
         assert getattr(back, field) == getattr(recorded, field)
 
 
+async def test_what_is_not_printable_is_exported_as_escapes(tmp_path: Path) -> None:
+    """As on a terminal; what is read of it is what was recorded, so that a replay finds what it looks for."""
+    nasty = "\x7f\x9b2J\u202e\u200b\U000e0041\x1b ä 😀 \\u009b"
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def echo(workflow: Workflow, data: dict[str, float]) -> dict[str, float]:
+        return await workflow.do("look", lambda: data)
+
+    async with pikku.open(tmp_path / "app.db") as engine:
+        await engine.run(echo, {nasty: 1e300, "other": -0.0}, run_id="r")
+    async with Look(tmp_path / "app.db") as look:
+        recorded, attempts = await look.recorded("r")
+    text = document_of(recorded, attempts, datetime.now(UTC), __version__).decode()
+
+    assert text.replace("\n", "").isprintable()
+    assert json.loads(text)["run"]["input"] == {nasty: 1e300, "other": -0.0}
+    back = recorded_of(text.encode(), "bug.json")
+    assert (back.run, back.steps) == (recorded.run, recorded.steps)
+
+
 def test_secrets_can_be_taken_out(journal: Path, shop: Path) -> None:
     """Of values with their keys, of errors and of reasons, by a function of the application."""
     for run_id in ("done", "failed", "gone"):
@@ -236,8 +257,8 @@ def test_a_run_is_replayed_against_other_code(
 
 
 def test_a_failure_is_looked_at_in_the_debugger(journal: Path, shop: Path) -> None:
-    """Where the workflow's own code stands."""
-    (shop / "shop.py").write_text(BROKEN)
+    """Where the workflow's own code stands. What it has raised does not drive the terminal."""
+    (shop / "shop.py").write_text(BROKEN.replace('"new bug"', '"new bug" + chr(0x9B)'))
     out = exported(journal, shop, "done")
     done = subprocess.run(
         command("replay", out, "shop:pikku", "--app-dir", shop, "--pdb"),
@@ -246,8 +267,8 @@ def test_a_failure_is_looked_at_in_the_debugger(journal: Path, shop: Path) -> No
         env=environment(),
         check=False,
     )
-    assert b"ValueError: new bug" in done.stderr
-    assert b'raise ValueError("new bug")' in done.stdout
+    assert b"ValueError: new bug\\x9b\n" in done.stderr
+    assert b'raise ValueError("new bug" + chr(0x9B))' in done.stdout
     assert b"'done'" in done.stdout
 
 

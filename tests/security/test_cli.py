@@ -65,16 +65,28 @@ def test_nothing_in_a_file_drives_the_terminal(
     shown = [["show", str(db), run_id] for run_id in ids(db)[:4]]
     commands = [["counts", str(db)], ["doctor", str(db)], ["runs", "list", str(db)]]
     commands += [["runs", *one] for one in shown]
-    for one in commands:
-        for option in ([], ["--json"]):
-            code = run([*one, *option])
-            out, err = capsys.readouterr()
-            assert code in {0, 1, 4}
-            for line in f"{out}{err}".split("\n"):
-                for field in line.split("\t"):
-                    assert COLOURS.sub("", field).isprintable(), field
-            if option and code == 0:
-                json.loads(out)
+    asked = [[*one, *option] for one in commands for option in ([], ["--json"])]
+    asked += [
+        ["runs", "tail", str(db), run_id, "--engine-wait", "0s", *option]
+        for run_id in ids(db)[:4]
+        for option in ([], ["--jsonl"])
+    ]
+    asked += [["export", str(db), run_id] for run_id in ids(db)[:4]]
+    for one in asked:
+        code, (out, err) = run(one), capsys.readouterr()
+        assert code in {0, 1, 3, 4, 124}
+        if one[0] == "export" and code == 0:
+            document = db.with_name("exported.json")
+            document.write_text(out, encoding="utf-8")
+            assert run(["replay", str(document), "tests.security.hostile:program"]) in {0, 1, 4, 6}
+            out += "".join(capsys.readouterr())
+        for line in f"{out}{err}".split("\n"):
+            for field in line.split("\t"):
+                assert COLOURS.sub("", field).isprintable(), field
+        if code == 0 and "--json" in one:
+            json.loads(out)
+        if code == 0 and "--jsonl" in one:
+            [json.loads(line) for line in out.splitlines()]
 
 
 @pytest.mark.parametrize("time", [1 << 62, -(1 << 62)])
