@@ -64,6 +64,9 @@ class Line:
         except msgspec.MsgspecError as error:
             self.close()
             raise PikkuError(f"what listens there is no engine of pikkupy: {error}") from error
+        except asyncio.CancelledError:
+            self.close()
+            raise
         if hello.protocol != messages.PROTOCOL:
             self.close()
             raise PikkuError(

@@ -349,6 +349,24 @@ async def test_a_client_of_another_protocol_is_told(db: Path, monkeypatch: pytes
                 pass
 
 
+async def test_who_gives_up_before_the_hello_leaves_no_connection(db: Path) -> None:
+    """The other side sees that it is gone."""
+    come, gone = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        come.set()
+        await reader.read()
+        writer.close()
+        gone.set()
+
+    async with asyncio.timeout(20), await asyncio.start_unix_server(silent, places.socket_path(str(db))):
+        opening = asyncio.ensure_future(line.Line.open(str(db), 60))
+        await come.wait()
+        opening.cancel()
+        await gone.wait()
+        assert opening.cancelled()
+
+
 async def test_what_listens_there_may_be_something_else(db: Path) -> None:
     """It is asked nothing."""
 
