@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import signal as signals  # one of the commands has the name
 import sys
@@ -34,7 +35,7 @@ from pikkupy.cli.places import AsJson, File, FirstFile, file_and, file_and_perha
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import Screen, say, tell
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import StepKind
+from pikkupy.core.model import RunStatus, StepKind
 from pikkupy.engine import Event, EventKind
 from pikkupy.engine.looking import Look
 from pikkupy.errors import (
@@ -83,7 +84,8 @@ async def start(
 ) -> Exit:
     """Start a run. Its id is printed when it is on disk.
 
-    With `--wait` its output follows, as JSON, and the exit code says how it has ended.
+    With `--wait` its output follows, as JSON, and the exit code says how it has ended. That it is suspended meanwhile
+    is said.
     """
     path, name = file_and(file, workflow, "NAME")
     value, tags = value_of("--data", data), tags_of(tag or [])
@@ -114,6 +116,7 @@ async def _ended(client: Client, handle: RunHandle[Any], timeout: str | None, *,
     screen, code = Screen(), Exit.DONE
     if not as_json:
         say(f"run {handle.id} is on disk")
+    telling = asyncio.ensure_future(_tell_why_it_waits(client, handle.id))
     try:
         await handle.result(timeout)
     except PayloadError:
@@ -121,11 +124,27 @@ async def _ended(client: Client, handle: RunHandle[Any], timeout: str | None, *,
     except (RunFailed, RunCancelled, TimeoutError) as error:
         say(str(error))
         code = exit_of(error)
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)  # what is wrong is the result's to say
     if as_json:
         screen.json(await client.get_run(handle.id))
     elif code is Exit.DONE:
         screen.json((await client.get_run(handle.id)).output)
     return code
+
+
+async def _tell_why_it_waits(client: Client, run_id: str) -> None:
+    """Say whenever the run is suspended: it does not end before somebody does something."""
+    told: str | None = None
+    async for event in client.run_events(run_id):
+        if event.kind is EventKind.SUSPENDED:
+            run = await client.get_run(run_id)  # it may have been long ago
+            if run.status is RunStatus.SUSPENDED and run.reason != told:
+                told = run.reason
+                say(f"run {run_id} is suspended: {told}; `pikku runs resume` lets it go on")
+        elif event.kind is EventKind.RESUMED:
+            told = None
 
 
 @runs.command

@@ -150,6 +150,23 @@ def test_a_run_is_waited_for(pikku: Any, tmp_path: Path) -> None:
     assert "has not ended within 0.001 s; it goes on" in late.err
 
 
+def test_who_waits_for_a_run_is_told_if_it_is_suspended(pikku: Any, journal: Path) -> None:
+    """It would be silent for ever otherwise."""
+    with subprocess.Popen(
+        command("start", journal, "gate", "--id", "shut in", "--wait"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    ) as waits:
+        assert waits.stderr is not None and waits.stdout is not None
+        assert waits.stderr.readline() == "pikku: run shut in is on disk\n"
+        said = "pikku: run shut in is suspended: look; `pikku runs resume` lets it go on\n"
+        assert waits.stderr.readline() == said
+        assert pikku("runs", "resume", "shut in").code == 0
+        assert (waits.wait(20), waits.stdout.read(), waits.stderr.read()) == (0, '"open"\n', "")
+
+
 def test_an_output_of_a_class_that_only_the_application_has_is_shown_plainly(pikku: Any) -> None:
     """The run has completed, and so has the command."""
     done = pikku("start", "order", "-d", '{"number": 7}', "--id", "o1", "--wait")
