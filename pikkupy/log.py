@@ -27,6 +27,7 @@ EVENTS: dict[str, str] = {
     "control_connection_refused": "Somebody who is not let in, or one client too many, has connected.",
     "control_call_failed": "A call of a client has failed in a way that is no answer: a defect of pikkupy.",
     "control_action": "A process has acted over the control socket, or tried to: what, where, who. The audit line.",
+    "command_failed": "`pikku run` ends with this error, and this exit code.",
     "http_serving": "`pikku run --http` answers requests at this URL, and where its console is.",
     "http_action": "Somebody has acted over HTTP, or tried to: who, what, on which run, from where. The audit line.",
     "http_refused": "A request was not let in: a wrong token, or a page of another site.",

@@ -19,6 +19,7 @@ from pikkupy.cli.developing import dev
 from pikkupy.cli.exits import MEANINGS, Exit, exit_of
 from pikkupy.cli.files import backup, counts, doctor, restore
 from pikkupy.cli.replays import check, export, replay
+from pikkupy.cli.running import TheUsers
 from pikkupy.cli.running import run as run_command
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import Output, nobody_reads, open_closed, say, whoever_reads, words_of
@@ -90,6 +91,8 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except (pikkupy.PikkuError, OSError, RuntimeError) as error:
+        if isinstance(error, TheUsers):
+            sys.stderr.write(error.lines)
         say(words_of(error))
         return exit_of(error)
     return code if isinstance(code, int) else Exit.DONE

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from pikkupy import Engine, Member
+from pikkupy.cli.screen import say
 from pikkupy.engine.looking import Look
 from pikkupy.errors import BadValue, PikkuError
 from pikkupy.log import logger
@@ -115,10 +116,12 @@ class Http(Reach):
     ] = False
 
     @asynccontextmanager
-    async def served(self, engine: Engine | Member, redact: Callable[[str], str] | None = None) -> AsyncIterator[None]:
+    async def served(
+        self, engine: Engine | Member, redact: Callable[[str], str] | None = None, *, with_link: bool = False
+    ) -> AsyncIterator[None]:
         """Serve the engine as long as the block lasts, if that was asked for. Raises `BadValue` and `PikkuError`.
 
-        `redact` is what `self.redact` names.
+        `redact` is what `self.redact` names. `with_link`: a person is told the link of the console, with its token.
         """
         if self.http is None:
             self._check_needless()
@@ -137,6 +140,10 @@ class Http(Reach):
         async with self.listening(app, self.http) as url:
             console = {"console": f"{url}/console/"} if self.console else {}
             logger().info("http_serving", url=url, **console)
+            if self.console and with_link and self.http_tokens is None:
+                from pikkupy.http.tokens import token_of_file  # noqa: PLC0415 - as above
+
+                say(link(url, token_of_file(engine._path)))
             yield
 
     def _check_needless(self) -> None:

@@ -12,18 +12,20 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
 
 from pikkupy import Engine, Member, Pikku
-from pikkupy.cli.exits import Exit
+from pikkupy.cli.exits import Exit, exit_of
 from pikkupy.cli.given import check_duration
 from pikkupy.cli.http import Http
 from pikkupy.cli.places import ENV
+from pikkupy.cli.screen import words_of
 from pikkupy.errors import BadValue, PikkuError
+from pikkupy.log import logger
 from pikkupy.plain import plain
 from pikkupy.registry import Function, WorkflowFunction
 from pikkupy.showing.words import clean
@@ -57,10 +59,26 @@ async def run(
     if grace is not None:
         check_duration("--grace", grace)
     log_to_stderr(log, level)
-    engine = engine_of(target, file, app_dir, durability=durability, grace=grace)
-    ends = _asked_to_end(with_input=ends_with_input)
-    redact = None if http.redact is None else redacting(http.redact, app_dir)
-    served = http.served(engine, redact)
+    try:
+        engine = engine_of(target, file, app_dir, durability=durability, grace=grace)
+        redact = None if http.redact is None else redacting(http.redact, app_dir)
+        # Who has begun it, and ends it so, tells people where it is.
+        served = http.served(engine, redact, with_link=sys.stderr.isatty() and not ends_with_input)
+        await _open_until_told(engine, served, with_input=ends_with_input)
+    except (PikkuError, OSError, RuntimeError) as error:
+        code = exit_of(error)
+        if log == "text" or code is Exit.USAGE:  # what is wrong with the command line is told before there is a log
+            raise
+        more = {"exception": error.lines} if isinstance(error, TheUsers) else {}
+        logger().error("command_failed", error=words_of(error), exit_code=int(code), **more)
+        return code
+    return Exit.DONE
+
+
+async def _open_until_told(
+    engine: Engine | Member, served: AbstractAsyncContextManager[None], *, with_input: bool
+) -> None:
+    ends = _asked_to_end(with_input=with_input)
     async with served, engine:  # while the engine is being left, who asks is told that it is not open
         failure = asyncio.ensure_future(engine._failure()) if isinstance(engine, Engine) else None
         waiting = asyncio.ensure_future(ends.wait())
@@ -70,7 +88,6 @@ async def run(
             raise failure.result()
         if failure is not None:
             failure.cancel()
-    return Exit.DONE
 
 
 def _asked_to_end(*, with_input: bool) -> asyncio.Event:
@@ -187,9 +204,18 @@ def found_at(target: str, app_dir: str | None) -> Any:
     return found
 
 
+class TheUsers(PikkuError):
+    """Code of the application has raised something."""
+
+    def __init__(self, what: str, lines: str) -> None:
+        super().__init__(what)
+        self.lines = lines
+        """Of the traceback: its own alone."""
+
+
 @contextmanager
 def _the_users(what: str) -> Iterator[None]:
-    """For code of the application: what goes wrong in it is told with its own lines alone. Raises `PikkuError` then."""
+    """For code of the application: what goes wrong in it is told with its own lines. Raises `TheUsers` then."""
     try:
         yield
     except PikkuError:
@@ -198,8 +224,7 @@ def _the_users(what: str) -> Iterator[None]:
         part = error.__traceback__
         while part is not None and part.tb_frame.f_globals.get("__name__", "").startswith((__name__, "importlib")):
             part = part.tb_next
-        sys.stderr.writelines(traceback.format_exception(type(error), error, part))
-        raise PikkuError(what) from None
+        raise TheUsers(what, "".join(traceback.format_exception(type(error), error, part))) from None
 
 
 def redacting(name: str, app_dir: str | None) -> Callable[[str], str]:

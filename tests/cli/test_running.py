@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import urllib.error
@@ -179,7 +181,7 @@ def test_an_error_of_the_application_is_its_own(shop: Path) -> None:
 def test_of_an_error_of_the_application_its_own_lines_are_shown(code: str, frames: int, said: str, shop: Path) -> None:
     """And none of what has called it."""
     (shop / "broken.py").write_text(code)
-    done = piped("run", "broken:pikku", "app.db", "--app-dir", ".", cwd=shop)
+    done = piped("run", "broken:pikku", "app.db", "--app-dir", ".", "--log", "text", cwd=shop)
     lines = done.err.splitlines()
     assert done.code == 1
     assert [line for line in lines if line.startswith("  File ") and "broken.py" not in line] == []
@@ -192,8 +194,39 @@ def test_a_file_that_is_held_is_a_conflict(shop: Path) -> None:
     with running(shop, "shop:pikku", "app.db"):
         piped("start", shop / "app.db", "hello", "-d", '"x"', "--engine-wait", "30s")
         done = piped("run", "shop:pikku", "app.db", "--app-dir", ".", cwd=shop)
-    assert done.code == 5
-    assert "is held by process" in done.err
+        told = piped("run", "shop:pikku", "app.db", "--app-dir", ".", "--log", "text", cwd=shop)
+    assert (done.code, told.code) == (5, 5)
+    line = json.loads(done.err)
+    assert (line["event"], line["level"], line["exit_code"]) == ("command_failed", "error", 5)
+    assert "is held by process" in line["error"]
+    assert told.err.startswith("pikku: ") and "is held by process" in told.err
+
+
+def test_an_error_of_the_application_is_a_line_of_the_log(shop: Path) -> None:
+    """With its own lines: what reads the log finds JSON alone."""
+    (shop / "broken.py").write_text("1 / 0")
+    done = piped("run", "broken:pikku", "app.db", "--app-dir", ".", cwd=shop)
+    line = json.loads(done.err)
+    assert (done.code, line["error"]) == (1, "broken cannot be imported")
+    assert line["exception"].startswith("Traceback") and "ZeroDivisionError" in line["exception"]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_person_is_told_the_link_of_the_console(is_terminal: bool, shop: Path) -> None:
+    """On a terminal: a log is no place for a token."""
+    ours, theirs = pty.openpty() if is_terminal else os.pipe()
+    arguments = command("run", "shop:pikku", "app.db", "--app-dir", ".", "--http", "127.0.0.1:0", "--console")
+    with subprocess.Popen(arguments, cwd=shop, stderr=theirs, env=environment(), start_new_session=True) as process:
+        os.close(theirs)
+        said = b""
+        while b"engine_opened" not in said:
+            said += os.read(ours, 65_536)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    os.close(ours)
+    token = (shop / "app.db.token").read_text().strip()
+    assert (f"/console/#token={token}" in said.decode()) is is_terminal
+    assert said.decode().count(token) == is_terminal
 
 
 def asked(url: str, token: str, **wanted: object) -> tuple[int, dict[str, object]]:
