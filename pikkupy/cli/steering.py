@@ -41,6 +41,7 @@ from pikkupy.engine.looking import Look
 from pikkupy.errors import (
     BadValue,
     EngineClosed,
+    EventsLost,
     JournalError,
     JournalLocked,
     PayloadError,
@@ -314,7 +315,8 @@ async def tail(
 ) -> Exit:
     """Show what has happened to a run, and what happens, until it has ended; then the exit code says how.
 
-    Of a run that has ended the file alone tells it. With `--all` what happens to all runs, until Ctrl-C.
+    Of a run that has ended the file alone tells it. With `--all` what happens to all runs, until Ctrl-C; what happens
+    while one engine follows another is not told, and that is said.
     """
     screen = Screen()
     path, run_id = file_and_perhaps(file, run) if all else named(file, run)
@@ -332,8 +334,12 @@ async def tail(
 
 async def _from_now_on(path: str, wait: str) -> AsyncGenerator[Event, None]:
     async with connected(path, wait) as client:
-        async for event in client.events():
-            yield event
+        while True:
+            try:
+                async for event in client.events():
+                    yield event
+            except EventsLost as lost:
+                say(f"there is a gap: {lost}")
 
 
 async def _of_run(path: str, run_id: str, wait: str) -> AsyncGenerator[Event, None]:

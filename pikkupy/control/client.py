@@ -23,7 +23,7 @@ from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import Attempt, Chunk, Event, Load, Page, Run, RunHandle, Step, StepPage, WorkflowInfo
 from pikkupy.engine.asking import types_of
 from pikkupy.engine.ids import Ids
-from pikkupy.errors import BadType, BadValue, EngineClosed
+from pikkupy.errors import BadType, BadValue, EngineClosed, EventsLost
 from pikkupy.mounting import Mount, Mounted
 from pikkupy.registry import Registry, WorkflowFunction
 
@@ -280,7 +280,10 @@ class Client(Mounted):
         return await self._all(messages.History(run_id), Attempt)
 
     def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
-        """As `Engine.events`. Another engine knows nothing of what this one has told: `EventsLost`."""
+        """As `Engine.events`, from when the engine has the question, which the first step of the iteration sends.
+
+        Another engine knows nothing of what this one has told, or would have: `EventsLost` when it goes away.
+        """
         return self._read(messages.Events(after), Event, lambda event: messages.Events(event.seq))
 
     def run_events(self, run_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
@@ -417,7 +420,11 @@ class Client(Mounted):
                     call = after(item)
                     yield item
             except Gone:
-                pass
+                if isinstance(call, messages.Events) and call.after is None:
+                    raise EventsLost(
+                        "the engine went away before it had told of anything, and another one does not know what there "
+                        "was; look at list_runs, and listen anew"
+                    ) from None
 
     async def _chunks(self, call: messages.Stream) -> AsyncIterator[Chunk]:
         while True:

@@ -436,6 +436,32 @@ def test_what_happens_to_all_runs_is_shown_as_it_happens(pikku: Any, journal: Pa
         assert tail.wait(20) == 130
 
 
+async def test_who_listens_to_all_runs_listens_to_the_next_engine_too(tmp_path: Path) -> None:
+    """That there is a gap is said."""
+    own, db = Pikku(), tmp_path / "app.db"
+
+    @own.workflow
+    async def quick(workflow: Workflow) -> None:
+        pass
+
+    arguments = command("runs", "tail", db, "--all", "--jsonl")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    async with asyncio.timeout(60), own.open(db) as engine:
+        tail = await asyncio.create_subprocess_exec(*arguments, **pipes, env=environment(), preexec_fn=minds_ctrl_c)
+        assert tail.stdout is not None and tail.stderr is not None
+        while not engine._parts.residents.events.listening:  # type: ignore[union-attr]
+            await asyncio.sleep(0)
+    async with asyncio.timeout(60), own.open(db) as engine:
+        assert b"there is a gap: the engine went away" in await tail.stderr.readline()
+        while not engine._parts.residents.events.listening:  # type: ignore[union-attr]
+            await asyncio.sleep(0)
+        await engine.run(quick, run_id="r")
+        assert json.loads(await tail.stdout.readline())["run_id"] == "r"
+        tail.send_signal(signal.SIGINT)
+        await tail.communicate()
+        assert tail.returncode == 130
+
+
 def test_a_reader_of_events_that_has_had_enough_is_no_error(pikku: Any, journal: Path) -> None:
     """As `head` has, while the run goes on: the connection to the engine is left in order."""
     assert pikku("start", "wait", "--id", "unread").code == 0

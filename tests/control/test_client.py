@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pikkupy import (
     Decided,
     Engine,
     EngineClosed,
+    EventsLost,
     JournalLocked,
     PayloadError,
     Pikku,
@@ -456,6 +458,26 @@ async def test_a_result_is_waited_for_from_one_engine_to_the_next(db: Path) -> N
     assert seen[0] == "run_started"
     assert seen.count("run_started") == 1
     assert seen[-1] == "run_ended"
+
+
+@pytest.mark.parametrize("seen", [0, 1])
+async def test_a_gap_in_the_events_of_all_runs_is_told(db: Path, seen: int) -> None:
+    """Whether anything came before it or not: the next engine does not know what there was."""
+    async with asyncio.timeout(20), AsyncExitStack() as stack:
+        async with pikku.open(db, shutdown_grace=0) as engine:
+            events = (await stack.enter_async_context(pikku.connect(db, wait="20s"))).events()
+            coming = asyncio.ensure_future(anext(events))
+            while not engine._parts.residents.events.listening:  # type: ignore[union-attr]
+                await asyncio.sleep(0)
+            if seen:
+                await engine.start(waiting)
+                assert (await coming).kind == "run_started"
+                coming = asyncio.ensure_future(anext(events))
+        async with pikku.open(db, shutdown_grace=0):
+            with pytest.raises(EventsLost, match="look at list_runs, and listen"):
+                while True:
+                    await coming
+                    coming = asyncio.ensure_future(anext(events))
 
 
 async def test_a_holder_who_does_not_answer_is_named(db: Path) -> None:
