@@ -32,7 +32,7 @@ async def conversation(workflow: Workflow, name: str) -> str:
     while True:
         await workflow.do("Ask when", say, (name, "In how many seconds?"), retries=3)
         when = await workflow.wait_for_signal("message", str)
-        if when.isdigit():
+        if when.isascii() and when.isdigit() and len(when) <= 6:  # up to eleven days
             break
     await workflow.do("Promise", say, (name, "I will."), retries=3)
     await workflow.sleep("Until then", f"{when}s")

@@ -2,9 +2,10 @@
 
 import os
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse
 
-from pikkupy import Pikku, RunNotFound, Services, SignalTimeout, Workflow
+from pikkupy import EngineClosed, Pikku, RunNotFound, RunStateError, Services, SignalTimeout, Workflow
 
 pikku = Pikku()
 
@@ -35,6 +36,12 @@ app = FastAPI(lifespan=engine.lifespan)
 app.mount("/pikku", engine.asgi(console=True))
 
 
+@app.exception_handler(EngineClosed)
+async def later(_: Request, closed: EngineClosed) -> JSONResponse:
+    """No worker is the engine just now: another one takes over, and what was asked can be asked again."""
+    return JSONResponse({"detail": str(closed)}, 503, {"retry-after": "1"})
+
+
 @app.post("/signup", status_code=202)
 async def signup(email: str) -> dict[str, str]:
     """Who signs up twice gets the same run."""
@@ -44,11 +51,14 @@ async def signup(email: str) -> dict[str, str]:
 
 @app.post("/confirm/{run_id}")
 async def confirm(run_id: str) -> dict[str, str]:
-    """The link in the e-mail."""
+    """The link in the e-mail, which may be clicked more than once."""
     try:
         await engine.signal(run_id, "confirmed")
     except RunNotFound:
         raise HTTPException(404, "nobody has signed up like that") from None
+    except RunStateError:  # it has ended
+        if (await engine.get_run(run_id)).status != "completed":
+            raise HTTPException(410, "it is too late: sign up again") from None
     return {"thanks": run_id}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import signal
 import socket
@@ -75,6 +76,23 @@ def workers(http: httpx2.Client, count: int, without: int = 0) -> dict[int, str]
     return found
 
 
+async def test_a_link_is_clicked_again_or_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while no worker is the engine: each has an answer that its caller can do something with."""
+    monkeypatch.chdir(tmp_path)
+    example: dict[str, Any] = runpy.run_path(str(EXAMPLES / "onboarding" / "app.py"))
+    engine, transport = example["engine"], httpx2.ASGITransport(example["app"])
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        async with engine:
+            for name in ("ada", "bob"):
+                await http.post("/signup", params={"email": name})
+            assert (await http.post("/confirm/signup:ada")).status_code == 200
+            await (await engine.handle("signup:ada")).result()
+            await engine.cancel("signup:bob", "no")
+            found = [(await http.post(f"/confirm/signup:{name}")).status_code for name in ("ada", "bob", "eve")]
+        closed = await http.post("/confirm/signup:ada")
+    assert (found, closed.status_code, closed.headers["retry-after"]) == ([200, 410, 404], 503, "1")
+
+
 @pytest.mark.slow
 def test_onboarding_with_four_workers_of_which_one_is_killed(tmp_path: Path) -> None:
     """Four uvicorn workers on one file; the engine's is killed, another one takes over, and nothing is lost."""
@@ -110,6 +128,7 @@ def test_onboarding_with_four_workers_of_which_one_is_killed(tmp_path: Path) -> 
                 assert state["status"] == "running"
             assert state["user"] == f"user-u{number}"
             assert state["steps"] == ["Create user", "Send link", "confirmed", "Welcome"]
+            assert answered(http, "POST", f"/confirm/{run}") == {"thanks": run}
         after = workers(http, 4, without=engine)
         assert engine not in after
         token = (tmp_path / "onboarding.db.token").read_text().strip()
@@ -144,6 +163,8 @@ def test_the_bot_goes_on_with_a_conversation_after_it_was_killed(tmp_path: Path)
         bot.kill()
     with started(tmp_path, *command, **pipes) as bot:
         says(bot, "ada: soon", "ada: In how many seconds?")
+        for no_number in ("²", "-1", "9" * 30):
+            says(bot, f"ada: {no_number}", "ada: In how many seconds?")
         says(bot, "ada: 0", "ada: I will.")
         hears(bot, "ada: Remember: the tea")
         says(bot, "bob: the cake", "bob: In how many seconds?")
@@ -228,3 +249,5 @@ def test_the_units_are_what_systemd_can_read() -> None:
             assert not line or re.fullmatch(r"\[[A-Z]\w+\]|#.*|[A-Z]\w+=.+", line), (unit.name, line)
     for unit in ("pikku-edge.service", "pikku-backup.service"):
         assert directive(unit, "User") == "edge"
+    for name in ("StateDirectoryMode", "UMask", "NoNewPrivileges", "ProtectSystem", "ProtectHome", "PrivateTmp"):
+        assert directive("pikku-backup.service", name) == directive("pikku-edge.service", name)
