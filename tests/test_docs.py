@@ -80,6 +80,14 @@ def test_every_event_is_in_the_readme_and_every_logged_name_is_an_event() -> Non
         assert f"| `{event}` | {meaning} |" in README
 
 
+def test_the_readme_shows_the_list_and_a_run_in_light_and_dark() -> None:
+    """All the pictures that `python -m tests.console.pictures` makes."""
+    pictures = {f"docs/pictures/{path.name}" for path in (ROOT / "docs" / "pictures").iterdir()}
+
+    assert len(pictures) == 4
+    assert set(re.findall(r"\"(docs/pictures/[^\"]+)\"", README)) == pictures
+
+
 def test_every_setting_is_in_the_readme() -> None:
     """With its name as it is written in code."""
     for field in Config.__struct_fields__:
