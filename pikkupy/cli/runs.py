@@ -131,29 +131,40 @@ async def show_command(
     path, run_id = file_and(file, run, "RUN")
     screen, now = Screen(), clock.now()
     async with Look(path) as look:
-        found, steps, attempts = await look.get_run(run_id), await look.steps(run_id), await look.history(run_id)
-        wanted = (0 if json else LAST) if last is None else last
-        shown = steps[-wanted:] if wanted else steps
+        found = await look.get_run(run_id)
+        shown, attempts, in_all = await _last_steps(look, run_id, (0 if json else LAST) if last is None else last)
         held = {} if json else await _suspended(look, shown)
         damaged = look.damaged
     if json:
-        names = {step.name for step in shown}
-        kept = attempts if len(shown) == len(steps) else [one for one in attempts if one.step_name in names]
         screen.json(
             {
                 "run": found,
                 "steps": list(map(record, shown)),
-                "steps_in_all": len(steps),
-                "attempts": list(map(record, kept)),
+                "steps_in_all": in_all,
+                "attempts": list(map(record, attempts)),
                 "damaged": damaged,
             }
         )
     else:
         _show_run(screen, found, now)
-        _show_steps(screen, found, shown, held, len(steps), attempts, now)
+        _show_steps(screen, found, shown, held, in_all, attempts, now)
     for text in damaged:
         say(f"left out: {text}")
     return Exit.FAILED if damaged else Exit.DONE
+
+
+async def _last_steps(look: Look, run_id: str, wanted: int) -> tuple[Sequence[Step], Sequence[Attempt], int]:
+    """So many of the run's last steps, or all (0), with their attempts, and how many there are."""
+    if 0 < wanted <= MAX_PAGE:
+        in_all = (await look.some_steps(run_id, limit=1)).in_all
+        page = await look.some_steps(run_id, first=max(0, in_all - wanted), limit=wanted)
+        return page.steps, page.attempts, in_all
+    steps, attempts = await look.steps(run_id), await look.history(run_id)
+    shown = steps[-wanted:] if wanted else steps
+    if len(shown) < len(steps):
+        names = {step.name for step in shown}
+        attempts = [one for one in attempts if one.step_name in names]
+    return shown, attempts, len(steps)
 
 
 def _show_run(screen: Screen, run: Run, now: datetime) -> None:

@@ -120,10 +120,15 @@ async def get_run(ask: Ask) -> Response:
     return await ask.run_now(run_id, preference_applied=f"wait={wait_s}")
 
 
-@operation("GET", "/api/runs/{run_id}/steps", READ, {200: list[Step]}, problems=(404,))
+@operation("GET", "/api/runs/{run_id}/steps", READ, {200: list[Step]}, query=kinds.ListSteps, problems=(404,))
 async def list_steps(ask: Ask) -> Response:
-    """List the steps of a run, in the order in which it reached them."""
-    return await list_of(await ask.engine.steps(ask.run_id), ask.shown)
+    """List the steps of a run, or some of them, in the order in which it reached them."""
+    part = ask.query(kinds.ListSteps)
+    if part.limit:
+        steps = (await ask.engine.some_steps(ask.run_id, first=part.first, limit=part.limit)).steps
+    else:
+        steps = (await ask.engine.steps(ask.run_id))[part.first :]
+    return await list_of(steps, ask.shown)
 
 
 @operation("GET", "/api/runs/{run_id}/history", READ, {200: list[Attempt]}, problems=(404,))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, inspect
 
-from pikkupy.core.model import RunStatus
+from pikkupy.core.model import MAX_OWN, RunStatus
 from pikkupy.names import MAX_NAME
 
 NO_CONTROL = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
@@ -115,6 +115,13 @@ class ListRuns(msgspec.Struct, forbid_unknown_fields=True):
     created_before: Annotated[Moment | UnsetType, Meta(description="Started before that time.")] = UNSET
     limit: Annotated[int, Meta(ge=1, le=500, description="At most so many.")] = 50
     cursor: Annotated[Cursor | UnsetType, Meta(description="The `next_cursor` of the page before.")] = UNSET
+
+
+class ListSteps(msgspec.Struct, forbid_unknown_fields=True):
+    """Which steps."""
+
+    first: Annotated[int, Meta(ge=0, le=MAX_OWN, description="From this one on; that of the first is 0.")] = 0
+    limit: Annotated[int, Meta(ge=0, le=500, description="At most so many; 0: all.")] = 0
 
 
 class ListenFrom(msgspec.Struct):

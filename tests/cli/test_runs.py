@@ -14,6 +14,7 @@ import pytest
 
 from pikkupy import Pikku, RunFailed, Workflow
 from pikkupy.cli.app import run
+from pikkupy.engine.looking import Look
 from pikkupy.testing import VirtualClock
 from tests.cli.shell import Ended, on_terminal, piped, unread
 from tests.journals import application, cut_off, fill
@@ -281,8 +282,8 @@ def test_a_run_as_json(journal: Path, pikku: Any) -> None:
     assert shown["steps_in_all"] == 1
 
 
-def test_a_long_run_shows_its_last_steps(db: Path, pikku: Any) -> None:
-    """And how many there are; the others on request, in JSON all."""
+def test_a_long_run_shows_its_last_steps(db: Path, pikku: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And how many there are; the others on request, in JSON all. Those that are not shown are not read."""
     pikku_ = Pikku()
 
     @pikku_.workflow
@@ -307,6 +308,9 @@ def test_a_long_run_shows_its_last_steps(db: Path, pikku: Any) -> None:
         130,
     )
     assert pikku("runs", "show", db, "long", "--last", -1).code == 2
+    monkeypatch.delattr(Look, "steps")
+    monkeypatch.delattr(Look, "history")
+    assert pikku("runs", "show", db, "long") == done
 
 
 def test_a_run_of_a_file_that_is_at_work_and_of_one_that_was_cut_off(db: Path, pikku: Any) -> None:

@@ -55,6 +55,22 @@ async def test_a_run_is_started_and_asked_for(db: Path) -> None:
         assert [(one["step_name"], one["attempt"], one["status"]) for one in attempts] == [("double", 1, "succeeded")]
 
 
+async def test_a_part_of_the_steps_is_listed(db: Path) -> None:
+    """Of a run that may have very many."""
+    async with opened(db) as (engine, http):
+        await engine.start("pausing", run_id="r")
+        while len(found := (await http.get("/api/runs/r/steps")).json()) < 3:
+            pass
+        for query, part in (
+            ("first=1", found[1:]), ("limit=2", found[:2]), ("first=1&limit=1", found[1:2]), ("first=9", []),
+            ("first=9&limit=9", []), ("limit=0", found),
+        ):  # fmt: skip
+            assert (await http.get(f"/api/runs/r/steps?{query}")).json() == part, query
+        for query in ("first=-1", "limit=-1", "limit=501", "first=x", "last=1", "first=99999999999999999999"):
+            assert (await http.get(f"/api/runs/r/steps?{query}")).status_code == 422, query
+        assert (await http.get("/api/runs/nothing/steps?limit=1")).status_code == 404
+
+
 async def test_who_prefers_to_wait_gets_the_end(db: Path) -> None:
     """RFC 7240: 200 with the run if it ends in time, else 202; the header says what was done."""
     async with opened(db) as (_, http):
