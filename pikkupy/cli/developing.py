@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import ssl
+import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeAlias
-from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
 from pikkupy.cli.exits import Exit
-from pikkupy.cli.http import Reach, link
+from pikkupy.cli.http import Reach
 from pikkupy.cli.places import ENV
 from pikkupy.cli.running import AppDir
 from pikkupy.cli.screen import say
@@ -24,17 +23,16 @@ from pikkupy.errors import PikkuError
 from pikkupy.mounting import PORT
 
 FILE = "dev.db"
-GRACE = "1s"
-KILLED_AFTER_S = 3.0  # the grace, and time to close the file
-LOOK_S = 0.05  # between two looks whether the engine is open
+KILLED_AFTER_S = 3.0  # the grace of `pikku run` then, and time to close the file
 
 Changes: TypeAlias = set[tuple[Any, str]]  # what was done, and to which file
 
 
 async def dev(
-    target: Annotated[str, Parameter(name="TARGET", help="module:name of a Pikku.")],
+    target: Annotated[str, Parameter(name="TARGET", help="module:name of a Pikku, an engine, or what makes one.")],
     file: Annotated[
-        str | None, Parameter(name="FILE", show_default=False, help=f"The journal. Left out: {ENV}, or {FILE}.")
+        str | None,
+        Parameter(name="FILE", show_default=False, help=f"The journal, for a Pikku. Left out: {ENV}, or {FILE}."),
     ] = None,
     /,
     *,
@@ -57,24 +55,22 @@ async def dev(
     try:
         from watchfiles import PythonFilter, awatch  # noqa: PLC0415 - the extra may be missing
 
-        from pikkupy.http.tokens import token_of_file  # noqa: PLC0415
+        import pikkupy.http.serving  # noqa: F401, PLC0415 - as above
     except ModuleNotFoundError as missing:
         raise PikkuError(f"pikku dev needs {missing.name}: pip install 'pikkupy[cli,console]'") from None
-    path = file or os.environ.get(ENV) or FILE
     watched = watch or [Path(app_dir or ".")]
     for one in watched:
         if not one.exists():
             raise FileNotFoundError(f"--{'watch' if watch else 'app-dir'}={str(one)!r}: it does not exist")
     place = _free_place(http, reach)
-    command = [sys.executable, "-P", "-m", "pikkupy", "run", target, path]  # -P: as the script `pikku` does
+    command = [sys.executable, "-P", "-m", "pikkupy", "run", target]  # -P: as the script `pikku` does
+    command += [] if file is None else [file]
     command += ["--http", f"{place.host}:{place.port}", *reach.arguments()]
-    command += ["--console", "--log", "text", "--grace", GRACE, "--ends-with-input"]
+    command += ["--console", "--log", "text", "--ends-with-input"]
     command += ["--app-dir", app_dir or "."]
     ends = _Ends()
-    trusted = None if reach.tls is None else _trusting(reach.tls[0])
-    served = _Served(place, token_of_file(path), reach, trusted)
     watching = awatch(*watched, watch_filter=PythonFilter(), stop_event=ends.asked)
-    return await _lives(command, served, watching, ends)
+    return await _lives(command, watching, ends)
 
 
 class _Ends:
@@ -106,17 +102,22 @@ def _free_place(text: str, reach: Reach) -> _Place:
         return _Place(f"[{host}]" if ":" in host else host, free.getsockname()[1])
 
 
-async def _lives(command: list[str], served: _Served, watching: AsyncIterator[Changes], ends: _Ends) -> int:
+async def _lives(command: list[str], watching: AsyncIterator[Changes], ends: _Ends) -> int:
     """One engine after the other."""
     coming = asyncio.ensure_future(anext(watching, None))  # what changes from here on, while it begins as well
-    child = await _begun(command)
-    await _first_of(served.ready(), child.wait(), ends.asked.wait())
+    child, line = await _begun(command)
+    link = asyncio.ensure_future(_link_from(line))
+    await _first_of(asyncio.wait([link]), child.wait(), ends.asked.wait())
+    if link.done() and not link.result():
+        await _first_of(child.wait(), ends.asked.wait())
     if child.returncode is not None:  # it has said why
         ends.asked.set()
         await coming
         return child.returncode if child.returncode > 0 else 128 - child.returncode
-    if not ends.asked.is_set():
-        say(served.link)
+    if not link.done():
+        link.cancel()
+    elif told := link.result():
+        say(told)
     watched = asyncio.ensure_future(_watched(child))
     while (changes := await coming) is not None:
         coming = asyncio.ensure_future(anext(watching, None))
@@ -124,51 +125,37 @@ async def _lives(command: list[str], served: _Served, watching: AsyncIterator[Ch
         say(f"changed: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}; the engine begins anew")
         watched.cancel()
         await _ended(child, ends.at_once)
+        line.close()
         if ends.asked.is_set():
             break
-        child = await _begun(command)
+        child, line = await _begun(command)
         watched = asyncio.ensure_future(_watched(child))
     watched.cancel()
     await coming
     await _ended(child, ends.at_once)
+    line.close()
     return Exit.DONE
 
 
-def _trusting(certificate: Path) -> ssl.SSLContext:
-    """For that certificate, whoever has signed it, and for whichever name. Raises `OSError`."""
-    trusted = ssl.create_default_context(cafile=certificate)
-    trusted.check_hostname = False
-    trusted.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return trusted
+async def _link_from(line: socket.socket) -> str:
+    """The link of the console, once the engine is open; empty if it ends before."""
+    said = b""
+    while not said.endswith(b"\n"):
+        if not (part := await asyncio.get_running_loop().sock_recv(line, 4_096)):
+            return ""
+        said += part
+    return said.decode().rstrip("\n")
 
 
-class _Served:
-    """What the engine serves, once it is open."""
-
-    def __init__(self, place: _Place, token: str, reach: Reach, trusted: ssl.SSLContext | None) -> None:
-        scheme = "http" if trusted is None else "https"
-        self.link = link(f"{scheme}://{place.host}:{place.port}{reach.base_path.rstrip('/')}", token)
-        self._url = urlsplit(self.link)
-        self._token = token
-        self._trusted = trusted
-
-    async def ready(self) -> None:
-        """Return when the engine there says that it is open."""
-        asked = f"GET /readyz HTTP/1.1\r\nHost: localhost:{self._url.port}\r\n"
-        asked += f"Authorization: Bearer {self._token}\r\nConnection: close\r\n\r\n"
-        while True:
-            with suppress(OSError):
-                reader, writer = await asyncio.open_connection(self._url.hostname, self._url.port, ssl=self._trusted)
-                with closing(writer):
-                    writer.write(asked.encode())
-                    if b" 200 " in await reader.readline():
-                        return
-            await asyncio.sleep(LOOK_S)
-
-
-async def _begun(command: list[str]) -> asyncio.subprocess.Process:
+async def _begun(command: list[str]) -> tuple[asyncio.subprocess.Process, socket.socket]:
+    """A life of the engine, and our end of the line to it, which is its standard input: it ends with that."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    where = {**os.environ, ENV: os.environ.get(ENV) or FILE}
     # A session of its own: Ctrl-C is for this process, which ends the other one in order; or by its own end.
-    return await asyncio.create_subprocess_exec(*command, start_new_session=True, stdin=asyncio.subprocess.PIPE)
+    with theirs:
+        child = await asyncio.create_subprocess_exec(*command, start_new_session=True, stdin=theirs.fileno(), env=where)
+    return child, ours
 
 
 async def _watched(child: asyncio.subprocess.Process) -> None:

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from pikkupy import Engine, Member
-from pikkupy.cli.screen import say
 from pikkupy.engine.looking import Look
 from pikkupy.errors import BadValue, PikkuError
 from pikkupy.log import logger
@@ -117,15 +116,15 @@ class Http(Reach):
 
     @asynccontextmanager
     async def served(
-        self, engine: Engine | Member, redact: Callable[[str], str] | None = None, *, with_link: bool = False
-    ) -> AsyncIterator[None]:
-        """Serve the engine as long as the block lasts, if that was asked for. Raises `BadValue` and `PikkuError`.
+        self, engine: Engine | Member, redact: Callable[[str], str] | None = None
+    ) -> AsyncIterator[str | None]:
+        """Serve the engine as long as the block lasts, if that was asked for; the link of the console, if there is one.
 
-        `redact` is what `self.redact` names. `with_link`: a person is told the link of the console, with its token.
+        `redact` is what `self.redact` names. Raises `BadValue` and `PikkuError`.
         """
         if self.http is None:
             self._check_needless()
-            yield
+            yield None
             return
         with suppress(ModuleNotFoundError):  # `asgi` says what is not installed
             self.check_place(self.http)
@@ -140,11 +139,12 @@ class Http(Reach):
         async with self.listening(app, self.http) as url:
             console = {"console": f"{url}/console/"} if self.console else {}
             logger().info("http_serving", url=url, **console)
-            if self.console and with_link and self.http_tokens is None:
-                from pikkupy.http.tokens import token_of_file  # noqa: PLC0415 - as above
+            if not self.console or self.http_tokens is not None:
+                yield None
+                return
+            from pikkupy.http.tokens import token_of_file  # noqa: PLC0415 - as above
 
-                say(link(url, token_of_file(engine._path)))
-            yield
+            yield link(url, token_of_file(engine._path))
 
     def _check_needless(self) -> None:
         given = [field.name for field in fields(self) if getattr(self, field.name)]

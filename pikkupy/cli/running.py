@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from pikkupy.cli.exits import Exit, exit_of
 from pikkupy.cli.given import check_duration
 from pikkupy.cli.http import Http
 from pikkupy.cli.places import ENV
-from pikkupy.cli.screen import words_of
+from pikkupy.cli.screen import say, words_of
 from pikkupy.errors import BadValue, PikkuError
 from pikkupy.log import logger
 from pikkupy.plain import plain
@@ -31,6 +32,7 @@ from pikkupy.registry import Function, WorkflowFunction
 from pikkupy.showing.words import clean
 
 AppDir = Annotated[str | None, Parameter(help="Import from this folder, before what is installed.")]
+BRIEF_GRACE = "1s"  # of an engine that ends with who has begun it
 LEVELS = Literal["debug", "info", "warning", "error"]
 
 
@@ -48,7 +50,12 @@ async def run(
     level: Annotated[LEVELS, Parameter(help="The least that is logged.")] = "info",
     http: Http = Http(),  # noqa: B008 - it is frozen
     ends_with_input: Annotated[
-        bool, Parameter(negative="", show_default=False, help="End as well when standard input ends.")
+        bool,
+        Parameter(
+            negative="",
+            show_default=False,
+            help="End as well when standard input ends; the grace is 1s then, unless it is given.",
+        ),
     ] = False,
 ) -> Exit:
     """Open an engine and keep it open, until SIGTERM or Ctrl-C.
@@ -56,15 +63,16 @@ async def run(
     Then running steps get their time, and every unfinished run goes on the next time. A second signal ends it at once,
     which loses nothing that was recorded either.
     """
+    # Who has begun it so is told the console's link through that input, if it is a socket: people are told by them.
+    tell = _tell_beginner if ends_with_input else say if sys.stderr.isatty() else None
+    usual = BRIEF_GRACE if ends_with_input else None
     if grace is not None:
         check_duration("--grace", grace)
     log_to_stderr(log, level)
     try:
-        engine = engine_of(target, file, app_dir, durability=durability, grace=grace)
+        engine = engine_of(target, file, app_dir, durability=durability, grace=grace, usual_grace=usual)
         redact = None if http.redact is None else redacting(http.redact, app_dir)
-        # Who has begun it, and ends it so, tells people where it is.
-        served = http.served(engine, redact, with_link=sys.stderr.isatty() and not ends_with_input)
-        await _open_until_told(engine, served, with_input=ends_with_input)
+        await _open_until_told(engine, http.served(engine, redact), tell, with_input=ends_with_input)
     except (PikkuError, OSError, RuntimeError) as error:
         code = exit_of(error)
         if log == "text" or code is Exit.USAGE:  # what is wrong with the command line is told before there is a log
@@ -76,10 +84,16 @@ async def run(
 
 
 async def _open_until_told(
-    engine: Engine | Member, served: AbstractAsyncContextManager[None], *, with_input: bool
+    engine: Engine | Member,
+    served: AbstractAsyncContextManager[str | None],
+    tell: Callable[[str], None] | None,
+    *,
+    with_input: bool,
 ) -> None:
     ends = _asked_to_end(with_input=with_input)
-    async with served, engine:  # while the engine is being left, who asks is told that it is not open
+    async with served as link, engine:  # while the engine is being left, who asks is told that it is not open
+        if tell is not None and link is not None:
+            tell(link)
         failure = asyncio.ensure_future(engine._failure()) if isinstance(engine, Engine) else None
         waiting = asyncio.ensure_future(ends.wait())
         await asyncio.wait([one for one in (waiting, failure) if one is not None], return_when=asyncio.FIRST_COMPLETED)
@@ -88,6 +102,12 @@ async def _open_until_told(
             raise failure.result()
         if failure is not None:
             failure.cancel()
+
+
+def _tell_beginner(link: str) -> None:
+    with suppress(OSError):  # nobody listens any more
+        if stat.S_ISSOCK(os.fstat(0).st_mode):
+            os.write(0, f"{link}\n".encode())
 
 
 def _asked_to_end(*, with_input: bool) -> asyncio.Event:
@@ -117,9 +137,18 @@ def _asked_to_end(*, with_input: bool) -> asyncio.Event:
 
 
 def engine_of(
-    target: str, file: str | None, app_dir: str | None, *, durability: str | None, grace: str | None
+    target: str,
+    file: str | None,
+    app_dir: str | None,
+    *,
+    durability: str | None,
+    grace: str | None,
+    usual_grace: str | None = None,
 ) -> Engine | Member:
-    """What the target means. Raises `BadValue` if it means nothing that can be run."""
+    """What the target means; `usual_grace` is that of an engine which has none of its own and was given none.
+
+    Raises `BadValue` if it means nothing that can be run.
+    """
     found = made_at(target, app_dir)
     settings: dict[str, Any] = {"durability": durability, "shutdown_grace": grace}
     settings = {name: value for name, value in settings.items() if value is not None}
@@ -130,6 +159,8 @@ def engine_of(
     path = file or os.environ.get(ENV)
     if not path:
         raise BadValue(f"which journal? Name the FILE, or set {ENV}")
+    if usual_grace is not None:
+        settings = {"shutdown_grace": usual_grace, **settings}
     opened: Engine = found.open(path, **settings)
     return opened
 

@@ -84,6 +84,47 @@ def test_runs_in_flight_survive_a_change_of_the_code(tmp_path: Path) -> None:
         assert run["output"] == "old and new"
 
 
+SERVED = (
+    SHOP
+    + """
+engine = pikku.open("own.db", services="{word}")
+
+def make():
+    return engine
+
+member = pikku.open("own.db", role="auto")
+
+@pikku.workflow
+async def asks(workflow: Workflow) -> str:
+    return workflow.services
+"""
+)
+
+
+@pytest.mark.parametrize("target", ["engine", "make", "member"])
+def test_an_engine_with_settings_of_its_own_is_begun_anew(target: str, tmp_path: Path) -> None:
+    """With its file, its services and whatever else it has."""
+    shop = tmp_path / "shop.py"
+    shop.write_text(SERVED.replace("{word}", "old").replace("role=", 'services="old", role='))
+    with shown(tmp_path, "dev", f"shop:{target}", "--http", ":0") as console:
+        assert console.token == (tmp_path / "own.db.token").read_text().strip()
+        assert json.loads(console.ask("/api/workflows")[1])
+        done = piped("start", tmp_path / "own.db", "asks", "--wait", "--engine-wait", "30s")
+        assert (done.code, done.out) == (0, '"old"\n')
+        shop.write_text(SERVED.replace("{word}", "new").replace("role=", 'services="new", role='))
+        console.until("changed: shop.py")
+        console.until("engine_opened")
+        assert piped("start", tmp_path / "own.db", "asks", "--wait", "--engine-wait", "30s").out == '"new"\n'
+    assert not (tmp_path / "dev.db").exists()
+
+
+def test_an_engine_has_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(SERVED)
+    done = piped("dev", "shop:engine", "dev.db", "--http", ":0", cwd=tmp_path)
+    assert done.code == 2
+    assert "it has its own file and settings" in done.err and "#token" not in done.err
+
+
 def block(folder: Path) -> None:
     """Start a run whose step lets nobody else do anything, not even answer who has started it."""
     with subprocess.Popen(command("start", folder / "dev.db", "blocks", "--id", "r"), env=environment()) as start:
