@@ -394,9 +394,10 @@ class History:
     def _count(self, fault: Fault, place: str) -> None:
         parts = None if self._engine is None else self._engine._parts
         residents = None if parts is None else parts.residents
-        of_write = place in PLACES
-        met = phases.of_batch(self._disk.batch, place, residents) if of_write else set[str]()
-        if parts is not None and not of_write:
+        met = phases.of_batch(self._disk.batch, place, residents) if place in PLACES else set[str]()
+        if fault.what == "read" and residents is not None:
+            met = phases.of_read(residents, self.people.under_way)
+        elif parts is not None and not place:
             waiting = [logical.ops for logical in parts.host.journal._committer._queue]
             met = phases.of_batch(waiting, "", residents) | phases.of_memory(parts.residents)
         if self._opening:

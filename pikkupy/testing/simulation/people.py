@@ -59,6 +59,11 @@ class People:
         return bool(self._doing)
 
     @property
+    def under_way(self) -> set[str]:
+        """What people are doing."""
+        return {act.does for act in self._doing.values()}
+
+    @property
     def tasks(self) -> set[asyncio.Task[None]]:
         """Of this life."""
         return {*self._doing, *self._waiters}

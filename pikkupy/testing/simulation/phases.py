@@ -34,6 +34,19 @@ PHASES = (
     "delete",
     "idle",  # nothing at all
 )
+_ACTS = {
+    "start": "start",
+    "signal": "signal",
+    "approve": "signal",
+    "cancel": "cancel",
+    "resume": "go on",
+    "accept": "go on",
+    "retry": "go on",
+    "fork": "go on",
+    "delete": "delete",
+    "prune": "delete",
+}
+_NOT_OF_READS = {"outcome", "deliver", "park"}  # only written
 _OF_WRITES = {"busy", "full", "io_error", "ghost"}
 _ENDS = {"completed": "end", "failed": "end", "cancelled": "cancel", "suspended": "park", "running": "go on"}
 _KINDS = {
@@ -55,6 +68,8 @@ _WAITS = {StepKind.SLEEP: "sleep", StepKind.SIGNAL: "signal wait", StepKind.SUSP
 
 def is_possible(what: str, phase: str) -> bool:
     """False for what cannot happen: a disk that fails while nothing is written, or after it was."""
+    if what == "read":
+        return phase not in _NOT_OF_READS
     return what not in _OF_WRITES or phase not in ("idle", "deliver")
 
 
@@ -101,6 +116,14 @@ def of_memory(residents: Residents) -> set[str]:
     found: set[str] = set()
     for run in residents.active.values():
         found.update(_of_run(run))
+    return found
+
+
+def of_read(residents: Residents, acts: Iterable[str]) -> set[str]:
+    """What goes on while something is read: what people are doing, and what the runs in memory are."""
+    found = of_memory(residents) | {_ACTS[does] for does in acts}
+    if residents.waker.busy:
+        found.add("rest")
     return found
 
 

@@ -120,6 +120,8 @@ def _fault(rng: random.Random, durability: str, programs: int) -> Fault:
         size = rng.choice((SECOND, LONGEST_US, 10 * LONGEST_US)) * (1 if what == "forward" else -1)
     elif what == "deploy":
         return Fault(what, *_when(rng, what, after), rng.randrange(8), rng.randrange(programs), rng.choice(CHANGES))
+    elif what == "read":
+        after *= rng.choice((1, 4, 12))  # the first ones bring runs into memory again
     return Fault(what, *_when(rng, what, after), size)
 
 
