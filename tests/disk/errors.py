@@ -48,7 +48,7 @@ LIFTED_AFTER = 3  # refusals for want of space
 LEFT = "the journal was closed before that passed"  # who leaves does not wait for space
 ENDS = ("JournalError", "RunFailed", "RunCancelled")  # the others are of runs that had ended before
 FRAME_HEAD = 24  # bytes, of a page in the log
-READS_SHARE = 4  # for one read in so many of a limit there is a case
+READS_SHARE = 8  # for one read in so many of a limit there is a case
 SHARE_TO_THE_END = 10  # of the files, one in so many is run to the end; and those with a step that may not begin again
 
 
@@ -182,7 +182,8 @@ def _suffer(case: Case, way: Way, usual: Usual, folder: Path, result: Result, *,
     result.counts["lives"] += 1
     result.counts[case.kind.name] += 1
     check_life(case, code, records, result, way)
-    if code == 0 and all(mark.what != "failed" for mark in records if isinstance(mark, Mark)):
+    stopped = any(mark.what == "failed" for mark in records if isinstance(mark, Mark))
+    if case.kind.of is Read and code == 0 and not stopped:  # a pause changes what rests, and so what is told again
         _check_told(records, usual)
     asyncio.run(_check_file(case, folder / "app.db", records, result, to_the_end=to_the_end))
 
@@ -261,7 +262,7 @@ def _opened(records: Sequence[Record]) -> int:
 
 def _told(records: Iterable[Record]) -> Counter[str]:
     tolds = (record for record in records if isinstance(record, Told))
-    return Counter(f"{told.what} {told.run} {told.name} {told.value}" for told in tolds)
+    return Counter(f"{told.what} {told.run} {told.name} {told.value!s:.40}" for told in tolds)
 
 
 def usually_told(way: Way) -> Usual:
