@@ -55,6 +55,8 @@ def life(path: Path, *arguments: str, before: Sequence[str] = (), env: dict[str,
 FORKS = """
 import asyncio, os, sys
 from pikkupy import Pikku, Workflow
+from pikkupy.control import places
+from pikkupy.store import is_locked
 
 pikku = Pikku()
 
@@ -75,6 +77,9 @@ async def main() -> None:
             raise SystemExit  # asyncio goes on with the loop until all of it is cancelled
         os.waitpid(child, 0)
         if sys.argv[3] == "raises":
+            owner, real = f"{sys.argv[1]}.owner", places.real_path(sys.argv[1])
+            is_served = any(path.exists() for path in (places.socket_path(real), places.port_path(real)))
+            print("keeps", is_locked(sys.argv[1]), os.path.exists(owner), is_served, flush=True)
             os._exit(0)  # the two have had one selector, and the other has taken its files out of it
         assert {await one for one in starting} == {os.getpid()}
         print("goes on", flush=True)
@@ -92,7 +97,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("writer", ["thread", "loop"])
 async def test_a_process_that_is_forked_from_an_engine_s_writes_nothing(how: str, writer: str, db: Path) -> None:
     """F17: also while asyncio closes the event loop there. When it exits it takes nothing from the engine: not its
-    lock, nor its name beside the file."""
+    lock, nor its name or its socket beside the file."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", FORKS, str(db), writer, how),
         stdin=asyncio.subprocess.PIPE,
@@ -107,7 +112,7 @@ async def test_a_process_that_is_forked_from_an_engine_s_writes_nothing(how: str
             async with Pikku().open(db):
                 pass
     await process.communicate(b"")
-    assert (process.returncode, said) == (0, "goes on\n" if how == "exits" else "")
+    assert (process.returncode, said) == (0, "goes on\n" if how == "exits" else "keeps True True True\n")
     assert raw(str(db), "PRAGMA integrity_check") == [("ok",)]
     outputs = raw(str(db), "SELECT DISTINCT output FROM pikkupy_steps WHERE name = 'pid'")
     assert outputs == [(str(process.pid),)]

@@ -44,7 +44,8 @@ async def serving(engine: Engine, registry: Registry, path: str) -> AsyncIterato
         _log.warning("control_socket_missing", path=real, error=str(error))
         yield
         return
-    hello = messages.message_of(messages.Hello(messages.PROTOCOL, os.getpid()))
+    pid = os.getpid()
+    hello = messages.message_of(messages.Hello(messages.PROTOCOL, pid))
 
     def connection() -> _Connection:
         return _Connection(answerer, connections, strangers, token, hello)
@@ -54,14 +55,15 @@ async def serving(engine: Engine, registry: Registry, path: str) -> AsyncIterato
     try:
         yield
     finally:
-        server.close()
-        answerer.leave()
-        ends = [asyncio.ensure_future(one.end()) for one in connections]
-        if ends:
-            await asyncio.wait(ends, timeout=GOODBYE_S)
-        for one in [*connections, *strangers]:
-            one.abort()
-        places.remove(real)
+        if os.getpid() == pid:  # in a fork of it everything of this is the other's
+            server.close()
+            answerer.leave()
+            ends = [asyncio.ensure_future(one.end()) for one in connections]
+            if ends:
+                await asyncio.wait(ends, timeout=GOODBYE_S)
+            for one in [*connections, *strangers]:
+                one.abort()
+            places.remove(real)
 
 
 def _bound(real: str) -> tuple[socket.socket, str | None]:

@@ -164,6 +164,9 @@ class Engine(Mounted):
             return
         self._leaving = True
         host, residents, _ = self._parts
+        if host.journal.is_copy:
+            self._parts = None  # with all that belongs to the process that this one was forked from
+            return
         host.stop_dispatching()
         await host.workers.close(microseconds(self._config.shutdown_grace) / 1e6)
         await host.journal.settle()  # or what is on its way into memory could wait for the disk for ever

@@ -101,6 +101,11 @@ class Committer:
         self._on_stop()
         self._loop.call_soon(self._failed)
 
+    def abandon(self, failure: JournalError) -> None:
+        """As `fail`, where nobody answers any more what is being written."""
+        self._writing = False
+        self.fail(failure)
+
     async def settle(self) -> None:
         """Write what is queued, and do not wait any more: what is waiting to be tried again is tried once more."""
         self._last_try = True

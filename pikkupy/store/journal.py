@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from pikkupy.core.model import (
     AttemptRow,
@@ -52,6 +54,17 @@ T = TypeVar("T")
 
 _log = logger()
 
+_open_ones: WeakSet[Journal] = WeakSet()
+
+
+def _forked() -> None:
+    for journal in list(_open_ones):
+        journal.be_copy()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 
 class Journal(Reading):
     """One open journal and its only owner. Made by `open`; everything but `open` belongs to the loop's thread.
@@ -59,7 +72,8 @@ class Journal(Reading):
     Public attributes: `epoch`, raised by one at each open; `clean`, True if the last owner left in good order or the
     file is new; `next_number`, for the next run, to be counted on by who takes it; `on_stop`, called at once when it
     stops for good, in the middle of whatever is under way, and `on_failure`, called on the loop after that;
-    `on_release`, called there when everybody was told of a commit; `damaged`, the errors of the runs that
+    `on_release`, called there when everybody was told of a commit; `is_copy`, True in a process that was
+    forked from the owner's, where nothing of it is to be used; `damaged`, the errors of the runs that
     `recorded_runs` had to leave out, by number.
     """
 
@@ -98,6 +112,8 @@ class Journal(Reading):
         self._name = None if real is None else Name(path, real, self._loop, self.fail)
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
+        self.is_copy = False
+        _open_ones.add(self)
 
     @classmethod
     async def open(
@@ -270,6 +286,8 @@ class Journal(Reading):
         await asyncio.shield(self._closing)
 
     async def _close(self, clean: bool) -> None:
+        if self.is_copy:
+            return
         if self._name is not None:
             self._name.close()
         await self._committer.finish(JournalError(f"{self._path}: the journal is closed"))
@@ -296,6 +314,18 @@ class Journal(Reading):
             except sqlite3.Error as error:
                 _log.warning("journal_left_unclean", path=self._path, error=str(error))
         await _all_closed(self._writer)
+
+    def be_copy(self) -> None:
+        """This process was forked from the owner's: lock, connections and threads are the other's."""
+        self.is_copy = True
+        if self._name is not None:
+            self._name.close()
+        self._committer.abandon(
+            JournalError(
+                f"{self._path} belongs to the process that this one was forked from: nothing is written here. Start "
+                "processes anew ('spawn', subprocess), or fork before an engine is opened"
+            )
+        )
 
     # Inside
 
