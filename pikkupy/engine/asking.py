@@ -182,9 +182,14 @@ async def counts(asked: Asked) -> dict[str, dict[RunStatus, int]]:
 async def history(asked: Asked, run_id: str) -> list[Attempt]:
     """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
     row = await asked.row(run_id)
-    rows = await asked.reading.attempts(row.number)
+    return _attempts(run_id, *await asked.reading.attempts(row.number))
+
+
+def _attempts(
+    run_id: str, steps: Sequence[StepRow], set_aside: Sequence[StepRow], rows: Sequence[AttemptRow]
+) -> list[Attempt]:
     try:
-        return attempts_of(*rows)
+        return attempts_of(steps, set_aside, rows)
     except OverflowError as error:
         raise JournalError(f"run {run_id!r}: a recorded time of an attempt is none: {error}") from error
 
@@ -273,7 +278,7 @@ async def some_steps(asked: Asked, run_id: str, *, first: int, limit: int, with_
         rows = await _step_rows(asked, row, read, range(first, first + check_limit(limit)))
         in_all = max(in_all, 0 if active is None else active.reached)
     shown = await _steps(asked, row, progress, rows)
-    return StepPage(steps=shown, attempts=attempts_of(rows, (), attempts), in_all=in_all)
+    return StepPage(steps=shown, attempts=_attempts(run_id, rows, (), attempts), in_all=in_all)
 
 
 def _progress(asked: Asked, run_id: str) -> Mapping[int, Progress]:

@@ -136,7 +136,7 @@ class Engine(Mounted):
                 self._served = self._beside(self)
                 await self._served.__aenter__()
         except BaseException:
-            await self._leave(clean=host.journal.clean)  # what was cut off before still is
+            await self._leave()
             raise
         self._log.info("engine_opened", path=self._path, recovered=recovered)
         return self
@@ -144,11 +144,11 @@ class Engine(Mounted):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._leave(clean=True)
+        await self._leave()
 
-    async def _leave(self, *, clean: bool) -> None:
+    async def _leave(self) -> None:
         # Whoever cancels the leaving gets control back when the file is free, not before: the drain has its own limits.
-        leaving = asyncio.ensure_future(self._drain_and_close(clean))
+        leaving = asyncio.ensure_future(self._drain_and_close())
         cancelled: asyncio.CancelledError | None = None
         while not leaving.done():
             try:
@@ -159,7 +159,7 @@ class Engine(Mounted):
         if cancelled is not None:
             raise cancelled
 
-    async def _drain_and_close(self, clean: bool) -> None:
+    async def _drain_and_close(self) -> None:
         if self._parts is None:
             return
         self._leaving = True
@@ -179,7 +179,7 @@ class Engine(Mounted):
         if self._served is not None:  # as long as nobody else can own the file
             served, self._served = self._served, None
             await served.__aexit__(None, None, None)
-        await host.close(clean=clean)
+        await host.close()
         self._log.info("engine_closed", path=self._path)
 
     def _journal_failed(self, failure: JournalError) -> None:

@@ -136,15 +136,15 @@ class Host:
         self.stop_dispatching()
         self.workers.hold()
 
-    async def close(self, *, clean: bool) -> None:
-        """Close the rooms. `clean`: the end is in good order, unless the journal has failed."""
+    async def close(self) -> None:
+        """Close the rooms. The end is in good order unless the journal has failed."""
         self.shown.close()
         self.timers.clear()
         if isinstance(self.clock, Attachable):
             self.clock.detach(self)
         if self.watchdog is not None:
             self.watchdog.stop()
-        await self.journal.close(clean=clean)
+        await self.journal.close()
 
 
 class Shows(Protocol):

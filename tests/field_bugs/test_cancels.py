@@ -211,7 +211,7 @@ async def test_13_an_opening_that_is_cancelled_leaks_nothing(turns: int, db: Pat
 async def test_an_opening_that_fails_or_is_cancelled_twice_leaves_the_file_free(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And it takes nothing from what the last life was cut off in."""
+    """Nothing of it stays behind."""
     pikku = Pikku()
 
     def refuse(*_: object) -> None:
