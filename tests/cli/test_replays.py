@@ -88,7 +88,7 @@ async def _fill(path: Path) -> None:
             await engine.run(order, {"card": "bad"}, run_id="failed")
         await clock.advance("1d")
         await done.result()
-        await engine.start(order, {"card": "good"}, run_id="gone")
+        await engine.start(order, {"card": "good"}, run_id="gone", delay="1h")  # it does not begin
         await engine.cancel("gone", "no need: it is secret")
         await engine.start(order, {"card": "good"}, run_id="asleep")
         while len(await engine.steps("asleep")) < 3:
