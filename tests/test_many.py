@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -89,18 +89,24 @@ async def test_one_between_need_not_be_meant(db: Path) -> None:
     assert made_up_for == []
 
 
+async def retried(engine: Engine, runs: Mapping[str, Child | None]) -> tuple[Many, list[str]]:
+    """What has become of them, and which of them the engine was asked to retry."""
+    acted: list[str] = []
+
+    async def act(run_id: str) -> None:
+        acted.append(run_id)
+        await engine.retry(run_id)
+
+    retry = many("retry", act, engine)
+    await retry.to(runs)
+    return retry, acted
+
+
 async def test_children_are_retried_with_their_parents(db: Path) -> None:
     """Not by themselves: the parent's retry would find a child that has failed again, or is under way."""
     async with pikku.open(db) as engine:
         runs = await families(engine, 5, "fail")
-        acted: list[str] = []
-
-        async def retried(run_id: str) -> None:
-            acted.append(run_id)
-            await engine.retry(run_id)
-
-        retry = many("retry", retried, engine)
-        await retry.to(runs)
+        retry, acted = await retried(engine, runs)
 
         assert (sorted(retry.done), retry.refused) == (sorted(runs), {})
         assert acted == [f"p{number}" for number in range(5)]
@@ -122,14 +128,7 @@ async def test_a_child_that_has_not_caused_the_failure_is_retried_itself(db: Pat
         while len((await engine.list_runs(status="failed")).runs) < 6:
             pass
         runs = {run.id: child_of(run) for run in (await engine.list_runs()).runs}
-        acted: list[str] = []
-
-        async def retried(run_id: str) -> None:
-            acted.append(run_id)
-            await engine.retry(run_id)
-
-        retry = many("retry", retried, engine)
-        await retry.to(runs)
+        retry, acted = await retried(engine, runs)
 
         assert (sorted(retry.done), retry.refused) == (sorted(runs), {})
         assert sorted(acted) == sorted(runs)

@@ -115,12 +115,17 @@ class Host:
         if self.is_written(error) and done is not None:
             done()
 
+    @property
+    def goes_on(self) -> bool:
+        """True until the engine stops, or begins to be left."""
+        return self.journal.failure is None and self.dispatching
+
     def has_failed(self, error: BaseException, what: str) -> None:
         """Something of the engine's own has ended with an error: go on without it, and a run would wait for ever.
 
         So the engine stops, as it does for a write; but not once it is being left, as the file decides then.
         """
-        if self.journal.failure is None and self.dispatching:
+        if self.goes_on:
             failure = JournalError(f"{what}: {error if isinstance(error, PikkuError) else repr(error)}")
             failure.__cause__ = error
             self.journal.fail(failure)

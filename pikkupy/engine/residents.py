@@ -200,7 +200,11 @@ class Residents:
         if active is not None:
             return active
         recorded = await self._host.journal.recorded(number)
-        if recorded is None or not self._is_waiting(recorded):
+        return None if recorded is None else await self._take_in(recorded, reopened=reopened)
+
+    async def _take_in(self, recorded: Recorded, *, reopened: bool = False) -> ActiveRun | None:
+        """As `load`, of a run that was read."""
+        if not self._is_waiting(recorded):
             return None
         if self._starts_later(recorded) and not reopened:
             return None  # it goes on waiting where it does
@@ -208,8 +212,8 @@ class Residents:
             return None
         adopt = partial(self._adopt, recorded, clean=True, changes=[])
         await in_callback(self._host.loop, adopt)
-        active = self.resident(number)
-        if active is None or recorded.run.parked is not None:
+        number = recorded.run.number
+        if self.resident(number) is None or recorded.run.parked is not None:
             await self._host.journal.commit([])  # that it is parked, or goes on
         return self.resident(number)
 
@@ -420,7 +424,7 @@ class Residents:
         try:
             return await action
         except (JournalError, MemoryError) as error:
-            if isinstance(error, MemoryError) or not is_damage(error):
+            if not is_damage(error):
                 self._host.has_failed(error, "what was asked for could not be carried out to its end")
             raise
 
@@ -438,11 +442,10 @@ class Residents:
         try:
             await errand
         except Exception as error:  # noqa: BLE001 - nobody else would hear of it
-            unfailed = self._host.journal.failure is None and self._host.dispatching
-            if unfailed and isinstance(error, JournalError) and is_damage(error):
-                self._host.log.error("run_damaged", error=str(error))  # the others go on
-            else:
+            if not is_damage(error):
                 self._host.has_failed(error, "what a run waits for could not be brought to it")
+            elif self._host.goes_on:
+                self._host.log.error("run_damaged", error=str(error))  # the others go on
 
     async def quiet(self) -> None:
         """Return when nothing is on its way into memory or out of it."""
@@ -587,8 +590,9 @@ class Residents:
     async def _load_alone(self, number: int) -> None:
         """Bring it into memory once nobody else holds it. A damaged run is left where it is, as in `bring`."""
         async with self.holds.alone(number):
-            if self.resident(number) is None and await self._host.journal.recorded_runs([number]):
-                await self.load(number)
+            if self.resident(number) is None:
+                for recorded in await self._host.journal.recorded_runs([number]):
+                    await self._take_in(recorded)
 
     def _begin(
         self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, variables: Context

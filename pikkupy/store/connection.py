@@ -33,9 +33,9 @@ REFUSALS = (sqlite3.Error, UnicodeDecodeError)
 """What a call of SQLite raises: it quotes what it cannot read of a damaged schema, and `sqlite3` cannot decode that."""
 
 
-def is_damage(error: JournalError) -> bool:
+def is_damage(error: Exception) -> bool:
     """Whether what was read is to blame, and not that the system could not read it (an error of the disk, say)."""
-    return not isinstance(error.__cause__, sqlite3.OperationalError)
+    return isinstance(error, JournalError) and not isinstance(error.__cause__, sqlite3.OperationalError)
 
 
 # A text that is not UTF-8 any more is damage. The checksum reports it for its row; the usual decoder would fail the

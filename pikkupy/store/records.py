@@ -78,9 +78,7 @@ def _some(
 
 def _named(db: sqlite3.Connection, number: int, error: JournalError) -> str | None:
     """Which row that is, with the id of its run; None if the run is not there."""
-    found = db.execute(
-        QUERIES["run_by_number"], (number,)
-    ).fetchone()  # whatever it says: its id may be what is damaged
+    found = db.execute(QUERIES["run_by_number"], (number,)).fetchone()  # its id may be what is damaged
     if found is None:
         return None
     what, run = str(error).removesuffix(DAMAGED), f"run number {number}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pikkupy import EngineClosed, Pikku, Services, StepFailed, Workflow
+from pikkupy import Engine, EngineClosed, Pikku, Services, StepFailed, Workflow
 from pikkupy.testing import VirtualClock
 from tests.contract.waiting import BOTH
 
@@ -199,11 +199,7 @@ async def test_13_an_opening_that_is_cancelled_leaks_nothing(turns: int, db: Pat
     for _ in range(turns):
         await asyncio.sleep(0)
     opening.cancel()
-    (engine,) = await asyncio.gather(opening, return_exceptions=True)
-    if not isinstance(engine, BaseException):
-        await engine.__aexit__(None, None, None)
-    async with pikku.open(db, clock=VirtualClock()) as engine:
-        assert (await engine.list_runs()).runs == ()
+    await _ends_and_leaves_free(opening, pikku, db)
 
     await _settled(lambda: _descriptors() <= descriptors and _threads() <= threads)
 
@@ -230,11 +226,15 @@ async def test_an_opening_that_fails_or_is_cancelled_twice_leaves_the_file_free(
         opening.cancel()
         await asyncio.sleep(0)
         opening.cancel()
-        (engine,) = await asyncio.gather(opening, return_exceptions=True)
-        if not isinstance(engine, BaseException):
-            await engine.__aexit__(None, None, None)
-        async with pikku.open(db, clock=VirtualClock()) as engine:
-            assert (await engine.list_runs()).runs == ()
+        await _ends_and_leaves_free(opening, pikku, db)
+
+
+async def _ends_and_leaves_free(opening: asyncio.Future[Engine], pikku: Pikku, db: Path) -> None:
+    (opened,) = await asyncio.gather(opening, return_exceptions=True)
+    if not isinstance(opened, BaseException):
+        await opened.__aexit__(None, None, None)
+    async with pikku.open(db, clock=VirtualClock()) as engine:
+        assert (await engine.list_runs()).runs == ()
 
 
 def _descriptors() -> int:

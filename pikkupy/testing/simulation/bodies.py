@@ -59,9 +59,8 @@ class Bodies:
         self._made: dict[tuple[str, int, int], dict[str, None]] = {}  # values that bodies of an attempt have returned
         self._failed_at: dict[tuple[str, int, int], Known] = {}  # attempts
         self._may_begin: dict[str, Known] = {}  # runs whose time was there when their bodies began
-        self._begun_at_s: dict[
-            tuple[str, int, int], float
-        ] = {}  # attempts of this life, by the loop's time as what follows
+        # Of this life, by the loop's time.
+        self._begun_at_s: dict[tuple[str, int, int], float] = {}  # attempts
         self._on_loop: set[tuple[str, int, int]] = set()  # attempts whose bodies have not ended
         self._on_threads: list[float] = []  # when bodies end there, with their way back
         self._loop_full_until_s = self._threads_full_until_s = -math.inf  # since then there was a slot

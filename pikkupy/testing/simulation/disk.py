@@ -145,7 +145,19 @@ def _new_journal() -> bytes:
         return db.serialize()
 
 
-class _Inline:
+class _Connection:
+    """What both have: a result that can be awaited."""
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.send(work, partial(resolve, future))
+        return await future
+
+    def send(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
+        raise NotImplementedError
+
+
+class _Inline(_Connection):
     """A `Connection` without a thread: work takes a while and is done in the order in which it was asked for."""
 
     def __init__(self, db: sqlite3.Connection, synced: Callable[[], None]) -> None:
@@ -154,11 +166,6 @@ class _Inline:
         self.left_open = False  # a transaction, after a piece of work
         self._db = db
         self._free_at_s = 0.0
-
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.send(work, partial(resolve, future))
-        return await future
 
     def send(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
         loop = asyncio.get_running_loop()
@@ -187,16 +194,11 @@ class _Inline:
         self.dead = True
 
 
-class _OnLoop:
+class _OnLoop(_Connection):
     """A connection that the loop itself uses: it stands still meanwhile."""
 
     def __init__(self, connection: _Inline) -> None:
         self._connection = connection
-
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.send(work, partial(resolve, future))
-        return await future
 
     def send(self, work: Callable[[sqlite3.Connection], T], done: Told[T]) -> None:
         loop = asyncio.get_running_loop()
