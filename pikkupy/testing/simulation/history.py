@@ -313,6 +313,7 @@ class History:
     def _bury(self, loop: SimulatedLoop, engine: Engine) -> None:
         """End what is left of a life, without letting it do anything."""
         self.life = -1
+        loop.set_exception_handler(lambda *_: None)  # what was thrown away reports nothing
         if self._timer is not None:
             self._timer.cancel()
         back, self._back = self._back, 0
