@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
-from itertools import chain
 from typing import Any
 
 import msgspec
@@ -47,6 +46,7 @@ from pikkupy.store.rows import (
     new_run_columns,
     signal_columns,
     step_columns,
+    success_columns,
     timer_columns,
 )
 
@@ -77,6 +77,9 @@ class Kind(IntEnum):
     LINK = 16
     DELETE = 17
     SWEEP = 18
+    STARTED = 19
+    SUCCEEDED = 20
+    COMPLETED = 21
 
 
 class Op(msgspec.Struct, frozen=True, gc=False):
@@ -89,53 +92,89 @@ class Op(msgspec.Struct, frozen=True, gc=False):
 
 Statement = tuple[str, list[Any]]  # SQL and its parameters
 
-_COLUMNS = 15
-_FILL = [(None,) * (_COLUMNS - count) for count in range(_COLUMNS + 1)]
-_NOTHING = (None,) * (2 + _COLUMNS)  # a row that does nothing
+_USUAL = frozenset({Kind.STARTED, Kind.SUCCEEDED, Kind.COMPLETED})
+_SUCCEEDED = Kind.SUCCEEDED  # Python 3.11 takes long to find a member of an enum
 
-_ENCODERS: dict[type, tuple[Kind, Callable[[Any], tuple[Any, ...]]]] = {
-    RunRow: (Kind.RUN, new_run_columns),
-    StepRow: (Kind.STEP, step_columns),
-    AttemptRow: (Kind.ATTEMPT, attempt_columns),
-    TimerRow: (Kind.TIMER, timer_columns),
-    SignalRow: (Kind.SIGNAL, signal_columns),
-    SignalTaken: (Kind.TAKEN, lambda change: (key_of(change.run, change.seq), change.position)),
-    ChunkRow: (Kind.CHUNK, chunk_columns),
-    CodeChange: (Kind.CHANGE, lambda change: (change.run, change.change_id)),
-    RunMove: (Kind.MOVE, move_columns),
-    RunWakes: (Kind.WAKE, lambda change: (change.number, change.wakes_at)),
-    RunProgress: (Kind.PROGRESS, lambda change: (change.number, change.progress)),
-    StepsCancelled: (Kind.CANCEL, lambda change: (change.run, change.at)),
-    StepReopened: (Kind.REOPEN, lambda change: step_columns(change.row)),
-    StepsSetAside: (Kind.ASIDE, lambda change: (change.run, change.position, change.seq)),
-    StepSetAside: (Kind.KEPT, lambda change: aside_columns(change.row)),
-    SetAsideTaken: (Kind.BACK, lambda change: (aside_key_of(change.run, change.position),)),
-    ChildLinked: (Kind.LINK, lambda change: link_columns(change.row)),
-    RunDeleted: (Kind.DELETE, lambda change: (change.number,)),
-    DeletedSwept: (Kind.SWEEP, lambda change: (0, change.rows)),
+# A parameter that is None costs as much as ten others: Python's module looks each time for an adapter of its type. So
+# what no trigger reads is a number.
+_COLUMNS, _USUAL_COLUMNS = 15, 9
+_FILL = [(0,) * count for count in range(_COLUMNS + 1)]
+_NO_KIND = _NO_EPOCH = -1
+
+_BY_ITSELF = (None,) * 7  # wakes_at, parent … tags of a run
+_WELL = ("running", "completed")  # before and after a move
+
+
+def _run_op(row: RunRow) -> Op:
+    columns = new_run_columns(row)
+    if columns[6:13] == _BY_ITSELF and row.starts_at == row.created_at:
+        return Op(Kind.STARTED, (*columns[:5], *columns[13:]))
+    return Op(Kind.RUN, columns)
+
+
+def _step_op(row: StepRow) -> Op:
+    columns = success_columns(row)
+    return Op(Kind.STEP, step_columns(row)) if columns is None else Op(_SUCCEEDED, columns)
+
+
+def _move_op(move: RunMove) -> Op:
+    columns = move_columns(move)
+    if columns[1:3] == _WELL:
+        return Op(Kind.COMPLETED, (columns[0], columns[3], columns[7], columns[9]))
+    return Op(Kind.MOVE, columns)
+
+
+def _of(kind: Kind, columns: Callable[[Any], tuple[Any, ...]]) -> Callable[[Any], Op]:
+    return lambda change: Op(kind, columns(change))
+
+
+_ENCODERS: dict[type, Callable[[Any], Op]] = {
+    RunRow: _run_op,
+    StepRow: _step_op,
+    AttemptRow: _of(Kind.ATTEMPT, attempt_columns),
+    TimerRow: _of(Kind.TIMER, timer_columns),
+    SignalRow: _of(Kind.SIGNAL, signal_columns),
+    SignalTaken: _of(Kind.TAKEN, lambda change: (key_of(change.run, change.seq), change.position)),
+    ChunkRow: _of(Kind.CHUNK, chunk_columns),
+    CodeChange: _of(Kind.CHANGE, lambda change: (change.run, change.change_id)),
+    RunMove: _move_op,
+    RunWakes: _of(Kind.WAKE, lambda change: (change.number, change.wakes_at)),
+    RunProgress: _of(Kind.PROGRESS, lambda change: (change.number, change.progress)),
+    StepsCancelled: _of(Kind.CANCEL, lambda change: (change.run, change.at)),
+    StepReopened: _of(Kind.REOPEN, lambda change: step_columns(change.row)),
+    StepsSetAside: _of(Kind.ASIDE, lambda change: (change.run, change.position, change.seq)),
+    StepSetAside: _of(Kind.KEPT, lambda change: aside_columns(change.row)),
+    SetAsideTaken: _of(Kind.BACK, lambda change: (aside_key_of(change.run, change.position),)),
+    ChildLinked: _of(Kind.LINK, lambda change: link_columns(change.row)),
+    RunDeleted: _of(Kind.DELETE, lambda change: (change.number,)),
+    DeletedSwept: _of(Kind.SWEEP, lambda change: (0, change.rows)),
 }
 
 
 def op_of(change: Change) -> Op:
     """The change in columns. One that cannot be written (it has a lone surrogate) is refused when its turn comes."""
-    kind, columns = _ENCODERS[type(change)]
     try:
-        return Op(kind, columns(change))
+        return _ENCODERS[type(change)](change)
     except (ValueError, OverflowError) as error:
-        return Op(kind, (0,), error=f"{type(change).__name__} cannot be written: {error}")
+        return refused(f"{type(change).__name__} cannot be written: {error}")
+
+
+def refused(why: str) -> Op:
+    """What cannot be written at all, and is told so when its turn comes."""
+    return Op(Kind.RUN, (0, ""), error=why)
 
 
 def statements(ops: Sequence[Op], epoch: int) -> Iterator[Statement]:
     """What makes the changes, as the owner of that epoch: one statement for `MAX_ROWS` of them, or for less."""
     for first in range(0, len(ops), MAX_ROWS):
         part = ops[first : first + MAX_ROWS]
-        values = list(chain.from_iterable(map(_row, part)))
+        usual = all(op.kind in _USUAL for op in part)
+        width = _USUAL_COLUMNS if usual else _COLUMNS
+        values: list[Any] = []
+        for op in part:
+            columns = op.columns
+            values += (op.kind._value_, _NO_EPOCH, *columns, *_FILL[width - len(columns)])
         values[1] = epoch
         count = 1 << (len(part) - 1).bit_length()
-        values += _NOTHING * (count - len(part))
-        yield insert(count), values
-
-
-def _row(op: Op) -> tuple[Any, ...]:
-    columns = op.columns
-    return (op.kind._value_, None, *columns, *_FILL[len(columns)])
+        values += (_NO_KIND, _NO_EPOCH, *_FILL[width]) * (count - len(part))
+        yield insert(count, usual=usual), values

@@ -27,6 +27,7 @@ from pikkupy.core.model import (
     RunStatus,
     SignalRow,
     StepRow,
+    StepStatus,
     TimerRow,
 )
 from pikkupy.errors import JournalError
@@ -39,7 +40,8 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 
 RUN_FIELDS, STEP_FIELDS = len(RunRow.__struct_fields__), len(StepRow.__struct_fields__)
 
-_FOLD = 2_147_483_648
+_FOLD = 31  # bits
+_LOWER = (1 << _FOLD) - 1
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -53,6 +55,7 @@ _started_with = _fields_of_run(
     "tags"
 )
 _moved = _fields_of_run("number status output error reason parked updated_at ended_at")
+_SUCCEEDED = StepStatus.SUCCEEDED  # Python 3.11 takes long to find a member of an enum
 _AS_IT_BEGINS = (RunStatus.RUNNING, None, None, None, None, None, None)
 
 
@@ -133,6 +136,29 @@ def step_columns(row: StepRow) -> Columns:
     """The columns of a step, with its checksum."""
     columns = _step_columns(row)
     return (key_of(row.run, row.position), *columns[2:], _step_checksum(columns))
+
+
+def success_columns(row: StepRow) -> Columns | None:
+    """What is to be known of a step that has succeeded at its first attempt, with its checksum; None of any other.
+
+    Key, name, kind, target ('': none), seq, output, ended_at, started_at, checksum.
+    """
+    if row.status is not _SUCCEEDED or row.attempts != 1 or row.cut_offs or row.forgiven or row.wake_at is not None:
+        return None
+    if row.started_at is None:
+        return None
+    columns = _step_columns(row)
+    return (
+        key_of(row.run, row.position),
+        row.name,
+        columns[3],
+        row.target or "",
+        row.seq,
+        row.output,
+        row.ended_at,
+        row.started_at,
+        _step_checksum(columns),
+    )
 
 
 def aside_columns(row: StepRow) -> Columns:
@@ -282,7 +308,7 @@ def _step_checksum(columns: Sequence[Any]) -> int:
 
 def _folded(at: object) -> int:
     """A time, µs, as a smaller number that any change of one bit changes, as `writing.sql` has it; of no time 0."""
-    return sum(divmod(abs(at), _FOLD)) if isinstance(at, int) else 0
+    return (abs(at) >> _FOLD) + (abs(at) & _LOWER) if isinstance(at, int) else 0
 
 
 def _checksum(values: Sequence[Any]) -> int:

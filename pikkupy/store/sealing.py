@@ -41,7 +41,7 @@ from pikkupy.payloads import (
     unreadable_text,
 )
 from pikkupy.store import reader
-from pikkupy.store.plan import Kind, Op, op_of
+from pikkupy.store.plan import Op, op_of, refused
 from pikkupy.store.rows import SealedError
 
 MAX_IDS = 10_000  # ids of runs that are remembered; beyond that they are looked up again
@@ -88,7 +88,7 @@ class Sealer:
         try:
             return [op_of(self._sealed(db, change, new)) for change in changes]
         except Exception as error:  # noqa: BLE001 - the codec is the application's
-            return [Op(Kind.RUN, (0,), error=str(error) or type(error).__name__)]
+            return [refused(str(error) or type(error).__name__)]
 
     def _sealed(self, db: sqlite3.Connection, change: Change, new: dict[int, RunRow]) -> Change:
         match change:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 
 import msgspec
@@ -48,7 +49,13 @@ class Stop(Exception):
     """Nothing may be written any more, whatever SQLite says."""
 
 
-_KIND = re.compile(r"{(\w+)}")
+_WORD = re.compile(r"{(\w+)}")
+VIEWS = ("pikkupy_writing", "pikkupy_usual")
+
+
+def _meant(view: str, word: re.Match[str]) -> str:
+    """What a word in braces of `writing.sql` stands for."""
+    return view if word[1] == "view" else str(Kind[word[1].upper()].value)
 
 
 class Writer:
@@ -68,7 +75,8 @@ class Writer:
         set_pragmas(db, {"temp_store": IN_MEMORY})
         for text in WRITING.values():
             if text.startswith("CREATE"):
-                db.execute(_KIND.sub(lambda word: str(Kind[word[1].upper()].value), text))
+                for view in VIEWS if "{view}" in text else VIEWS[:1]:
+                    db.execute(_WORD.sub(partial(_meant, view), text))
 
     def write(self, db: sqlite3.Connection, batch: Sequence[Sequence[Op]]) -> Written:
         """Write the logical changes together or, if that is refused, in halves, so that only the bad one fails."""

@@ -1,29 +1,102 @@
--- What a journal is written through: a view that shows nothing, and for each kind of change a trigger that makes it. They
+-- What a journal is written through: views that show nothing, and for each kind of change a trigger that makes it. They
 -- belong to the connection of the owner and are in no file. However many changes there are, of whatever kinds, they are
 -- then one INSERT, which is a transaction by itself: made whole, in their order, or not at all.
 --
--- A word in braces is the number of a kind (`plan.Kind`); c1 … c15 are its columns. What has a
--- key in its table comes with that, in the place of the run and the number within it. A row without a kind does nothing.
+-- `pikkupy_writing` takes all kinds. Nearly all changes of a busy engine are of three; a batch of these alone goes into
+-- `pikkupy_usual`, whose few triggers and columns, none of them NULL, cost half as much.
+--
+-- A word in braces is the number of a kind (`plan.Kind`), a view, for which the text is repeated, or another text of this
+-- file. c1 … c15 are the columns of a kind. What has a key in its table comes with that, in the place of the run and the
+-- number within it. A row of no kind does nothing.
 
 -- name: view
 CREATE TEMP VIEW pikkupy_writing (kind, epoch, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15) AS
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+
+-- name: usual_view
+CREATE TEMP VIEW pikkupy_usual (kind, epoch, c1, c2, c3, c4, c5, c6, c7, c8, c9) AS
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
 
 -- name: is_prepared
 -- 1 if the connection has the view.
 SELECT count(*) FROM sqlite_temp_master WHERE name = 'pikkupy_writing';
 
 -- name: insert
--- One row after VALUES for each change; the epoch is in the first alone.
+-- One row after VALUES for each change; the epoch is in the first, -1 in the others.
 INSERT INTO pikkupy_writing VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: insert_usual
+-- As `insert`.
+INSERT INTO pikkupy_usual VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: owner
 -- Only the newest owner may write. The words are known to `writer.py`.
-CREATE TEMP TRIGGER pikkupy_write_as_owner INSTEAD OF INSERT ON pikkupy_writing WHEN new.epoch IS NOT NULL
+CREATE TEMP TRIGGER {view}_as_owner INSTEAD OF INSERT ON {view} WHEN new.epoch >= 0
 BEGIN
     SELECT raise(ABORT, 'another engine has taken the journal over')
     WHERE new.epoch IS NOT (SELECT epoch FROM pikkupy_journal);
 END;
+
+-- name: started
+-- A new run that nobody else has started, and that begins now: number, run_id, workflow, input, created_at,
+-- start_checksum, move_checksum.
+CREATE TEMP TRIGGER {view}_started INSTEAD OF INSERT ON {view} WHEN new.kind = {started}
+BEGIN
+    INSERT INTO pikkupy_runs (
+        number, run_id, workflow, status, input, created_at, updated_at, starts_at, start_checksum, move_checksum
+    ) VALUES (new.c1, new.c2, new.c3, 'running', new.c4, new.c5, new.c5, new.c5, new.c6, new.c7);
+END;
+
+-- name: succeeded
+-- A step that has succeeded at its first attempt: key, name, kind, target ('': none), seq, output, ended_at, started_at,
+-- checksum.
+CREATE TEMP TRIGGER {view}_succeeded INSTEAD OF INSERT ON {view} WHEN new.kind = {succeeded}
+BEGIN
+    INSERT INTO pikkupy_steps (
+        key, name, kind, target, attempts, cut_offs, forgiven, seq, output, status, ended_at, started_at, checksum
+    ) VALUES (
+        new.c1, new.c2, new.c3, nullif(new.c4, ''), 1, 0, 0, new.c5, new.c6, 'succeeded', new.c7, new.c8, new.c9
+    )
+    {step_again}
+    SELECT raise(ABORT, 'a step that is final already never changes') WHERE changes() = 0;
+END;
+
+-- name: completed
+-- The end of a run that is running: number, output, time, checksum.
+CREATE TEMP TRIGGER {view}_completed INSTEAD OF INSERT ON {view} WHEN new.kind = {completed}
+BEGIN
+    UPDATE pikkupy_runs SET
+        status = 'completed',
+        output = new.c2,
+        updated_at = new.c3,
+        ended_at = new.c3,
+        move_checksum = new.c4,
+        wakes_at = NULL
+    WHERE number = new.c1 AND status = 'running';
+    SELECT raise(ABORT, 'the run does not have the status that the move begins with') WHERE changes() = 0;
+END;
+
+-- name: step_again
+-- The end of an INSERT of a step: a new state of one that is there, and has no final status.
+ON CONFLICT (key) DO UPDATE SET
+    name = excluded.name,
+    kind = excluded.kind,
+    target = excluded.target,
+    attempts = excluded.attempts,
+    cut_offs = excluded.cut_offs,
+    forgiven = excluded.forgiven,
+    wake_at = excluded.wake_at,
+    seq = excluded.seq,
+    output = excluded.output,
+    error = excluded.error,
+    status = excluded.status,
+    ended_at = excluded.ended_at,
+    started_at = coalesce(excluded.started_at, started_at),
+    checksum = excluded.checksum + CASE
+        WHEN excluded.started_at IS NULL THEN coalesce(abs(started_at) / 2147483648 + abs(started_at) % 2147483648, 0)
+        ELSE 0
+    END
+WHERE status NOT IN ('succeeded', 'failed', 'cancelled');
 
 -- name: run
 -- A new run: number, run_id, workflow, input, created_at, starts_at, wakes_at, parent, parent_position, parent_attempt,
@@ -52,25 +125,7 @@ BEGIN
         new.c1, new.c2, new.c3, new.c4, new.c5, new.c6, new.c7, new.c8, new.c9, new.c10, new.c11, new.c12, new.c13, new.c14,
         new.c15
     )
-    ON CONFLICT (key) DO UPDATE SET
-        name = excluded.name,
-        kind = excluded.kind,
-        target = excluded.target,
-        attempts = excluded.attempts,
-        cut_offs = excluded.cut_offs,
-        forgiven = excluded.forgiven,
-        wake_at = excluded.wake_at,
-        seq = excluded.seq,
-        output = excluded.output,
-        error = excluded.error,
-        status = excluded.status,
-        ended_at = excluded.ended_at,
-        started_at = coalesce(excluded.started_at, started_at),
-        checksum = excluded.checksum + CASE
-            WHEN excluded.started_at IS NULL THEN coalesce(abs(started_at) / 2147483648 + abs(started_at) % 2147483648, 0)
-            ELSE 0
-        END
-    WHERE status NOT IN ('succeeded', 'failed', 'cancelled');
+    {step_again}
     SELECT raise(ABORT, 'a step that is final already never changes') WHERE changes() = 0;
 END;
 

@@ -27,8 +27,8 @@ from pikkupy.core.model import (
     StepsSetAside,
     StepStatus,
 )
-from pikkupy.store.plan import MAX_ROWS, Op, op_of, statements
-from pikkupy.store.rows import new_run_columns, run_columns
+from pikkupy.store.plan import MAX_ROWS, Kind, Op, op_of, statements
+from pikkupy.store.rows import move_columns, new_run_columns, run_columns, step_columns
 from pikkupy.store.writer import Writer, Written
 from tests.store.samples import NOW, a_chunk, a_move, a_run, a_step, a_timer, an_attempt, empty_journal
 
@@ -165,13 +165,66 @@ def test_a_bad_change_among_many_is_found_in_halves() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5, MAX_ROWS - 1, MAX_ROWS, MAX_ROWS + 1])
 def test_statements_have_a_power_of_two_of_rows(count: int) -> None:
     """So that few prepared ones serve every number: what is missing does nothing."""
-    ops = [op_of(a_run(number)) for number in range(1, count + 1)]
-    for sql, values in statements(ops, 7):
-        rows = sql.count("(?")
-        assert rows.bit_count() == 1
-        assert len(values) == rows * 17
-        assert values[1] == 7  # the epoch, once
-        assert set(values[18::17]) <= {None}
+    usual, others = [[op_of(a_run(n, tags=tags)) for n in range(1, count + 1)] for tags in (None, '{"a":"1"}')]
+    for ops in (usual, others, [others[0], *usual[1:]]):
+        for place, (sql, values) in enumerate(statements(ops, 7)):
+            is_usual = ops is usual or (place > 0 and ops is not others)
+            assert ("pikkupy_usual" in sql) is is_usual
+            rows, width = sql.count("(?"), 11 if is_usual else 17
+            assert rows.bit_count() == 1
+            assert len(values) == rows * width
+            assert values[1] == 7  # the epoch, once
+            assert set(values[width + 1 :: width]) <= {-1}
+
+
+def test_what_is_usual_has_no_null() -> None:
+    """Python's module looks for an adapter of each None."""
+    for change in (a_run(), a_step(), a_step(target="f"), a_move()):
+        [(sql, values)] = statements([op_of(change)], 7)
+        assert "pikkupy_usual" in sql
+        assert None not in values
+
+
+BEFORE: list[Sequence[Change]] = [
+    [],
+    [a_run()],
+    [a_run(), a_step(status=StepStatus.RUNNING, started_at=NOW - 5)],
+    [a_run(), a_step(status=StepStatus.SCHEDULED, attempts=2, wake_at=NOW)],
+    [a_run(), a_step(status=StepStatus.CANCELLED)],
+    [a_run(), a_step()],
+    [a_run(), a_move(status=RunStatus.SUSPENDED)],
+    [a_run(wakes_at=NOW)],
+    [a_run(), a_move()],
+]
+
+
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize(
+    ("change", "general"),
+    [
+        (a_run(), Op(Kind.RUN, new_run_columns(a_run()))),
+        (a_step(), Op(Kind.STEP, step_columns(a_step()))),
+        (a_step(target="f"), Op(Kind.STEP, step_columns(a_step(target="f")))),
+        (a_move(), Op(Kind.MOVE, move_columns(a_move()))),
+    ],
+    ids=["run", "step", "function", "move"],
+)
+def test_what_is_usual_means_the_same_as_its_general_form(
+    before: Sequence[Change], change: Change, general: Op
+) -> None:
+    """The same rows and the same refusals, by itself and among others."""
+    other = op_of(a_run(9, run_id="nine", tags='{"a":"1"}'))
+    found = []
+    for ops in ([op_of(change)], [general], [op_of(change), other], [general, other]):
+        with empty_journal() as db:
+            _write(db, [before])
+            writer = Writer("test", 0, None)
+            outcomes = writer.write(db, [[op] for op in ops]).outcomes
+            db.execute("DELETE FROM pikkupy_runs WHERE number = 9")
+            found.append((str(outcomes[0]), _contents(db)[:-1]))
+
+    assert op_of(change).kind is not general.kind
+    assert found[1:] == found[:1] * 3
 
 
 def test_two_moves_of_one_run_are_both_made() -> None:

@@ -78,7 +78,7 @@ def test_statuses_in_the_checks_are_those_of_the_model() -> None:
 def test_final_statuses_in_the_queries_are_those_of_the_machine() -> None:
     """What guards final steps, and what counts as unfinished, follows the tables of the state machine."""
     finals = {status.value for status in FINAL_STEPS}
-    for name in ("step", "cancel"):
+    for name in ("step", "succeeded", "cancel"):
         [words] = re.findall(r"NOT IN \(([^)]*)\)", WRITING[name])
         assert set(re.findall(r"\w+", words)) == finals
     unfinished = {status.value for status in set(RunStatus) - FINAL_RUNS}
@@ -292,14 +292,17 @@ def test_runs_for_the_memory_are_found_without_walking_others(db: sqlite3.Connec
 
 def test_the_largest_statement_stays_under_the_limit_of_parameters() -> None:
     """SQLite allows 32,766."""
-    assert insert(MAX_ROWS).count("?") == MAX_ROWS * insert(1).count("?") <= 32_766
+    for usual in (True, False):
+        one, most = insert(1, usual=usual), insert(MAX_ROWS, usual=usual)
+        assert most.count("?") == MAX_ROWS * one.count("?") <= 32_766
 
 
 def test_every_kind_of_change_has_its_trigger() -> None:
     """And every trigger but that of the owner a kind."""
     kinds = {name for name, text in WRITING.items() if f"new.kind = {{{name}}}" in text}
 
-    assert kinds == {kind.name.lower() for kind in Kind} == WRITING.keys() - {"view", "is_prepared", "insert", "owner"}
+    assert kinds == {kind.name.lower() for kind in Kind}
+    assert WRITING.keys() - kinds == {"view", "usual_view", "is_prepared", "insert", "insert_usual", "owner"}
 
 
 def test_every_name_begins_with_the_prefix(db: sqlite3.Connection) -> None:

@@ -32,7 +32,18 @@ SELECT steps.name, steps.status, steps.output, steps.error FROM pikkupy_steps AS
 JOIN pikkupy_runs AS runs ON runs.number = steps.run
 WHERE runs.run_id = ? AND steps.position < ? AND steps.seq IS NOT NULL
 """
-_KEYED = {Kind.STEP, Kind.ATTEMPT, Kind.TIMER, Kind.SIGNAL, Kind.TAKEN, Kind.CHUNK, Kind.REOPEN, Kind.KEPT, Kind.BACK}
+_KEYED = {
+    Kind.STEP,
+    Kind.SUCCEEDED,
+    Kind.ATTEMPT,
+    Kind.TIMER,
+    Kind.SIGNAL,
+    Kind.TAKEN,
+    Kind.CHUNK,
+    Kind.REOPEN,
+    Kind.KEPT,
+    Kind.BACK,
+}
 _ALL = {Kind.DELETE, Kind.SWEEP}  # what may be of any runs
 
 
@@ -251,7 +262,7 @@ class Oracle:
 
     def _check_family(self, ops: Sequence[Op]) -> None:
         """What belongs together is of one run, and of those above and below it."""
-        new = {op.columns[0]: op.columns[1] for op in ops if op.kind is Kind.RUN}
+        new = {op.columns[0]: op.columns[1] for op in ops if op.kind in (Kind.RUN, Kind.STARTED)}
         some = [op for op in ops if op.kind not in _ALL]
         numbers = {op.columns[0] >> OWN_BITS if op.kind in _KEYED else op.columns[0] for op in some}
         runs = [new.get(number) or self._run_id(number) for number in numbers]

@@ -50,6 +50,8 @@ _NOT_OF_READS = {"outcome", "deliver", "park"}  # only written
 _OF_WRITES = {"busy", "full", "io_error", "ghost"}
 _ENDS = {"completed": "end", "failed": "end", "cancelled": "cancel", "suspended": "park", "running": "go on"}
 _KINDS = {
+    Kind.STARTED: "start",
+    Kind.COMPLETED: "end",
     Kind.TIMER: "sleep",
     Kind.SIGNAL: "signal",
     Kind.TAKEN: "signal",
@@ -63,6 +65,7 @@ _KINDS = {
     Kind.DELETE: "delete",
     Kind.SWEEP: "delete",
 }
+_STEPS = (Kind.STEP, Kind.SUCCEEDED)
 _WAITS = {StepKind.SLEEP: "sleep", StepKind.SIGNAL: "signal wait", StepKind.SUSPEND: "gate", StepKind.WORKFLOW: "child"}
 
 
@@ -79,7 +82,7 @@ def of_batch(batch: Iterable[Sequence[Op]], place: str, residents: Residents | N
     for ops in batch:
         for op in ops:
             found.update(_of_op(op))
-            if op.kind is Kind.STEP and residents is not None:
+            if op.kind in _STEPS and residents is not None:
                 run = residents.resident(op.columns[0] >> OWN_BITS)
                 if run is not None and len(run.steps) > 1:
                     found.add("join")
@@ -94,6 +97,8 @@ def _of_op(op: Op) -> Iterator[str]:
         yield "child" if columns[7] is not None else "go on" if columns[11] is not None else "start"
     elif op.kind is Kind.MOVE:
         yield "gate" if columns[2] == "suspended" and columns[6] is None else _ENDS[columns[2]]
+    elif op.kind is Kind.SUCCEEDED:
+        yield from _of_step(StepKind(columns[2]), StepStatus.SUCCEEDED)
     elif op.kind is Kind.STEP:
         yield from _of_step(StepKind(columns[2]), StepStatus(columns[11]))
     elif op.kind in _KINDS:
