@@ -7,6 +7,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import cached_property
 from types import FunctionType, NoneType
 from typing import Any, Generic, Literal, TypeVar, overload
 
@@ -61,13 +62,13 @@ class _Declared(Generic[In, Out, Result]):
                     f"define or import the types where {self.fn.__qualname__} is defined"
                 ) from error
 
-    @property
+    @cached_property
     def data_type(self) -> Any:
         """The annotation of `data`; `Any` where there is none."""
         self.resolve()
         return self._types[0] if self._types else Any
 
-    @property
+    @cached_property
     def result_type(self) -> Any:
         """The annotation of the result; `Any` where there is none."""
         self.resolve()
@@ -168,7 +169,7 @@ class Registry:
 
     def find_workflow(self, target: str | WorkflowFunction[In, Out]) -> WorkflowFunction[In, Out]:
         """The workflow of that name, or the object itself if it is this registry's. Raises `WorkflowNotFound`."""
-        if not isinstance(target, str | _Declared):
+        if not isinstance(target, (str, _Declared)):
             raise WorkflowNotFound(f"{target!r} is no workflow: give its name, or an object made by @pikku.workflow")
         name = target if isinstance(target, str) else target.name
         found = self._declared.get(name)
@@ -252,9 +253,11 @@ def awaited_type(annotation: Any) -> Any:
 def inline_result_type(body: Callable[..., Any]) -> Any:
     """The return annotation of an inline callable; `Any` where there is none or it cannot be resolved."""
     try:
+        if getattr(body, "__name__", "") == "<lambda>":  # most are, and have none: a dict would be made of nothing
+            return Any
         annotations = getattr(body, "__annotations__", None) or {}
         if "return" not in annotations:
-            return Any  # most are lambdas
+            return Any
     except Exception:  # noqa: BLE001 - a callable object may raise whatever it likes when it is asked
         return Any
     fn = getattr(body, "__func__", body)

@@ -7,15 +7,17 @@ Three ways to the same facts: `services.workflow_step`, `services.logger` and, w
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import msgspec
 
 from pikkupy.errors import RegistrationError
 from pikkupy.log import ATTEMPT, RUN_ID, STEP, WORKFLOW, Logger, logger
 from pikkupy.progress import Progress, check_progress
+
+T = TypeVar("T")
 
 INVOCATIONS = uuid.UUID("6d3f0f52-6d2e-5c43-9a52-6b1f2a7c9e10")  # random, and never to change: ids outlive releases
 
@@ -127,6 +129,14 @@ def enter(step: StepContext) -> None:
     _current.set(step)
     STEP.set(step.step_name)
     ATTEMPT.set(step.attempt_count)
+
+
+def call_in(step: StepContext, call: Callable[[], T]) -> T:
+    """As `enter`, and then call."""
+    _current.set(step)
+    STEP.set(step.step_name)
+    ATTEMPT.set(step.attempt_count)
+    return call()
 
 
 def enter_run(run_id: str, workflow: str, outlet: Outlet) -> None:

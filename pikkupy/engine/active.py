@@ -806,7 +806,7 @@ class ActiveRun:
             changes.append(RunWakes(number=self.run.parent, wakes_at=None))  # whose step has its outcome
         self._execution.tear_down()
         then.append(partial(self._end_is_on_disk, move))
-        if isinstance(end, Parked):
+        if isinstance(end, Parked) or not (steps or self.children):
             return []
         why = f"its parent run {self.run.run_id!r} has {move.status} without waiting for it"
         cancelled = Cancelled(end.reason if isinstance(end, Cancelled) else why)

@@ -14,25 +14,25 @@ def move_of(run: RunRow, status: RunStatus, end: End, at_us: int) -> RunMove:
     """The move that `end` means for a run of that status."""
     match end:
         case Completed():
-            event = RunEvent.COMPLETE
+            to = advance(RUN, status, RunEvent.COMPLETE)
+            return RunMove(number=run.number, before=status, status=to, output=end.output, at=at_us)
         case RunFailure():
-            event = RunEvent.FAIL
+            to = advance(RUN, status, RunEvent.FAIL)
+            return RunMove(number=run.number, before=status, status=to, error=end.error, at=at_us)
         case Cancelled():
-            event = RunEvent.CANCEL
+            to = advance(RUN, status, RunEvent.CANCEL)
+            return RunMove(number=run.number, before=status, status=to, reason=end.reason, at=at_us)
         case Parked():
-            event = RunEvent.SUSPEND
-    return RunMove(
-        number=run.number,
-        before=status,
-        status=advance(RUN, status, event),
-        output=end.output if isinstance(end, Completed) else None,
-        error=end.error if isinstance(end, RunFailure) else None,
-        reason=end.reason if isinstance(end, Cancelled | Parked) else None,
-        parked=end.parked if isinstance(end, Parked) else None,
-        # Changed code is looked at again at each open; what kills the process is not.
-        wakes_at=NO_WAKING if isinstance(end, Parked) and end.parked is ParkedFor.CRASHES else None,
-        at=at_us,
-    )
+            return RunMove(
+                number=run.number,
+                before=status,
+                status=advance(RUN, status, RunEvent.SUSPEND),
+                reason=end.reason,
+                parked=end.parked,
+                # Changed code is looked at again at each open; what kills the process is not.
+                wakes_at=NO_WAKING if end.parked is ParkedFor.CRASHES else None,
+                at=at_us,
+            )
 
 
 def crash_loop(row: StepRow) -> Parked:

@@ -234,7 +234,8 @@ class Execution:
         if isinstance(row, TimerRow):
             self._fire(row)
             return
-        self.loop.now_us = max(self.loop.now_us, row.ended_at or 0)  # it never goes back
+        if row.ended_at is not None and row.ended_at > self.loop.now_us:  # it never goes back
+            self.loop.now_us = row.ended_at
         if row.position >= self.reached:
             missing = not_asked_for(self._history, self.reached, f"waits for {self._waits_for()}", waits=True)
             self._park(missing or f"step {row.position} was not asked for", self.reached)

@@ -6,7 +6,7 @@ import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Any
 
 from pikkupy.core.commands import StepCall
@@ -14,8 +14,10 @@ from pikkupy.core.model import StepKind
 from pikkupy.core.outcomes import OUTCOME, Outcome, Stopped
 from pikkupy.core.ports import Values
 from pikkupy.errors import PayloadError
-from pikkupy.services import StepContext, enter
+from pikkupy.services import StepContext, call_in, enter
 from pikkupy.workers.attempts import Attempt, failure, refusal, success, variables_of
+
+_NOT_AWAITABLE = frozenset({NoneType, bool, int, float, str, bytes, list, tuple, dict})  # most values
 
 
 class TaskAttempt(Attempt):
@@ -137,17 +139,14 @@ async def _called(fn: Callable[..., Awaitable[object]], arguments: Sequence[obje
 def call_inline(values: Values, call: StepCall, step: StepContext, context: Context) -> Outcome | Awaitable[object]:
     """Call the callable of an inline step, here and now: what came of it, or what is to be awaited for that."""
     try:
-        value = context.run(_call_in, step, call.body)
-        if hasattr(type(value), "__await__"):  # which the class of the value may answer by raising
+        value = context.run(call_in, step, call.body)
+        kind = type(value)
+        # A class that has it not is asked at length, and may answer by raising.
+        if kind not in _NOT_AWAITABLE and hasattr(kind, "__await__"):
             return value  # type: ignore[no-any-return]
     except BaseException as error:  # noqa: BLE001 - whatever a step raises is its failure
         return failure(error)
     return success(values, call, value)
-
-
-def _call_in(step: StepContext, call: Callable[[], Any]) -> Any:
-    enter(step)
-    return call()
 
 
 def _drop(awaitable: object) -> None:
