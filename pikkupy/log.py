@@ -41,7 +41,7 @@ EVENTS: dict[str, str] = {
     "run_started": "A run is on disk and begins.",
     "run_recovered": "A run that an earlier process left unfinished goes on.",
     "run_damaged": "What is recorded of a run is damaged, or cannot be decoded; it is left alone, the others go on.",
-    "run_cut_off": "A crash had cut off an attempt of this run; too many in a row suspend it.",
+    "run_cut_off": "A crash had cut off an attempt of this run; a warning if it is not the first; too many suspend it.",
     "run_suspended": "A run is parked: by its own code, by a signal that it awaits, or because its code has changed.",
     "run_resumed": "A suspended run goes on.",
     "run_retried": "A failed run goes on from its failed step.",

@@ -78,3 +78,11 @@ def test_what_kills_the_process_in_mended_code_counts(db: Path, ledger: Path) ->
     assert lives(db, ledger, "first", "unfit") == 0
     # The first of these lives takes the run up; that counts once it is on disk.
     assert lives(db, ledger, *["kill"] * (LIMIT + 3)) == LIMIT
+
+
+def test_a_run_that_was_cut_off_again_is_warned_of(db: Path, ledger: Path) -> None:
+    """That a crash has cut off what was under way is no news: there may be thousands of lines of it."""
+    command = [sys.executable, "-c", f"import logging; logging.basicConfig(); {LIFE}", db, ledger, "kill"]
+    told = [subprocess.run(command, cwd=ROOT, check=False, timeout=60, capture_output=True) for _ in range(3)]
+
+    assert [life.stderr.count(b"run_cut_off") for life in told] == [0, 0, 1]

@@ -317,7 +317,11 @@ class ActiveRun:
         rows = [cut_off_row(self._reached(call, now_us)) for call in flying]
         self._rows.update({row.position: row for row in rows})
         worst = max(rows, key=lambda row: row.cut_offs)
-        self.log().warning("run_cut_off", step=worst.name, times=worst.cut_offs)
+        if worst.cut_offs > 1:
+            self.log().warning("run_cut_off", step=worst.name, times=worst.cut_offs)
+        else:  # as all that a crash has met
+            run = self.run
+            self.host.info("run_cut_off", run_id=run.run_id, workflow=run.workflow, step=worst.name, times=1)
         if worst.cut_offs >= self.host.config.max_cut_offs:
             self._end(crash_loop(worst), rows)
         else:
