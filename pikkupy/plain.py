@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from enum import Enum
@@ -46,21 +46,44 @@ def plain(value: Any) -> Any:
         case Mapping():
             found = {_key(plain(key)): plain(item) for key, item in value.items()}
         case msgspec.Struct():
-            found = _struct(value)
+            found = {name: _field(item) for name, item in _fields(value)}
         case list() | tuple() | AbstractSet():
             found = [plain(item) for item in value]
-        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            found = {field.name: plain(getattr(value, field.name, None)) for field in dataclasses.fields(value)}
+        case _ if _is_dataclass(value):
+            found = {name: plain(item) for name, item in _attributes(value)}
         case _:
             found = _by_msgspec(value)
     return found
 
 
-def _struct(value: msgspec.Struct) -> dict[str, Any]:
+def members(value: Any) -> Iterator[tuple[str, Any]] | None:
+    """Names and values of what JSON has as an object, each made when it is asked for; `None` for anything else."""
+    match value:
+        case Enum():
+            return None
+        case Mapping():
+            return ((_key(plain(key)), item) for key, item in value.items())
+        case msgspec.Struct():
+            return _fields(value)
+        case _:
+            return _attributes(value) if _is_dataclass(value) else None
+
+
+def _fields(value: msgspec.Struct) -> Iterator[tuple[str, Any]]:
     """Under the names, and with the tag, that its class is read with."""
-    config, names = value.__struct_config__, zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
-    found: dict[str, Any] = {} if config.tag_field is None else {config.tag_field: config.tag}
-    return found | {encoded: _field(getattr(value, name)) for name, encoded in names}
+    config = value.__struct_config__
+    if config.tag_field is not None:
+        yield config.tag_field, config.tag
+    for name, encoded in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True):
+        yield encoded, getattr(value, name)
+
+
+def _is_dataclass(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    return ((field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value))
 
 
 def _field(value: Any) -> Any:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 from starlette.responses import RedirectResponse, Response
 
 from pikkupy.clock import monotonic_s, now
@@ -17,10 +19,11 @@ from pikkupy.console.drawing import drawing_of
 from pikkupy.console.finding import Find, counts_of, exactly, rows_of
 from pikkupy.console.notes import page_after
 from pikkupy.console.overview import overview_of
+from pikkupy.console.printing import printed
 from pikkupy.console.rendering import HOME, STATIC, page, problem_page, rendered, static_version
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
-from pikkupy.engine import Attempt
+from pikkupy.engine import Attempt, Run, Step, StepPage
 from pikkupy.errors import EngineClosed
 from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
@@ -84,38 +87,73 @@ async def runs_live(ask: Ask) -> Response:
     return await _live(ask, "_runs.html", partial(_runs_values, ask, ask.query(Find)))
 
 
-async def _run_values(ask: Ask, show: ShowRun, decisions: steering.Decisions) -> dict[str, Any]:
+class Seen(NamedTuple):
+    """What there is to be shown of a run."""
+
+    run: Run
+    steps: StepPage
+    pages: int
+    number: int
+    """Of the page of steps."""
+    waiting: list[Step]
+    decided: dict[str, dict[str, Any]] | None
+    at: datetime
+
+    @property
+    def said(self) -> list[str]:
+        """What the run waits for, as far as there is room for it."""
+        return [] if why_parked(self.run) else [waits_for(step, self.at, self.decided) for step in self.waiting[:5]]
+
+    @property
+    def mark(self) -> object:
+        """It is another one when something of it has changed: values change only with what else is said of them."""
+        run = replace(self.run, input=None, output=None)
+        steps = [replace(step, output=None) for step in self.steps.steps]
+        return run, steps, self.steps.attempts, self.steps.in_all, self.waiting, self.said, self.decided
+
+
+async def _look_at(ask: Ask, show: ShowRun, decisions: steering.Decisions) -> Seen:
     run = await ask.engine.get_run(ask.run_id)
     found = await ask.engine.some_steps(run.id, limit=STEPS, with_errors=show.failed)
     pages = max(1, -(-found.in_all // STEPS))
     number = min(show.page or pages, pages)
     if number > 1:
         found = await ask.engine.some_steps(run.id, first=(number - 1) * STEPS, limit=STEPS, with_errors=show.failed)
-    by_step: defaultdict[str, list[Attempt]] = defaultdict(list)
-    for attempt in found.attempts:
-        by_step[attempt.step_name].append(attempt)
-    tried = _tried(ask, [attempt for of_step in by_step.values() for attempt in of_step[-TRIED:]])
     at = now()
     waiting = [] if run.status in FINAL_RUNS else (await ask.engine.open_steps([run.id])).get(run.id, [])
-    shown = ask.shown(run)
-    decided = await decisions.of(run, waiting)
-    actions = steering.actions_for(ask, run, decided or ())
+    return Seen(run, found, pages, number, waiting, await decisions.of(run, waiting), at)
+
+
+def _run_values(ask: Ask, show: ShowRun, seen: Seen) -> dict[str, Any]:
+    run = seen.run
+    by_step: defaultdict[str, list[Attempt]] = defaultdict(list)
+    for attempt in seen.steps.attempts:
+        by_step[attempt.step_name].append(attempt)
+    tried = _tried(ask, [attempt for of_step in by_step.values() for attempt in of_step[-TRIED:]])
+    shown = ask.shown(replace(run, input=None, output=None))
+    actions = steering.actions_for(ask, run, seen.decided or ())
     why_not = defaultdict[str, list[str]](list)
     for action in actions:
         if action.why_not is not None:
             why_not[action.why_not].append(action.label)
+    whole = seen.pages == 1 and not show.failed
     return {
         "run": run,
         "shown": shown,
-        "took": took(run, at),
+        "input": printed(ask.shown, run.input),
+        "output": printed(ask.shown, run.output),
+        "took": took(run, seen.at),
         "mismatch": mismatch_of(shown["reason"]),
-        "waits": [] if why_parked(run) else [ask.shown.text(waits_for(step, at, decided)) for step in waiting[:5]],
-        "waiting": len(waiting),
-        "steps": [(step, ask.shown(step), tried.get(step.name, [])) for step in found.steps],
-        "drawing": drawing_of(run, found.steps, by_step, at, whole=pages == 1 and not show.failed),
-        "in_all": found.in_all,
-        "pages": pages,
-        "number": number,
+        "waits": [ask.shown.text(said) for said in seen.said],
+        "waiting": len(seen.waiting),
+        "steps": [
+            (step, ask.shown(replace(step, output=None)), printed(ask.shown, step.output), tried.get(step.name, []))
+            for step in seen.steps.steps
+        ],
+        "drawing": drawing_of(run, seen.steps.steps, by_step, seen.at, whole=whole),
+        "in_all": seen.steps.in_all,
+        "pages": seen.pages,
+        "number": seen.number,
         "show": show,
         "actions": actions,
         "why_not": why_not,
@@ -136,14 +174,25 @@ def _tried(ask: Ask, attempts: Sequence[Attempt]) -> dict[str, list[tuple[Attemp
 @operation("GET", "/console/runs/{run_id}", Scope.READ, {200: None}, problem=problem_page)
 async def run_page(ask: Ask) -> Response:
     """One run."""
-    values = await _run_values(ask, ask.query(ShowRun), steering.Decisions(ask))
+    show = ask.query(ShowRun)
+    values = _run_values(ask, show, await _look_at(ask, show, steering.Decisions(ask)))
     return page_after(ask, f"runs/{quoted(ask.run_id)}", "run.html", **values, live=ask.request.url.query)
 
 
 @operation("GET", "/console/runs/{run_id}/live", Scope.READ, {200: None}, stream=True, problem=problem_page)
 async def run_live(ask: Ask) -> Response:
-    """One run, again whenever it has changed."""
-    values = partial(_run_values, ask, ask.query(ShowRun), steering.Decisions(ask))
+    """One run, again whenever it has changed: the line of now is moved by the browser."""
+    show, decisions, last = ask.query(ShowRun), steering.Decisions(ask), object()
+
+    async def values() -> dict[str, Any] | None:
+        nonlocal last
+        seen = await _look_at(ask, show, decisions)
+        mark = seen.mark, ask.away
+        if mark == last:
+            return None
+        last = mark
+        return _run_values(ask, show, seen)
+
     return await _live(ask, "_run.html", values)
 
 
@@ -238,14 +287,15 @@ PAGES: tuple[Operation, ...] = (*(one for one in _OWN if isinstance(one, Operati
 # Inside
 
 
-async def _live(ask: Ask, template: str, values: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
-    """What the template makes of the values, again whenever that has changed."""
+async def _live(ask: Ask, template: str, values: Callable[[], Awaitable[dict[str, Any] | None]]) -> Response:
+    """What the template makes of the values, again whenever that has changed. No values: nothing has."""
 
     async def changes() -> AsyncIterator[str]:
         last = ""
         while True:
             began = monotonic_s()
-            found = rendered(ask, template, **await values())
+            given = await values()
+            found = last if given is None else rendered(ask, template, **given)
             if found != last:
                 yield found
                 last = found

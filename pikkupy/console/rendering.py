@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
@@ -16,6 +15,7 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
 from pikkupy.clock import now
+from pikkupy.console.printing import LONGEST
 from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
 from pikkupy.http.problems import problem_of
@@ -109,9 +109,14 @@ def _templates() -> jinja2.Environment:
         "lasted": lambda span: lasted(span).replace(" ", "\N{NO-BREAK SPACE}"),
         "moment": _moment,
         "quoted": quoted,
-        "json": _json_text,
     }
-    made.globals |= {"version_of": static_version, "signs": SIGNS, "SHORT": SHORT, "counted": counted}
+    made.globals |= {
+        "version_of": static_version,
+        "signs": SIGNS,
+        "SHORT": SHORT,
+        "LONGEST": LONGEST,
+        "counted": counted,
+    }
     return made
 
 
@@ -125,9 +130,3 @@ def _moment(when: datetime | None) -> Markup:
     if when is None:
         return Markup("")
     return Markup('<time datetime="{}" title="{}">{}</time>').format(rfc3339(when), exact(when), local(when))
-
-
-def _json_text(value: Any, indent: int | None = 2) -> str:
-    """As it is read: what is not printable is written as an escape."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
-    return "\n".join(clean(line) for line in text.split("\n"))

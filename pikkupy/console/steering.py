@@ -16,6 +16,7 @@ from pikkupy.console.copies import Copy, copy_of
 from pikkupy.console.finding import Find
 from pikkupy.console.forms import decision_fields, decision_of, fields_of, refilled, value_of_fields
 from pikkupy.console.notes import led_to
+from pikkupy.console.printing import printed
 from pikkupy.console.rendering import barred, page, problem_page
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind
@@ -168,7 +169,7 @@ async def _confirm_values(ask: Ask, name: str, typed: Mapping[str, str]) -> dict
         case "fork":
             steps = await ask.engine.some_steps(run.id, limit=500)
             values["at"] = [step.name for step in steps.steps]
-            values |= {"input": ask.shown(run)["input"], "copy": await copy_of(ask, run), "fresh": _fresh(typed)}
+            values |= {"input": printed(ask.shown, run.input), "copy": await copy_of(ask, run), "fresh": _fresh(typed)}
         case _:
             pass
     return values

@@ -250,6 +250,34 @@ def test_what_is_open_and_has_the_focus_stays_so_while_a_run_goes_on(
             expect(page.get_by_text("second line").last).to_be_visible()
 
 
+def test_now_moves_on_by_itself(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """With what is under way, while the server sends nothing; what has ended gives it room."""
+    stage.call(stage.engine.start("pausing", run_id="r"))
+    while len(stage.call(stage.engine.steps("r"))) < 3:
+        pass
+    page = entered(browser, stage, watched)
+    page.clock.install()
+    page.add_init_script("""document.addEventListener('htmx:after:swap', () => {
+        document.documentElement.dataset.came = 1 + Number(document.documentElement.dataset.came ?? 0) })""")
+    page.goto(f"{stage.url}/console/runs/r")
+    came = page.locator("html")
+    expect(came).to_have_attribute("data-came", "1")
+    line, waits, first = page.locator("line.now"), page.locator(".bars .wait"), page.locator(".bars .bar").first
+    length = page.locator(".timeline .length")
+    for ahead, said in ((180_000, "now, +3 min"), (3_600_000, "now, +1 h 3 min")):
+        page.clock.fast_forward(ahead)
+        expect(length).to_contain_text(said)
+        right = float(waits.get_attribute("x") or 0) + float(waits.get_attribute("width") or 0)
+        assert float(line.get_attribute("x1") or 0) == pytest.approx(996, abs=0.1)
+        assert right == pytest.approx(996, abs=3)
+        assert float(first.get_attribute("x") or 0) < 1
+    expect(came).to_have_attribute("data-came", "1")
+    stage.call(stage.engine.signal("r", "go"))
+    expect(page.get_by_role("heading", level=1)).to_contain_text("completed")
+    expect(line).to_have_count(0)
+    expect(length).not_to_contain_text("now")
+
+
 @pytest.mark.parametrize("scripted", [True, False], ids=["JavaScript", "no JavaScript"])
 def test_every_action(browser: Browser, stage: Stage, watched: Watched, scripted: bool) -> None:
     """Each asks whether it is meant, and says what was done; what cannot be done says why."""

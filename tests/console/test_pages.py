@@ -14,23 +14,27 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from pikkupy import EngineClosed, Pikku, RunNotFound, StepFailed, Workflow
+from pikkupy import Engine, EngineClosed, Pikku, Run, RunNotFound, StepFailed, Workflow
 from pikkupy.clock import SystemClock
 from pikkupy.console import CONSOLE, finding, pages, steering
 from pikkupy.console.overview import at_most
+from pikkupy.console.printing import LONGEST, printed
 from pikkupy.console.rendering import STATIC
 from pikkupy.core.commands import Policy, StepCall
 from pikkupy.core.decide import mismatch
 from pikkupy.core.model import StepKind, StepRow, StepStatus
 from pikkupy.http import Caller, HttpConfig, application, tokens
+from pikkupy.http.shown import Shown
 from pikkupy.http.tokens import FAILURES, SESSION_S, Sessions
 from pikkupy.showing.mismatch import mismatch_of
 from pikkupy.showing.words import counted
-from tests.http.shop import HOST, TOKEN, caller, pikku
+from tests.http.shop import HOST, TOKEN, caller, pikku, served
+from tests.http.test_streams import listening
 
 SAME = {"origin": HOST}
 
@@ -584,6 +588,109 @@ async def test_each_attempt_says_what_went_wrong(db: Path, monkeypatch: pytest.M
         page = (await http.get("/console/runs/r")).text
         assert "try 20 of ***</p>" in page and "line two of 20\n" not in page
         assert page.count("Traceback (most recent") == 4
+
+
+async def test_a_run_under_way_is_sent_anew_only_when_it_has_changed(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server looks, and makes nothing of what it has seen before, although now moves on."""
+    monkeypatch.setattr(pages, "LIVE_S", 0)
+    monkeypatch.setattr(pages, "SHARE", 0)
+    made, looked, enough = 0, 0, asyncio.Event()
+    rendered, get_run = pages.rendered, Engine.get_run
+
+    def render(*given: Any, **values: Any) -> str:
+        nonlocal made
+        made += 1
+        return rendered(*given, **values)
+
+    async def look(engine: Engine, run_id: str) -> Run:
+        nonlocal looked
+        looked += 1
+        if looked == 20:
+            enough.set()
+        return await get_run(engine, run_id)
+
+    async with pikku.open(db) as engine, served(engine.asgi(token=TOKEN, console=True)) as url:
+        await engine.start("waiting", run_id="r")
+        while not await engine.open_steps(["r"]):
+            await asyncio.sleep(0)
+        await engine.run("echo", 1)  # what the other one has written is on disk by then
+        monkeypatch.setattr(pages, "rendered", render)
+        monkeypatch.setattr(Engine, "get_run", look)
+        async with listening(f"{url}/console/runs/r/live") as (answer, _):
+            lines = answer.aiter_lines()
+            while "waits for the signal go" not in await anext(lines):
+                pass
+            await enough.wait()
+            assert made == 1
+            await engine.signal("r", "go", {"said": "at last"})
+            while "at last" not in await anext(lines):
+                pass
+            assert made <= 4
+
+
+@dataclass
+class Parcel:
+    """With something secret inside."""
+
+    name: str
+    parts: list[str]
+
+
+class Letter(msgspec.Struct, tag="letter"):
+    """The same, of another kind."""
+
+    name: str = msgspec.field(name="Name")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, True, 1.5, float("nan"), "text\n\x1b", b"bytes", [], {}, (1, [2, {"a": None}]), {"a": {"b": "c"}},
+        {1: "one"}, {"one"}, 1 << 70, Parcel("a", ["b"]), Letter("x"), [Parcel("a", []), Letter("y")],
+        datetime(2026, 1, 1, tzinfo=UTC), StepKind.SLEEP, "x" * 19_998,
+    ],
+)  # fmt: skip
+def test_a_value_that_is_not_long_is_shown_whole(value: Any) -> None:
+    """As it is sent, in lines and printable characters."""
+    shown = Shown(lambda text: text.replace("b", "*"))
+    found = printed(shown, value)
+    assert found.is_whole
+    text = json.dumps(shown.value(value), ensure_ascii=False, indent=2)
+    assert found.text == text and all(line.isprintable() for line in found.text.split("\n"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["s3cret"] * 1_000_000,
+        {f"s3cret {number}": number for number in range(1_000_000)},
+        {number: ["s3cret"] for number in range(1_000_000)},
+        Parcel("s3cret", ["s3cret"] * 1_000_000),
+        ["s3cret" * 5_000, ["s3cret"] * 1_000_000],
+        list(range(1_000_000)),
+        "x" * 19_996 + "s3cret" * 1_000_000,
+        "x" * 19_999,
+    ],
+)
+def test_of_a_long_value_only_the_beginning_is_looked_at(value: Any) -> None:
+    """And is cut where nothing looks like an end; a secret is taken out as a whole."""
+    asked = 0
+
+    def hide(text: str) -> str:
+        nonlocal asked
+        asked += 1
+        return text.replace("s3cret", "***")
+
+    found = printed(Shown(hide), value)
+    assert not found.is_whole
+    assert len(found.text) == LONGEST and not found.text.endswith(("]", "}", '"\n'))
+    assert asked <= LONGEST and "s3" not in found.text
+
+
+def test_what_is_hidden_under_one_name_is_not_taken_for_all_that_there_is() -> None:
+    """Members whose names are redacted take each other's place."""
+    found = printed(Shown(lambda text: "***"), {f"{number}": "x" for number in range(10_000)})
+    assert not found.is_whole
 
 
 async def test_a_time_says_its_zone_and_a_wait_how_long_it_is(db: Path) -> None:

@@ -72,3 +72,40 @@ document.addEventListener("visibilitychange", () => {
   unseen.dispatchEvent(new Event("again"));
   unseen = null;
 });
+
+// Now moves on by itself, and with it what is under way: the server sends a run anew only if something of it has changed.
+const UNITS = [[86400, "d", 3600, "h"], [3600, "h", 60, "min"], [60, "min", 1, "s"]];
+function lasted(seconds) { // as the server writes it
+  for (const [size, large, part, small] of UNITS) {
+    if (seconds < size) continue;
+    const rest = Math.floor(seconds % size / part);
+    return `${Math.floor(seconds / size).toLocaleString("en")} ${large}${rest ? ` ${rest} ${small}` : ""}`;
+  }
+  return `${seconds.toFixed(1)} s`;
+}
+
+let drawing = ""; // that was seen last
+let drawnAt = 0; // when it came, by the clock of this page
+function moveOn() {
+  const timeline = document.querySelector(".timeline[data-at]");
+  if (!timeline) return;
+  const { at, now, pace, end } = timeline.dataset;
+  if (at !== drawing) [drawing, drawnAt] = [at, performance.now()];
+  const further = pace * (performance.now() - drawnAt) / 1000;
+  const reached = +now + further; // beyond the end the past is pressed together
+  const share = Math.min(1, end / reached);
+  for (const bar of timeline.querySelectorAll("[data-x]")) {
+    const width = +bar.dataset.width + ("goesOn" in bar.dataset ? further : 0);
+    bar.setAttribute("x", share * bar.dataset.x);
+    bar.setAttribute("width", Math.max(2, share * width));
+  }
+  const line = timeline.querySelector(".now");
+  for (const name of ["x1", "x2"]) line.setAttribute(name, share * reached);
+  const word = timeline.querySelector(".says-now"); // moves with it, until it would stand on the last one
+  word?.setAttribute("x", `${reached / end * 100}%`);
+  word?.classList.toggle("over", reached > 0.9 * end);
+  if (reached > +end) timeline.querySelector(".length").textContent = `now, +${lasted(reached / pace)}`;
+}
+setInterval(moveOn, 1000);
+document.addEventListener("htmx:after:swap", moveOn);
+moveOn();
