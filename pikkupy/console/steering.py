@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -29,11 +30,13 @@ from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused, problem_of
 from pikkupy.many import ABLE, Child, Many, Verb, child_of
+from pikkupy.moments import us_of
 from pikkupy.mounting import Scope
 from pikkupy.names import without_ordinal
 from pikkupy.showing.mismatch import why_parked
 
 MOST_AT_ONCE = 10_000  # runs of one action on all that match: some seconds
+MOST_LOOKED_AT = 200_000  # runs, to find the oldest of them: some seconds, too
 TOGETHER = 100  # of them under way at once, so that they are written together
 
 
@@ -49,11 +52,12 @@ class Action(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Some of the runs that match."""
+    """The oldest of the runs that match: so no child comes in an earlier part than a run above it."""
 
-    runs: list[Run]
-    more: bool
-    """Whether there are others after these."""
+    runs: dict[str, Child | None]
+    """The newest first, with what is to be known of children."""
+    in_all: int
+    """How many match, these included."""
 
 
 class Meant(NamedTuple):
@@ -63,6 +67,8 @@ class Meant(NamedTuple):
     """The id of the newest one."""
     older: str = ""
     """The cursor of `list_runs` from which the others come."""
+    begun_at: str = ""
+    """When their first part was begun, in µs: what has failed since was retried with it. Empty: this is it."""
 
 
 class Choice(msgspec.Struct):
@@ -302,10 +308,8 @@ async def confirm_all_page(ask: Ask) -> Response:
     """Ask whether an action on all runs that match is meant, and say how many there are."""
     action, find = _for_many(ask), ask.query(Find)
     meant = await _newest(ask, find, action)
-    count, more = 0, False
-    async for part in _matching(ask, find, action, meant):
-        count, more = count + len(part.runs), part.more
-    values = {"action": action, "find": find, "count": count, "more": more, "meant": meant}
+    part = await _part_of(ask, find, action, meant)
+    values = {"action": action, "find": find, "count": len(part.runs), "in_all": part.in_all, "meant": meant}
     return page(ask, "confirm_all.html", _status(ask), **values)
 
 
@@ -316,7 +320,7 @@ async def act_on_all(ask: Ask) -> Response:
     wanted = urlencode({name: text for name, text in find.query().items() if text}, doseq=True)
     ask.facts |= {"filter": wanted, "done": 0, "refused": 0}
     form = await ask.form()
-    meant = Meant(form.get("newest", ""), form.get("older", ""))
+    meant, begun_at = Meant(*(form.get(name, "") for name in Meant._fields)), str(us_of(now()))
 
     async def act(run_id: str) -> None:
         if action.name == "retry":
@@ -330,16 +334,15 @@ async def act_on_all(ask: Ask) -> Response:
         ask.facts |= {"done": len(many.done), "refused": len(many.refused)}
 
     many = Many(_verb(action), act, ask.engine, TOGETHER, told)
-    found, more = dict[str, Child | None](), False
-    async for part in _matching(ask, find, action, meant):
-        found |= {run.id: child_of(run) for run in part.runs}
-        more = part.more
-    await many.to(found)
+    part = await _part_of(ask, find, action, meant)
+    await many.to(part.runs)
     refused = [(run_id, ask.shown.text(str(error))) for run_id, error in many.refused.items()]
     gone = None if many.gone is None else problem_of(many.gone, ask.api.redact, ask.cure)[0]
-    left = len(found) - len(many.done) - len(refused)
-    values = {"count": len(many.done), "failed": refused, "more": more, "gone": gone, "left": left}
-    return page(ask, "done_all.html", 200 if gone is None else gone.status, action=action, find=find, **values)
+    left = len(part.runs) - len(many.done) - len(refused)
+    values = {"count": len(many.done), "failed": refused, "more": part.in_all - len(part.runs), "gone": gone}
+    values |= {"left": left, "action": action, "find": find, "reason": form.get("reason", "")}
+    values["meant"] = meant if meant.begun_at else meant._replace(begun_at=begun_at)
+    return page(ask, "done_all.html", 200 if gone is None else gone.status, **values)
 
 
 def _for_many(ask: Ask) -> Action:
@@ -366,22 +369,46 @@ async def _newest(ask: Ask, find: Find, action: Action) -> Meant:
     return Meant(found.runs[0].id if found.runs else "", found.next_cursor or "")
 
 
-async def _matching(ask: Ask, find: Find, action: Action, meant: Meant) -> AsyncIterator[Part]:
-    """The runs that are meant and match, and that this can be done to, up to so many as a browser waits for."""
+async def _part_of(ask: Ask, find: Find, action: Action, meant: Meant) -> Part:
+    """Of the runs that are meant and match, and that this can be done to, as many as a browser waits for."""
+    last, in_all = deque[Run](maxlen=MOST_AT_ONCE), 0
+    async for run in _matching(ask, find, action, meant):
+        last.append(run)
+        in_all += 1
+        if in_all > MOST_LOOKED_AT:
+            raise Refused(
+                422,
+                "Too many runs",
+                f"more than {MOST_LOOKED_AT:,} match, and nothing was done to any of them: narrow them down by "
+                f"workflow, tag or time, or use `pikku runs {_verb(action)}`, which takes any number",
+            )
+    return Part({run.id: child_of(run) for run in last}, in_all)
+
+
+async def _matching(ask: Ask, find: Find, action: Action, meant: Meant) -> AsyncIterator[Run]:
+    """All of them, newest first."""
     wanted = _wanted(find, action)
     if not wanted or not meant.newest:
         return
-    newest, cursor = list[Run](), meant.older or None
     with suppress(RunNotFound):  # it was deleted meanwhile
-        newest = [run for run in [await ask.engine.get_run(meant.newest)] if run.status in wanted]
-    yield Part(newest, cursor is not None)
-    left = MOST_AT_ONCE - len(newest)
-    while left > 0 and cursor is not None:
+        run = await ask.engine.get_run(meant.newest)
+        if run.status in wanted and _is_meant(run, meant):
+            yield run
+    cursor = meant.older or None
+    while cursor is not None:
         found = await ask.engine.list_runs(
-            **find.filters(now()), status=wanted, limit=min(left, MAX_PAGE), cursor=cursor, values=False
+            **find.filters(now()), status=wanted, limit=MAX_PAGE, cursor=cursor, values=False
         )
-        left, cursor = left - len(found.runs), found.next_cursor
-        yield Part(list(found.runs), cursor is not None)
+        for run in found.runs:
+            if _is_meant(run, meant):
+                yield run
+        cursor = found.next_cursor
+
+
+def _is_meant(run: Run, meant: Meant) -> bool:
+    if run.ended_at is None or not meant.begun_at.isdecimal():
+        return True
+    return us_of(run.ended_at) < int(meant.begun_at[:20])
 
 
 def _to(ask: Ask, path: str, *, done: str) -> Response:

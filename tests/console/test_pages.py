@@ -19,7 +19,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from pikkupy import Engine, EngineClosed, Pikku, Run, RunNotFound, StepFailed, Workflow
+from pikkupy import Engine, EngineClosed, Pikku, Run, RunFailed, RunNotFound, StepFailed, Workflow
 from pikkupy.clock import SystemClock
 from pikkupy.console import CONSOLE, finding, pages, steering
 from pikkupy.console.overview import at_most
@@ -793,15 +793,89 @@ async def test_all_that_the_list_shows_are_meant_when_all_are_steered(
         await engine.start("asking", run_id="other")
         assert (await http.get("/console/?q=waiting")).text.count('<tr id="row-') == 7
         asked = (await http.get("/console/all/cancel?q=waiting")).text
-        assert "4 runs now, and then again: there are more after these" in asked
-        done = await said(http, "/console/all/cancel?q=waiting", reason="enough")
+        assert "<p>7 runs, found by" in asked and "<p>4 at a time, the oldest first.</p>" in asked
+        assert ">Cancel 4 runs</button>" in asked
+        done = await sent(http, "/console/all/cancel?q=waiting", asked, reason="enough")
         assert "4 runs were cancelled." in done
-        assert "There are more that match." in done
-        done = await said(http, "/console/all/cancel?q=waiting", reason="enough")
+        await engine.start("waiting", run_id="later")
+        assert "3 runs are left that matched when you were asked." in done and ">Go on</button>" in done
+        done = await sent(http, "/console/all/cancel?q=waiting", done)
         assert "3 runs were cancelled." in done
-        assert "There are more that match." not in done
+        assert "Go on" not in done
         left = await engine.list_runs(status="running")
-        assert [run.id for run in left.runs] == ["other"]
+        assert [run.id for run in left.runs] == ["later", "other"]
+        assert {run.reason for run in (await engine.list_runs(status="cancelled")).runs} == {"enough"}
+
+
+async def test_a_child_is_never_steered_before_a_run_above_it(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if there are more than are steered at once: its parent would make up for what has happened to it."""
+    monkeypatch.setattr(steering, "MOST_AT_ONCE", 2)
+    family, made_up = Pikku(), list[str]()
+
+    @family.workflow
+    async def child(workflow: Workflow) -> None:
+        await workflow.wait_for_signal("go")
+
+    @family.workflow
+    async def parent(workflow: Workflow) -> None:
+        try:
+            await asyncio.gather(*(workflow.do(f"child {number}", child) for number in range(3)))
+        except StepFailed:
+            await workflow.do("make up", lambda: made_up.append(workflow.run_id))
+
+    async with family.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        await engine.start(parent, run_id="p")
+        while len((await engine.list_runs()).runs) < 4:
+            await asyncio.sleep(0)
+        asked = (await http.get("/console/all/cancel")).text
+        done = await sent(http, "/console/all/cancel", asked)
+        assert "2 runs were cancelled." in done
+        assert "Go on" in done
+        done = await sent(http, "/console/all/cancel", done)
+        assert "0 runs were cancelled." in done and "Go on" not in done
+        assert {run.status for run in (await engine.list_runs()).runs} == {"cancelled"}
+        assert made_up == []
+
+
+async def test_more_than_can_be_looked_at_are_refused(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is done, with what can be done instead."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        for number in range(3):
+            await engine.start("waiting", run_id=f"w{number}")
+        path = "/console/all/cancel"
+        asked = (await http.get(path)).text
+        monkeypatch.setattr(steering, "MOST_LOOKED_AT", 2)
+        for answer in (await http.get(path), await http.post(path, data=hidden_in(asked), headers=SAME)):
+            said = html.unescape(answer.text)
+            assert answer.status_code == 422
+            assert "more than 2 match, and nothing was done to any of them" in said and "`pikku runs cancel`" in said
+        assert {run.status for run in (await engine.list_runs()).runs} == {"running"}
+        monkeypatch.setattr(steering, "MOST_LOOKED_AT", 3)
+        assert "3 runs were cancelled." in await sent(http, path, asked)
+
+
+async def test_what_has_failed_again_is_not_retried_twice(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one question: those that come after it would never have their turn."""
+    monkeypatch.setattr(steering, "MOST_AT_ONCE", 2)
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+
+        async def ended() -> list[int]:
+            found = list[int]()
+            for number in range(5):
+                handle = await engine.handle(f"f{number}")
+                with pytest.raises(RunFailed):
+                    await handle.result()
+                found.append((await engine.steps(handle.id))[0].attempts)
+            return found
+
+        for number in range(5):
+            await engine.start("failing", "no stock", run_id=f"f{number}")
+        await ended()
+        done = (await http.get("/console/all/retry")).text
+        for tried in ([2, 2, 1, 1, 1], [2, 2, 2, 2, 1], [2, 2, 2, 2, 2]):
+            done = await sent(http, "/console/all/retry", done)
+            assert await ended() == tried
+        assert "Go on" not in done
 
 
 @pytest.mark.parametrize(("number", "said"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (1200, "1,200 runs")])
