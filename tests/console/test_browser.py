@@ -584,6 +584,9 @@ def test_on_a_telephone_everything_is_beside_or_below_each_other(
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
 
 
+LONG = ["", "overview", "workflows", "start", "start?from_run={}", "runs/{}", "runs/{}/events", "runs/{}/confirm/fork",
+        "runs/{}/confirm/delete", "all/cancel?q={}"]  # fmt: skip
+
 PAGES = [
     "", "?status=failed", "runs/fails", "runs/fails/events", "runs/waits", "runs/held", "runs/order%201",
     "runs/nothing", "workflows", "start", "start?workflow=order", "start?workflow=echo", "runs/fails/confirm/retry",
@@ -591,6 +594,37 @@ PAGES = [
     "runs/asks/confirm/approve", "runs/order%201/confirm/fork", "runs/order%201/confirm/cancel", "all/retry",
     "overview", "runs/parked",
 ]  # fmt: skip
+
+
+def test_no_page_is_wider_than_a_telephone(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """Whatever names and values there are: what is wider has a box of its own to scroll in."""
+    wide = Pikku()
+
+    @wide.workflow(name="a_workflow_with_a_name_that_goes_on_and_on_without_a_place_to_break_it")
+    async def long(workflow: Workflow, data: Any) -> Any:
+        """Say something that needs more than the one line that there is on a telephone, however small it is."""
+        return await workflow.do("step-" + "x" * 120, lambda: data)
+
+    phone, run_id = {"width": 390, "height": 844}, "id-" + "y" * 200
+    with staged(wide, f"{stage.path}.wide") as other:
+        other.call(other.engine.run(long, {"k" * 300: "v" * 900}, run_id=run_id, tags={"t" * 100: "u" * 200}))
+        stage.call(some(stage))
+        found = {}
+        for one, paths in ((stage, PAGES), (other, [path.format(run_id) for path in LONG])):
+            page = entered(browser, one, watched, viewport=phone)
+            watched = Watched()  # it knows the address of the first alone
+            for path in paths:
+                page.goto(f"{one.url}/console/{path}")
+                found[path] = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+        page.goto(f"{other.url}/console/workflows")
+        for link in (page.get_by_role("link", name=f"Start {long.name}"), page.get_by_role("link", name="1 completed")):
+            box = link.bounding_box()
+            assert box is not None and box["x"] + box["width"] <= 390  # in sight without any scrolling
+        page.context.clear_cookies()
+        page.goto(f"{other.url}/console/")
+        expect(page.get_by_label("Token")).to_be_visible()
+        found["login"] = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+        assert {path: more for path, more in found.items() if more > 0} == {}
 
 
 older = Pikku()
