@@ -1,12 +1,18 @@
 """How long pages and requests take with many runs in the file, while the engine works, and what they cost it.
 
-    python benchmarks/pages.py [--runs 1000000] [--seconds 5] [--every 0.5] [--repeat 5] [--json]
+    python benchmarks/pages.py [--runs 1000000] [--payload 10000] [--large 5000] [--seconds 8] [--every 0.5]
+                               [--repeat 5] [--goal-ms 100] [--goal-percent 10] [--no-goal] [--json]
 
-The file is made once: runs of two workflows, a tenth of them failed, the others completed. Then the engine works at
+The file is made once: runs of two workflows, a tenth of them failed, the others completed. The newest `--large` of them
+have a text of `--payload` characters in their input, and in the output of those that have one, as has the run that is
+asked for; the others have an empty one. Then the engine works at
 full speed, on runs of five steps begun by 200 callers, for `--seconds`, without and with a client in a process of its
 own that asks for one page after another, in a random order, one every `--every` seconds, while a tab of the console is
 open. A run that is asked for has 50 steps. The last lines say what the engine does in a second without and with them,
 and what share is left.
+
+If the median of a page is above `--goal-ms`, or more than `--goal-percent` of the steps are lost, that is told and the
+exit code is 1; not with `--no-goal`.
 """
 
 from __future__ import annotations
@@ -60,6 +66,13 @@ PAGES = {
 pikku = Pikku()
 
 
+class Given(msgspec.Struct):
+    """What the runs in the file take, and give back."""
+
+    number: int
+    text: str = ""
+
+
 class Order(msgspec.Struct):
     """What the asking process is told."""
 
@@ -87,36 +100,37 @@ class Line(msgspec.Struct):
 
 
 @pikku.workflow
-async def orders(_workflow: Workflow, number: int) -> int:
+async def orders(_workflow: Workflow, given: Given) -> Given:
     """Most of what is in the file."""
-    return number
+    return given
 
 
 @pikku.workflow
-async def failures(_workflow: Workflow, number: int) -> None:
+async def failures(_workflow: Workflow, given: Given) -> None:
     """The rest."""
-    raise ValueError(f"no stock of {number}")
+    raise ValueError(f"no stock of {given.number}")
 
 
 @pikku.workflow
-async def works(workflow: Workflow, steps: int) -> int:
-    """What the engine does meanwhile."""
-    for step in range(steps):
+async def works(workflow: Workflow, given: Given) -> Given:
+    """What the engine does meanwhile, in so many steps; and the run that is asked for."""
+    for step in range(given.number):
         await workflow.do(f"step {step}", lambda: step)  # noqa: B023 - it is called at once
-    return steps
+    return given
 
 
-async def fill(path: Path, runs: int) -> None:
+async def fill(path: Path, runs: int, payload: int, large: int) -> None:
     """The file."""
     async with pikku.open(path, durability="process") as engine:
 
         async def begin(number: int) -> None:
             with suppress(RunFailed):
                 kind = failures if number % 10 == 0 else orders
-                await engine.run(kind, number, run_id=f"{kind.name}-{number}" if number < 1_000 else None)
+                given = Given(number, "x" * payload if number >= runs - large else "")
+                await engine.run(kind, given, run_id=f"{kind.name}-{number}" if number < 1_000 else None)
 
         await in_batches(range(runs), begin)
-        await engine.run(works, STEPS_OF_LONG, run_id="long")
+        await engine.run(works, Given(STEPS_OF_LONG, "x" * payload), run_id="long")
 
 
 async def work(engine: Engine, seconds: float) -> float:
@@ -126,7 +140,7 @@ async def work(engine: Engine, seconds: float) -> float:
     async def call() -> None:
         nonlocal done
         while time.perf_counter() < until:
-            await engine.run(works, STEPS)
+            await engine.run(works, Given(STEPS))
             done += STEPS
 
     begun = time.perf_counter()
@@ -172,7 +186,7 @@ def ask(order: Order) -> Asked:
         if path:
             connection.request("GET", path, headers=headers)
         else:
-            connection.request("POST", "/api/runs", b'{"workflow": "orders", "input": 1}', headers)
+            connection.request("POST", "/api/runs", b'{"workflow": "orders", "input": {"number": 1}}', headers)
         got = connection.getresponse()
         got.read()
         assert got.status < 300, (path, got.status)
@@ -200,19 +214,35 @@ def ask(order: Order) -> Asked:
     return Asked(took)
 
 
+def beyond(lines: list[Line], goal_ms: float, goal_percent: float) -> list[str]:
+    """What is not as it should be."""
+    found = []
+    for line in lines:
+        if line.figure == "ms" and line.median is not None and line.median > goal_ms:
+            found.append(f"{line.question}: {line.median} ms, and the goal is at most {goal_ms:g}")
+        if line.figure == "%" and line.median is not None and line.median < 100 - goal_percent:
+            found.append(f"{line.question}: {line.median} %, and the goal is at least {100 - goal_percent:g}")
+    return found
+
+
 def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000, help="in the file (1,000,000)")
+    parser.add_argument("--payload", type=int, default=10_000, help="characters of a text in large inputs (10,000)")
+    parser.add_argument("--large", type=int, default=5_000, help="of the newest runs that have it (5,000)")
     parser.add_argument("--seconds", type=float, default=8, help="of each measurement (8)")
     parser.add_argument("--every", type=float, default=0.5, help="seconds from one page to the next (0.5)")
     parser.add_argument("--repeat", type=int, default=5, help="measurements of each figure (5)")
+    parser.add_argument("--goal-ms", type=float, default=100, help="that the median of a page may take (100)")
+    parser.add_argument("--goal-percent", type=float, default=10, help="of the steps that may be lost (10)")
+    parser.add_argument("--no-goal", action="store_true", help="only measure")
     options = parser.parse_args()
     if options.child:
         answer(ask(msgspec.json.decode(options.child, type=Order)))
         sys.stdout.flush()
         os._exit(0)  # the tab still listens
     with new_file() as path:
-        asyncio.run(fill(path, options.runs))
+        asyncio.run(fill(path, options.runs, options.payload, options.large))
         found = [asyncio.run(measure(path, options.seconds, options.every)) for _ in range(options.repeat)]
     lines = []
     for name in PAGES:
@@ -227,7 +257,10 @@ def main() -> None:
     for name, figures in (("steps, nobody asks", alone), ("steps, somebody asks", beside)):
         lines.append(Line(name, options.runs, "steps/s", *spread(figures, 0), None))
     lines.append(Line("what is left of the steps", options.runs, "%", *spread(shares, 1), None))
-    report({**surroundings(), "repeat": options.repeat, "every_s": options.every}, lines, as_json=options.json)
+    about = {"repeat": options.repeat, "every_s": options.every, "payload": options.payload, "large": options.large}
+    report({**surroundings(), **about}, lines, as_json=options.json)
+    if not options.no_goal and (wrong := beyond(lines, options.goal_ms, options.goal_percent)):
+        sys.exit("\n".join(f"beyond the goal: {one}" for one in wrong))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ BENCHMARKS: dict[str, tuple[set[str], list[str], set[str]]] = {
         {"question", "durability", "callers", "starts_per_s", *SPREAD, "p50_ms", "p99_ms"},
     ),
     "pages": (
-        {"repeat", "every_s"},
+        {"repeat", "every_s", "payload", "large"},
         [
             *("the list", "the list by status", "the list by workflow and time", "the list by a text in the error"),
             *("a run", "list_runs", "get_run", "start_run", "steps, nobody asks", "steps, somebody asks"),
@@ -164,6 +164,34 @@ def test_without_json_they_print_tables(tmp_path: Path) -> None:
     assert heading.split() == ["question", "runs", "rss", "mb", "gc", "objects", "tasks", "open", "files", "runs/s"]
     assert len(rows) == 6
     assert replay.startswith("replay\n")
+
+
+def pages(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """That benchmark by itself, with a small file."""
+    small = ("--runs=40", "--payload=30", "--large=20", "--seconds=0.3", "--every=0.01", "--repeat=1", "--json")
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(FOLDER / "pages.py"), *small, *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@linux
+def test_what_is_beyond_the_goal_is_told(tmp_path: Path) -> None:
+    """With the figure, after all that was found, and by the exit code; or it is only measured."""
+    done = pages(tmp_path, "--goal-ms", "0", "--goal-percent", "-900")
+
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["lines"]
+    told = done.stderr.splitlines()
+    assert any(line.startswith("beyond the goal: a run: ") and line.endswith("at most 0") for line in told)
+    assert told[-1].startswith("beyond the goal: what is left of the steps: ")
+    for options in (("--goal-ms", "0", "--no-goal"), ("--goal-ms", "1e9", "--goal-percent", "100")):
+        done = pages(tmp_path, *options)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_all_are_run_when_none_is_named() -> None:
