@@ -175,7 +175,8 @@ def _read(name: str) -> tuple[str, str]:
     page = (STATIC.parent / "templates" / name).read_text(encoding="utf-8")
     own = {tag: page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0] for tag in ("style", "script")}
     allowed = "".join(f"{tag}-src '{_hash(text)}'; " for tag, text in own.items() if text)
-    return page, f"default-src 'none'; {allowed}form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    typed = "require-trusted-types-for 'script'; trusted-types 'none'"
+    return page, f"default-src 'none'; {allowed}form-action 'self'; base-uri 'none'; frame-ancestors 'none'; {typed}"
 
 
 def _hash(text: str) -> str:

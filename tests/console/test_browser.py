@@ -442,6 +442,34 @@ def test_events_and_workflows_are_live(browser: Browser, stage: Stage, watched: 
     expect(row.get_by_role("link", name="Start")).to_be_focused()
 
 
+def test_no_script_makes_html_of_a_text(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """But htmx of what the server sends, by a policy that nobody else can have; on the form that lets in none does."""
+    page = entered(browser, stage, watched)
+    stage.call(stage.engine.start("waiting", run_id="waits"))
+    expect(page.get_by_role("link", name="waits")).to_be_visible()
+    watched.expects_violations = True
+
+    def refused(*scripts: str) -> None:
+        for script in scripts:
+            caught = page.evaluate(f"() => {{ try {{ {script} }} catch (error) {{ return error.name }} }}")
+            assert caught == "TypeError", script
+
+    policy = "trustedTypes.createPolicy('console', {createHTML: text => text})"
+    refused(
+        "document.body.innerHTML = '<b>x</b>'",
+        "document.body.insertAdjacentHTML('beforeend', '<b>x</b>')",
+        "new DOMParser().parseFromString('<b>x</b>', 'text/html')",
+        "document.createElement('script').text = '1'",
+        "document.createElement('script').src = '/console/static/htmx.min.js'",
+        policy,
+        policy.replace("console", "other"),
+    )
+    page.context.clear_cookies()
+    page.goto(f"{stage.url}/console/")
+    expect(page.get_by_label("Token")).to_be_visible()
+    refused("document.body.innerHTML = ''", policy)
+
+
 def test_a_lost_connection_is_said(browser: Browser, stage: Stage, watched: Watched) -> None:
     """Until there is another one: what is shown grows old meanwhile."""
     page = entered(browser, stage, watched)

@@ -1,5 +1,11 @@
-// What needs JavaScript: copying, the keyboard, and word of a lost connection. Everything else works without.
+// What needs JavaScript: copying, the keyboard, now that moves on, and word of a lost connection. Everything else works without.
 "use strict";
+
+// A text becomes HTML nowhere but in htmx, of what the server has sent. It begins when this has run.
+if (globalThis.trustedTypes) {
+  const policy = trustedTypes.createPolicy("console", { createHTML: (text) => text });
+  htmx.registerExtension("trusted", { init: (inside) => inside.initSecurity(policy) });
+}
 
 if (navigator.clipboard) document.documentElement.classList.add("copies"); // browsers have it over TLS and on this machine
 
