@@ -22,6 +22,7 @@ from pikkupy.http.asked import Ask
 T = TypeVar("T")
 
 PING_S = 15  # proxies close connections on which nothing comes for a minute
+LINE = "\n"  # ends one; of two characters the second may come later and be taken for an empty line, the end of an event
 AT_ONCE_S = 0.1  # what has not come by then is waited for with the headers sent
 
 
@@ -104,7 +105,7 @@ class _Live(EventSourceResponse):
     """An answer that goes on as long as there is something to tell."""
 
     def __init__(self, events: AsyncIterator[ServerSentEvent], found: _Ahead[Any], slot: ExitStack) -> None:
-        super().__init__(events, ping=PING_S)
+        super().__init__(events, ping=PING_S, sep=LINE)
         self._found = found
         self._slot = slot
 
@@ -163,7 +164,7 @@ async def _events(ask: Ask, found: _Ahead[T], told: Callable[[T], ServerSentEven
     except EngineClosed:
         return  # who listens asks again, and goes on after what it has seen
     except PikkuError as error:
-        yield ServerSentEvent(bytes(ask.problem(error).body).decode(), event="problem")
+        yield ServerSentEvent(bytes(ask.problem(error).body).decode(), event="problem", sep=LINE)
     finally:
         ending.cancel()
 
@@ -187,4 +188,4 @@ async def _next_of(source: AsyncIterator[T]) -> T:
 
 def _event(told: Any, kind: str | None, place: str | None) -> ServerSentEvent:
     text = told if isinstance(told, str) else msgspec.json.encode(told).decode()
-    return ServerSentEvent(text, event=kind, id=place)
+    return ServerSentEvent(text, event=kind, id=place, sep=LINE)

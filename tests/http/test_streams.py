@@ -79,6 +79,25 @@ def kinds(events: list[Event]) -> list[str]:
     return [event["event"] for event in events]
 
 
+async def test_no_line_ends_with_two_characters(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that gets them in two parts may take the second for a line of its own, which ends an event in its middle.
+
+    htmx does: a page of the console showed the end of a list, and nothing else of it.
+    """
+    monkeypatch.setattr("pikkupy.http.streams.PING_S", 0.01)
+    async with pikku.open(db) as engine, served(engine.asgi(token=TOKEN, console=True)) as url:
+        await engine.run("echo", 1, run_id="r")
+        for path, last in (("/api/runs/r/events", b"event: end"), ("/console/runs/r/live", b"data: </table>")):
+            async with listening(f"{url}{path}") as (answer, _):
+                found, pinged = b"", False
+                async for part in answer.aiter_raw():
+                    found += part
+                    pinged = pinged or b": ping" in part
+                    if last in found and (pinged or path.startswith("/api")):
+                        break
+            assert b"\n" in found and b"\r" not in found
+
+
 async def test_a_run_is_followed_to_its_end(db: Path) -> None:
     """From its beginning, each event with its place; who comes back goes on after the last; at last 204."""
     async with pikku.open(db) as engine, served(engine.asgi(token=TOKEN)) as url:
