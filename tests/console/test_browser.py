@@ -1,4 +1,4 @@
-"""The console in a real Chromium: what people see and do, live, with the keyboard, and without JavaScript."""
+"""The console in a real Chromium: what people see and do, live, and without JavaScript."""
 
 from __future__ import annotations
 
@@ -553,32 +553,6 @@ def opened(page: Page, count: int, context: BrowserContext | None = None) -> lis
         tab.goto(page.url)
         tabs.append(tab)
     return tabs
-
-
-def test_with_the_keyboard_alone(browser: Browser, stage: Stage, watched: Watched) -> None:
-    """From the list to a run, and an action done."""
-    stage.call(some(stage))
-    page = entered(browser, stage, watched)
-    page.keyboard.press("j")
-    page.keyboard.press("j")
-    page.keyboard.press("k")
-    expect(page.locator("td.id a").first).to_be_focused()
-    page.keyboard.press("/")
-    expect(page.get_by_label("Find an id")).to_be_focused()
-    page.keyboard.type("waits")
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", level=1)).to_contain_text("waits")
-    page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="To the content")).to_be_focused()
-    for _ in range(30):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.textContent") == "Cancel":
-            break
-    page.keyboard.press("Enter")
-    expect(page.get_by_label("Why")).to_be_focused()
-    page.keyboard.type("by hand")
-    page.keyboard.press("Enter")
-    expect(page.locator(".done")).to_contain_text("cancelled")
 
 
 def test_on_a_telephone_everything_is_beside_or_below_each_other(

@@ -80,7 +80,7 @@ def kinds(events: list[Event]) -> list[str]:
 
 
 async def test_no_line_ends_with_two_characters(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that gets them in two parts may take the second for a line of its own, which ends an event in its middle.
+    """A reader that gets the second one later may take it for a line of its own, which ends an event in its middle.
 
     htmx does: a page of the console showed the end of a list, and nothing else of it.
     """

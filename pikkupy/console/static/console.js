@@ -19,11 +19,14 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => { button.firstChild.textContent = "copy"; }, 1500);
 });
 
+let before = null; // the search: where one goes back to
 document.addEventListener("keydown", (event) => {
+  const search = document.getElementById("q");
+  if (event.key === "Escape" && event.target === search && before?.isConnected) before.focus();
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
   const links = [...document.querySelectorAll("td.id a")];
   const at = links.indexOf(document.activeElement);
-  if (event.key === "/") document.getElementById("q").select();
+  if (event.key === "/") [before] = [document.activeElement, search.select()];
   else if (event.key === "j" && links.length) links[Math.min(at + 1, links.length - 1)].focus();
   else if (event.key === "k" && links.length) links[Math.max(at - 1, 0)].focus();
   else return;
