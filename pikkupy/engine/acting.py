@@ -207,7 +207,7 @@ async def retry(parts: Parts, run_id: str) -> None:
             for run in runs:
                 residents.events.moved(run, EventKind.RESUMED, host.now_us(), reason="retry")
         for number in reversed(numbers):
-            await residents.load(number, reopened=True)
+            await residents.load(number, begins=True)
 
 
 async def _without_consequences(parts: Parts, recorded: Recorded, reopened: Sequence[Change]) -> list[Change]:

@@ -189,24 +189,25 @@ class Residents:
         run = recorded.run
         return run.status not in FINAL_RUNS and run.parked in (None, ParkedFor.WORKFLOW)
 
-    async def load(self, number: int, *, reopened: bool = False) -> ActiveRun | None:
+    async def load(self, number: int, *, begins: bool = False) -> ActiveRun | None:
         """Bring a run that the caller holds into memory; None if it has ended, is parked or has not begun.
 
-        `reopened`: it goes on after its end. If the clock was set back since to before its start, and no step counts
-        from then, nothing waits for that yet: it does from now on, as after a crash. If it is parked just now, because
-        it does not fit its code, or goes on because its workflow is there again, that is on disk when this returns.
+        `begins`: its time had come, or it goes on after its end. If the clock was set back since to before its start,
+        and no step counts from then, nothing waits for that: it does from now on, as after a crash. If it is parked
+        just now, because it does not fit its code, or goes on because its workflow is there again, that is on disk when
+        this returns.
         """
         active = self.resident(number)
         if active is not None:
             return active
         recorded = await self._host.journal.recorded(number)
-        return None if recorded is None else await self._take_in(recorded, reopened=reopened)
+        return None if recorded is None else await self._take_in(recorded, begins=begins)
 
-    async def _take_in(self, recorded: Recorded, *, reopened: bool = False) -> ActiveRun | None:
+    async def _take_in(self, recorded: Recorded, *, begins: bool = False) -> ActiveRun | None:
         """As `load`, of a run that was read."""
         if not self._is_waiting(recorded):
             return None
-        if self._starts_later(recorded) and not reopened:
+        if self._starts_later(recorded) and not begins:
             return None  # it goes on waiting where it does
         if recorded.run.parked is not None and not self._has_workflow(recorded.run):
             return None
@@ -592,7 +593,7 @@ class Residents:
         async with self.holds.alone(number):
             if self.resident(number) is None:
                 for recorded in await self._host.journal.recorded_runs([number]):
-                    await self._take_in(recorded)
+                    await self._take_in(recorded, begins=True)
 
     def _begin(
         self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, variables: Context

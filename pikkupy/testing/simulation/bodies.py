@@ -15,6 +15,8 @@ from pikkupy.testing.simulation.programs import Do
 _BODY = """
 SELECT steps.name, steps.status, steps.attempts, steps.forgiven, steps.wake_at, runs.status, runs.parked, runs.number,
     runs.starts_at > runs.created_at AND runs.starts_at > ?
+    AND NOT EXISTS (SELECT 1 FROM pikkupy_steps AS kept WHERE kept.run = runs.number AND kept.seq IS NOT NULL)
+    AND NOT EXISTS (SELECT 1 FROM pikkupy_timers AS kept WHERE kept.run = runs.number)
 FROM pikkupy_runs AS runs LEFT JOIN pikkupy_steps AS steps ON steps.run = runs.number AND steps.position = ?
 WHERE runs.run_id = ?
 """
