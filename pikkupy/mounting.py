@@ -14,8 +14,10 @@ from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 import msgspec
 
 from pikkupy.errors import BadType, BadValue, PikkuError
+from pikkupy.names import check_name
 
 PORT = 8799  # where it is served if nobody says otherwise
+UNNAMED = "token"  # what a token without a name is called; with its scope, if it is not the one for everything
 LEAST_TOKEN = 16  # characters; 128 bits if they are drawn from a base64 alphabet are 22
 
 Connection: TypeAlias = MutableMapping[str, Any]  # what ASGI calls the scope
@@ -60,8 +62,9 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What `Authorization: Bearer …` has to say, at least 16 characters, for everything. `None`: 256 random bits, made
     once and kept in a file beside the journal, `<path>.token`, that only its owner can read."""
 
-    tokens: Mapping[str, Scope | str] = {}
-    """More tokens, each with what it allows: `{"…": "read"}`. Audit lines name their callers `token:read` and so on."""
+    tokens: Mapping[str, Scope | str | Caller] = {}
+    """More tokens, each with its scope: `{"…": "read"}`; or with a name as well: `{"…": Caller("ci", Scope.READ)}`,
+    by which audit lines, decisions and limits know who calls. All without one are `token:read` and so on."""
 
     authenticate: Authenticate | None = None
     """Instead of tokens: gets the headers of a request (names in lower case), and gives the `Caller`, or `None` for
@@ -127,10 +130,27 @@ def check_token(token: object) -> None:
         raise BadValue(f"a token of {len(token)} characters: use {LEAST_TOKEN} or more ASCII ones, without spaces")
 
 
+def check_token_name(name: object) -> None:
+    """Raises `TypeError` or `ValueError` for what cannot be the name of a token."""
+    checked = check_name(name, "the name of a token")
+    if checked == UNNAMED or checked.startswith(f"{UNNAMED}:"):
+        raise BadValue(f"{checked!r} is the name of tokens that have no name: use another one")
+
+
 def _check_tokens(config: HttpConfig) -> None:
     for token in ([] if config.token is None else [config.token]) + list(config.tokens):
         check_token(token)
-    for scope in config.tokens.values():
+    if config.token in config.tokens:
+        raise BadValue("the token of token= is among tokens= as well: give it once")
+    names = set[str]()
+    for given in config.tokens.values():
+        scope: object = given
+        if isinstance(given, Caller):
+            check_token_name(given.name)
+            if given.name in names:
+                raise BadValue(f"two tokens are named {given.name!r}: name each once")
+            names.add(given.name)
+            scope = given.scope
         if scope not in list(Scope):
             raise BadValue(f"tokens={{…: {scope!r}}}: use one of {', '.join(Scope)}")
     if config.authenticate is not None:
@@ -144,7 +164,7 @@ class HttpSettings(TypedDict, total=False):
     """The fields of `HttpConfig` as keyword arguments of `asgi`; a test keeps the two equal."""
 
     token: str | None
-    tokens: Mapping[str, Scope | str]
+    tokens: Mapping[str, Scope | str | Caller]
     authenticate: Authenticate | None
     hosts: Sequence[str]
     read_only: bool

@@ -15,7 +15,18 @@ from pikkupy import Engine, Member
 from pikkupy.engine.looking import Look
 from pikkupy.errors import BadValue, PikkuError
 from pikkupy.log import logger
-from pikkupy.mounting import PORT, AsgiApp, Connection, HttpConfig, Receive, Scope, Send, check_token
+from pikkupy.mounting import (
+    PORT,
+    AsgiApp,
+    Caller,
+    Connection,
+    HttpConfig,
+    Receive,
+    Scope,
+    Send,
+    check_token,
+    check_token_name,
+)
 from pikkupy.private import read_own
 
 
@@ -105,7 +116,10 @@ class Http(Reach):
     ] = None
     http_tokens: Annotated[
         Path | None,
-        Parameter(help="A file of tokens in place of FILE.token: `scope token` a line; scopes: read, operate, admin."),
+        Parameter(
+            help="A file of tokens in place of FILE.token: `scope token` or `scope token name` a line; scopes: read, "
+            "operate, admin."
+        ),
     ] = None
     open_health: Annotated[
         bool, Parameter(negative="", show_default=False, help="/healthz and /readyz need no token.")
@@ -167,22 +181,32 @@ def link(url: str, token: str) -> str:
     return f"{url.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')}/console/#token={token}"
 
 
-def tokens_in(path: Path) -> dict[str, Scope]:
-    """The tokens in a file of its owner's alone, with their scopes. Raises `OSError`, and `BadValue` with the line."""
-    found = dict[str, Scope]()
+def tokens_in(path: Path) -> dict[str, Scope | str | Caller]:
+    """The tokens in a file of its owner's alone, with their scopes, or as callers if they have names.
+
+    Raises `OSError`, and `BadValue` with the line.
+    """
+    found, names = dict[str, Scope | str | Caller](), set[str]()
     for number, line in enumerate(read_own(path).decode("utf-8", "replace").splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
         try:
-            if len(words) != 2 or words[0] not in list(Scope):
-                raise BadValue(f"use a scope and a token, `read TOKEN`; scopes are {', '.join(Scope)}")
-            check_token(words[1])
-            if words[1] in found:
+            if len(words) not in (2, 3) or words[0] not in list(Scope):
+                cure = "use a scope, a token and, if you like, a name for it, `read TOKEN ci`"
+                raise BadValue(f"{cure}; scopes are {', '.join(Scope)}")
+            scope, token, *name = words
+            check_token(token)
+            if token in found:
                 raise BadValue("the token is that of a line before")
+            for one in name:
+                check_token_name(one)
+                if one in names:
+                    raise BadValue(f"a token of a line before is named {one!r}")
+                names.add(one)
         except BadValue as error:
             raise BadValue(f"{path}, line {number}: {error}") from None
-        found[words[1]] = Scope(words[0])
+        found[token] = Caller(name[0], Scope(scope)) if name else Scope(scope)
     if not found:
         raise BadValue(f"{path} has no token: write `admin TOKEN`, with one of 16 characters or more")
     return found

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 from pikkupy.clock import monotonic_s, now
 from pikkupy.errors import BadValue
 from pikkupy.http.problems import Refused
-from pikkupy.mounting import LEAST_TOKEN, Caller, Connection, HttpConfig, Scope
+from pikkupy.mounting import LEAST_TOKEN, UNNAMED, Caller, Connection, HttpConfig, Scope
 from pikkupy.private import read_own, write_new
 
 FAILURES = 10  # in a window, of one address; then it has to wait
@@ -70,11 +70,12 @@ class Callers:
         self._real = os.path.realpath(path)
         if self._authenticate is not None:
             return
-        for token, scope in config.tokens.items():
-            self._know(token, Caller(f"token:{Scope(scope)}", Scope(scope)))
+        for token, given in config.tokens.items():
+            name, scope = (given.name, given.scope) if isinstance(given, Caller) else (f"{UNNAMED}:{given}", given)
+            self._know(token, Caller(name, Scope(scope)))
         if config.token is not None or not config.tokens:
             token = token_of_file(path) if config.token is None else config.token
-            self._know(token, Caller("token", Scope.ADMIN))
+            self._know(token, Caller(UNNAMED, Scope.ADMIN))
 
     async def caller_of(self, headers: Mapping[str, str], cookie: str) -> Caller | None:
         """Who has sent these headers, `cookie` being the name of a session's; `None` for nobody who is known."""

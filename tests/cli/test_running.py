@@ -11,12 +11,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from pikkupy.cli.http import tokens_in
 from pikkupy.errors import BadValue
+from pikkupy.http import Caller, Scope
 from tests.cli.shell import command, environment, piped
 
 SHOP = """
@@ -278,7 +280,7 @@ def test_it_serves_the_http_api(shop: Path) -> None:
         (("--read-only",), "--http"),
         (("--http", "0", "--tls-key", "x"), "--tls-certificate"),
         (("--http-tokens", "tokens"), "--http"),
-        (("--http", "0", "--http-tokens", "tokens"), "tokens, line 3: use a scope and a token"),
+        (("--http", "0", "--http-tokens", "tokens"), "tokens, line 3: use a scope, a token"),
         (("--http", "0", "--base-path", "pikku"), "use a path"),
         (("--http", "0", "--redact", "shop:number"), "--redact: shop:number is no function"),
     ],
@@ -332,7 +334,9 @@ def test_a_folder_that_is_missing_is_no_such_file(shop: Path) -> None:
     ("text", "said"),
     [
         ("", "has no token"), ("# nothing\n\n", "has no token"), ("admin", "line 1: use a scope"),
-        (f"read {'x' * 16}\nread {'x' * 16} more", "line 2: use a scope"), ("read short", "line 1: a token of 5"),
+        (f"read {'x' * 16}\nread {'y' * 16} my own", "line 2: use a scope"), ("read short", "line 1: a token of 5"),
+        (f"read {'x' * 16} ci\nread {'y' * 16} ci", "line 2: a token of a line before is named 'ci'"),
+        (f"read {'x' * 16} token:read", "line 1: 'token:read' is the name of tokens that have no name"),
         (f"\nread {'x' * 16}\n# more\nadmin {'x' * 16}\n", "line 4: the token is that of a line before"),
     ],
 )  # fmt: skip
@@ -347,9 +351,20 @@ def test_what_is_wrong_in_a_file_of_tokens_is_said_with_its_line(text: str, said
         tokens_in(place)
 
 
+def test_tokens_in_a_file_may_have_names(tmp_path: Path) -> None:
+    place = tmp_path / "tokens"
+    place.write_text(f"operate {'x' * 16} ci\noperate {'y' * 16}  ada@example.org\nread {'z' * 16}\n")
+    place.chmod(0o600)
+    assert tokens_in(place) == {
+        "x" * 16: Caller("ci", Scope.OPERATE),
+        "y" * 16: Caller("ada@example.org", Scope.OPERATE),
+        "z" * 16: Scope.READ,
+    }
+
+
 def test_it_is_served_for_several_callers_and_behind_a_proxy(shop: Path) -> None:
     """By the tokens of a file, below a path that the proxy takes away or leaves there, without secrets."""
-    (shop / "tokens").write_text("read may-look-at-everything\n\n# all\nadmin  may-do-whatever-it-likes\n")
+    (shop / "tokens").write_text("read may-look-at-everything\n\n# all\nadmin  may-do-whatever-it-likes ada\n")
     (shop / "tokens").chmod(0o600)
     options = ("--http-tokens", "tokens", "--open-health", "--base-path", "/shop/runs/", "--redact", "shop:hide")
     with running(shop, "shop:pikku", "app.db", "--http", "127.0.0.1:0", "--console", *options) as process:
@@ -366,6 +381,8 @@ def test_it_is_served_for_several_callers_and_behind_a_proxy(shop: Path) -> None
             assert asked(f"{url}/api/runs", reader, workflow="hello", input="ada")[0] == 403
             status, run = asked(f"{url}/api/runs", admin, workflow="hello", input="s3cret", id="r/1")
             assert (status, run["output"]) == (200, "hello ***")
+            acted = (line for line in map(json.loads, process.stderr) if line["event"] == "http_action")
+            assert [(line["by"], line["status"]) for line in islice(acted, 2)] == [("token:read", 403), ("ada", 200)]
             assert asked(f"{url}/api/runs/r%2F1", reader)[1]["input"] == "***"
             request = urllib.request.Request(f"{url}/console/", headers={"Authorization": f"Bearer {reader}"})
             with urllib.request.urlopen(request, timeout=30) as answer:

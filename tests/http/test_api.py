@@ -15,6 +15,7 @@ import pytest
 
 from pikkupy import Engine, Pikku, Workflow
 from pikkupy.console.pages import PAGES
+from pikkupy.http import Caller, Scope
 from pikkupy.http.application import all_operations
 from pikkupy.http.operations import Operation
 from pikkupy.http.tokens import FAILURES
@@ -500,6 +501,27 @@ async def test_who_decides_in_another_s_name_is_in_the_audit_line(db: Path, capl
             assert (line["by"], line["run_id"]) == ("token:operate", run_id)
             named = "token:operate" if run_id == "d" else "ada"
             assert await (await engine.handle(run_id)).result("30s") == (True, named)
+
+
+async def test_a_token_with_a_name_is_known_by_it(db: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """S20: in its audit lines, in what it decides, and in the console, where a session goes by its name too."""
+    caplog.set_level(logging.INFO, "pikkupy")
+    ada, bob = "the-token-of-ada", "the-token-of-bob"
+    tokens = {ada: Caller("ada", Scope.OPERATE), bob: Caller("bob", Scope.OPERATE)}
+    async with opened(db, console=True, tokens=tokens) as (engine, http):
+        await engine.start("asking", run_id="r")
+        await engine.start("waiting", run_id="w")
+        caplog.clear()
+        decision = {"name": "ok", "decision": True}
+        headers = {"authorization": f"Bearer {ada}"}
+        assert (await http.post("/api/runs/r/approve", json=decision, headers=headers)).status_code == 200
+        assert await (await engine.handle("r")).result("30s") == (True, "ada")
+        del http.headers["authorization"]
+        await http.post("/console/login", data={"token": bob}, headers={"origin": HOST})
+        await http.post("/console/runs/w/cancel", headers={"origin": HOST})
+        assert (await engine.get_run("w")).reason == "cancelled in the console by bob"
+    lines = [(line["action"], line["by"]) for line in audit_lines(caplog)]
+    assert lines == [("approve_run", "ada"), ("login", "bob"), ("cancel_in_console", "bob")]
 
 
 def audit_lines(caplog: pytest.LogCaptureFixture, event: str = "http_action") -> list[dict[str, Any]]:

@@ -328,6 +328,12 @@ async def test_an_application_may_say_who_calls(db: Path, kind: str, caplog: pyt
     [
         ({"token": "short"}, "16"), ({"token": "with a space in it"}, "spaces"), ({"token": 1}, "str"),
         ({"tokens": {"short": "read"}}, "16"), ({"tokens": {TOKEN: "owner"}}, "admin"),
+        ({"tokens": {TOKEN: Caller("")}}, "1 to 256"), ({"tokens": {TOKEN: Caller("a\nb")}}, "control characters"),
+        ({"tokens": {TOKEN: Caller("token:read")}}, "no name"), ({"tokens": {TOKEN: Caller("token")}}, "no name"),
+        ({"tokens": {TOKEN: Caller(1)}}, "must be a str"),
+        ({"tokens": {TOKEN: Caller("ci", "owner")}}, "admin"),
+        ({"tokens": {TOKEN: Caller("ci"), READER: Caller("ci", Scope.READ)}}, "two tokens are named 'ci'"),
+        ({"token": TOKEN, "tokens": {TOKEN: "read"}}, "among tokens="),
         ({"authenticate": 1}, "function"),
         ({"authenticate": print, "token": TOKEN}, "instead"),
         ({"hosts": "shop.example"}, "list"), ({"hosts": [""]}, "list"),
@@ -401,6 +407,20 @@ async def test_so_many_new_runs_a_second(db: Path) -> None:
             assert (await http.get("/api/runs")).status_code == 200
         async with caller(app, token=OPERATOR) as http:
             assert (await http.post("/workflow/waiting/start")).status_code == 200
+
+
+async def test_tokens_of_one_scope_are_told_apart_by_their_names(db: Path) -> None:
+    """Each has a rate of its own, and streams and waits; without names all of a scope are one caller."""
+    ci, shop = Caller("ci", Scope.OPERATE), Caller("shop", Scope.OPERATE)
+    tokens = {"the-token-of-the-ci": ci, "the-token-of-the-shop": shop, OPERATOR: "operate", OPERATOR[::-1]: "operate"}
+    async with pikku.open(db) as engine, caller(engine.asgi(tokens=tokens, starts_per_second=0.5)) as http:
+
+        async def started(token: str) -> int:
+            headers = {"authorization": f"Bearer {token}"}
+            body = {"workflow": "order", "input": {"number": 1}}
+            return (await http.post("/api/runs", json=body, headers=headers)).status_code
+
+        assert [await started(token) for token in (*tokens, *tokens)] == [202, 202, 202, 429, 429, 429, 429, 429]
 
 
 async def test_a_fork_is_a_new_run(db: Path) -> None:
