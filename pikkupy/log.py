@@ -30,6 +30,7 @@ EVENTS: dict[str, str] = {
     "command_failed": "`pikku run` ends with this error, and this exit code.",
     "http_serving": "`pikku run --http` answers requests at this URL, and where its console is.",
     "http_action": "Somebody has acted over HTTP, or tried to: who, what, on which run, from where. The audit line.",
+    "audit_lost": "What is to be recorded of an action could not be: it was not done, or has this `status`; and why.",
     "http_refused": "A request was not let in: a wrong token, or a page of another site.",
     "http_call_failed": "A request has failed in a way that is no answer: a defect; it was told the error_id alone.",
     "engine_given_up": "An engine whose journal has failed is left, so that it can be opened anew, here or elsewhere.",

@@ -6,6 +6,8 @@ which is an extra.
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
@@ -49,6 +51,7 @@ class Caller(msgspec.Struct, frozen=True):
     scope: Scope = Scope.ADMIN
 
 
+Audit: TypeAlias = str | os.PathLike[str] | Callable[[Mapping[str, Any]], object]
 Authenticate: TypeAlias = Callable[[Mapping[str, str]], "Caller | Awaitable[Caller | None] | None"]
 
 
@@ -87,6 +90,11 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What every text in users' values, errors and reasons goes through before it is sent: it takes secrets out. Names
     and ids stay, and the reason of a gate is the name of its step."""
 
+    audit: Audit | None = None
+    """Where lines on what was done are kept beside the log: a file (mode 0600) to which each is added as a JSON
+    document, or a function that is called with each, on the event loop. An action has one before its effect, and one
+    with its `status` after it, with the same `request`. What cannot be recorded is not done: 503."""
+
     max_body: int = 1_048_576
     """Bytes of a request's body, counted as they arrive; beyond it 413."""
 
@@ -112,6 +120,7 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise BadType(f"hosts={self.hosts!r}: use a list of names, each with its port if it is not the usual one")
         if self.redact is not None and not callable(self.redact):
             raise BadType(f"redact={self.redact!r}: use a function from text to text, or None")
+        _check_audit(self.audit)
         for name in ("max_body", "max_depth", "max_keys", "max_requests", "max_streams"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -135,6 +144,17 @@ def check_token_name(name: object) -> None:
     checked = check_name(name, "the name of a token")
     if checked == UNNAMED or checked.startswith(f"{UNNAMED}:"):
         raise BadValue(f"{checked!r} is the name of tokens that have no name: use another one")
+
+
+def _check_audit(audit: object) -> None:
+    if inspect.iscoroutinefunction(audit):
+        raise BadType(f"audit={audit!r}: use a function that is not async, so that it has recorded when it returns")
+    if audit is None or callable(audit) or isinstance(audit, os.PathLike):
+        return
+    if not isinstance(audit, str):
+        raise BadType(f"audit={audit!r}: use the path of a file, or a function that takes a line")
+    if not audit or "\0" in audit:
+        raise BadValue(f"audit={audit!r}: use the path of a file, or a function that takes a line")
 
 
 def _check_tokens(config: HttpConfig) -> None:
@@ -171,6 +191,7 @@ class HttpSettings(TypedDict, total=False):
     console: bool
     open_health: bool
     redact: Callable[[str], str] | None
+    audit: Audit | None
     max_body: int
     max_depth: int
     max_keys: int

@@ -55,7 +55,9 @@ async def console(
                 pass
         except PikkuError as error:
             say(f"it can be looked at, and nothing be done: {error}")
-        config = HttpConfig(hosts=reach.allow_host or (), read_only=reach.read_only, console=True, redact=hide)
+        config = HttpConfig(
+            hosts=reach.allow_host or (), read_only=reach.read_only, console=True, redact=hide, audit=reach.audit
+        )
         app, token = console_of(look, path, _Whoever(path, look, stack), config)
         say(link(await stack.enter_async_context(reach.listening(app, http)), token))
         await ends.wait()

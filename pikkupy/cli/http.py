@@ -46,6 +46,12 @@ class Reach:
         str | None,
         Parameter(help="module:name of a function that takes secrets out of texts, not of names; it is imported."),
     ] = None
+    audit: Annotated[
+        Path | None,
+        Parameter(
+            help="A file to which a line of JSON is added for everything that is done over HTTP, before and after."
+        ),
+    ] = None
     tls_certificate: Annotated[Path | None, Parameter(help="Serve HTTPS with it; with --tls-key.")] = None
     tls_key: Annotated[Path | None, Parameter(help="Of the certificate.")] = None
     read_only: Annotated[bool, Parameter(negative="", show_default=False, help="Nothing can be changed over HTTP.")] = (
@@ -149,6 +155,7 @@ class Http(Reach):
             console=self.console,
             open_health=self.open_health,
             redact=redact,
+            audit=self.audit,
         )
         async with self.listening(app, self.http) as url:
             console = {"console": f"{url}/console/"} if self.console else {}

@@ -106,6 +106,7 @@ async def login(ask: Ask) -> Response:
         log_refused(refused, ask.address)
         return login_page(ask.base, refused, refused.problem.detail or "", to)
     ask.caller = caller
+    ask.announce(login.name)
     answer = RedirectResponse(f"{ask.base}{to}", 303)
     answer.set_cookie(max_age=SESSION_S, value=callers.sessions.begin(caller), **cookie_of(ask))
     return answer

@@ -14,6 +14,7 @@ from starlette.routing import Match, Route
 from pikkupy.errors import EngineClosed
 from pikkupy.http.api import OPERATIONS
 from pikkupy.http.asked import NOBODY, Api, Ask, Meet, Steered, json_of
+from pikkupy.http.audit import AuditLines
 from pikkupy.http.guard import Door, Guard, quoted, segment
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused, response_to
@@ -29,8 +30,9 @@ def application(
 
     `meet` is asked for each request who answers it, if that is not always the same.
     """
+    audit = AuditLines(config.audit)  # before there is a token, which may be made for it
     callers, failures = Callers(config, path), Failures()
-    api = Api(engine, config, callers, failures, meet)
+    api = Api(engine, config, callers, failures, audit, meet)
     by_path: dict[str, list[Operation]] = {}
     for one in (*all_operations(), *(() if pages is None else pages.operations)):
         by_path.setdefault(one.path, []).append(one)
@@ -84,6 +86,8 @@ async def _answered(one: Operation, ask: Ask) -> Response:
         await ask.meet()
         if one.scope is not Scope.READ and ask.away is not None:
             raise EngineClosed(ask.away)
+        if one.acts and ask.caller is not NOBODY:
+            ask.announce(one.name, **_named(ask))
         answer = await one.handler(ask)
     except Exception as error:  # noqa: BLE001 - it is answered, and logged if it is a defect
         answer = ask.problem(error) if one.problem is None else one.problem(ask, error)
@@ -94,13 +98,16 @@ async def _answered(one: Operation, ask: Ask) -> Response:
 
 def _audit(one: Operation, ask: Ask, status: int) -> None:
     """An action, whatever came of it, with the run that it was on."""
-    named = ask.request.path_params
-    facts: dict[str, str | int] = {
-        name: segment(named[name]) for name in ("run_id", "workflow", "verb") if name in named
-    }
+    facts = _named(ask)
     if ask.made is not None:
         facts["new_run_id" if "run_id" in facts else "run_id"] = ask.made
     ask.audit(one.name, status, **facts, **ask.facts)
+
+
+def _named(ask: Ask) -> dict[str, str | int]:
+    """What its path names."""
+    named = ask.request.path_params
+    return {name: segment(named[name]) for name in ("run_id", "workflow", "verb") if name in named}
 
 
 def _no_route(

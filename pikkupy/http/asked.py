@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -18,6 +19,7 @@ from pikkupy.engine import Engine, Run, WorkflowInfo
 from pikkupy.errors import PayloadError, RunCancelled, RunFailed, WorkflowNotFound
 from pikkupy.failures import safely
 from pikkupy.http import bodies, kinds
+from pikkupy.http.audit import AuditLines
 from pikkupy.http.guard import ENDS, caller_in, quoted, segment
 from pikkupy.http.limits import Rate, streams, waits
 from pikkupy.http.problems import CURE, Refused, response_to
@@ -52,7 +54,13 @@ class Api:
     """What is there for all requests."""
 
     def __init__(
-        self, engine: Steered, config: HttpConfig, callers: Callers, failures: Failures, meet: Meet | None = None
+        self,
+        engine: Steered,
+        config: HttpConfig,
+        callers: Callers,
+        failures: Failures,
+        audit: AuditLines,
+        meet: Meet | None = None,
     ) -> None:
         self.callers = callers
         self.failures = failures
@@ -64,6 +72,7 @@ class Api:
         self.starts = Rate(config.starts_per_second)
         self.streams = streams(config.max_streams)
         self.waits = waits(config.max_requests)
+        self.audit = audit
 
 
 class Ask:
@@ -198,9 +207,23 @@ class Ask:
 
     # What came of it
 
+    def announce(self, action: str, **facts: str | int) -> None:
+        """Record that it is about to be done: who, what, and from where. Raises `Refused` if that cannot be."""
+        self.api.audit.add(**self._who(action), **facts, request=self._request_id)
+
     def audit(self, action: str, status: int, **facts: str | int) -> None:
-        """A line of the log: who, what, from where, and what came of it."""
-        _log.info("http_action", action=action, by=self.caller.name, address=self.address, status=status, **facts)
+        """A line of the log, and of the record: who, what, from where, and what came of it."""
+        who = self._who(action)
+        _log.info("http_action", **who, status=status, **facts)
+        with suppress(Refused):  # it has been done, and the log says what
+            self.api.audit.add(**who, status=status, **facts, request=self._request_id)
+
+    def _who(self, action: str) -> dict[str, str]:
+        return {"action": action, "by": self.caller.name, "address": self.address}
+
+    @cached_property
+    def _request_id(self) -> str:
+        return str(uuid.uuid4())
 
     def problem(self, error: Exception) -> Response:
         """What is said of an error."""

@@ -280,6 +280,7 @@ def test_it_serves_the_http_api(shop: Path) -> None:
         (("--read-only",), "--http"),
         (("--http", "0", "--tls-key", "x"), "--tls-certificate"),
         (("--http-tokens", "tokens"), "--http"),
+        (("--audit", "lines"), "--http"),
         (("--http", "0", "--http-tokens", "tokens"), "tokens, line 3: use a scope, a token"),
         (("--http", "0", "--base-path", "pikku"), "use a path"),
         (("--http", "0", "--redact", "shop:number"), "--redact: shop:number is no function"),
@@ -302,6 +303,7 @@ def test_what_cannot_be_served_is_said_before_anything_is_opened(
     [
         (("--http", "0", "--tls-certificate", "shop.py", "--tls-key", "no.key"), "'no.key' does not exist"),
         (("--http", "0", "--http-tokens", "nowhere/tokens"), "nowhere/tokens: the folder nowhere does not exist"),
+        (("--http", "0", "--audit", "nowhere/lines"), "nowhere/lines: the folder nowhere does not exist"),
         (("--app-dir", "nowhere"), "--app-dir='nowhere': it does not exist"),
     ],
 )
@@ -312,7 +314,7 @@ def test_a_file_that_is_missing_is_named_before_anything_is_opened(
     done = piped("run", "shop:pikku", "app.db", *app_dir, *arguments, cwd=shop)
     assert (done.code, done.out) == (4, "")
     assert said in done.err and "Errno" not in done.err
-    assert not (shop / "app.db").exists()
+    assert not (shop / "app.db").exists() and not (shop / "app.db.token").exists()
 
 
 def test_files_that_are_no_certificate_and_its_key_are_named(shop: Path) -> None:
@@ -363,10 +365,11 @@ def test_tokens_in_a_file_may_have_names(tmp_path: Path) -> None:
 
 
 def test_it_is_served_for_several_callers_and_behind_a_proxy(shop: Path) -> None:
-    """By the tokens of a file, below a path that the proxy takes away or leaves there, without secrets."""
+    """By the tokens of a file, below a path that the proxy takes away, without secrets, with a record."""
     (shop / "tokens").write_text("read may-look-at-everything\n\n# all\nadmin  may-do-whatever-it-likes ada\n")
     (shop / "tokens").chmod(0o600)
     options = ("--http-tokens", "tokens", "--open-health", "--base-path", "/shop/runs/", "--redact", "shop:hide")
+    options += ("--audit", "audit.jsonl")
     with running(shop, "shop:pikku", "app.db", "--http", "127.0.0.1:0", "--console", *options) as process:
         assert process.stderr is not None
         told = next(line for line in map(json.loads, process.stderr) if line["event"] == "http_serving")
@@ -388,3 +391,5 @@ def test_it_is_served_for_several_callers_and_behind_a_proxy(shop: Path) -> None
             with urllib.request.urlopen(request, timeout=30) as answer:
                 assert 'href="/shop/runs/console/runs/r%2F1"' in answer.read().decode()
         assert not (shop / "app.db.token").exists()
+        recorded = [json.loads(line)["by"] for line in (shop / "audit.jsonl").read_text().splitlines()]
+        assert recorded == ["token:read", "ada", "ada"] * 2
