@@ -94,17 +94,19 @@ class Reach:
         for one in self.tls or ():
             one.open("rb").close()
         # Who has an application has the extra.
-        from pikkupy.http.serving import Tls, address_of, base_of, check_reach  # noqa: PLC0415
+        from pikkupy.http.serving import Tls, address_of, base_of, check_reach, check_tls  # noqa: PLC0415
 
         base_of(self.base_path)
-        check_reach(address_of(text), None if self.tls is None else Tls(*self.tls), insecure=self.insecure)
+        tls = None if self.tls is None else Tls(*self.tls)
+        check_reach(address_of(text), tls, insecure=self.insecure)
+        if tls is not None:
+            check_tls(tls)
 
     @asynccontextmanager
     async def listening(self, app: AsgiApp, text: str) -> AsyncIterator[str]:
-        """Serve the application at the place that a text means; its URL. Raises `BadValue` and `PikkuError`."""
+        """Serve the application at a place that was checked; its URL. Raises `BadValue` and `PikkuError`."""
         from pikkupy.http.serving import Tls, address_of, base_of, below, serving  # noqa: PLC0415 - as above
 
-        self.check_place(text)
         base, tls = base_of(self.base_path), None if self.tls is None else Tls(*self.tls)
         logging.getLogger("uvicorn").setLevel(logging.WARNING)  # that it begins and ends is said by others
         async with serving(_by_command(below(app, base)), address_of(text), tls) as url:

@@ -78,6 +78,16 @@ def check_reach(address: Address, tls: Tls | None, *, insecure: bool) -> None:
         )
 
 
+def check_tls(tls: Tls) -> None:
+    """Raises `BadValue` if that is no certificate, or if the key is another's."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key)
+    except ssl.SSLError as error:
+        raise BadValue(
+            f"{tls.certificate} and {tls.key} are no certificate and its key ({error.reason or error})"
+        ) from None
+
+
 def base_of(text: str) -> str:
     """The path that is meant, as in `/pikku`; empty for none. Raises `BadValue`."""
     base = text.rstrip("/")
@@ -105,7 +115,7 @@ def below(app: AsgiApp, base: str) -> AsgiApp:
 
 @asynccontextmanager
 async def serving(app: AsgiApp, address: Address, tls: Tls | None = None) -> AsyncIterator[str]:
-    """Answer requests at the address as long as the block lasts; its URL. Raises `BadValue`, and as `bound_to`."""
+    """Answer requests at the address as long as the block lasts; its URL. Raises as `bound_to`; `tls` was checked."""
     bound, ends = bound_to(address), asyncio.Event()
     try:
         config = uvicorn.Config(
@@ -123,7 +133,7 @@ async def serving(app: AsgiApp, address: Address, tls: Tls | None = None) -> Asy
             ssl_certfile=None if tls is None else tls.certificate,
             ssl_keyfile=None if tls is None else tls.key,
         )
-        _load(config, tls)
+        config.load()
         server = _Server(config)
         serving_ = asyncio.ensure_future(server.serve([bound]))
     except BaseException:
@@ -145,18 +155,6 @@ def _told_of(ends: asyncio.Event, app: AsgiApp) -> AsgiApp:
         await app({**connection, ENDS: ends}, receive, send)
 
     return told
-
-
-def _load(config: uvicorn.Config, tls: Tls | None) -> None:
-    """Read the certificate, among others. Raises `BadValue` if it is none, or if the key is another's."""
-    try:
-        config.load()
-    except ssl.SSLError as error:
-        if tls is None:
-            raise
-        raise BadValue(
-            f"{tls.certificate} and {tls.key} are no certificate and its key ({error.reason or error})"
-        ) from None
 
 
 class _Server(uvicorn.Server):
