@@ -77,7 +77,7 @@ async def asked_for(parts: Parts, run_id: str) -> dict[str, dict[str, Any]]:
         recorded = await host.journal.recorded((await parts.row(run_id)).number)
         if recorded is None:
             raise not_found(run_id)
-        return await in_callback(host.loop, partial(residents.asked_for, recorded))
+        return await residents.asked_for(recorded)
     return {} if active.ending else signals.asked_for(step.call for step in active.steps.values())
 
 

@@ -50,6 +50,7 @@ from pikkupy.store import is_damage
 # of one of many child runs, may come again at once, and each return is a replay.
 LONG = 200
 LINGER_S = 1.0  # real time
+IN_A_TURN = 100  # outcomes that a run which is only looked at is told in one turn of the loop: a millisecond or two
 
 T = TypeVar("T")
 
@@ -265,13 +266,13 @@ class Residents:
         execution, _ = self._looked_at(workflow, recorded)
         return execution.approvals
 
-    def asked_for(self, recorded: Recorded) -> dict[str, dict[str, Any]]:
+    async def asked_for(self, recorded: Recorded) -> dict[str, dict[str, Any]]:
         """What a run that is not in memory waits to be decided, by the present code. Nothing is carried out."""
         running = recorded.run.status is RunStatus.RUNNING and not self._starts_later(recorded)
         if not running or not self._has_workflow(recorded.run):
             return {}
         workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(recorded.run.workflow)
-        _, commands = self._looked_at(workflow, recorded)
+        commands = await self._looked_at_in_turns(workflow, recorded)
         waits = (call for call in commands.calls if call.position not in commands.stopped)
         return signals.asked_for(waits) if commands.end is None else {}
 
@@ -280,6 +281,18 @@ class Residents:
         execution, commands = self._begin(workflow, recorded, self._variables.copy())
         execution.tear_down()
         return execution, commands
+
+    async def _looked_at_in_turns(self, workflow: WorkflowFunction[Any, Any], recorded: Recorded) -> Commands:
+        """As `_looked_at`, for those who only ask: meanwhile others on the loop have their turns."""
+        loop, variables = self._host.loop, self._variables.copy()
+        execution, context = self._prepared(workflow, recorded, variables)
+        try:
+            await in_callback(loop, partial(execution.start, context, variables))
+            while not await in_callback(loop, partial(execution.replay, IN_A_TURN)):
+                pass
+            return execution.commands()
+        finally:
+            await in_callback(loop, execution.tear_down)
 
     def is_ending(self, number: int) -> bool:
         """True while the end of the run is on its way to the disk."""
@@ -598,10 +611,15 @@ class Residents:
     def _begin(
         self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, variables: Context
     ) -> tuple[Execution, Commands]:
-        execution = Execution(workflow, recorded, self._host.values, self._intruded)
-        context = Workflow(execution, self._host.registry, self._host.services, _run_logger)
-        variables.run(enter_run, recorded.run.run_id, recorded.run.workflow, self.outlet)
+        execution, context = self._prepared(workflow, recorded, variables)
         return execution, execution.begin(context, variables)
+
+    def _prepared(
+        self, workflow: WorkflowFunction[Any, Any], recorded: Recorded, variables: Context
+    ) -> tuple[Execution, Workflow]:
+        execution = Execution(workflow, recorded, self._host.values, self._intruded)
+        variables.run(enter_run, recorded.run.run_id, recorded.run.workflow, self.outlet)
+        return execution, Workflow(execution, self._host.registry, self._host.services, _run_logger)
 
     def _add(self, execution: Execution, recorded: Recorded) -> ActiveRun:
         run = ActiveRun(self._host, execution, recorded, self)

@@ -110,26 +110,63 @@ class Execution:
         `context` is what the workflow gets as its first argument. The commands are what is left to do: the steps that
         have no outcome yet, with those that are to be stopped among them.
         """
+        self.start(context, variables)
+        self.replay(len(self._history.events))
+        return self.commands()
+
+    def start(self, context: object, variables: Context) -> None:
+        """The beginning of `begin`: up to where the workflow waits for the first time."""
         try:
             data = self.values.decode(self.run.input, self._workflow.data_type, what="input of the run")
         except Exception as error:  # noqa: BLE001 - whatever the code of its type raises, the record stays
-            return self._parked(f"the recorded input no longer fits: {error}")
+            self._park(f"the recorded input no longer fits: {error}")
+            self.replaying = False
+            return
         self.loop.start(self._workflow(context, data), variables, self._finished)
         self._turn()
-        if self.replaying:
-            self._replay(self._history)
-        return self._commands()
+        self._events_left = len(self._history.events)
+
+    def replay(self, most: int) -> bool:
+        """Run it through so many more of the outcomes on record. True at its end, or where the code differs."""
+        if not self.replaying:
+            return True
+        events = self._history.events
+        told = len(events) - self._events_left
+        for event in events[told : told + most]:
+            if self._end is not None:
+                break
+            self._events_left -= 1
+            self._seq = (event.seq or 0) - isinstance(event, TimerRow)  # a timer that does not match is given up, too
+            self._apply(event)
+            self._seq = event.seq or 0
+            self._turn()
+        if self._events_left and self._end is None:
+            return False
+        self._replayed(self._history)
+        return True
+
+    def commands(self) -> Commands:
+        """What the run has asked for since the engine asked last."""
+        commands = Commands(self._calls, self._stopped, end=self._end)
+        self._calls = []
+        self._stopped = _NONE
+        if self._passed:
+            commands.passed, self._passed = self._passed, []
+        if self.loop.has_timers:
+            armed, commands.dropped = self.loop.take_timers()
+            commands.armed = [Armed(timer.number, timer.due_us, timer.delay_us) for timer in armed]
+        return commands
 
     def deliver(self, event: Event) -> Commands:
         """Hand one outcome to the run, after it is on disk."""
         self._apply(event)
         self._turn()
-        return self._commands()
+        return self.commands()
 
     def misused(self, why: str) -> Commands:
         """End the run as failed: code outside of it has interfered."""
         self._finish(Failed(describe(WorkflowMisuse(why))))
-        return self._commands()
+        return self.commands()
 
     def tear_down(self) -> None:
         """Take the run out of memory. Plain code in `finally` blocks runs; durable calls in there raise `Unwind`."""
@@ -281,16 +318,8 @@ class Execution:
         if self._end is None and not self.open and not self.loop.waits_for_timer and not self.replaying:
             self._finish(Failed(describe(WorkflowMisuse(self._stuck()))))
 
-    def _replay(self, history: History) -> None:
-        self._events_left = len(history.events)
-        for event in history.events:
-            if self._end is not None:
-                break
-            self._events_left -= 1
-            self._seq = (event.seq or 0) - isinstance(event, TimerRow)  # a timer that does not match is given up, too
-            self._apply(event)
-            self._seq = event.seq or 0
-            self._turn()
+    def _replayed(self, history: History) -> None:
+        """Every outcome on record was told: what is left has to fit as well."""
         self.replaying = False
         if self.told is not None and msgspec.json.encode(self.told).decode() == self.run.progress:
             self.told = None
@@ -334,21 +363,6 @@ class Execution:
     def _park(self, why: str, position: int | None = None) -> None:
         """The code does not fit the record: from `position` on, or at all."""
         self._finish(Parked(storable(f"ReplayMismatch: {why}"), position=position, seq=self._seq))
-
-    def _parked(self, why: str) -> Commands:
-        self._park(why)
-        return self._commands()
-
-    def _commands(self) -> Commands:
-        commands = Commands(self._calls, self._stopped, end=self._end)
-        self._calls = []
-        self._stopped = _NONE
-        if self._passed:
-            commands.passed, self._passed = self._passed, []
-        if self.loop.has_timers:
-            armed, commands.dropped = self.loop.take_timers()
-            commands.armed = [Armed(timer.number, timer.due_us, timer.delay_us) for timer in armed]
-        return commands
 
     def _waits_for(self) -> str:
         """What the run waits for, in words, and where its body stands."""

@@ -637,3 +637,32 @@ async def test_what_a_run_waits_to_be_decided_can_be_asked_and_changes_nothing(
         async with pikku.open(db, clock=clock, **settings) as engine:
             assert await engine.approvals("r") == {}
             assert (await engine.get_run("r")).status == "running"
+
+
+async def test_a_long_run_that_is_asked_what_it_waits_for_gives_way_to_others(tmp_path: Path) -> None:
+    """It is replayed for that, and others on the loop have their turns meanwhile."""
+    passed = 0
+
+    async def waits(workflow: Workflow) -> Any:
+        nonlocal passed
+        for number in range(190):
+            await workflow.do(f"step {number}", lambda: None)
+            passed += 1
+        return await workflow.approval("ok", bool)
+
+    pikku = Pikku()
+    pikku.workflow(name="flow")(waits)
+    async with pikku.open(tmp_path / "app.db", durability="process", resident_runs=0, unload_after=0) as engine:
+        run = await engine.start("flow", run_id="r")
+        while "r" in engine._use().residents.active or passed < 190:
+            await asyncio.sleep(0)
+        passed, at_once = 0, list[int]()
+        asked = asyncio.ensure_future(engine.approvals(run.id))
+        while not asked.done():
+            before = passed
+            await asyncio.sleep(0)
+            at_once.append(passed - before)
+
+        assert await asked == {"ok": {"type": "boolean"}}
+        assert passed == 190
+        assert max(at_once) <= 100
