@@ -34,6 +34,7 @@ from pikkupy.cli.given import (
 from pikkupy.cli.places import AsJson, File, FirstFile, file_and, file_and_perhaps, file_and_two, file_of, tags_of
 from pikkupy.cli.runs import runs
 from pikkupy.cli.screen import Screen, say, tell
+from pikkupy.codec import Outside
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus, StepKind
 from pikkupy.engine import Event, EventKind
@@ -101,7 +102,7 @@ async def start(
         raise BadValue(f"--at={at}: use a year from 2 to 9998") from None
     async with connected(path, engine_wait) as client:
         try:
-            handle = await client.start(name, value, run_id=id, tags=tags, at=begins_at, delay=delay)
+            handle = await client.start(name, Outside(value), run_id=id, tags=tags, at=begins_at, delay=delay)
         except PayloadError as unfit:
             if data is not None:
                 raise
@@ -295,7 +296,7 @@ async def fork(
 ) -> Exit:
     """Start a new run that shares the history of another one before a step. Its id is printed."""
     path, run_id = file_and(file, run, "RUN")
-    value = UNSET if data is None else value_of("--data", data)
+    value = UNSET if data is None else Outside(value_of("--data", data))
     overrides = values_of("--override", override or [])
     async with connected(path, engine_wait) as client:
         handle = await client.fork(run_id, at=at, input=value, overrides=overrides, new_run_id=id)

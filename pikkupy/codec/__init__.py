@@ -16,12 +16,13 @@ import msgspec
 
 from pikkupy.codec.containers import Fit
 from pikkupy.codec.fit import fitter
+from pikkupy.codec.outside import Outside
 from pikkupy.codec.pack import Packer, TooLarge
 from pikkupy.codec.refusal import Refused, class_name
 from pikkupy.codec.unpack import Unpacker
 from pikkupy.errors import PayloadError
 
-__all__ = ["UNLIMITED", "Codec", "check_annotation"]
+__all__ = ["UNLIMITED", "Codec", "Outside", "check_annotation"]
 
 UNLIMITED = 1 << 62  # bytes, for values that somebody else has limited, or that were recorded
 _INT64 = 1 << 63

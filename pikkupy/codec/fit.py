@@ -65,7 +65,7 @@ def mend_fields(cls: type, fields: Any) -> Any:
     if type(fields) is not dict:
         return fields
     try:
-        hints = _hints(cls)
+        hints = hints_of(cls)
     except Exception:  # noqa: BLE001 - unresolvable hints mend nothing; a `Lost` that is left is reported later
         return fields
     return {
@@ -74,7 +74,7 @@ def mend_fields(cls: type, fields: Any) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _hints(cls: Any) -> dict[str, Any]:
+def hints_of(cls: Any) -> dict[str, Any]:
     """The annotations of a class of the program's; those that are text are evaluated, once. Raises what they raise."""
     return typing.get_type_hints(cls, include_extras=True)
 
@@ -107,7 +107,7 @@ def _compiled(annotation: Any) -> Fit:
         return _union(annotation, arguments)
     cls = annotation if origin is None else origin
     if isinstance(cls, type):
-        if _is_typed_dict(cls):
+        if is_typed_dict(cls):
             return _typed_dict(annotation, cls)
         if _has_shape(cls):
             return _instance(annotation, cls)
@@ -162,7 +162,7 @@ def _annotated(annotation: Any, base: Any, notes: tuple[Any, ...]) -> Fit:
     if kind is not None:
         return _bounded(fit, kind, fitter(Annotated[kind, *notes]))
     cls = base if origin is None else origin
-    if isinstance(cls, type) and (_has_shape(cls) or _is_typed_dict(cls)):
+    if isinstance(cls, type) and (_has_shape(cls) or is_typed_dict(cls)):
         return fit
     return _leaf(annotation)
 
@@ -285,7 +285,7 @@ def _by_fields(cls: type, value: dict[Any, Any]) -> Any:
         raise mismatch(cls, value)
     given = {}
     try:
-        hints = _hints(cls)
+        hints = hints_of(cls)
         for key, item in value.items():
             name, argument = shape.key(key, item)
             if argument is not None:
@@ -300,10 +300,10 @@ def _by_fields(cls: type, value: dict[Any, Any]) -> Any:
 def _typed_dict(annotation: Any, cls: Any) -> Fit:
     """A TypedDict: its keys are fitted; keys that it does not name stay, since nothing says that there are none."""
     try:
-        hints = _hints(cls)
+        hints = hints_of(cls)
     except Exception as error:  # a name that is not defined, or whatever else evaluating an annotation raises
         raise TypeError(f"{class_name(cls)}: {error}") from error
-    fits = {key: fitter(_unqualified(hint)) for key, hint in hints.items()}
+    fits = {key: fitter(unqualified(hint)) for key, hint in hints.items()}
     required = [key for key, hint in hints.items() if _is_required(hint, key in cls.__required_keys__)]
 
     def fit(value: Any) -> Any:
@@ -323,7 +323,7 @@ def _is_required(hint: Any, unless_said: bool) -> bool:
     return {"Required": True, "NotRequired": False}.get(str(qualifier), unless_said)
 
 
-def _unqualified(hint: Any) -> Any:
+def unqualified(hint: Any) -> Any:
     """Without `Required[...]`, `NotRequired[...]`, `ReadOnly[...]`."""
     while getattr(typing.get_origin(hint), "_name", None) in ("Required", "NotRequired", "ReadOnly"):
         hint = typing.get_args(hint)[0]
@@ -364,5 +364,5 @@ def _has_shape(cls: type) -> bool:
         return True
 
 
-def _is_typed_dict(cls: type) -> bool:
+def is_typed_dict(cls: type) -> bool:
     return hasattr(cls, "__required_keys__") and hasattr(cls, "__total__") and issubclass(cls, dict)

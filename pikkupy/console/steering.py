@@ -13,6 +13,7 @@ from msgspec import UNSET
 from starlette.responses import Response
 
 from pikkupy.clock import now
+from pikkupy.codec import Outside
 from pikkupy.console.copies import Copy, copy_of
 from pikkupy.console.finding import Find
 from pikkupy.console.forms import decision_fields, decision_of, fields_of, refilled, value_of_fields
@@ -231,7 +232,7 @@ async def _acted(ask: Ask, action: str, form: Mapping[str, str]) -> Response:
             return _to(ask, "", done=f"run {run_id} was deleted")
         case _:
             ask.take_start()
-            given, fresh = ask.json(text) if text else UNSET, form.get("fresh") or None
+            given, fresh = Outside(ask.json(text)) if text else UNSET, form.get("fresh") or None
             handle = await ask.engine.fork(run_id, at=form.get("at", ""), input=given, new_run_id=fresh)
             ask.made = handle.id
             return _to(ask, f"runs/{quoted(handle.id)}", done=f"forked from {run_id}")
@@ -291,7 +292,8 @@ async def start_in_console(ask: Ask) -> Response:
         if takes is not None:
             data = ask.json(form.get("value", "")) if fields is None else value_of_fields(fields, form)
         ask.take_start()
-        handle = await ask.engine.start(workflow.name, data, run_id=form.get("id") or form.get("fresh") or None)
+        run_id = form.get("id") or form.get("fresh") or None
+        handle = await ask.engine.start(workflow.name, Outside(data), run_id=run_id)
     except (Refused, PikkuError) as error:
         fields = None if fields is None else refilled(fields, form)
         values = {"workflow": workflow, "takes": takes, "fields": fields, "fresh": _fresh(_kept(form, error))}

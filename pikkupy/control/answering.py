@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import UNSET, Raw, structs
 
+from pikkupy.codec import Outside
 from pikkupy.control import messages
 from pikkupy.control.messages import AnyCall, holds_classes, json_of, values
 from pikkupy.engine import Chunk, Engine, Run, RunHandle, Step
@@ -75,9 +76,11 @@ class Answerer:
 
     async def _start(self, call: messages.Start) -> Raw:
         found: WorkflowFunction[Any, Any] = self._registry.find_workflow(call.workflow)
+        annotation = Any if call.outside else found.data_type
+        data = _received(call.data, annotation, "input of workflow", found.name)
         handle: RunHandle[Any] = await self._engine.start(
             found,
-            _received(call.data, found.data_type, "input of workflow", found.name),
+            Outside(data) if call.outside else data,
             run_id=call.run_id,
             tags=call.tags,
             at=call.at,
@@ -183,10 +186,11 @@ class Answerer:
         return messages.NULL
 
     async def _fork(self, call: messages.Fork) -> Raw:
+        data = _received(call.data, Any, "input of run", call.run_id) if call.has_data else UNSET
         handle = await self._engine.fork(
             call.run_id,
             at=call.at,
-            input=_received(call.data, Any, "input of run", call.run_id) if call.has_data else UNSET,
+            input=Outside(data) if call.outside else data,
             overrides={name: _received(text, Any, "override of step", name) for name, text in call.overrides.items()},
             new_run_id=call.new_run_id,
         )

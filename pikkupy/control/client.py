@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw, structs
 
 from pikkupy.clock import SystemClock
+from pikkupy.codec import Outside
 from pikkupy.control import messages, places
 from pikkupy.control.line import Gone, Lines
 from pikkupy.control.messages import AnyCall, values
@@ -128,6 +129,9 @@ class Client(Mounted):
     ) -> RunHandle[Any]:
         """As `Engine.start`. The workflow may be one that only the engine's process knows: give its name then."""
         name, annotation = self._asked_for(workflow)
+        outside = isinstance(data, Outside)
+        if outside:
+            data, annotation = data.value, Any  # it is for the engine to say what fits
         call = messages.Start(
             workflow=name,
             run_id=self._ids.uuid7(self._now_us()) if run_id is None else run_id,  # so that it can be asked again
@@ -135,6 +139,7 @@ class Client(Mounted):
             tags=None if tags is None else dict(tags),
             at=at,
             delay_us=None if delay is None else microseconds(delay),
+            outside=outside,
         )
         return RunHandle(self, await self._ask(call, str, again=True))
 
@@ -338,6 +343,9 @@ class Client(Mounted):
         given = {} if overrides is None else overrides
         if not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
             raise BadType(f"overrides={overrides!r}: use a mapping of names of steps to values, {{'step': value}}")
+        outside = isinstance(input, Outside)
+        if outside:
+            input = input.value
         call = messages.Fork(
             run_id,
             at,
@@ -345,6 +353,7 @@ class Client(Mounted):
             messages.NULL if input is UNSET else _sent(input, Any, "input of run", run_id),
             {name: _sent(value, Any, "override of step", name) for name, value in given.items()},
             has_data=input is not UNSET,
+            outside=outside,
         )
         return RunHandle(self, await self._ask(call, str))
 

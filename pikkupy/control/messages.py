@@ -53,6 +53,7 @@ class Start(Act, frozen=True):
     tags: dict[str, str] | None = None
     at: datetime | None = None
     delay_us: int | None = None
+    outside: bool = False  # the data is as `codec.Outside` says
 
 
 class HasInput(Call, frozen=True):
@@ -174,6 +175,7 @@ class Fork(Act, frozen=True):
     data: Raw = NULL
     overrides: dict[str, Raw] = {}
     has_data: bool = False  # else the data is that of the run
+    outside: bool = False  # as of `Start`
 
 
 class DeleteRun(Act, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
+from pikkupy.codec import Outside
 from pikkupy.core.model import RunRow
 from pikkupy.engine.asking import Asked, types_of
 from pikkupy.engine.host import Host
@@ -39,7 +40,9 @@ class Parts(NamedTuple):
 
 
 def encoded_input(host: Host, workflow: WorkflowFunction[Any, Any], data: Any) -> str:
-    """The input of a run as it is recorded. Raises `PayloadError`."""
+    """The input of a run as it is recorded. Raises `PayloadError`; of what comes `Outside` also for a key too many."""
+    if isinstance(data, Outside):
+        data = data.fitting(workflow.data_type, f"input of workflow {workflow.name!r}")
     if not workflow.takes_data and data is not None:
         raise PayloadError(f"input of workflow {workflow.name!r}: it takes no data, got {type(data).__name__}")
     given = workflow.default if data is None else data

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET
 from starlette.responses import Response
 
+from pikkupy.codec import Outside
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.engine import Attempt, Chunk, Event, EventKind, Run, Step, WorkflowInfo
 from pikkupy.errors import EngineClosed, PayloadError
@@ -81,7 +82,7 @@ async def start_run(ask: Ask) -> Response:
         _check_begin(body)
         ask.take_start()
         handle = await ask.engine.start(
-            body.workflow, body.input, run_id=run_id, tags=body.tags, at=body.at, delay=body.delay
+            body.workflow, Outside(body.input), run_id=run_id, tags=body.tags, at=body.at, delay=body.delay
         )
         ask.made, place = handle.id, ask.place(handle.id)
         if wait_s is None:
@@ -253,7 +254,7 @@ async def fork_run(ask: Ask) -> Response:
     handle = await ask.engine.fork(
         ask.run_id,
         at=body.at,
-        input=body.input,
+        input=UNSET if body.input is UNSET else Outside(body.input),
         overrides=body.overrides,
         new_run_id=ask.key(body.id),
     )
@@ -376,6 +377,6 @@ async def _decide(ask: Ask, body: kinds.Decide) -> None:
 async def _started(ask: Ask) -> str:
     data = await ask.value()
     ask.take_start()
-    handle = await ask.engine.start(ask.workflow, data, run_id=ask.key(None))
+    handle = await ask.engine.start(ask.workflow, Outside(data), run_id=ask.key(None))
     ask.made = handle.id
     return handle.id

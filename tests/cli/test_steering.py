@@ -194,6 +194,7 @@ def test_an_input_comes_from_standard_input(journal: Path) -> None:
         (("start", "double", "-d", "no json"), 2, "a text needs quotes"),
         (("start", "double", "-d", '"text"'), 2, "input of workflow 'double'"),
         (("start", "double"), 2, "give its input with --data"),
+        (("start", "order", "-d", '{"number": 1, "numbr": 2}'), 2, "Order has no field 'numbr'; it has: 'number'"),
         (("start", "double", "-d", '"text"', "--wait"), 2, "input of workflow 'double'"),
         (("start", "double", "-d", "@/nowhere"), 2, "@/nowhere: No such file"),
         (("runs", "cancel", "nobody"), 4, "no run with the id 'nobody'"),

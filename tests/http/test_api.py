@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -599,6 +600,30 @@ async def test_who_comes_in_and_goes_has_a_line(db: Path, caplog: pytest.LogCapt
         await http.post("/console/logout", headers=origin)
         lines = [(line["action"], line["by"], line["status"]) for line in audit_lines(caplog)]
         assert lines == [("login", "token:read", 303), ("logout", "token:read", 303)]
+
+
+async def test_a_key_that_the_input_has_no_place_for_is_refused(db: Path) -> None:
+    """Not dropped, on every way from outside, and before there is a run."""
+    given, said = {"number": 1, "numbr": 2}, "has no field 'numbr'; it has: 'number', 'due'"
+    async with opened(db, console=True) as (engine, http):
+        form = {"workflow": "order", "value": '{"number": 1, "numbr": 2}'}
+        answers = [
+            await http.post("/api/runs", json={"workflow": "order", "input": given}),
+            await http.post("/workflow/order/start", json=given),
+            await http.post("/workflow/order/run", json=given),
+            await http.post("/console/start", data=form, headers={"origin": HOST}),
+        ]
+        assert (await engine.list_runs()).runs == ()
+        run_id = await started(http, "order", {"number": 1})
+        await http.get(f"/api/runs/{run_id}", headers={"prefer": "wait=30"})
+        fork = {"at": "double", "value": form["value"]}
+        answers += [
+            await http.post(f"/api/runs/{run_id}/fork", json={"at": "double", "input": given}),
+            await http.post(f"/console/runs/{run_id}/fork", data=fork, headers={"origin": HOST}),
+        ]
+        assert [answer.status_code for answer in answers] == [422] * 6
+        assert all(said in html.unescape(answer.text) for answer in answers)
+        assert len((await engine.list_runs()).runs) == 1
 
 
 async def test_secrets_are_taken_out_of_what_is_sent(db: Path) -> None:
