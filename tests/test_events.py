@@ -691,3 +691,52 @@ async def test_who_hears_that_a_run_is_parked_can_accept_its_code(db: Path) -> N
 
         assert (await engine.get_run("r")).status == "running"
         await waking
+
+
+@pytest.mark.parametrize("question", [1, 2, 3])
+async def test_what_is_recorded_while_a_reader_catches_up_is_told_whole(
+    question: int, db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each of its questions to the file signals may come, with the outcomes of the waits for them."""
+    pikku = Pikku()
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        await workflow.wait_for_signal("go")
+        await workflow.wait_for_signal("more")
+        await workflow.wait_for_signal("last")
+
+    async with pikku.open(db) as engine:
+        run = await engine.start("flow", run_id="r")
+        while not await engine.steps("r"):
+            await asyncio.sleep(0)
+        journal = engine._use().host.journal
+        ask, asked, sent, found = journal._read, 0, False, list[tuple[str, ...]]()
+        last = {("signal", "other"), ("step_started", "last")}
+
+        async def send() -> None:
+            nonlocal sent
+            sent = True
+            for name in ("go", "more", "other"):
+                await engine.signal("r", name)
+
+        async def interrupted(work: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == question and not sent:
+                await send()
+            return await ask(work)
+
+        monkeypatch.setattr(journal, "_read", interrupted)
+        async for event in run.events():
+            found.append(told(event)[:2])
+            if found[-1] == ("step_started", "go") and not sent:
+                await send()  # there are no more questions
+            elif found[-1] in last and last <= {*found}:
+                await engine.cancel("r", "enough")
+
+    assert found[:2] == [("run_started",), ("step_started", "go")]
+    assert sorted(found[2:-1]) == [
+        ("signal", "go"), ("signal", "more"), ("signal", "other"), ("step_recorded", "go"), ("step_recorded", "more"),
+        ("step_started", "last"), ("step_started", "more"),
+    ]  # fmt: skip

@@ -16,7 +16,17 @@ from typing import Any, Protocol, TypeVar
 from msgspec import structs
 
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS
-from pikkupy.core.model import CODE_ACCEPTED, MAX_OWN, AttemptRow, RunFilter, RunRow, RunStatus, StepKind, StepRow
+from pikkupy.core.model import (
+    MAX_INTEGER,
+    MAX_OWN,
+    AttemptRow,
+    RunFilter,
+    RunRow,
+    RunStatus,
+    SignalRow,
+    StepKind,
+    StepRow,
+)
 from pikkupy.core.ports import Values
 from pikkupy.engine.children import child_id
 from pikkupy.engine.events import Event, Hub, Past, PastEvents
@@ -380,14 +390,21 @@ async def past_of(asked: Asked, run_id: str, place: int, reached: int) -> Past:
     """For readers of events, who have seen so many places and steps: the run up to now. Raises `RunNotFound`."""
     reading = asked.reading
     row = await asked.row(run_id)
+    found, attempts, signals = list[StepRow](), list[AttemptRow](), list[SignalRow]()
+
+    async def read(number: int) -> list[StepRow]:
+        nonlocal found, attempts, signals
+        found, attempts, signals = await reading.past(number, place, reached)
+        return found
+
     while True:
-        attempts = await reading.attempt_rows(row.number)
-        signals = await reading.signals(row.number)
-        set_aside = [one.position or 0 for one in signals if one.name == CODE_ACCEPTED and one.seq > place]
-        seen = min([reached, *set_aside])
-        rows = await _step_rows(asked, row, partial(reading.steps_after, place=place, reached=seen))
+        active = asked.memory.active.get(run_id)
+        here = math.inf if active is None else active.reached
+        rows = await _step_rows(asked, row, read)
+        # Of later steps, which are left out, nothing is told yet; nor of what came after: its place would hide theirs.
+        until = min((step.seq for step in found if step.seq and step.position >= here), default=MAX_INTEGER)
         before, row = row, await asked.row(run_id)
         if row.status is before.status:
             begun = row.starts_at <= asked.now_us()
-            return Past(row, rows, attempts, signals, progress_of(row), begun, place)
+            return Past(row, rows, attempts, signals, progress_of(row), begun, place, until)
         # It has ended, perhaps, after it was looked at: nothing may be missing before its end.

@@ -265,6 +265,7 @@ class Past(msgspec.Struct, frozen=True):
     progress: Progress | None
     begun: bool  # False before its `starts_at`
     place: int = 0  # up to which the reader has seen all; steps of which it has may be left out
+    until: int = MAX_INTEGER  # from this place on it is heard, and is not all here
 
 
 class RunEvents(_Reader, AsyncIterator[Event]):
@@ -403,12 +404,16 @@ def _events_of(past: Past) -> Iterator[_Told]:
 def _placed(past: Past) -> list[StepRow | SignalRow | _FailedAttempt]:
     """What takes a place after the one that the reader has seen."""
     steps = {row.position: row for row in past.steps}
-    ended = [row for row in past.steps if row.seq is not None and row.seq > past.place]
+    ended = [row for row in past.steps if row.seq is not None and past.place < row.seq < past.until]
     placed: list[StepRow | SignalRow | _FailedAttempt] = [*ended]
-    placed += [row for row in past.signals if row.seq > past.place]
+    placed += [row for row in past.signals if past.place < row.seq < past.until]
     taken = {row.seq for row in placed}
     for attempt in past.attempts:
-        if attempt.seq > past.place and attempt.seq not in taken and attempt.status is AttemptStatus.FAILED:
+        if (
+            past.place < attempt.seq < past.until
+            and attempt.seq not in taken
+            and attempt.status is AttemptStatus.FAILED
+        ):
             step = None if attempt.name else steps.get(attempt.position)
             name = attempt.name or (step.name if step else "?")
             placed.append(_FailedAttempt(attempt.seq, attempt, name, _waking_after(attempt, step)))

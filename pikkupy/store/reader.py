@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Any, TypeVar
 
 from pikkupy.core.model import (
+    CODE_ACCEPTED,
     MAX_INTEGER,
     NO_WAKING,
     AttemptRow,
@@ -157,6 +158,17 @@ def steps_after(db: sqlite3.Connection, number: int, place: int, reached: int) -
     that place, and those without one."""
     wanted = {"run": number, "place": place, "reached": reached}
     return [step_without_output(row) for row in db.execute(QUERIES["steps_after"], wanted)]
+
+
+def past(
+    db: sqlite3.Connection, number: int, place: int, reached: int, damaged: Damaged = refuse
+) -> tuple[list[StepRow], list[AttemptRow], list[SignalRow]]:
+    """`steps_after`, those too that were set aside since and may be reached again; attempts and signals, as of one
+    moment: of what was written together no reader sees a part alone."""
+    with _moment(db):
+        sent = signals(db, number)
+        again = (one.position or 0 for one in sent if one.name == CODE_ACCEPTED and one.seq > place)
+        return steps_after(db, number, place, min([reached, *again])), attempt_rows(db, number, damaged), sent
 
 
 def attempt_rows(db: sqlite3.Connection, number: int, damaged: Damaged = refuse) -> list[AttemptRow]:

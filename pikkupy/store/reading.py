@@ -92,10 +92,12 @@ class Reading(ABC):
         """The steps without an outcome of the runs of these ids that have some, by position."""
         return await self._read(lambda db: self._open_steps(db, run_ids))
 
-    async def steps_after(self, number: int, place: int, reached: int) -> list[StepRow]:
-        """The steps of one run, by position, without outputs: those from position `reached` on, those with an outcome
-        after that place, and those without one."""
-        return await self._show(lambda db: reader.steps_after(db, number, place, reached))
+    async def past(
+        self, number: int, place: int, reached: int
+    ) -> tuple[list[StepRow], list[AttemptRow], list[SignalRow]]:
+        """What has happened to one run, for who knows it up to that place and step, as of one moment: the steps that
+        they do not know, by position, without outputs, finished attempts and signals."""
+        return await self._show(lambda db: reader.past(db, number, place, reached, self._damaged))
 
     async def attempts(self, number: int) -> tuple[list[StepRow], list[StepRow], list[AttemptRow]]:
         """The steps of one run, those that were set aside, and their finished attempts, by seq, as of one moment."""
