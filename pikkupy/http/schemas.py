@@ -43,8 +43,8 @@ WITH_BODY = (400, 408, 413, 415)
 
 def openapi(operations: Iterable[Operation], version: str, server: str) -> dict[str, Any]:
     """The document (OpenAPI 3.1.0)."""
-    document = _Document()
-    paths: dict[str, dict[str, Any]] = {}
+    operations = tuple(operations)
+    document, paths = _Document(_links(operations)), dict[str, dict[str, Any]]()
     for one in operations:
         paths.setdefault(one.path, {})[one.method.lower()] = document.operation(one)
     return {
@@ -65,10 +65,11 @@ class NoMore(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Document:
-    """Collects the types that operations name."""
+    """Collects the types that operations name. `links`: what can be asked about a run that an answer tells of."""
 
-    def __init__(self) -> None:
+    def __init__(self, links: dict[str, Any]) -> None:
         self.components: dict[str, Any] = {}
+        self._links = links
 
     def operation(self, one: Operation) -> dict[str, Any]:
         """What stands under its path and method."""
@@ -101,7 +102,8 @@ class _Document:
         if kind is None:
             return {"description": "Nothing more."}
         if not one.stream:
-            return {"description": one.summary, "content": {"application/json": {"schema": self._schema(kind)}}}
+            links = {"links": self._links} if "Location" in one.sends else {}
+            return {"description": one.summary, "content": {"application/json": {"schema": self._schema(kind)}}} | links
         told = {
             "type": "string",
             "contentMediaType": "application/json",
@@ -127,6 +129,12 @@ class _Document:
                 self.components[name] = schema
         say_moments(inspect.type_info(kind), found, self.components)
         return found
+
+
+def _links(operations: Iterable[Operation]) -> dict[str, Any]:
+    """From an answer with a new run to all that can be asked about it."""
+    of_it = {"parameters": {"run_id": "$response.body#/id"}}
+    return {one.name: {"operationId": one.name, **of_it} for one in operations if one.parameters == ["run_id"]}
 
 
 def _headers(names: Iterable[str]) -> dict[str, Any]:
