@@ -7,14 +7,14 @@ import html
 import logging
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from pikkupy import Engine, Pikku, Workflow
+from pikkupy import Engine, Pikku, Services, StepFailed, Workflow, current_step
 from pikkupy.console.pages import PAGES
 from pikkupy.http import Caller, Scope
 from pikkupy.http.application import all_operations
@@ -645,6 +645,47 @@ async def test_secrets_are_taken_out_of_what_is_sent(db: Path) -> None:
 
     async with opened(db, redact=broken) as (_, http):
         assert "s3cret" not in (await http.get("/api/runs")).text
+
+
+async def test_free_texts_of_a_run_s_whole_life_are_taken_out(db: Path) -> None:
+    """S14: reasons, progress, decisions, chunks and errors as well, wherever they are told; names alone stay."""
+    app, secret = Pikku(), "s3cret"
+
+    @app.function
+    async def fails(services: Services, data: Any) -> None:
+        step = current_step()
+        assert step is not None
+        step.emit({"told": data})
+        raise ValueError(f"not {data}")
+
+    @app.workflow
+    async def flow(workflow: Workflow, data: Any) -> None:
+        workflow.progress(data)
+        with suppress(StepFailed):
+            await workflow.do("fails", fails, data)
+        await workflow.approval("ok", str)
+        await workflow.wait_for_signal("go")
+
+    def hide(text: str) -> str:
+        return text.replace(secret, "***")
+
+    async with app.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True, redact=hide)) as http:
+        await engine.start("flow", secret, run_id="r", tags={"of": secret})
+        while not await engine.approvals("r"):
+            await asyncio.sleep(0)
+        refused = await http.post("/api/runs/r/approve", json={"name": "ok", "decision": {secret: 1}})
+        await http.post("/api/runs/r/approve", json={"name": "ok", "decision": secret, "decided_by": secret})
+        await http.post("/api/runs/r/signal", json={"name": "go2", "payload": secret})
+        cancelled = await http.post("/api/runs/r/cancel", json={"reason": secret})
+        assert (refused.status_code, cancelled.json()["reason"]) == (422, "***")
+        answers = [refused, cancelled]
+        for one in (*all_operations(), *PAGES):
+            path = one.path.format(run_id="r", workflow="flow", verb="retry", action="fork", which="input", file="x")
+            if one.method == "GET" and "/live" not in path and path != "/api/events":
+                answers.append(await http.get(path))
+        answers.append(await http.get("/console/start?from_run=r"))
+        assert [answer.url.path for answer in answers if secret in answer.text] == []
+        assert sum("***" in answer.text for answer in answers) > 10
 
 
 async def test_what_is_broken_here_is_not_told(db: Path, caplog: pytest.LogCaptureFixture) -> None:
