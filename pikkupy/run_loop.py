@@ -413,7 +413,8 @@ class RunLoop(asyncio.AbstractEventLoop):
         if isinstance(task, RunTask):
             task.close_body()
 
-    get_debug = staticmethod(bool)  # False; each future asks
+    def get_debug(self) -> bool:
+        return False
 
     def is_running(self) -> bool:
         return asyncio._get_running_loop() is self
