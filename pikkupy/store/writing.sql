@@ -58,7 +58,6 @@ BEGIN
         new.c1, new.c2, new.c3, nullif(new.c4, ''), 1, 0, 0, new.c5, new.c6, 'succeeded', new.c7, new.c8, new.c9
     )
     {step_again}
-    SELECT raise(ABORT, 'a step that is final already never changes') WHERE changes() = 0;
 END;
 
 -- name: completed
@@ -97,6 +96,7 @@ ON CONFLICT (key) DO UPDATE SET
         ELSE 0
     END
 WHERE status NOT IN ('succeeded', 'failed', 'cancelled');
+SELECT raise(ABORT, 'a step that is final already never changes') WHERE changes() = 0;
 
 -- name: run
 -- A new run: number, run_id, workflow, input, created_at, starts_at, wakes_at, parent, parent_position, parent_attempt,
@@ -126,7 +126,6 @@ BEGIN
         new.c15
     )
     {step_again}
-    SELECT raise(ABORT, 'a step that is final already never changes') WHERE changes() = 0;
 END;
 
 -- name: attempt

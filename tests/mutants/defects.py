@@ -479,7 +479,7 @@ DEFECTS = (
     Defect(
         "forget a retried run that has not begun",
         "engine/acting.py",
-        "await residents.load(number, reopened=True)",
+        "await residents.load(number, begins=True)",
         "await residents.load(number)",
         "contract/test_again.py",
     ),
