@@ -186,7 +186,6 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._main: RunTask[Any] | None = None
         self._tasks: dict[int, RunTask[Any]] | None = None  # the others; most runs have none
         self._timers: _Timers | None = None  # most runs set none
-        self.has_timers = False  # true once it has set one
         # The hash of the newest task or future: a number that depends on the run and the order of creation alone.
         # Another start for each run: tasks of all runs meet in asyncio's own sets, where equal hashes would pile up.
         self.hashes = number * SPREAD & 0xFFFF_FFFF_FFFF_FFF
@@ -287,6 +286,11 @@ class RunLoop(asyncio.AbstractEventLoop):
         return armed, dropped
 
     @property
+    def has_timers(self) -> bool:
+        """True if the run has ever set a timer."""
+        return self._timers is not None
+
+    @property
     def waits_for_timer(self) -> bool:
         """True while a timer is set that has not been cancelled."""
         return self._timers is not None and bool(self._timers.set)
@@ -358,7 +362,6 @@ class RunLoop(asyncio.AbstractEventLoop):
         timers = self._timers
         if timers is None:
             timers = self._timers = _Timers()
-            self.has_timers = True
         timer = RunTimer(when, callback, args, self, context)
         timer.number = len(timers.dues)
         timer.due_us = max(self._origin_us + round(when * 1e6), self.now_us)

@@ -133,9 +133,7 @@ def enter(step: StepContext) -> None:
 
 def call_in(step: StepContext, call: Callable[[], T]) -> T:
     """As `enter`, and then call."""
-    _current.set(step)
-    STEP.set(step.step_name)
-    ATTEMPT.set(step.attempt_count)
+    enter(step)
     return call()
 
 

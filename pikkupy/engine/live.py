@@ -203,8 +203,7 @@ def asked_to_retry(step: LiveStep, failed: Failed) -> Failed:
 
 def context_of(run: RunRow, call: StepCall, attempt: int) -> StepContext:
     """What the code of one attempt can know of itself."""
-    name, run_id = call.name, run.run_id
-    return StepContext(run_id, run.workflow, f"{run_id}/{name}", name, attempt, call.position)  # as `step_id`
+    return StepContext(run.run_id, run.workflow, step_id(run.run_id, call.name), call.name, attempt, call.position)
 
 
 def step_id(run_id: str, step_name: str) -> str:
