@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
     "schemas": 1,
     "log": 1,
     "tuning": 1,
+    "turns": 1,
     "config": 2,
     "progress": 2,
     "core": 2,

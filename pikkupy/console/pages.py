@@ -19,7 +19,7 @@ from pikkupy.console.drawing import drawing_of
 from pikkupy.console.finding import Find, counts_of, exactly, rows_of
 from pikkupy.console.notes import page_after
 from pikkupy.console.overview import overview_of
-from pikkupy.console.printing import printed
+from pikkupy.console.printing import Paper
 from pikkupy.console.rendering import HOME, STATIC, page, problem_page, rendered, static_version
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
@@ -124,8 +124,8 @@ async def _look_at(ask: Ask, show: ShowRun, decisions: steering.Decisions) -> Se
     return Seen(run, found, pages, number, waiting, await decisions.of(run, waiting), at)
 
 
-def _run_values(ask: Ask, show: ShowRun, seen: Seen) -> dict[str, Any]:
-    run = seen.run
+async def _run_values(ask: Ask, show: ShowRun, seen: Seen) -> dict[str, Any]:
+    run, paper = seen.run, Paper(ask.shown)
     by_step: defaultdict[str, list[Attempt]] = defaultdict(list)
     for attempt in seen.steps.attempts:
         by_step[attempt.step_name].append(attempt)
@@ -140,14 +140,14 @@ def _run_values(ask: Ask, show: ShowRun, seen: Seen) -> dict[str, Any]:
     return {
         "run": run,
         "shown": shown,
-        "input": printed(ask.shown, run.input),
-        "output": printed(ask.shown, run.output),
+        "input": await paper.printed(run.input),
+        "output": await paper.printed(run.output),
         "took": took(run, seen.at),
         "mismatch": mismatch_of(shown["reason"]),
         "waits": [ask.shown.text(said) for said in seen.said],
         "waiting": len(seen.waiting),
         "steps": [
-            (step, ask.shown(replace(step, output=None)), printed(ask.shown, step.output), tried.get(step.name, []))
+            (step, ask.shown(replace(step, output=None)), await paper.printed(step.output), tried.get(step.name, []))
             for step in seen.steps.steps
         ],
         "drawing": drawing_of(run, seen.steps.steps, by_step, seen.at, whole=whole),
@@ -175,7 +175,7 @@ def _tried(ask: Ask, attempts: Sequence[Attempt]) -> dict[str, list[tuple[Attemp
 async def run_page(ask: Ask) -> Response:
     """One run."""
     show = ask.query(ShowRun)
-    values = _run_values(ask, show, await _look_at(ask, show, steering.Decisions(ask)))
+    values = await _run_values(ask, show, await _look_at(ask, show, steering.Decisions(ask)))
     return page_after(ask, f"runs/{quoted(ask.run_id)}", "run.html", **values, live=ask.request.url.query)
 
 
@@ -191,7 +191,7 @@ async def run_live(ask: Ask) -> Response:
         if mark == last:
             return None
         last = mark
-        return _run_values(ask, show, seen)
+        return await _run_values(ask, show, seen)
 
     return await _live(ask, "_run.html", values)
 

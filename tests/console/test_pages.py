@@ -687,6 +687,55 @@ def test_of_a_long_value_only_the_beginning_is_looked_at(value: Any) -> None:
     assert asked <= LONGEST and "s3" not in found.text
 
 
+@pytest.mark.parametrize("value", [list(range(20_000)), [[None]] * 20_000, [{"a": 1}] * 20_000])
+def test_what_is_looked_at_of_a_long_value_is_what_is_printed(value: Any) -> None:
+    """Each number counts with its digits, its indentation and the end of its line."""
+
+    class Counting(Shown):
+        looked_at = 0
+
+        def value(self, value: Any, *, plain_already: bool = False) -> Any:
+            self.looked_at += 1
+            return super().value(value, plain_already=plain_already)
+
+    shown = Counting(None)
+    found = printed(shown, value)
+    assert (len(found.text), found.is_whole) == (LONGEST, False)
+    assert shown.looked_at <= len(found.text.split("\n"))
+
+
+async def test_the_values_of_a_page_have_a_limit_together(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond it each is a link to its file, and others have their turn while a page is made."""
+    many, turns, looked = Pikku(), 0, list[int]()
+
+    async def turning() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def look(text: str) -> str:
+        if text.startswith("value"):
+            looked.append(turns)
+        return text
+
+    @many.workflow
+    async def large(workflow: Workflow) -> None:
+        for number in range(5):
+            await workflow.do(f"step {number}", lambda: "value" + "x" * 1_000)
+
+    monkeypatch.setattr("pikkupy.console.printing.LONGEST_PAGE", 2_500)
+    async with many.open(db, durability="process") as engine:
+        await engine.run(large, run_id="r")
+        async with caller(engine.asgi(token=TOKEN, console=True, redact=look)) as http:
+            await http.get("/console/overview")
+            other = asyncio.ensure_future(turning())
+            text = (await http.get("/console/runs/r")).text
+            other.cancel()
+    assert text.count("x" * 1_000) == 3 and text.count("all of it as a file") == 2
+    assert len(set(looked)) == len(looked) == 3
+
+
 def test_what_is_hidden_under_one_name_is_not_taken_for_all_that_there_is() -> None:
     """Members whose names are redacted take each other's place."""
     found = printed(Shown(lambda text: "***"), {f"{number}": "x" for number in range(10_000)})
