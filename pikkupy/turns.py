@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-PIECE = 1 << 18  # characters that are decoded, encoded or printed in one turn: some milliseconds
-ITEM = 1 << 10  # what each item costs beside its characters: a piece is some hundred small ones
+PIECE = 1 << 18  # characters that are decoded or encoded in one turn: a millisecond or two
+ITEMS = 50  # small ones take as long
 
 
 class Turns:
@@ -16,7 +16,7 @@ class Turns:
 
     async def after(self, size: int) -> None:
         """One more item of so many characters is done: others have their turn if it is time for that."""
-        self._left -= size + ITEM
+        self._left -= size + -(-PIECE // ITEMS)
         if self._left <= 0:
             self._left = PIECE
             await asyncio.sleep(0)

@@ -49,6 +49,7 @@ from pikkupy.progress import Progress
 from pikkupy.registry import Registry, WorkflowFunction
 from pikkupy.schemas import schema_of
 from pikkupy.store import Reading, damage
+from pikkupy.turns import Turns
 
 Row = TypeVar("Row", RunRow, StepRow)
 View = TypeVar("View")
@@ -192,16 +193,20 @@ async def counts(asked: Asked) -> dict[str, dict[RunStatus, int]]:
 async def history(asked: Asked, run_id: str) -> list[Attempt]:
     """Every finished attempt of the run's steps, oldest first. Raises `RunNotFound`."""
     row = await asked.row(run_id)
-    return _attempts(run_id, *await asked.reading.attempts(row.number))
+    return await _attempts(run_id, *await asked.reading.attempts(row.number))
 
 
-def _attempts(
+async def _attempts(
     run_id: str, steps: Sequence[StepRow], set_aside: Sequence[StepRow], rows: Sequence[AttemptRow]
 ) -> list[Attempt]:
+    found, turns = list[Attempt](), Turns()
     try:
-        return attempts_of(steps, set_aside, rows)
+        for attempt in attempts_of(steps, set_aside, rows):
+            found.append(attempt)
+            await turns.after(0)
     except OverflowError as error:
         raise JournalError(f"run {run_id!r}: a recorded time of an attempt is none: {error}") from error
+    return found
 
 
 def _refuse(error: JournalError) -> None:
@@ -223,12 +228,14 @@ async def _runs(asked: Asked, rows: Sequence[RunRow], damaged: Callable[[Journal
         types = asked.types_of(row.workflow)
         return run_of(row, asked.values, changed.get(row.number), *types, ids.get(row.parent or 0))
 
-    return _shown(rows, run, damaged)
+    return await _shown(rows, run, damaged)
 
 
-def _shown(rows: Iterable[Row], show: Callable[[Row], View], damaged: Callable[[JournalError], None]) -> list[View]:
+async def _shown(
+    rows: Iterable[Row], show: Callable[[Row], View], damaged: Callable[[JournalError], None]
+) -> list[View]:
     """What is shown of the rows. A time that no calendar has, or tags that are none, are damage as any other."""
-    views = []
+    views, turns = list[View](), Turns()
     for row in rows:
         try:
             views.append(show(row))
@@ -236,7 +243,14 @@ def _shown(rows: Iterable[Row], show: Callable[[Row], View], damaged: Callable[[
             damaged(JournalError(f"{_name(row)}: a recorded time is none: {error}"))
         except JournalError as error:
             damaged(JournalError(f"{_name(row)}: {error}"))
+        await turns.after(_size(row))
     return views
+
+
+def _size(row: RunRow | StepRow) -> int:
+    """Characters of its values."""
+    given = len(row.input) if isinstance(row, RunRow) else 0
+    return given + len(row.output or "")
 
 
 def _name(row: RunRow | StepRow) -> str:
@@ -288,7 +302,7 @@ async def some_steps(asked: Asked, run_id: str, *, first: int, limit: int, with_
         rows = await _step_rows(asked, row, read, range(first, first + check_limit(limit)))
         in_all = max(in_all, 0 if active is None else active.reached)
     shown = await _steps(asked, row, progress, rows)
-    return StepPage(steps=shown, attempts=_attempts(run_id, rows, (), attempts), in_all=in_all)
+    return StepPage(steps=shown, attempts=await _attempts(run_id, rows, (), attempts), in_all=in_all)
 
 
 def _progress(asked: Asked, run_id: str) -> Mapping[int, Progress]:
@@ -310,7 +324,7 @@ async def _steps(asked: Asked, row: RunRow, progress: Mapping[int, Progress], ro
             raise damage("its child run")
         return step_of(step, row.run_id, asked.values, progress.get(step.position), children.get(step.position))
 
-    return _shown(rows, show, asked.reading.leave_out)
+    return await _shown(rows, show, asked.reading.leave_out)
 
 
 async def _lost_children(asked: Asked, row: RunRow, rows: Sequence[StepRow], children: Mapping[int, str]) -> set[int]:
@@ -340,7 +354,7 @@ async def open_steps(asked: Asked, run_ids: Iterable[str]) -> dict[str, list[Ste
             here[run_id] = rows
     found = here | (await asked.reading.open_steps(elsewhere) if elsewhere else {})
     return {
-        run_id: _shown(rows, partial(step_of, run_id=run_id, values=asked.values), asked.reading.leave_out)
+        run_id: await _shown(rows, partial(step_of, run_id=run_id, values=asked.values), asked.reading.leave_out)
         for run_id, rows in found.items()
     }
 

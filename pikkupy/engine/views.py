@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -234,20 +235,22 @@ def chunk_of(row: ChunkRow, values: Values) -> Chunk:
     )
 
 
-def attempts_of(steps: Sequence[StepRow], aside: Sequence[StepRow], attempts: Iterable[AttemptRow]) -> list[Attempt]:
+def attempts_of(
+    steps: Sequence[StepRow], aside: Sequence[StepRow], attempts: Iterable[AttemptRow]
+) -> Iterator[Attempt]:
     """Every finished attempt, oldest first, also of steps that were set `aside`.
 
     A step that ended with its first attempt tells it by its own row.
     """
     names = {row.position: row.name for row in steps}
-    listed = [(row.seq, _attempt_of(row, row.name or names.get(row.position, "?"))) for row in attempts]
-    told = {seq for seq, _ in listed}
+    listed = [(row.seq, row, row.name or names.get(row.position, "?")) for row in attempts]
+    told = {seq for seq, _, _ in listed}
     listed += [
-        (row.seq, _attempt_of(only_attempt(row), row.name))
+        (row.seq, only_attempt(row), row.name)
         for row in (*steps, *aside)
         if row.seq is not None and row.attempts == 1 and row.seq not in told
     ]
-    return [attempt for _, attempt in sorted(listed, key=lambda pair: pair[0])]
+    return (_attempt_of(row, name) for _, row, name in sorted(listed, key=itemgetter(0)))
 
 
 def _attempt_of(row: AttemptRow, name: str) -> Attempt:

@@ -16,7 +16,7 @@ from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.engine import Attempt, Chunk, Event, EventKind, Run, Step, WorkflowInfo
 from pikkupy.errors import EngineClosed, PayloadError
 from pikkupy.http import kinds
-from pikkupy.http.asked import END, LONGEST_WAIT_S, Ask, Seen, json_of, list_of
+from pikkupy.http.asked import END, LONGEST_WAIT_S, Ask, Seen, encoded, json_of, list_of
 from pikkupy.http.operations import Operation, operation
 from pikkupy.http.problems import Refused
 from pikkupy.http.queries import arguments_of, length_us
@@ -98,7 +98,7 @@ async def start_run(ask: Ask) -> Response:
 async def list_runs(ask: Ask) -> Response:
     """List runs, newest first: those of which all that is given is true."""
     page = await ask.engine.list_runs(**arguments_of(ask.query(kinds.ListRuns)))
-    return json_of({"runs": [ask.shown(run) for run in page.runs], "next_cursor": page.next_cursor})
+    return json_of({"runs": await encoded(page.runs, ask.shown), "next_cursor": page.next_cursor})
 
 
 @operation("GET", "/api/counts", READ, {200: dict[str, dict[str, int]]})
@@ -317,7 +317,7 @@ async def run_workflow(ask: Ask) -> Response:
 @operation("GET", "/workflow/{workflow}/status/{run_id}", READ, {200: StatusOfRun}, problems=(404,))
 async def workflow_status(ask: Ask) -> Response:
     """How a run of the workflow stands, with its steps."""
-    return json_of(await status_of(ask))
+    return Response(await status_of(ask), media_type="application/json")
 
 
 @operation(
@@ -341,7 +341,7 @@ async def approve_workflow(ask: Ask) -> Response:
     body = await ask.body(kinds.Decide)
     await status_of(ask)
     await _decide(ask, body)
-    return json_of(await status_of(ask))
+    return Response(await status_of(ask), media_type="application/json")
 
 
 OPERATIONS = tuple(one for one in globals().values() if isinstance(one, Operation))

@@ -28,6 +28,7 @@ from pikkupy.http.shown import Shown
 from pikkupy.http.tokens import Callers, Failures
 from pikkupy.log import logger
 from pikkupy.mounting import Caller, HttpConfig, Scope
+from pikkupy.turns import Turns
 
 _log = logger()
 
@@ -39,7 +40,6 @@ Meet: TypeAlias = Callable[[], Awaitable[tuple[Steered, str | None]]]  # who ans
 LONGEST_WAIT_S = 60  # for the end of a run, in one request
 END = ".end"  # of the id of the event that tells a run's end, which has no number of its own
 NOBODY = Caller("nobody", Scope.READ)  # who has no token: looks whether the engine is well, or logs in
-TURN = 50  # items made in one turn of the loop
 
 
 class Seen(NamedTuple):
@@ -285,16 +285,21 @@ class Ask:
 
 
 async def list_of(items: Iterable[T], told: Callable[[T], Any]) -> Response:
-    """An answer with many values: others on the loop have their turns while it is made."""
-    body = bytearray(b"[")
-    for made, item in enumerate(items, 1):
-        if made > 1:
+    """An answer with many values."""
+    return Response(bytes(await encoded(items, told)), media_type="application/json")
+
+
+async def encoded(items: Iterable[T], told: Callable[[T], Any]) -> msgspec.Raw:
+    """Many values as a list in JSON: others on the loop have their turns while it is made."""
+    body, turns = bytearray(b"["), Turns()
+    for item in items:
+        text = msgspec.json.encode(told(item))
+        if len(body) > 1:
             body += b","
-        body += msgspec.json.encode(told(item))
-        if made % TURN == 0:
-            await asyncio.sleep(0)
+        body += text
+        await turns.after(len(text))
     body += b"]"
-    return Response(bytes(body), media_type="application/json")
+    return msgspec.Raw(bytes(body))
 
 
 def json_of(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -115,6 +115,7 @@ class ListRuns(msgspec.Struct, forbid_unknown_fields=True):
     created_before: Annotated[Moment | UnsetType, Meta(description="Started before that time.")] = UNSET
     limit: Annotated[int, Meta(ge=1, le=500, description="At most so many.")] = 50
     cursor: Annotated[Cursor | UnsetType, Meta(description="The `next_cursor` of the page before.")] = UNSET
+    values: Annotated[bool, Meta(description="With inputs and outputs; without them both are `null`.")] = True
 
 
 class ListSteps(msgspec.Struct, forbid_unknown_fields=True):

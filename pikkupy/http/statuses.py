@@ -14,7 +14,7 @@ from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import RunStatus
 from pikkupy.engine import Run
 from pikkupy.errors import RunNotFound
-from pikkupy.http.asked import Ask
+from pikkupy.http.asked import Ask, encoded
 from pikkupy.http.streams import Pulse, streamed
 
 MOMENT_S = 0.1  # what happens within it is told together
@@ -32,6 +32,9 @@ class StatusOfRun(msgspec.Struct, frozen=True):
     steps: list[dict[str, Any]]
 
 
+TOLD = [name for name in StatusOfRun.__struct_fields__ if name != "steps"]
+
+
 class _Told(NamedTuple):
     """One status of a stream."""
 
@@ -40,12 +43,12 @@ class _Told(NamedTuple):
     """Made of the text: who has seen this status knows it by that, also in another life of the engine."""
 
 
-async def status_of(ask: Ask) -> StatusOfRun:
-    """How the run stands. Raises `RunNotFound`, also for a run of another workflow."""
+async def status_of(ask: Ask) -> bytes:
+    """How the run stands, as JSON of a `StatusOfRun`. Raises `RunNotFound`, also for a run of another workflow."""
     run = await _run(ask)
-    steps = [ask.shown(step) for step in await ask.engine.steps(run.id)]
+    steps = await encoded(await ask.engine.steps(run.id), ask.shown)
     shown = ask.shown(run)
-    return StatusOfRun(run.id, run.workflow, run.status, shown["output"], shown["error"], steps)
+    return msgspec.json.encode({name: shown[name] for name in TOLD} | {"steps": steps})
 
 
 async def statuses_of(ask: Ask) -> Response:
@@ -68,7 +71,7 @@ async def _run(ask: Ask) -> Run:
 
 
 async def _told(ask: Ask) -> _Told:
-    text = msgspec.json.encode(await status_of(ask))
+    text = await status_of(ask)
     return _Told(text.decode(), int.from_bytes(hashlib.sha256(text).digest()[:7]))
 
 

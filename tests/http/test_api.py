@@ -6,8 +6,8 @@ import asyncio
 import html
 import logging
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ import pytest
 
 from pikkupy import Engine, Pikku, Services, StepFailed, Workflow, current_step
 from pikkupy.console.pages import PAGES
-from pikkupy.http import Caller, Scope
+from pikkupy.engine import asking
+from pikkupy.http import Caller, Scope, asked
 from pikkupy.http.application import all_operations
 from pikkupy.http.operations import Operation
 from pikkupy.http.tokens import FAILURES
+from pikkupy.turns import ITEMS, PIECE, Turns
 from tests.http.shop import HOST, TOKEN, caller, pikku
 
 
@@ -705,8 +707,11 @@ async def test_what_is_broken_here_is_not_told(db: Path, caplog: pytest.LogCaptu
     assert answer.json()["error_id"] in record.getMessage()
 
 
-async def test_a_run_of_many_steps_is_answered_piece_by_piece(db: Path) -> None:
-    """Others on the loop have their turns while a long list is made."""
+@pytest.mark.parametrize("path", ["/api/runs/long/steps", "/api/runs/long/history", "/workflow/long/status/long"])
+async def test_a_run_of_many_steps_is_answered_piece_by_piece(
+    db: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others on the loop have their turns while a long list is made: when it is read, and when it is written."""
     many = Pikku()
 
     @many.workflow
@@ -716,18 +721,74 @@ async def test_a_run_of_many_steps_is_answered_piece_by_piece(db: Path) -> None:
         return 1
 
     async with many.open(db, durability="process") as engine, caller(engine.asgi(token=TOKEN)) as http:
-        handle = await engine.start(long)
-        await handle.result("60s")
-        turns = 0
+        await engine.run(long, run_id="long")
+        with watched(monkeypatch) as sizes:
+            found = (await http.get(path)).json()
+        steps = found["steps"] if isinstance(found, dict) else found
+        assert [step.get("output", number) for number, step in enumerate(steps)] == list(range(2_000))
+        assert len(sizes) >= 2 * 2_000
 
-        async def count() -> None:
-            nonlocal turns
-            while True:
-                await asyncio.sleep(0)
-                turns += 1
 
-        counting = asyncio.ensure_future(count())
-        steps = (await http.get(f"/api/runs/{handle.id}/steps")).json()
-        counting.cancel()
-        assert [step["output"] for step in steps] == list(range(2_000))
-        assert turns >= 2_000 // 50
+@pytest.mark.parametrize("path", ["/api/runs?limit=25", "/api/runs/large/steps", "/workflow/echo/status/large"])
+async def test_large_values_are_answered_piece_by_piece(db: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some hundred kilobytes of text at a time."""
+    many = Pikku()
+
+    @many.workflow
+    async def echo(workflow: Workflow, data: str) -> str:
+        for number in range(20):
+            await workflow.do(f"step {number}", lambda: data)
+        return data
+
+    async with many.open(db, durability="process") as engine, caller(engine.asgi(token=TOKEN)) as http:
+        for number in range(20):
+            await engine.run(echo, "x" * 300_000, run_id=f"r{number}")
+        await engine.run(echo, "x" * 300_000, run_id="large")
+        with watched(monkeypatch) as sizes:
+            assert len((await http.get(path)).content) > 20 * 300_000
+        assert sum(size > 300_000 for size in sizes) >= 2 * 20
+
+
+async def test_runs_are_listed_without_their_values(db: Path) -> None:
+    """As `engine.list_runs(values=False)`."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN)) as http:
+        await engine.run("echo", {"a": 1}, run_id="r")
+        for asked, value in (("", {"a": 1}), ("?values=true", {"a": 1}), ("?values=false", None)):
+            [run] = (await http.get(f"/api/runs{asked}")).json()["runs"]
+            assert (run["id"], run["input"], run["output"]) == ("r", value, value)
+
+
+async def test_after_some_of_it_others_have_their_turn() -> None:
+    """After so many characters, or so many small items."""
+    had, turns = 0, Turns()
+
+    async def count() -> None:
+        nonlocal had
+        while True:
+            await asyncio.sleep(0)
+            had += 1
+
+    counting = asyncio.ensure_future(count())
+    await asyncio.sleep(0)
+    for size, items, times in ((0, ITEMS, 1), (PIECE, 3, 3), (PIECE // 4, 8, 2)):
+        before = had
+        for _ in range(items):
+            await turns.after(size)
+        assert had - before == times
+    counting.cancel()
+
+
+@contextmanager
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The sizes of what is done piece by piece within the block."""
+    sizes = list[int]()
+
+    class Watched(Turns):
+        async def after(self, size: int) -> None:
+            sizes.append(size)
+            await super().after(size)
+
+    with monkeypatch.context() as patched:
+        for room in (asking, asked):
+            patched.setattr(room, "Turns", Watched)
+        yield sizes
