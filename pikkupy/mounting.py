@@ -105,11 +105,12 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Keys of all objects in a body together; beyond it 422."""
 
     max_requests: int = 64
-    """Requests of known callers under way at once, streams among them; beyond it 503. `/healthz` and `/readyz` are
-    answered all the same. Of one caller a quarter of them may wait for the end of a run; beyond it 429."""
+    """Requests of known callers under way at once, and beside them as many streams; beyond it 503. `/healthz` and
+    `/readyz` are answered all the same. Of one caller a quarter may wait for the end of a run; beyond it 429."""
 
     max_streams: int = 8
-    """Streams of events that one caller, or one session of the console, may have open; beyond it 429."""
+    """Streams of events that one caller, or one session of the console, may have open, and all sessions of one token
+    together four times as many; beyond it 429."""
 
     starts_per_second: float = 100.0
     """New runs of one caller, in the long run, after twice as many at once; beyond it 429."""

@@ -20,8 +20,8 @@ from pikkupy.errors import PayloadError, RunCancelled, RunFailed, WorkflowNotFou
 from pikkupy.failures import safely
 from pikkupy.http import bodies, kinds
 from pikkupy.http.audit import AuditLines
-from pikkupy.http.guard import ENDS, caller_in, quoted, segment
-from pikkupy.http.limits import Rate, streams, waits
+from pikkupy.http.guard import BECOME_STREAM, ENDS, caller_in, quoted, segment
+from pikkupy.http.limits import Rate, Streams, waits
 from pikkupy.http.problems import CURE, Refused, response_to
 from pikkupy.http.queries import headers_of, query_of
 from pikkupy.http.shown import Shown
@@ -70,7 +70,7 @@ class Api:
         self.redact = safely(config.redact)
         self.shown = Shown(self.redact)
         self.starts = Rate(config.starts_per_second)
-        self.streams = streams(config.max_streams)
+        self.streams = Streams(config.max_streams)
         self.waits = waits(config.max_requests)
         self.audit = audit
 
@@ -199,7 +199,11 @@ class Ask:
     def slot(self) -> AbstractContextManager[None]:
         """One of the streams that the caller may have open; of people who share a token each session has its own."""
         session = self.api.callers.session_in(self.request.headers, self.request.scope)
-        return self.api.streams.one(session or self.caller.name)
+        return self.api.streams.one(self.caller.name, session)
+
+    def become_stream(self) -> None:
+        """Take one of the places of streams, and leave that of a request to others. Raises `Refused`."""
+        self.request.scope[BECOME_STREAM]()
 
     def wait(self) -> AbstractContextManager[None]:
         """One of the waits for the end of a run that the caller may have. Raises `Refused`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
@@ -16,6 +17,7 @@ from pikkupy.log import logger
 from pikkupy.mounting import AsgiApp, Caller, Connection, HttpConfig, Receive, Send
 
 CALLER = "pikkupy.caller"  # in the connection, for those behind the guard
+BECOME_STREAM = "pikkupy.stream"  # in the connection: takes a place of streams for that of a request
 HOSTS_ARE_NAMED = "pikkupy.hosts"  # in the connection: how that is done where nobody calls `asgi`; `{}` is the host
 ENDS = "pikkupy.ends"  # in the connection where the server is ours: an event, set when no answer is to go on
 SLASH = "\udc2f"  # stands for a slash within a segment of a path; no path that was sent can have it
@@ -58,6 +60,8 @@ class Guard:
         self._hosts = frozenset(host.lower() for host in config.hosts)
         self._open_health = config.open_health
         self._requests = Places(config.max_requests, "try again soon", 1)
+        detail = f"{config.max_requests} streams are open, as many as asgi(max_requests=...)"
+        self._streams = Places(config.max_requests, detail, 5)
         self._logins = Places(LOGINS, "others are logging in just now; try again in some seconds", 5)
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
@@ -77,13 +81,18 @@ class Guard:
             except Exception as error:  # noqa: BLE001 - it is answered
                 await self._refused(scope, error)(scope, receive, send)
             else:
-                await self._inner(scope, receive, send)
+                await self._inner({**scope, BECOME_STREAM: partial(self._become_stream, place)}, receive, send)
 
     def _place_of(self, connection: Connection) -> AbstractContextManager[None]:
         """Who is known takes one of the places for requests; who logs in takes none of them, nor do probes."""
         if route_of(connection) in OPEN:
             return nullcontext()
         return self._logins.one() if self._is_login(connection) else self._requests.one()
+
+    def _become_stream(self, place: ExitStack) -> None:
+        """What lasts takes no place of what does not."""
+        with place.pop_all():
+            place.enter_context(self._streams.one())
 
     def _refused(self, connection: Connection, error: Exception) -> Response:
         connection, answer = _placed(connection), None

@@ -10,6 +10,7 @@ from pikkupy.clock import monotonic_s
 from pikkupy.http.problems import Refused
 
 MOST_CALLERS = 10_000  # that are remembered
+SESSIONS = 4  # as many streams as these may have, one token has with all of its sessions
 
 
 class Rate:
@@ -79,9 +80,20 @@ class Held:
                 del self._held[name]
 
 
-def streams(most: int) -> Held:
-    """Streams of events that each caller has open."""
-    return Held(most, "Too many streams", "{most} are open: asgi(max_streams=...)")
+class Streams:
+    """Streams of events that are open: so many of each session, and of each caller."""
+
+    def __init__(self, most: int) -> None:
+        title = "Too many streams"
+        self._of_session = Held(most, title, "{most} are open: asgi(max_streams=...)")
+        detail = f"{{most}} are open with this token, {SESSIONS} times asgi(max_streams=...)"
+        self._of_caller = Held(SESSIONS * most, title, detail)
+
+    @contextmanager
+    def one(self, name: str, session: str) -> Iterator[None]:
+        """One more, as long as the block lasts; what is of no session is the caller's own. Raises `Refused`."""
+        with self._of_session.one(session or name), self._of_caller.one(name):
+            yield
 
 
 def waits(most_requests: int) -> Held:

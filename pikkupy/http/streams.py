@@ -40,6 +40,7 @@ async def streamed(
     """
     with ExitStack() as stack:
         stack.enter_context(ask.slot())
+        ask.become_stream()
         found = _Ahead(source())
         if not await found.begins(None if ended else AT_ONCE_S):
             return Response(status_code=204)

@@ -37,8 +37,8 @@ class Stage:
         return asyncio.run_coroutine_threadsafe(asked, self.loop).result(30)
 
     def streams(self) -> int:
-        """How many requests are under way: those that stay so are streams."""
-        free: int = self._app._requests.free
+        """How many are open."""
+        free: int = self._app._streams.free
         return HttpConfig().max_requests - free
 
     def _run(self) -> None:

@@ -19,7 +19,7 @@ from pikkupy.console.pages import PAGES
 from pikkupy.http import Caller, HttpConfig, Scope
 from pikkupy.http.application import all_operations
 from pikkupy.http.guard import LOGINS
-from pikkupy.http.limits import Rate, streams
+from pikkupy.http.limits import Rate, Streams
 from pikkupy.http.problems import Refused
 from pikkupy.http.tokens import FAILURES, LONGEST_WAIT_S, MOST_ADDRESSES, Failures, token_of_file, token_path
 from pikkupy.mounting import HttpSettings
@@ -456,12 +456,18 @@ def test_rates_are_kept_in_the_long_run() -> None:
 
 
 def test_streams_are_counted() -> None:
-    held = streams(1)
-    with held.one("a"), held.one("b"), pytest.raises(Refused), held.one("a"):
+    held = Streams(1)
+    with held.one("a", ""), held.one("b", ""), pytest.raises(Refused), held.one("a", ""):
         pass
-    with held.one("a"):
+    with held.one("a", "one"), held.one("a", "two"), held.one("a", ""), held.one("a", "three"):
+        with pytest.raises(Refused) as refused, held.one("a", "four"):
+            pass
+        assert "4 times" in (refused.value.problem.detail or "")
+        with held.one("b", ""):
+            pass
+    with held.one("a", ""):
         pass
-    assert not held._held
+    assert not held._of_session._held and not held._of_caller._held
 
 
 async def test_so_many_requests_at_once(db: Path) -> None:

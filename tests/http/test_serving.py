@@ -112,7 +112,8 @@ async def test_what_goes_on_ends_with_the_server(
                     for path in ("/console/live", "/api/events", "/api/runs/r/events")
                 ]
                 waits = asyncio.ensure_future(http.get(f"{url}/api/runs/r"))
-                while app._requests.free > HttpConfig().max_requests - 4:
+                most = HttpConfig().max_requests
+                while (app._streams.free, app._requests.free) != (most - 3, most - 1):
                     await asyncio.sleep(0)
             assert [answer.status_code for answer in followed] == [200, 200, 200]
             for answer in followed:

@@ -270,6 +270,37 @@ async def test_people_who_share_a_token_have_streams_of_their_own(db: Path) -> N
                 assert answer.status_code == status
 
 
+async def test_who_logs_in_again_and_again_keeps_nobody_out(db: Path) -> None:
+    """All sessions of a token together have four times as many streams as one, which take no places of requests."""
+    tokens = {TOKEN: "admin", "another-token-of-others": "read"}
+    settings: Any = {"tokens": tokens, "console": True, "max_streams": 1, "max_requests": 5}
+    async with pikku.open(db) as engine, served(engine.asgi(**settings)) as url, AsyncExitStack() as stack:
+
+        async def status(**headers: str) -> int:
+            answer, _ = await stack.enter_async_context(listening(f"{url}/api/events", **headers))
+            return answer.status_code
+
+        for number in range(6):
+            async with httpx2.AsyncClient() as http:
+                await http.post(f"{url}/console/login", data={"token": TOKEN}, headers={"origin": url})
+                cookie = "; ".join(f"{name}={text}" for name, text in http.cookies.items())
+            assert await status(authorization="", cookie=cookie) == (200 if number < 4 else 429)
+        other = {"authorization": "Bearer another-token-of-others"}
+        assert await status(**other) == 200
+        async with httpx2.AsyncClient(headers=other) as http:
+            assert (await http.get(f"{url}/api/runs")).status_code == 200
+
+
+async def test_so_many_streams_of_all(db: Path) -> None:
+    """As many as requests, which are still answered."""
+    http = httpx2.AsyncClient(headers={"authorization": f"Bearer {TOKEN}"})
+    async with pikku.open(db) as engine, served(engine.asgi(token=TOKEN, max_requests=1)) as url, http:
+        place = f"{url}/api/events"
+        async with listening(place) as (first, _), listening(place) as (second, _):
+            assert (first.status_code, second.status_code) == (200, 503)
+            assert (await http.get(f"{url}/api/runs")).status_code == 200
+
+
 async def until_left(engine: Engine) -> None:
     """The server has seen that who listened has gone."""
     assert engine._parts is not None
