@@ -20,6 +20,7 @@ CALLER = "pikkupy.caller"  # in the connection, for those behind the guard
 BECOME_STREAM = "pikkupy.stream"  # in the connection: takes a place of streams for that of a request
 HOSTS_ARE_NAMED = "pikkupy.hosts"  # in the connection: how that is done where nobody calls `asgi`; `{}` is the host
 ENDS = "pikkupy.ends"  # in the connection where the server is ours: an event, set when no answer is to go on
+LET_IN = "pikkupy.let_in"  # in the connection where the server is ours: is called when its caller is known
 SLASH = "\udc2f"  # stands for a slash within a segment of a path; no path that was sent can have it
 OPEN = frozenset({"/healthz", "/readyz"})
 USUAL_PORTS = {"http": 80, "https": 443}
@@ -122,6 +123,8 @@ class Guard:
             if refused.problem.status != 401 or self._callers.has_tried(headers, self._callers.cookie_for(connection)):
                 log_refused(refused, address)
             raise
+        if caller is not None and LET_IN in connection:
+            connection[LET_IN]()
         return {**connection, CALLER: caller}
 
     def _check_host(self, headers: dict[str, str], connection: Connection) -> None:

@@ -11,13 +11,14 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from pikkupy.clock import monotonic_s
 from pikkupy.errors import AddressTaken, BadValue, PikkuError
-from pikkupy.http.guard import ENDS
+from pikkupy.http.guard import ENDS, LET_IN
 from pikkupy.mounting import PORT, AsgiApp, Connection, Receive, Send
 
 OWN = frozenset({"api", "console", "healthz", "openapi.json", "readyz", "workflow"})  # first parts of our own paths
@@ -120,7 +121,7 @@ async def serving(app: AsgiApp, address: Address, tls: Tls | None = None) -> Asy
     try:
         config = uvicorn.Config(
             _told_of(ends, app),
-            http=_Impatient,
+            http="h11",
             ws="none",
             lifespan="off",
             log_config=None,
@@ -172,9 +173,22 @@ class _Server(uvicorn.Server):
             self.ready.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As it is, with word of it."""
-        await super().startup(sockets)
+        """As it is, with word of it, and with as little patience for the beginning of TLS as for a head."""
+        await super().startup([])
+        tls, loop = self.config.ssl, asyncio.get_running_loop()
+        for bound in sockets or ():
+            listening = await loop.create_server(
+                self._connection,
+                sock=bound,
+                backlog=self.config.backlog,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else HEAD_S,
+            )
+            self.servers.append(listening)
         self.ready.set()
+
+    def _connection(self) -> _Impatient:
+        return _Impatient(self.config, self.server_state, self.lifespan.state)
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         return nullcontext()
@@ -184,16 +198,38 @@ class _Impatient(H11Protocol):
     """Closes connections on which no whole head of a request comes in time, and those that are too many."""
 
     _late: asyncio.TimerHandle | None = None
+    _is_let_in = False
+    _heard_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
-            transport.abort()
+        self.app = self._telling(self.app)
+        self._heard_s = monotonic_s()
+        self._make_room()
         self._watch()
 
     def data_received(self, data: bytes) -> None:
+        self._heard_s = monotonic_s()
         super().data_received(data)
         self._watch()
+
+    def _telling(self, app: Any) -> Any:
+        async def telling(connection: Connection, receive: Receive, send: Send) -> None:
+            await app({**connection, LET_IN: self._let_in}, receive, send)
+
+        return telling
+
+    def _let_in(self) -> None:
+        self._is_let_in = True
+
+    def _make_room(self) -> None:
+        """Of too many the one goes that has said nothing for longest, of those on which nobody was let in; or this."""
+        if len(self.connections) <= MOST_CONNECTIONS:
+            return
+        there = [one for one in self.connections if isinstance(one, _Impatient) and not one.transport.is_closing()]
+        if len(there) > MOST_CONNECTIONS:
+            strangers = [one for one in there if not one._is_let_in and one is not self]
+            min(strangers, key=lambda one: one._heard_s, default=self).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

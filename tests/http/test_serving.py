@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -156,19 +156,39 @@ async def test_a_head_has_a_limit(db: Path) -> None:
         writer.close()
 
 
-async def test_so_many_connections_and_no_more(db: Path) -> None:
-    """S8: those beyond are closed at once; the others go on."""
-    async with pikku.open(db) as engine, serving(engine.asgi(token=TOKEN), ANYWHERE) as url:
-        held = [await asyncio.open_connection(*at(url)) for _ in range(room.MOST_CONNECTIONS)]
-        reader, writer = await asyncio.open_connection(*at(url))
-        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            await asyncio.wait_for(reader.readexactly(1), 10)
-        writer.close()
-        first, asked = held[0]
-        asked.write(f"GET /readyz HTTP/1.1\r\nHost: {url[7:]}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
-        assert b" 200 " in await asyncio.wait_for(first.readline(), 10)
-        for _, writer in held:
-            writer.close()
+async def test_so_many_connections_and_no_more(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S8: a stranger who has said nothing for longest makes room for the next one; who was let in stays."""
+    monkeypatch.setattr(room, "MOST_CONNECTIONS", 4)
+    monkeypatch.setattr(room, "KEPT_S", 60)
+    async with pikku.open(db) as engine, serving(engine.asgi(token=TOKEN), ANYWHERE) as url, AsyncExitStack() as stack:
+
+        async def connected(token: str | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection(*at(url))
+            stack.callback(writer.close)
+            if token is not None:
+                await ask(reader, writer, token)
+            return reader, writer
+
+        async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str) -> None:
+            head = f"GET /readyz HTTP/1.1\r\nHost: {url[7:]}\r\nAuthorization: Bearer {token}\r\n\r\n"
+            writer.write(head.encode())
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            assert (b" 200 " if token == TOKEN else b" 401 ") in answer
+            size = int(answer.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            await reader.readexactly(size)
+
+        known = await connected(TOKEN)
+        wrong = await connected("wrong")
+        silent = [await connected() for _ in range(2)]
+        for gone in (wrong, *silent):  # nobody of them was let in
+            new = await connected(TOKEN)
+            with suppress(ConnectionError):
+                assert await asyncio.wait_for(gone[0].read(), 10) == b""
+            await ask(*new, TOKEN)
+        reader, _ = await connected()
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        await ask(*known, TOKEN)
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +230,16 @@ async def test_https(db: Path, tls: Tls) -> None:
         async with httpx2.AsyncClient(verify=trusted, headers={"authorization": f"Bearer {TOKEN}"}) as http:
             port = url.rpartition(":")[2]
             assert (await http.get(f"https://localhost:{port}/readyz")).status_code == 200
+
+
+async def test_who_does_not_begin_tls_is_sent_away(db: Path, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S8: in the time that a head has."""
+    monkeypatch.setattr(room, "HEAD_S", 0.2)
+    async with pikku.open(db) as engine, serving(engine.asgi(token=TOKEN), ANYWHERE, tls) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
 
 
 async def test_a_certificate_that_there_is_not_is_said(db: Path, tmp_path: Path) -> None:
