@@ -297,6 +297,17 @@ async def test_a_page_that_asks_says_why_nothing_can_be_done(db: Path, path: str
                 assert '<button class="do">' not in page.text
 
 
+async def test_no_runs_are_looked_at_for_who_may_not_act_on_them(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To count all that match is work, for who may do it."""
+    monkeypatch.setattr(steering, "MOST_LOOKED_AT", 0)
+    async with pikku.open(db) as engine:
+        await engine.start("waiting", run_id="r")
+        for settings, status in (({}, 422), ({"read_only": True}, 409)):
+            async with caller(engine.asgi(token=TOKEN, console=True, **settings)) as http:
+                asked = await http.get("/console/all/cancel")
+                assert (asked.status_code, "0 runs" in asked.text) == (status, False)
+
+
 async def test_secrets_are_taken_out_of_pages(db: Path) -> None:
     """S14, I-50: of values, errors, reasons and tags, also in what runs wait for."""
     async with pikku.open(db) as engine:
