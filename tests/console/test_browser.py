@@ -216,6 +216,19 @@ def test_what_is_cut_is_copied_whole(browser: Browser, stage: Stage, watched: Wa
     expect(page.get_by_role("button", name="copy")).to_have_count(0)
 
 
+def test_what_did_not_come_whole_is_not_copied(browser: Browser, stage: Stage, watched: Watched) -> None:
+    """Nor is the page that says why."""
+    stage.call(stage.engine.run("echo", "x" * 280_000, run_id="long"))
+    page = entered(browser, stage, watched, "runs/long", permissions=["clipboard-read", "clipboard-write"])
+    page.evaluate("navigator.clipboard.writeText('before')")
+    page.evaluate("globalThis.fetch = async () => new Response('what is wrong', {status: 503})")
+    section = page.locator("section", has=page.get_by_role("heading", name="Output"))
+    section.locator("summary").click()
+    section.get_by_role("button", name="copy").click()
+    expect(section.get_by_role("button", name="not copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == "before"
+
+
 def test_what_is_open_and_has_the_focus_stays_so_while_a_run_goes_on(
     browser: Browser, db: Path, watched: Watched
 ) -> None:

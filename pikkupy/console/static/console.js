@@ -13,9 +13,14 @@ document.addEventListener("click", async (event) => {
   const button = event.target.closest?.("button.copy");
   if (!button) return;
   const { whole } = button.dataset; // where what is too long for a page is
-  const text = whole ? await (await fetch(whole)).text() : button.previousElementSibling.textContent;
-  await navigator.clipboard.writeText(text);
-  button.firstChild.textContent = "copied";
+  try {
+    const answer = whole && await fetch(whole);
+    if (answer && !answer.ok) throw new Error(`${whole}: ${answer.status}`);
+    await navigator.clipboard.writeText(answer ? await answer.text() : button.previousElementSibling.textContent);
+    button.firstChild.textContent = "copied";
+  } catch {
+    button.firstChild.textContent = "not copied";
+  }
   setTimeout(() => { button.firstChild.textContent = "copy"; }, 1500);
 });
 
