@@ -81,6 +81,11 @@ def decision_of(fields: Sequence[Field], whole: bool, form: Mapping[str, str]) -
     return found["decision"] if whole else found
 
 
+def written_in(form: Mapping[str, str]) -> dict[str, str]:
+    """What is written in the parts of a form, whatever it means."""
+    return {key.partition(":")[2]: text for key, text in form.items() if key.startswith((PREFIX, JSON))}
+
+
 def value_of_fields(fields: Sequence[Field], form: Mapping[str, str]) -> dict[str, Any]:
     """The object that a form means. Raises `Refused`, naming the part that is wrong or missing."""
     found: dict[str, Any] = {}

@@ -218,7 +218,7 @@ async def events_live(ask: Ask) -> Response:
     return await _live(ask, "_events.html", partial(_events_values, ask))
 
 
-@operation("GET", "/console/runs/{run_id}/value/{which}", Scope.READ, {200: None}, problem=problem_page)
+@operation("GET", "/console/runs/{run_id}/value/{which}", Scope.READ, {200: None}, problem=problem_page, is_export=True)
 async def value_file(ask: Ask) -> Response:
     """A value as a file: `input`, `output`, or the output of the step of that name after `step:`."""
     which = ask.segment("which")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -16,7 +17,7 @@ from pikkupy.clock import now
 from pikkupy.codec import Outside
 from pikkupy.console.copies import Copy, copy_of
 from pikkupy.console.finding import Find
-from pikkupy.console.forms import decision_fields, decision_of, fields_of, refilled, value_of_fields
+from pikkupy.console.forms import decision_fields, decision_of, fields_of, refilled, value_of_fields, written_in
 from pikkupy.console.notes import led_to
 from pikkupy.console.printing import printed
 from pikkupy.console.rendering import barred, page, problem_page
@@ -33,7 +34,7 @@ from pikkupy.http.problems import Refused, problem_of
 from pikkupy.many import ABLE, Child, Many, Verb, child_of
 from pikkupy.moments import us_of
 from pikkupy.mounting import Scope
-from pikkupy.names import without_ordinal
+from pikkupy.names import MAX_NAME, without_ordinal
 from pikkupy.showing.mismatch import why_parked
 
 MOST_AT_ONCE = 10_000  # runs of one action on all that match: some seconds
@@ -239,6 +240,26 @@ async def _acted(ask: Ask, action: str, form: Mapping[str, str]) -> Response:
     return _to(ask, f"runs/{quoted(run_id)}", done=ACTIONS[action].done)
 
 
+async def _about(ask: Ask, action: str) -> Mapping[str, str | int]:
+    form = await ask.form()
+    name = form.get("name", "")[:MAX_NAME]
+    match action:
+        case "cancel":
+            return {"reason": ask.noted(_reason(ask, form))}
+        case "resume" if form.get("accept") == "new":
+            return {"accept": "new"}
+        case "signal":
+            return {"name": name}
+        case "approve":
+            given = written_in(form)
+            decision = given["decision"] if given.keys() == {"decision"} else given
+            return {"name": name, "decision": ask.noted(decision), "decided_by": ask.caller.name}
+        case "fork":
+            return {"at": form.get("at", "")[:MAX_NAME], "input_edited": bool(form.get("value"))}
+        case _:
+            return {}
+
+
 def _reason(ask: Ask, form: Mapping[str, str]) -> str:
     return form.get("reason") or f"cancelled in the console by {ask.caller.name}"
 
@@ -249,8 +270,9 @@ def _operation_of(action: Action) -> Operation:
 
     act.__name__ = f"{action.name}_in_console"
     act.__doc__ = f"{action.label}, in the console."
+    about = partial(_about, action=action.name)
     path = f"/console/runs/{{run_id}}/{action.name}"
-    return operation("POST", path, action.scope, {303: None}, problem=problem_page)(act)
+    return operation("POST", path, action.scope, {303: None}, problem=problem_page, about=about)(act)
 
 
 ACTING = tuple(map(_operation_of, ACTIONS.values()))
@@ -280,7 +302,11 @@ async def start_page(ask: Ask) -> Response:
     return page(ask, "start.html", _status(ask), **values)
 
 
-@operation("POST", "/console/start", Scope.OPERATE, {303: None}, problem=problem_page)
+async def _about_start(ask: Ask) -> Mapping[str, str | int]:
+    return {"workflow": (await ask.form()).get("workflow", "")[:MAX_NAME]}
+
+
+@operation("POST", "/console/start", Scope.OPERATE, {303: None}, problem=problem_page, about=_about_start)
 async def start_in_console(ask: Ask) -> Response:
     """Start a run."""
     form = await ask.form()
@@ -317,12 +343,17 @@ async def confirm_all_page(ask: Ask) -> Response:
     return page(ask, "confirm_all.html", _status(ask), **values)
 
 
-@operation("POST", "/console/all/{verb}", Scope.OPERATE, {200: None}, problem=problem_page)
+async def _about_all(ask: Ask) -> Mapping[str, str | int]:
+    action, find = _for_many(ask), ask.query(Find)
+    wanted = urlencode({name: text for name, text in find.query().items() if text}, doseq=True)
+    return {"filter": wanted, **(await _about(ask, action.name))}
+
+
+@operation("POST", "/console/all/{verb}", Scope.OPERATE, {200: None}, problem=problem_page, about=_about_all)
 async def act_on_all(ask: Ask) -> Response:
     """Do it to the runs that were asked about and match, many at a time; those that cannot be helped are told."""
     action, find = _for_many(ask), ask.query(Find)
-    wanted = urlencode({name: text for name, text in find.query().items() if text}, doseq=True)
-    ask.facts |= {"filter": wanted, "done": 0, "refused": 0}
+    ask.facts |= {"done": 0, "refused": 0}
     form = await ask.form()
     meant, begun_at = Meant(*(form.get(name, "") for name in Meant._fields)), str(us_of(now()))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -47,6 +47,36 @@ class Started(msgspec.Struct, frozen=True):
     runId: str  # noqa: N815 - its name there
 
 
+# What audit lines say
+
+
+async def _about_start(ask: Ask) -> Mapping[str, str | int]:
+    return {"workflow": (await ask.body(kinds.StartRun)).workflow}
+
+
+async def _about_cancel(ask: Ask) -> Mapping[str, str | int]:
+    return {"reason": ask.noted((await ask.body(kinds.CancelRun)).reason)}
+
+
+async def _about_signal(ask: Ask) -> Mapping[str, str | int]:
+    return {"name": (await ask.body(kinds.SendSignal)).name}
+
+
+async def _about_approve(ask: Ask) -> Mapping[str, str | int]:
+    body = await ask.body(kinds.Decide)
+    return {"name": body.name, "decision": ask.noted(body.decision), "decided_by": ask.noted(_decided_by(ask, body))}
+
+
+async def _about_resume(ask: Ask) -> Mapping[str, str | int]:
+    accept = (await ask.body(kinds.ResumeRun)).accept
+    return {} if accept is None else {"accept": accept}
+
+
+async def _about_fork(ask: Ask) -> Mapping[str, str | int]:
+    body = await ask.body(kinds.ForkRun)
+    return {"at": body.at, "input_edited": body.input is not UNSET}
+
+
 # Health
 
 
@@ -68,7 +98,8 @@ async def readiness(ask: Ask) -> Response:
 
 @operation(
     "POST", "/api/runs", OPERATE, {200: Run, 202: Run},
-    body=kinds.StartRun, headers=kinds.StartHeaders, problems=(404, 409), sends=("Location", "Preference-Applied"),
+    body=kinds.StartRun, about=_about_start, headers=kinds.StartHeaders,
+    problems=(404, 409), sends=("Location", "Preference-Applied"),
 )  # fmt: skip
 async def start_run(ask: Ask) -> Response:
     """Start a run.
@@ -201,7 +232,15 @@ async def all_events(ask: Ask) -> Response:
 # Acting
 
 
-@operation("POST", "/api/runs/{run_id}/cancel", OPERATE, {200: Run}, body=kinds.CancelRun, problems=(404, 409))
+@operation(
+    "POST",
+    "/api/runs/{run_id}/cancel",
+    OPERATE,
+    {200: Run},
+    body=kinds.CancelRun,
+    about=_about_cancel,
+    problems=(404, 409),
+)
 async def cancel_run(ask: Ask) -> Response:
     """Cancel a run: when this answers, no further step of it starts."""
     body = await ask.body(kinds.CancelRun)
@@ -209,7 +248,15 @@ async def cancel_run(ask: Ask) -> Response:
     return await ask.run_now(ask.run_id)
 
 
-@operation("POST", "/api/runs/{run_id}/signal", OPERATE, {200: Run}, body=kinds.SendSignal, problems=(404, 409))
+@operation(
+    "POST",
+    "/api/runs/{run_id}/signal",
+    OPERATE,
+    {200: Run},
+    body=kinds.SendSignal,
+    about=_about_signal,
+    problems=(404, 409),
+)
 async def signal_run(ask: Ask) -> Response:
     """Send a run a signal: when this answers, it is on disk."""
     body = await ask.body(kinds.SendSignal)
@@ -217,14 +264,29 @@ async def signal_run(ask: Ask) -> Response:
     return await ask.run_now(ask.run_id)
 
 
-@operation("POST", "/api/runs/{run_id}/approve", OPERATE, {200: Run}, body=kinds.Decide, problems=(404, 409))
+@operation(
+    "POST",
+    "/api/runs/{run_id}/approve",
+    OPERATE,
+    {200: Run},
+    body=kinds.Decide,
+    about=_about_approve, problems=(404, 409),
+)
 async def approve_run(ask: Ask) -> Response:
     """Decide what a run waits for."""
     await _decide(ask, await ask.body(kinds.Decide))
     return await ask.run_now(ask.run_id)
 
 
-@operation("POST", "/api/runs/{run_id}/resume", OPERATE, {200: Run}, body=kinds.ResumeRun, problems=(404, 409))
+@operation(
+    "POST",
+    "/api/runs/{run_id}/resume",
+    OPERATE,
+    {200: Run},
+    body=kinds.ResumeRun,
+    about=_about_resume,
+    problems=(404, 409),
+)
 async def resume_run(ask: Ask) -> Response:
     """Let a suspended run go on."""
     body = await ask.body(kinds.ResumeRun)
@@ -242,7 +304,7 @@ async def retry_run(ask: Ask) -> Response:
 
 @operation(
     "POST", "/api/runs/{run_id}/fork", OPERATE, {201: Run},
-    body=kinds.ForkRun, headers=kinds.NewRunHeaders, problems=(404, 409), sends=("Location",),
+    body=kinds.ForkRun, about=_about_fork, headers=kinds.NewRunHeaders, problems=(404, 409), sends=("Location",),
 )  # fmt: skip
 async def fork_run(ask: Ask) -> Response:
     """Start a new run with the history of another one before one of its steps.
@@ -334,7 +396,7 @@ async def workflow_status_stream(ask: Ask) -> Response:
 
 @operation(
     "POST", "/workflow/{workflow}/approve/{run_id}", OPERATE, {200: StatusOfRun}, body=kinds.Decide,
-    problems=(404, 409),
+    about=_about_approve, problems=(404, 409),
 )  # fmt: skip
 async def approve_workflow(ask: Ask) -> Response:
     """Decide what a run of the workflow waits for."""
@@ -370,8 +432,11 @@ def _check_begin(body: kinds.StartRun) -> None:
 
 
 async def _decide(ask: Ask, body: kinds.Decide) -> None:
-    by = ask.caller.name if body.decided_by is None else body.decided_by
-    await ask.engine.approve(ask.run_id, body.name, body.decision, decided_by=by)
+    await ask.engine.approve(ask.run_id, body.name, body.decision, decided_by=_decided_by(ask, body))
+
+
+def _decided_by(ask: Ask, body: kinds.Decide) -> str:
+    return ask.caller.name if body.decided_by is None else body.decided_by
 
 
 async def _started(ask: Ask) -> str:

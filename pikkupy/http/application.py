@@ -87,7 +87,9 @@ async def _answered(one: Operation, ask: Ask) -> Response:
         if one.scope is not Scope.READ and ask.away is not None:
             raise EngineClosed(ask.away)
         if one.acts and ask.caller is not NOBODY:
-            ask.announce(one.name, **_named(ask))
+            if one.about is not None:
+                ask.facts |= await one.about(ask)
+            ask.announce(one.name, **_named(ask), **ask.facts)
         answer = await one.handler(ask)
     except Exception as error:  # noqa: BLE001 - it is answered, and logged if it is a defect
         answer = ask.problem(error) if one.problem is None else one.problem(ask, error)
@@ -107,7 +109,7 @@ def _audit(one: Operation, ask: Ask, status: int) -> None:
 def _named(ask: Ask) -> dict[str, str | int]:
     """What its path names."""
     named = ask.request.path_params
-    return {name: segment(named[name]) for name in ("run_id", "workflow", "verb") if name in named}
+    return {name: segment(named[name]) for name in ("run_id", "workflow", "verb", "which") if name in named}
 
 
 def _no_route(

@@ -40,6 +40,7 @@ Meet: TypeAlias = Callable[[], Awaitable[tuple[Steered, str | None]]]  # who ans
 LONGEST_WAIT_S = 60  # for the end of a run, in one request
 END = ".end"  # of the id of the event that tells a run's end, which has no number of its own
 NOBODY = Caller("nobody", Scope.READ)  # who has no token: looks whether the engine is well, or logs in
+NOTED = 200  # characters of a text or value in an audit line
 
 
 class Seen(NamedTuple):
@@ -89,6 +90,8 @@ class Ask:
         """The id of the run that it has made, for the audit line."""
         self.facts: dict[str, str | int] = {}
         """More for the audit line."""
+        self._body: Any = UNSET
+        self._form: dict[str, str] | None = None
 
     async def meet(self) -> None:
         """From now on ask whoever is there now."""
@@ -172,15 +175,20 @@ class Ask:
         return query_of(self.request, kind)
 
     async def body(self, kind: type[T]) -> T:
-        """As `kind`. Raises `Refused`."""
-        return await bodies.read(self.request, self.api.config, kind)
+        """As `kind`, always the same one. Raises `Refused`."""
+        if self._body is UNSET:
+            self._body = await bodies.read(self.request, self.api.config, kind)
+        found: T = self._body
+        return found
 
     async def form(self, *, most: int | None = None, longest_s: float | None = None) -> dict[str, str]:
         """The fields of a form; of one that came twice the last. Raises `Refused`.
 
         `most` bytes of it are read, for `longest_s`; left out: as of every body.
         """
-        return await bodies.read_form(self.request, self.api.config, most=most, longest_s=longest_s)
+        if self._form is None:
+            self._form = await bodies.read_form(self.request, self.api.config, most=most, longest_s=longest_s)
+        return self._form
 
     async def value(self) -> Any:
         """The body as any JSON value. Raises `Refused`."""
@@ -221,6 +229,11 @@ class Ask:
         _log.info("http_action", **who, status=status, **facts)
         with suppress(Refused):  # it has been done, and the log says what
             self.api.audit.add(**who, status=status, **facts, request=self._request_id)
+
+    def noted(self, value: Any) -> str:
+        """What an audit line says of a user's text or value: its beginning, without what is hidden."""
+        shown = self.shown.value(value)
+        return (shown if isinstance(shown, str) else msgspec.json.encode(shown).decode())[:NOTED]
 
     def _who(self, action: str) -> dict[str, str]:
         return {"action": action, "by": self.caller.name, "address": self.address}

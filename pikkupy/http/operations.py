@@ -14,6 +14,7 @@ from pikkupy.mounting import Scope
 
 Method = Literal["GET", "POST", "DELETE"]
 Handler = Callable[[Ask], Awaitable[Response]]
+About = Callable[[Ask], Awaitable[Mapping[str, str | int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,17 @@ class Operation:
     """Headers of its answers that are no problem."""
     stream: bool = False
     """It answers with server-sent events."""
+    is_export: bool = False
+    """What it answers is a file that is taken away."""
+    about: About | None = None
+    """What the audit line says of it, beside what its path names; it is asked before the action."""
     problem: Callable[[Ask, Exception], Response] | None = None
     """How it says what is wrong; `None`: as problem details."""
 
     @property
     def acts(self) -> bool:
-        """Whether it does something: then it has an audit line."""
-        return self.method != "GET"
+        """Whether it does something, or hands out a file: then it has an audit line."""
+        return self.method != "GET" or self.is_export
 
     @property
     def summary(self) -> str:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,66 @@ async def test_a_login_is_recorded_with_its_name_and_strangers_fill_no_file(db: 
         assert lines_of(place) == []
         await http.post("/console/login", data={"token": ADA}, headers={"origin": HOST})
         assert [(one["by"], one.get("status")) for one in lines_of(place)] == [("ada", None), ("ada", 303)]
+
+
+async def test_both_lines_say_what_is_done(db: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """S20: what is decided, why, and of what; texts without what is hidden, cut, and never a payload."""
+    caplog.set_level(logging.INFO, "pikkupy")
+    place, origin = tmp_path / "audit.jsonl", {"origin": HOST}
+
+    def hide(text: str) -> str:
+        return text.replace("secret", "***")
+
+    async with opened(db, audit=place, console=True, redact=hide) as (engine, http):
+        for run_id in ("a", "b", "x", "y"):
+            await engine.start("waiting" if run_id > "c" else "asking", run_id=run_id)
+        long = "secret " * 100
+        for path, sent in (
+            ("/api/runs", {"workflow": "waiting", "id": "w", "tags": {"payload": "1"}}),
+            ("/api/runs/w/signal", {"name": "go", "payload": "payload"}),
+            ("/api/runs/a/approve", {"name": "ok", "decision": True, "decided_by": "the secret boss"}),
+            ("/api/runs/w/fork", {"at": "go", "id": "f", "input": "payload"}),
+            ("/api/runs/f/cancel", {"reason": long}),
+            ("/api/runs/x/resume", {"accept": "new"}),
+        ):
+            await http.post(path, json=sent)
+        for path, form in (
+            ("/console/start", {"workflow": "waiting", "id": "v"}),
+            ("/console/runs/v/signal", {"name": "go", "value": '"payload"'}),
+            ("/console/runs/b/approve", {"name": "ok", "field:decision": "true"}),
+            ("/console/runs/x/fork", {"at": "go", "fresh": "g"}),
+            ("/console/runs/g/cancel", {"reason": "a secret"}),
+            ("/console/runs/x/resume", {"accept": "new"}),
+            ("/console/all/cancel?q=nothing", {"reason": "all"}),
+        ):
+            await http.post(path, data=form, headers=origin)
+        await http.get("/console/runs/a/value/output")
+    assert "payload" not in place.read_text() and "secret" not in place.read_text()
+    known = {"time", "action", "by", "address", "request", "status", "run_id", "new_run_id", "done", "refused", "event"}
+
+    def said(lines: Iterable[Mapping[str, Any]], *, after: bool) -> list[tuple[str, dict[str, Any]]]:
+        chosen = [line for line in lines if ("status" in line) is after]
+        return [(one["action"], {name: one[name] for name in one.keys() - known}) for one in chosen]
+
+    cut = ("*** " * 100)[:200]
+    recorded = lines_of(place)
+    assert said(recorded, after=False) == [
+        ("start_run", {"workflow": "waiting"}),
+        ("signal_run", {"name": "go"}),
+        ("approve_run", {"name": "ok", "decision": "true", "decided_by": "the *** boss"}),
+        ("fork_run", {"at": "go", "input_edited": True}),
+        ("cancel_run", {"reason": cut}),
+        ("resume_run", {"accept": "new"}),
+        ("start_in_console", {"workflow": "waiting"}),
+        ("signal_in_console", {"name": "go"}),
+        ("approve_in_console", {"name": "ok", "decision": "true", "decided_by": "token"}),
+        ("fork_in_console", {"at": "go", "input_edited": False}),
+        ("cancel_in_console", {"reason": "a ***"}),
+        ("resume_in_console", {"accept": "new"}),
+        ("act_on_all", {"verb": "cancel", "filter": "q=nothing", "reason": "all"}),
+        ("value_file", {"which": "output"}),
+    ]
+    assert said(recorded, after=True) == said(audit_lines(caplog), after=True) == said(recorded, after=False)
 
 
 @pytest.mark.parametrize(
