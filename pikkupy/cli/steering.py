@@ -229,7 +229,7 @@ async def signal(
             step.kind is StepKind.SIGNAL and without_ordinal(step.name) == signal_name
             for step in (await client.open_steps([run_id])).get(run_id, ())
         )
-        await client.signal(run_id, signal_name, payload)
+        await client.signal(run_id, signal_name, Outside(payload))
     kept = "" if waits else "; no step waits for it: it is kept for the next that does"
     return _done(run_id, f"signal {signal_name!r} was sent to run {run_id!r}{kept}", as_json=json)
 

@@ -222,7 +222,7 @@ async def _acted(ask: Ask, action: str, form: Mapping[str, str]) -> Response:
             if why_parked(await ask.engine.get_run(run_id)) is not None:
                 return _to(ask, f"runs/{quoted(run_id)}", done="it was looked at again, and is suspended as before")
         case "signal":
-            await ask.engine.signal(run_id, form.get("name", ""), ask.json(text))
+            await ask.engine.signal(run_id, form.get("name", ""), Outside(ask.json(text)))
         case "approve":
             name = form.get("name", "")
             schema = (await ask.engine.approvals(run_id)).get(name, {})

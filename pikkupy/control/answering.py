@@ -166,7 +166,7 @@ class Answerer:
 
     async def _signal(self, call: messages.Signal) -> Raw:
         payload = _received(call.payload, Any, "payload of signal", call.name)
-        await self._engine.signal(call.run_id, call.name, payload)
+        await self._engine.signal(call.run_id, call.name, Outside(payload) if call.outside else payload)
         return messages.NULL
 
     async def _approve(self, call: messages.Approve) -> Raw:

@@ -309,7 +309,11 @@ class Client(Mounted):
 
     async def signal(self, run_id: str, name: str, payload: Any = None) -> None:
         """As `Engine.signal`."""
-        await self._ask(messages.Signal(run_id, name, _sent(payload, Any, "payload of signal", name)), None)
+        outside = isinstance(payload, Outside)
+        if outside:
+            payload = payload.value
+        sent = _sent(payload, Any, "payload of signal", name)
+        await self._ask(messages.Signal(run_id, name, sent, outside), None)
 
     async def approve(self, run_id: str, name: str, decision: Any, *, decided_by: str | None = None) -> None:
         """As `Engine.approve`."""

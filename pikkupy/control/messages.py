@@ -146,6 +146,7 @@ class Signal(Act, frozen=True):
     run_id: str
     name: str
     payload: Raw = NULL
+    outside: bool = False  # the payload is as `codec.Outside` says
 
 
 class Approve(Act, frozen=True):

@@ -6,7 +6,7 @@ Whoever changes a run that is not in memory holds it alone, from the look at the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from pikkupy.engine.asking import not_found
 from pikkupy.engine.events import EventKind
 from pikkupy.engine.host import Host, in_callback
 from pikkupy.engine.parts import Parts, encoded_input
-from pikkupy.errors import JournalError, PayloadError, RunConflict, RunStateError
+from pikkupy.errors import JournalError, PayloadError, RunConflict, RunStateError, WorkflowNotFound
 from pikkupy.names import some
 from pikkupy.registry import WorkflowFunction
 from pikkupy.store import Done, resolve
@@ -30,7 +30,7 @@ MOST_RELATIVES = 100  # that an error looks at
 
 
 async def tell(
-    parts: Parts, run_id: str, act: Callable[[ActiveRun, Done], None], keep: Callable[[Recorded], Change]
+    parts: Parts, run_id: str, act: Callable[[ActiveRun, Done], None], keep: Callable[[Recorded], Awaitable[Change]]
 ) -> None:
     """Let `act` tell the run something, in memory; `keep` says what is written if it cannot come there."""
     host, residents, starts = parts
@@ -50,7 +50,7 @@ async def _tell_alone(
     run_id: str,
     number: int,
     act: Callable[[ActiveRun, Done], None],
-    keep: Callable[[Recorded], Change],
+    keep: Callable[[Recorded], Awaitable[Change]],
 ) -> None:
     host, residents, _ = parts
     async with residents.holds.alone(number):
@@ -65,7 +65,19 @@ async def _tell_alone(
             raise RunStateError(
                 f"run {run_id!r} is {recorded.run.status}: it takes no signals and no decisions any more"
             )
-        await host.journal.commit([keep(recorded)])
+        await host.journal.commit([await keep(recorded)])
+
+
+async def check_no_decision(parts: Parts, recorded: Recorded, name: str) -> None:
+    """Raises `RunStateError` if a run in the file has asked for a decision of that name, as far as is known."""
+    if recorded.run.status is not RunStatus.SUSPENDED:
+        return  # it has not begun
+    try:
+        asked = await in_callback(parts.host.loop, partial(parts.residents.approvals_of, recorded))
+    except WorkflowNotFound:
+        return
+    if name in asked:
+        raise signals.made_by_approve(recorded.run.run_id, name)
 
 
 async def asked_for(parts: Parts, run_id: str) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, overload
 from msgspec import UNSET
 
 from pikkupy.clock import SystemClock
+from pikkupy.codec import Outside
 from pikkupy.config import Config
 from pikkupy.core.clock import Clock
 from pikkupy.core.machine import FINAL_RUNS
@@ -32,7 +33,8 @@ from pikkupy.engine import acting, asking, signals
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.events import EngineEvents, Event, Past, RunEvents
 from pikkupy.engine.handle import RunHandle
-from pikkupy.engine.host import Host, Outside, in_callback, open_host
+from pikkupy.engine.host import Host, in_callback, open_host
+from pikkupy.engine.host import Outside as Surroundings
 from pikkupy.engine.missing import see_to_missing
 from pikkupy.engine.parts import Parts, encoded_input
 from pikkupy.engine.pruning import Pruning, Sweep, check_deletable
@@ -85,7 +87,7 @@ class Engine(Mounted):
         services: object,
         clock: Clock | None,
         config: Config,
-        outside: Outside | None = None,
+        outside: Surroundings | None = None,
         beside: Beside | None = None,
         mount: Mount | None = None,
     ) -> None:
@@ -94,7 +96,7 @@ class Engine(Mounted):
         self._services = services
         self._clock = SystemClock() if clock is None else clock
         self._config = config
-        self._outside = Outside() if outside is None else outside
+        self._outside = Surroundings() if outside is None else outside
         self._beside = beside
         self._mount = mount
         self._served: AbstractAsyncContextManager[None] | None = None
@@ -496,13 +498,19 @@ class Engine(Mounted):
         """
         host = self._use().host
         check_step_name(name, "signal name")
-        text = host.values.encode(payload, what="payload of signal", name=name)
+        outside = payload if isinstance(payload, Outside) else None
+        given = payload if outside is None else outside.value
+        text = host.values.encode(given, what="payload of signal", name=name)
 
-        def keep(recorded: Recorded) -> Change:
+        async def keep(recorded: Recorded) -> Change:
+            if outside is not None:
+                await acting.check_no_decision(self._use(), recorded, name)
             seq, now_us = recorded.last_seq + 1, host.now_us()
             return SignalRow(run=recorded.run.number, seq=seq, name=name, payload=text, sent_at=now_us)
 
         def act(run: ActiveRun, done: Done) -> None:
+            if outside is not None:
+                signals.check(run, name, outside)
             signals.send(run, name, text, done)
 
         await self._done(acting.tell(self._use(), run_id, act, keep))
@@ -517,7 +525,7 @@ class Engine(Mounted):
         if decided_by is not None and not isinstance(decided_by, str):
             raise BadType(f"decided_by={decided_by!r}: use a str, or None")
 
-        def keep(recorded: Recorded) -> Change:
+        async def keep(recorded: Recorded) -> Change:
             raise RunStateError(
                 f"run {run_id!r} is {recorded.run.status}, it does not wait for a decision {name!r}: "
                 f"{recorded.run.reason or 'it has not begun'}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import structs
 
+from pikkupy.codec import Outside
 from pikkupy.core.commands import StepCall
 from pikkupy.core.machine import StepEvent
 from pikkupy.core.model import SignalRow, SignalTaken, StepKind
@@ -75,6 +76,30 @@ def send(run: Resident, name: str, text: str, done: Done) -> None:
     else:
         taken = structs.replace(row, payload=None, position=step.call.position)
         _take(run, step, _outcome_of(run, step.call, text), taken, done)
+
+
+def check(run: Resident, name: str, given: Outside) -> None:
+    """Raises for a signal from outside what its sender is to know, before it is taken in.
+
+    `RunStateError` where a decision is waited for: who may send a signal says nobody's name. `PayloadError` if it does
+    not fit the type of the step that waits for it.
+    """
+    step = _first(run, name)
+    if step is None:
+        return
+    if step.call.approval:
+        raise made_by_approve(run.run.run_id, name)
+    values, what = run.host.values, f"payload of signal {name!r} for run {run.run.run_id!r}"
+    value = given.fitting(step.call.result_type, what)
+    values.encode(value, step.call.result_type, what=what)
+
+
+def made_by_approve(run_id: str, name: str) -> RunStateError:
+    """What is said of a signal from outside with the name of a decision."""
+    return RunStateError(
+        f"run {run_id!r} has asked for a decision {name!r}, which no signal makes from outside: decide it with "
+        "`approve` (`pikku runs approve`, or POST /api/runs/RUN/approve)"
+    )
 
 
 def decide(run: Resident, name: str, decision: object, decided_by: str | None, done: Done) -> None:

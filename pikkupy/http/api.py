@@ -260,7 +260,7 @@ async def cancel_run(ask: Ask) -> Response:
 async def signal_run(ask: Ask) -> Response:
     """Send a run a signal: when this answers, it is on disk."""
     body = await ask.body(kinds.SendSignal)
-    await ask.engine.signal(ask.run_id, body.name, body.payload)
+    await ask.engine.signal(ask.run_id, body.name, Outside(body.payload))
     return await ask.run_now(ask.run_id)
 
 
@@ -270,7 +270,8 @@ async def signal_run(ask: Ask) -> Response:
     OPERATE,
     {200: Run},
     body=kinds.Decide,
-    about=_about_approve, problems=(404, 409),
+    about=_about_approve,
+    problems=(404, 409),
 )
 async def approve_run(ask: Ask) -> Response:
     """Decide what a run waits for."""

@@ -47,6 +47,10 @@ async def wait(workflow: Workflow):
     return await workflow.wait_for_signal("go")
 
 @pikku.workflow
+async def count(workflow: Workflow) -> int:
+    return await workflow.wait_for_signal("number", int)
+
+@pikku.workflow
 async def above(workflow: Workflow) -> str:
     try:
         await workflow.do("below", wait)
@@ -222,6 +226,21 @@ def test_whoever_sends_a_signal_hears_if_nothing_waits_for_it(pikku: Any) -> Non
     )
     assert pikku("runs", "signal", "hears", "go").err == "pikku: signal 'go' was sent to run 'hears'\n"
     assert pikku("runs", "tail", "hears").code == 0
+
+
+def test_a_signal_that_is_a_decision_or_does_not_fit_is_refused(pikku: Any) -> None:
+    """The run waits on, and the message says what helps."""
+    for name, workflow in {"counts": "count", "asks": "ask"}.items():
+        assert pikku("start", workflow, "--id", name).code == 0
+        while not json.loads(pikku("runs", "show", name, "--json").out)["steps"]:
+            pass
+    unfit = pikku("runs", "signal", "counts", "number", "-d", '"x"')
+    assert unfit.code == 2 and "payload of signal 'number' for run 'counts': $: " in unfit.err
+    forged = pikku("runs", "signal", "asks", "ok", "-d", '{"decision": true, "decided_by": "the boss"}')
+    assert forged.code == 5 and "`pikku runs approve`" in forged.err
+    assert pikku("runs", "signal", "counts", "number", "-d", "1").code == 0
+    assert pikku("runs", "tail", "counts").code == 0
+    assert pikku("runs", "approve", "asks", "ok", "-d", "true").code == 0
 
 
 def test_runs_are_steered(pikku: Any) -> None:

@@ -55,6 +55,18 @@ async def asking(workflow: Workflow) -> Any:
     return (answer.decision, answer.decided_by) if isinstance(answer, Decided) else None
 
 
+class Change(msgspec.Struct):
+    """What a run may be told."""
+
+    number: int
+
+
+@pikku.workflow
+async def counting(workflow: Workflow) -> Any:
+    """Wait for a number, then for a change."""
+    return await workflow.wait_for_signal("count", int), (await workflow.wait_for_signal("change", Change)).number
+
+
 @pikku.workflow
 async def pausing(workflow: Workflow) -> Any:
     """Wait for a signal after two steps."""

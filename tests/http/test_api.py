@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 import logging
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +15,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from pikkupy import Engine, Pikku, Services, StepFailed, Workflow, current_step
+from pikkupy import Engine, Pikku, RunFailed, RunStateError, Services, StepFailed, Workflow, current_step
+from pikkupy.codec import Outside
 from pikkupy.console.pages import PAGES
 from pikkupy.engine import asking
 from pikkupy.http import Caller, Scope, asked
@@ -494,16 +496,94 @@ async def test_who_decides_in_another_s_name_is_in_the_audit_line(db: Path, capl
         for run_id, path, sent in (
             ("a", "/api/runs/a/approve", {"name": "ok", **body}),
             ("b", "/workflow/asking/approve/b", {"name": "ok", **body}),
-            ("c", "/api/runs/c/signal", {"name": "ok", "payload": body}),
-            ("d", "/api/runs/d/approve", {"name": "ok", "decision": True}),
+            ("c", "/api/runs/c/approve", {"name": "ok", "decision": True}),
         ):
             await started(http, "asking", id=run_id)
             caplog.clear()
             assert (await http.post(path, json=sent)).status_code == 200
             [line] = audit_lines(caplog)
             assert (line["by"], line["run_id"]) == ("token:operate", run_id)
-            named = "token:operate" if run_id == "d" else "ada"
+            named = "token:operate" if run_id == "c" else "ada"
             assert await (await engine.handle(run_id)).result("30s") == (True, named)
+
+
+async def test_no_signal_from_outside_makes_a_decision(db: Path) -> None:
+    """409, and the way that says who decides; also of a run in the file. An application's own signal may, as ever."""
+    forged = {"decision": True, "decided_by": "the boss"}
+    origin = {"origin": HOST}
+    async with opened(db, console=True) as (engine, http), pikku.connect(db) as client:
+        await engine.start("asking", run_id="r")
+        while not await engine.approvals("r"):
+            await asyncio.sleep(0)
+        answer = await http.post("/api/runs/r/signal", json={"name": "ok", "payload": forged})
+        assert (answer.status_code, "`pikku runs approve`" in answer.text) == (409, True)
+        form = {"name": "ok", "value": json.dumps(forged)}
+        answer = await http.post("/console/runs/r/signal", data=form, headers=origin)
+        assert (answer.status_code, "decide it with" in answer.text) == (409, True)
+        with pytest.raises(RunStateError, match="pikku runs approve"):
+            await client.signal("r", "ok", Outside(forged))
+        assert (await engine.get_run("r")).status == "running" and "ok" in await engine.approvals("r")
+    async with opened(db) as (engine, http):  # it waits in the file
+        answer = await http.post("/api/runs/r/signal", json={"name": "ok", "payload": forged})
+        assert answer.status_code == 409
+        await engine.signal("r", "ok", forged)
+        assert await (await engine.handle("r")).result("30s") == (True, "the boss")
+        assert (await http.post("/api/runs/r/signal", json={"name": "ok", "payload": forged})).status_code == 409
+
+
+async def test_a_run_that_is_suspended_takes_no_decision_from_a_signal(db: Path) -> None:
+    """Nor does one whose code does not fit, as far as that has asked."""
+    old, new = Pikku(), Pikku()
+
+    @old.workflow(name="asks")
+    async def asks(workflow: Workflow) -> None:
+        ok = workflow.approval("ok", bool)
+        await workflow.do("first", lambda: 1)
+        await ok
+
+    @new.workflow(name="asks")
+    async def asks_otherwise(workflow: Workflow) -> None:
+        ok = workflow.approval("ok", bool)
+        await workflow.do("another", lambda: 1)
+        await ok
+
+    async with old.open(db) as engine:
+        await engine.start("asks", run_id="r")
+        while [one.status for one in await engine.steps("r")][1:] != ["succeeded"]:
+            await asyncio.sleep(0)
+    async with new.open(db) as engine, caller(engine.asgi(token=TOKEN)) as http:
+        assert (await http.get("/api/runs/r")).json()["status"] == "suspended"
+        for name, status in (("ok", 409), ("go", 200)):
+            answer = await http.post("/api/runs/r/signal", json={"name": name, "payload": True})
+            assert answer.status_code == status, answer.text
+
+
+async def test_a_signal_of_the_wrong_type_is_refused_to_its_sender(db: Path) -> None:
+    """If a step waits for it: the run waits on. One that comes before is kept; what an application sends is taken."""
+    async with opened(db) as (engine, http):
+        await engine.start("counting", run_id="r")
+        while "r" not in await engine.open_steps(["r"]):
+            await asyncio.sleep(0)
+
+        async def sent(name: str, payload: object) -> tuple[int, str]:
+            answer = await http.post("/api/runs/r/signal", json={"name": name, "payload": payload})
+            return answer.status_code, answer.json().get("detail", "")
+
+        status, said = await sent("count", "x")
+        assert status == 422 and "payload of signal 'count' for run 'r': $: " in said and "int" in said
+        assert (await engine.get_run("r")).status == "running"
+        assert (await sent("count", 1))[0] == 200
+        while [one.name for one in (await engine.open_steps(["r"])).get("r", ())] != ["change"]:
+            await asyncio.sleep(0)
+        status, said = await sent("change", {"number": 2, "nubmer": 3})
+        assert status == 422 and "nubmer" in said
+        assert (await sent("other", "kept"))[0] == 200
+        assert (await sent("change", {"number": 2}))[0] == 200
+        assert await (await engine.handle("r")).result("30s") == (1, 2)
+        await engine.start("counting", run_id="s")
+        await engine.signal("s", "count", "x")
+        with pytest.raises(RunFailed):
+            await (await engine.handle("s")).result("30s")
 
 
 async def test_a_token_with_a_name_is_known_by_it(db: Path, caplog: pytest.LogCaptureFixture) -> None:
