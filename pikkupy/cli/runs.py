@@ -94,7 +94,14 @@ def _run_json(run: Run, steps: Sequence[Step]) -> dict[str, Any]:
 
 def _row(run: Run, steps: Sequence[Step], now: datetime) -> list[str]:
     seconds = took(run, now).total_seconds()
-    return [run.status, run.id, run.workflow, rfc3339(run.created_at), f"{seconds:.3f}", what_of(run, steps, now)]
+    return [
+        run.status,
+        run.id,
+        run.workflow,
+        rfc3339(run.created_at),
+        f"{seconds:.3f}",
+        what_of(run, steps, now, rfc3339),
+    ]
 
 
 def _show_page(screen: Screen, page: Page, steps: dict[str, list[Step]], now: datetime) -> None:

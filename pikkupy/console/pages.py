@@ -22,7 +22,7 @@ from pikkupy.console.overview import overview_of
 from pikkupy.console.printing import Paper
 from pikkupy.console.rendering import HOME, STATIC, page, problem_page, rendered, static_version
 from pikkupy.core.machine import FINAL_RUNS
-from pikkupy.core.model import RunStatus
+from pikkupy.core.model import RunStatus, StepKind
 from pikkupy.engine import Attempt, Run, Step, StepPage
 from pikkupy.errors import EngineClosed
 from pikkupy.http.asked import Ask
@@ -38,6 +38,7 @@ from pikkupy.showing.words import first_line
 LIVE_S = 1.0  # from one look at what has changed to the next
 SHARE = 20  # times as long as a look has taken, whatever there is to see: what is live takes a twentieth at most
 STEPS = 200  # of a page
+TOLD = 5  # steps of which is said what they wait for
 TRIED = 20  # attempts of a step that are shown: its last ones
 TRACEBACKS = 200  # of a page, beside those of the steps themselves
 EVENTS = 200  # of a page
@@ -102,7 +103,7 @@ class Seen(NamedTuple):
     @property
     def said(self) -> list[str]:
         """What the run waits for, as far as there is room for it."""
-        return [] if why_parked(self.run) else [waits_for(step, self.at, self.decided) for step in self.waiting[:5]]
+        return [] if why_parked(self.run) else [waits_for(step, self.at, self.decided) for step in self.waiting[:TOLD]]
 
     @property
     def mark(self) -> object:
@@ -146,6 +147,7 @@ async def _run_values(ask: Ask, show: ShowRun, seen: Seen) -> dict[str, Any]:
         "mismatch": mismatch_of(shown["reason"]),
         "waits": [ask.shown.text(said) for said in seen.said],
         "waiting": len(seen.waiting),
+        "gated": any(step.kind is StepKind.SUSPEND for step in seen.waiting[:TOLD]),
         "steps": [
             (step, ask.shown(replace(step, output=None)), await paper.printed(step.output), tried.get(step.name, []))
             for step in seen.steps.steps

@@ -52,6 +52,7 @@ def rendered(ask: Ask, name: str, **values: Any) -> str:
             may=lambda scope: barred(ask, Scope(scope)) is None,
             barred=barred(ask, Scope.OPERATE),
             read_only=ask.read_only,
+            has_session=ask.session != "",
             zone=_zone(),
             away=ask.away,
             here=ask.request.url.path.removeprefix(base),

@@ -340,6 +340,7 @@ async def confirm_all_page(ask: Ask) -> Response:
         meant = await _newest(ask, find, action)
         part = await _part_of(ask, find, action, meant)
     values = {"action": action, "find": find, "count": len(part.runs), "in_all": part.in_all, "meant": meant}
+    values["meant_runs"] = "unfinished run" if action.name == "cancel" else "run"
     return page(ask, "confirm_all.html", _status(ask), **values)
 
 

@@ -106,6 +106,11 @@ class Ask:
         return caller_in(self.request.scope) or NOBODY
 
     @property
+    def session(self) -> str:
+        """Of the console's own, of a browser that has logged in there; empty for none."""
+        return self.api.callers.session_in(self.request.headers, self.request.scope)
+
+    @property
     def address(self) -> str:
         """Where it comes from."""
         client = self.request.client
@@ -206,8 +211,7 @@ class Ask:
 
     def slot(self) -> AbstractContextManager[None]:
         """One of the streams that the caller may have open; of people who share a token each session has its own."""
-        session = self.api.callers.session_in(self.request.headers, self.request.scope)
-        return self.api.streams.one(self.caller.name, session)
+        return self.api.streams.one(self.caller.name, self.session)
 
     def become_stream(self) -> None:
         """Take one of the places of streams, and leave that of a request to others. Raises `Refused`."""

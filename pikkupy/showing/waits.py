@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 
 from pikkupy.core.machine import FINAL_RUNS
@@ -19,8 +19,11 @@ def took(run: Run, now: datetime) -> timedelta:
     return max(timedelta(0), (run.ended_at or now) - max(run.starts_at, run.created_at))
 
 
-def what_of(run: Run, steps: Sequence[Step], now: datetime) -> str:
-    """The error of a failed run, the reason of a cancelled or suspended one; of a running one what it waits for."""
+def what_of(run: Run, steps: Sequence[Step], now: datetime, write: Callable[[datetime], str] = local) -> str:
+    """The error of a failed run, the reason of a cancelled or suspended one; of a running one what it waits for.
+
+    `write` makes texts of times.
+    """
     if run.error is not None:
         return clean(f"{run.error.type}: {first_line(run.error.message)}")
     if run.reason is not None and run.status is not RunStatus.RUNNING:
@@ -28,21 +31,26 @@ def what_of(run: Run, steps: Sequence[Step], now: datetime) -> str:
     if run.status in FINAL_RUNS:
         return ""
     if run.starts_at > now:
-        return f"begins {_due(run.starts_at, now)}"
+        return f"begins {_due(run.starts_at, now, write)}"
     if not steps:
         return ""
     first, *others = sorted(
         steps, key=lambda step: (_ORDER.index(step.status), step.wake_at or datetime.max.replace(tzinfo=now.tzinfo))
     )
-    return waits_for(first, now) + (f", and {len(others):,} more" if others else "")
+    return waits_for(first, now, write=write) + (f", and {len(others):,} more" if others else "")
 
 
-def waits_for(step: Step, now: datetime, decisions: Collection[str] | None = None) -> str:
+def waits_for(
+    step: Step,
+    now: datetime,
+    decisions: Collection[str] | None = None,
+    write: Callable[[datetime], str] = local,
+) -> str:
     """The same of a step without an outcome. `decisions`: what is to be decided; `None`: it is not known.
 
     The record does not tell a decision from a signal, the code does.
     """
-    name, until = clean(step.name), "" if step.wake_at is None else f" until {_due(step.wake_at, now)}"
+    name, until = clean(step.name), "" if step.wake_at is None else f" until {_due(step.wake_at, now, write)}"
     match step.kind:
         case StepKind.SLEEP:
             return f"sleeps{until}: {name}"
@@ -57,12 +65,12 @@ def waits_for(step: Step, now: datetime, decisions: Collection[str] | None = Non
         case StepKind.WORKFLOW if step.status is not StepStatus.SCHEDULED:
             return f"waits for the child run of {name}"
         case _ if step.status is StepStatus.SCHEDULED and step.wake_at is not None:
-            return f"attempt {step.attempts + 1} of {name} {_due(step.wake_at, now)}"
+            return f"attempt {step.attempts + 1} of {name} {_due(step.wake_at, now, write)}"
         case _ if step.attempts > 1:
             return f"attempt {step.attempts} of {name}"
         case _:
             return f"does {name}"
 
 
-def _due(when: datetime, now: datetime) -> str:
-    return f"{local(when)} ({relative(when, now)})"
+def _due(when: datetime, now: datetime, write: Callable[[datetime], str]) -> str:
+    return f"{write(when)} ({relative(when, now)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -70,6 +71,12 @@ def test_a_list_on_a_pipe_has_a_line_per_run_and_tabs(journal: Path) -> None:
         "tests.journals.Declined: no money",
         "",
     ]
+
+
+def test_times_on_a_pipe_are_in_utc_wherever_the_machine_is(journal: Path) -> None:
+    """Those in what a run waits for as well."""
+    rows = {fields[1]: fields for fields in piped("runs", "list", journal, TZ="Asia/Tokyo").lines}
+    assert re.search(r" until \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S*Z \(", rows["asleep"][5])
 
 
 def test_a_list_on_a_terminal_is_a_table(journal: Path) -> None:

@@ -394,9 +394,9 @@ def test_all_that_match_are_steered_at_once(browser: Browser, stage: Stage, watc
     stage.call(many())
     page = entered(browser, stage, watched, "?workflow=waiting", java_script_enabled=scripted)
     page.get_by_role("link", name="Cancel all unfinished that match").click()
-    expect(page.get_by_text("5 runs of waiting")).to_be_visible()
+    expect(page.get_by_text("5 unfinished runs of waiting")).to_be_visible()
     page.get_by_label("Why").fill("spring cleaning")
-    page.get_by_role("button", name="Cancel 5 runs").click()
+    page.get_by_role("button", name="Cancel 5 unfinished runs").click()
     expect(page.get_by_role("status")).to_contain_text("5 runs were cancelled")
     found = stage.call(stage.engine.list_runs(status="cancelled")).runs
     assert {(run.id, run.reason) for run in found} == {(f"w{number}", "spring cleaning") for number in range(5)}
@@ -680,7 +680,7 @@ def test_everybody_can_use_it(browser: Browser, db: Path, watched: Watched, sche
         page.goto(f"{stage.url}/console/runs/parked")
         expect(page.get_by_role("heading", name="The code does not fit what is recorded")).to_be_visible()
         page.goto(f"{stage.url}/console/all/cancel?workflow=asking")
-        page.get_by_role("button", name="Cancel 1 run").click()
+        page.get_by_role("button", name="Cancel 1 unfinished run").click()
         expect(page.get_by_role("status")).to_contain_text("1 run was cancelled")
         found["done"] = wrong_of(page)
         page.context.clear_cookies()

@@ -9,6 +9,7 @@ import html
 import json
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,7 +29,7 @@ from pikkupy.console.rendering import STATIC
 from pikkupy.core.commands import Policy, StepCall
 from pikkupy.core.decide import mismatch
 from pikkupy.core.model import StepKind, StepRow, StepStatus
-from pikkupy.http import Caller, HttpConfig, application, tokens
+from pikkupy.http import Caller, HttpConfig, Scope, application, tokens
 from pikkupy.http.shown import Shown
 from pikkupy.http.tokens import FAILURES, SESSION_S, Sessions
 from pikkupy.showing.mismatch import mismatch_of
@@ -1184,3 +1185,34 @@ async def test_what_is_asked_wrongly_is_a_page(db: Path) -> None:
     async with caller(engine.asgi(token=TOKEN, console=True)) as http:
         answer = await http.get("/console/")
         assert (answer.status_code, "lifespan=engine.lifespan" in answer.text) == (503, True)
+
+
+async def test_only_who_has_a_session_of_the_console_can_end_it(db: Path) -> None:
+    """Whom the application lets in, or who sends a token, has none."""
+
+    def known(_: Mapping[str, str]) -> Caller:
+        return Caller("ada", Scope.ADMIN)
+
+    async with pikku.open(db) as engine:
+        async with caller(engine.asgi(authenticate=known, console=True), token=None) as http:
+            assert "Log out" not in (await http.get("/console/")).text
+        async with caller(engine.asgi(token=TOKEN, console=True), token=None) as http:
+            await http.post("/console/login", data={"token": TOKEN}, headers=SAME)
+            assert "Log out" in (await http.get("/console/")).text
+
+
+async def test_a_gate_is_told_once(db: Path) -> None:
+    """It is the reason as well."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        await engine.start("gated", run_id="r")
+        while (await engine.get_run("r")).status != "suspended":
+            await asyncio.sleep(0)
+        page = (await http.get("/console/runs/r")).text
+        assert "held by the gate closed" in page and '<p class="reason"' not in page
+
+
+async def test_who_cancels_all_is_asked_about_those_that_are_unfinished(db: Path) -> None:
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        await engine.start("waiting", run_id="r")
+        await engine.run("order", {"number": 1})
+        assert "Cancel 1 unfinished run<" in (await http.get("/console/all/cancel")).text
