@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import pdb
+import stat
 import sys
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 import pikkupy
 from pikkupy import Engine, Member, clock
@@ -22,7 +24,7 @@ from pikkupy.core.model import RunStatus
 from pikkupy.engine.exporting import document_of, recorded_of
 from pikkupy.engine.looking import Look
 from pikkupy.engine.replaying import Code, Fits, Replay, Replayed
-from pikkupy.errors import PikkuError
+from pikkupy.errors import BadValue, PikkuError
 from pikkupy.names import MAX_LISTED
 from pikkupy.private import write_new
 from pikkupy.run_loop import Unwind
@@ -31,7 +33,9 @@ from pikkupy.showing.words import clean, counted, record
 _EXITS = {Fits.YES: Exit.DONE, Fits.NO: Exit.MISMATCH, Fits.OTHERWISE: Exit.FAILED, Fits.MISSING: Exit.NOT_FOUND}
 UNFINISHED = tuple(status for status in RunStatus if status not in FINAL_RUNS)
 WORKFLOWS = "module:name of a Pikku, an engine, or what makes one"
+MB = 1_000_000
 _NOT_THE_USERS = {"pikkupy", "asyncio", "contextlib"}
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # for somebody at the other end of a pipe
 
 
 async def export(
@@ -99,6 +103,7 @@ async def replay(
     /,
     *,
     app_dir: AppDir = None,
+    max_size: Annotated[int, Parameter(validator=Number(gte=1), help="Read no larger file: so many MB.")] = 256,
     pdb: Annotated[
         bool,
         Parameter(negative="", show_default=False, help="Look at where the workflow failed, in pdb."),
@@ -110,7 +115,7 @@ async def replay(
     Says where code and record differ, if they do (exit code 6), if the run ends in another way than it did (1), and
     what it goes on with otherwise (0).
     """
-    recorded = recorded_of(Path(document).read_bytes(), document)  # noqa: ASYNC240 - the command has nothing else to do
+    recorded = recorded_of(_exported(document, max_size), document)
     code = code_of(target, app_dir)
     one = Replay(recorded, code.registry, code.services)
     replayed = await one.run()
@@ -121,6 +126,20 @@ async def replay(
     elif pdb:
         say("the workflow has raised nothing: there is no line to look at")
     return _EXITS[replayed.fits]
+
+
+def _exported(name: str, most_mb: int) -> bytes:
+    """What is in the file, which is looked at before it is read. Raises `BadValue`, and `OSError`."""
+    with open(name, "rb", opener=lambda path, flags: os.open(path, flags | _NO_WAIT)) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise BadValue(f"{name}: it is no regular file; name a file that `pikku export` has written")
+        if about.st_size > most_mb * MB:
+            size = -(-about.st_size // MB)
+            raise BadValue(
+                f"{name}: it has {size:,} MB, more than {most_mb:,} are not read; if it is meant: --max-size {size}"
+            )
+        return file.read(about.st_size)
 
 
 async def check(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import runpy
 import stat
 import subprocess
@@ -550,3 +551,22 @@ async def test_names_stay_and_that_is_said(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "run.json").read_text())
     assert [step["name"] for step in document["steps"]] == ["Look", "a secret gate"]
     assert piped("replay", tmp_path / "run.json", "shop:pikku", *code).out.startswith("gated\tyes\t")
+
+
+def test_only_a_regular_file_of_some_size_is_read(tmp_path: Path) -> None:
+    """It is looked at before: what never ends, or takes all memory, is refused, with the option that lets it in."""
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(256_000_001)
+    os.mkfifo(tmp_path / "pipe")
+    for name, said in (
+        ("/dev/zero", "it is no regular file"),
+        (str(tmp_path / "pipe"), "it is no regular file"),
+        (str(large), "it has 257 MB, more than 256 are not read; if it is meant: --max-size 257"),
+    ):
+        done = piped("replay", name, "shop:pikku", cwd=tmp_path)
+        assert (done.code, done.err) == (2, f"pikku: {name}: {said}" + done.err.partition(said)[2]), done.err
+    large.write_bytes(bytes(1_000_001))
+    assert "--max-size 2" in piped("replay", large, "shop:pikku", "--max-size", "1", cwd=tmp_path).err
+    let_in = piped("replay", large, "shop:pikku", "--max-size", "2", cwd=tmp_path)
+    assert let_in.code != 2 and "has written" in let_in.err
