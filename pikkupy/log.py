@@ -34,6 +34,7 @@ EVENTS: dict[str, str] = {
     "http_refused": "A request was not let in: a wrong token, or a page of another site.",
     "http_call_failed": "A request has failed in a way that is no answer: a defect; it was told the error_id alone.",
     "engine_given_up": "An engine whose journal has failed is left, so that it can be opened anew, here or elsewhere.",
+    "engine_not_reached": "A process cannot talk to the engine of its file: why, and what helps; it is tried again.",
     "takeover_failed": "A process that was to be the next engine of a file could not open it; it is tried again.",
     "journal_waiting": "A commit waits for the disk or for another writer; nothing is lost, dispatching is paused.",
     "journal_resumed": "The journal goes on after it had to wait.",

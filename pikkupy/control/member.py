@@ -30,6 +30,7 @@ from pikkupy.registry import Registry
 Role = Literal["engine", "client"]
 
 AGAIN_S = 0.05  # until the next try, when the file was held by somebody who does not answer (yet)
+LONGEST_UNSERVED_S = 1.0  # if that goes on, while this is a client
 LONGEST_AGAIN_S = 5.0  # after tries that have failed
 
 _log = logger()
@@ -102,8 +103,9 @@ class Member(Client):
     async def _elect(self, settled: asyncio.Future[None]) -> None:
         """Try to be the engine; as long as somebody else is, wait for that to end."""
         loop = asyncio.get_running_loop()
-        until, pause_s = loop.time() + self._wait_s, AGAIN_S
+        until, pause_s, told = loop.time() + self._wait_s, AGAIN_S, ""
         while True:
+            unserved = None
             try:
                 try:
                     await self._be_engine(settled)
@@ -112,7 +114,13 @@ class Member(Client):
                     if unserved is not None and not settled.done() and loop.time() > until:
                         settled.set_exception(unserved)
                         return
-                pause_s = AGAIN_S
+                if unserved is None or not settled.done():
+                    pause_s, told = AGAIN_S, ""
+                elif pause_s < LONGEST_UNSERVED_S:
+                    pause_s = min(2 * pause_s, LONGEST_UNSERVED_S)
+                elif str(unserved) != told:
+                    told = str(unserved)
+                    _log.warning("engine_not_reached", path=self._path, error=told)
             except Exception as error:  # noqa: BLE001 - whatever it is: who waits is told, or it is tried again
                 if not settled.done():
                     settled.set_exception(error)

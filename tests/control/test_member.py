@@ -201,6 +201,39 @@ async def test_whatever_keeps_a_member_from_its_place_is_said(
         await first.__aexit__(None, None, None)
 
 
+async def test_who_cannot_talk_to_the_engine_says_so_once_and_asks_less_often(
+    db: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An engine of another version, say, which stays as long as it likes; again if it is something else."""
+    member = pikku.open(db, role="auto")
+    answers: list[PikkuError | None] = [None, *[PikkuError("version 2")] * 9, *[PikkuError("version 3")] * 3]
+    pauses, over, turn = list[float](), asyncio.Event(), asyncio.sleep
+
+    async def be_engine(_: asyncio.Future[None]) -> None:
+        raise JournalLocked("somebody has it")
+
+    async def be_client(settled: asyncio.Future[None]) -> PikkuError | None:
+        if not answers:
+            over.set()
+            await asyncio.Event().wait()
+        if not settled.done():
+            settled.set_result(None)
+        return answers.pop(0)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await turn(0)
+
+    monkeypatch.setattr(member, "_be_engine", be_engine)
+    monkeypatch.setattr(member, "_be_client", be_client)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    async with member:
+        await over.wait()
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, *[1.0] * 8]
+    told = [record.pikku for record in caplog.records if "engine_not_reached" in record.getMessage()]
+    assert [(one["path"], one["error"]) for one in told] == [(str(db), "version 2"), (str(db), "version 3")]
+
+
 async def test_opening_raises_what_an_engine_would(db: Path) -> None:
     """At once, and nobody goes on trying."""
     db.write_bytes(b"no database" * 100)
