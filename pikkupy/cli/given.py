@@ -147,7 +147,10 @@ def named(file: str | None, run: str | None) -> tuple[str, str]:
 def meant(file: str | None, run: str | None, filters: Filters) -> tuple[str, str | None]:
     """The journal, and the run that was named, or None where there are filters. Raises `BadValue` for both or none."""
     if not filters.given:
-        return named(file, run)
+        try:
+            return named(file, run)
+        except BadValue as error:
+            raise BadValue(f"{error}; for all that fit give filters, as --workflow or --status") from None
     path, one = file_and_perhaps(file, run)
     if one is not None:
         raise BadValue("give a RUN or filters, not both")

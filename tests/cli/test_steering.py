@@ -228,6 +228,12 @@ def test_whoever_sends_a_signal_hears_if_nothing_waits_for_it(pikku: Any) -> Non
     assert pikku("runs", "tail", "hears").code == 0
 
 
+def test_who_names_no_run_hears_of_filters(pikku: Any) -> None:
+    """They are the other way to say which."""
+    done = pikku("runs", "cancel", "--yes")
+    assert done.code == 2 and "for all that fit give filters, as --workflow or --status" in done.err
+
+
 def test_a_signal_that_is_a_decision_or_does_not_fit_is_refused(pikku: Any) -> None:
     """The run waits on, and the message says what helps."""
     for name, workflow in {"counts": "count", "asks": "ask"}.items():
