@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
 
@@ -113,6 +113,20 @@ class Reach:
             yield f"{url}{base}"
 
 
+class Served(NamedTuple):
+    """Where an engine is served."""
+
+    url: str
+    has_console: bool
+    link: str | None = None
+    """What lets its reader into the console, if one token does."""
+
+    def log(self) -> None:
+        """Say so, once there is an engine that answers."""
+        console = {"console": f"{self.url}/console/"} if self.has_console else {}
+        logger().info("http_serving", url=self.url, **console)
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Http(Reach):
@@ -139,8 +153,8 @@ class Http(Reach):
     @asynccontextmanager
     async def served(
         self, engine: Engine | Member, redact: Callable[[str], str] | None = None
-    ) -> AsyncIterator[str | None]:
-        """Serve the engine as long as the block lasts, if that was asked for; the link of the console, if there is one.
+    ) -> AsyncIterator[Served | None]:
+        """Serve the engine as long as the block lasts, if that was asked for.
 
         `redact` is what `self.redact` names. Raises `BadValue` and `PikkuError`.
         """
@@ -160,14 +174,12 @@ class Http(Reach):
             audit=self.audit,
         )
         async with self.listening(app, self.http) as url:
-            console = {"console": f"{url}/console/"} if self.console else {}
-            logger().info("http_serving", url=url, **console)
             if not self.console or self.http_tokens is not None:
-                yield None
+                yield Served(url, has_console=self.console)
                 return
             from pikkupy.http.tokens import token_of_file  # noqa: PLC0415 - as above
 
-            yield link(url, token_of_file(engine._path))
+            yield Served(url, has_console=True, link=link(url, token_of_file(engine._path)))
 
     def _check_needless(self) -> None:
         given = [field.name for field in fields(self) if getattr(self, field.name)]

@@ -22,7 +22,7 @@ from cyclopts import Parameter
 from pikkupy import Engine, Member, Pikku
 from pikkupy.cli.exits import Exit, exit_of
 from pikkupy.cli.given import check_duration
-from pikkupy.cli.http import Http
+from pikkupy.cli.http import Http, Served
 from pikkupy.cli.places import ENV
 from pikkupy.cli.screen import say, words_of
 from pikkupy.errors import BadValue, PikkuError
@@ -85,15 +85,17 @@ async def run(
 
 async def _open_until_told(
     engine: Engine | Member,
-    served: AbstractAsyncContextManager[str | None],
+    served: AbstractAsyncContextManager[Served | None],
     tell: Callable[[str], None] | None,
     *,
     with_input: bool,
 ) -> None:
     ends = _asked_to_end(with_input=with_input)
-    async with served as link, engine:  # while the engine is being left, who asks is told that it is not open
-        if tell is not None and link is not None:
-            tell(link)
+    async with served as place, engine:  # while the engine is being left, who asks is told that it is not open
+        if place is not None:
+            place.log()
+            if tell is not None and place.link is not None:
+                tell(place.link)
         failure = asyncio.ensure_future(engine._failure()) if isinstance(engine, Engine) else None
         waiting = asyncio.ensure_future(ends.wait())
         await asyncio.wait([one for one in (waiting, failure) if one is not None], return_when=asyncio.FIRST_COMPLETED)

@@ -16,12 +16,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pikkupy.errors import JournalLocked
 from pikkupy.showing.marks import Mark
 from pikkupy.showing.words import clean, json_of
+from pikkupy.store import OTHERS
 
 WIDEST = 48  # characters of a column
 REASON = 30  # columns that the last one of a list has at least for reasons; else they are below
 MOST_OF_REASON = 200  # characters of a reason in a list
+_OR_USE_IT = ", or use it: `pikku start`, `pikku runs` and `pikku console` ask the engine that has the file"
 PIPE_WIDTH = 120  # characters of a line that goes to no terminal, unless COLUMNS says otherwise
 
 
@@ -143,6 +146,8 @@ def say(words: str) -> None:
 
 def words_of(error: BaseException) -> str:
     """What is said of an error; of one of the system, which file it was and what to do, not only its own words."""
+    if isinstance(error, JournalLocked):
+        return str(error).replace(OTHERS, _OR_USE_IT)
     if not isinstance(error, OSError) or error.strerror is None or not isinstance(error.filename, str | PathLike):
         return str(error)
     path = Path(error.filename)

@@ -20,6 +20,7 @@ from pikkupy.store.facts import Facts as Facts
 from pikkupy.store.facts import facts_of as facts_of
 from pikkupy.store.files import RESTORE as RESTORE
 from pikkupy.store.journal import Journal as Journal
+from pikkupy.store.owner import OTHERS as OTHERS
 from pikkupy.store.owner import holder_of as holder_of
 from pikkupy.store.owner import is_locked as is_locked
 from pikkupy.store.reading import Reading as Reading

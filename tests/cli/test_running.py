@@ -193,11 +193,13 @@ def test_of_an_error_of_the_application_its_own_lines_are_shown(code: str, frame
 
 
 def test_a_file_that_is_held_is_a_conflict(shop: Path) -> None:
+    """That it is served is not said before; and what is said is of use at a terminal."""
     with running(shop, "shop:pikku", "app.db"):
         piped("start", shop / "app.db", "hello", "-d", '"x"', "--engine-wait", "30s")
-        done = piped("run", "shop:pikku", "app.db", "--app-dir", ".", cwd=shop)
+        done = piped("run", "shop:pikku", "app.db", "--app-dir", ".", "--http", "127.0.0.1:0", cwd=shop)
         told = piped("run", "shop:pikku", "app.db", "--app-dir", ".", "--log", "text", cwd=shop)
     assert (done.code, told.code) == (5, 5)
+    assert "`pikku runs`" in told.err and "role=" not in told.err
     line = json.loads(done.err)
     assert (line["event"], line["level"], line["exit_code"]) == ("command_failed", "error", 5)
     assert "is held by process" in line["error"]
@@ -253,8 +255,8 @@ def test_it_serves_the_http_api(shop: Path) -> None:
     """From before the engine is open until after it was left: then it says that it is not ready."""
     with running(shop, "shop:pikku", "app.db", "--http", "127.0.0.1:0", "--grace", "20s") as process:
         assert process.stderr is not None
-        url = next(line["url"] for line in map(json.loads, process.stderr) if line["event"] == "http_serving")
         next(line for line in map(json.loads, process.stderr) if line["event"] == "engine_opened")
+        url = next(line["url"] for line in map(json.loads, process.stderr) if line["event"] == "http_serving")
         token = (shop / "app.db.token").read_text().strip()
         assert asked(f"{url}/readyz", token)[0] == 200
         assert asked(f"{url}/readyz", "wrong")[0] == 401
@@ -375,7 +377,6 @@ def test_it_is_served_for_several_callers_and_behind_a_proxy(shop: Path) -> None
         told = next(line for line in map(json.loads, process.stderr) if line["event"] == "http_serving")
         base = str(told["url"])
         assert told["console"] == f"{base}/console/"
-        next(line for line in map(json.loads, process.stderr) if line["event"] == "engine_opened")
         assert base.endswith("/shop/runs")
         reader, admin = "may-look-at-everything", "may-do-whatever-it-likes"
         for url in (base, base.removesuffix("/shop/runs")):
