@@ -458,7 +458,10 @@ async def test_runs_are_found_by_tags_and_a_span_of_time(db: Path) -> None:
         for place in re.findall(r'href="(/console/(?:all/cancel)?\?[^"]*)"', page):
             assert "tag=shop%3A1&tag=to%3Aa%3Ab+c" in place and "until=2999-12-24+18%3A00" in place
         asked = html.unescape((await http.get("/console/all/cancel", params=query)).text)
-        assert "1 run, running, with shop:1 and to:a:b c, started after 3h ago, before 2999-12-24 18:00." in asked
+        assert (
+            "1 unfinished run, running, with shop:1 and to:a:b c, started after 3h ago, before 2999-12-24 18:00."
+            in asked
+        )
         assert "1 run was cancelled." in await said(
             http, "/console/all/cancel?tag=shop:1&tag=to:a:b c&until=2999-01-01"
         )
@@ -854,8 +857,8 @@ async def test_all_that_the_list_shows_are_meant_when_all_are_steered(
         await engine.start("asking", run_id="other")
         assert (await http.get("/console/?q=waiting")).text.count('<tr id="row-') == 7
         asked = (await http.get("/console/all/cancel?q=waiting")).text
-        assert "<p>7 runs, found by" in asked and "<p>4 at a time, the oldest first.</p>" in asked
-        assert ">Cancel 4 runs</button>" in asked
+        assert "<p>7 unfinished runs, found by" in asked and "<p>4 at a time, the oldest first.</p>" in asked
+        assert ">Cancel 4 unfinished runs</button>" in asked
         done = await sent(http, "/console/all/cancel?q=waiting", asked, reason="enough")
         assert "4 runs were cancelled." in done
         await engine.start("waiting", run_id="later")
@@ -949,9 +952,9 @@ async def test_one_run_that_matches_is_one(db: Path, monkeypatch: pytest.MonkeyP
     async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
         await engine.start("waiting", run_id="w")
         asked = (await http.get("/console/all/cancel")).text
-        assert "<p>1 run.</p>" in asked and ">Cancel 1 run</button>" in asked
+        assert "<p>1 unfinished run.</p>" in asked and ">Cancel 1 unfinished run</button>" in asked
         assert "1 run was cancelled." in await said(http, "/console/all/cancel")
-        assert "<p>0 runs.</p>" in (await http.get("/console/all/cancel")).text
+        assert "<p>0 unfinished runs.</p>" in (await http.get("/console/all/cancel")).text
         await engine.start("waiting", run_id="other")
 
         async def refuse(*_: Any) -> None:
@@ -971,7 +974,7 @@ async def test_who_is_asked_about_some_runs_does_not_mean_those_that_come_later(
             await engine.start("waiting", run_id=f"w{number}")
         path = "/console/all/cancel?workflow=waiting"
         forms = [(await http.get(path)).text for _ in range(2)]
-        assert "3 runs" in forms[0]
+        assert "3 unfinished runs" in forms[0]
         monkeypatch.setattr(SystemClock, "now_us", lambda _: time.time_ns() // 1_000 - 3_600_000_000)
         for number in range(3, 6):
             await engine.start("waiting", run_id=f"w{number}")
