@@ -187,7 +187,7 @@ def test_a_run_says_what_it_waits_for_and_is_live(browser: Browser, stage: Stage
     expect(page.locator(".error pre").first).to_contain_text("second line")
     expect(page.locator(".timeline rect.bar.failed")).to_have_count(1)
     page.goto(f"{stage.url}/console/runs/held")
-    expect(page.locator(".reason")).to_contain_text("closed")
+    expect(page.locator(".waits")).to_contain_text("closed")
 
 
 def test_a_value_is_copied_and_loaded_as_a_file(browser: Browser, stage: Stage, watched: Watched) -> None:

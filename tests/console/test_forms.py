@@ -182,7 +182,9 @@ def untouched(fields: list[Field]) -> dict[str, str]:
     """The form that a page with these fields sends."""
     sent = Sent()
     request = SimpleNamespace(url=SimpleNamespace(path="/"))
-    ask: Any = SimpleNamespace(base="", caller=Caller("a", Scope.OPERATE), read_only=False, away=None, request=request)
+    ask: Any = SimpleNamespace(
+        base="", caller=Caller("a", Scope.OPERATE), read_only=False, away=None, session="", request=request
+    )
     workflow = WorkflowInfo(name="w", description=None, input={}, output={})
     values = {"workflow": workflow, "takes": {}, "fields": fields, "typed": {}, "why_not": None, "fresh": ""}
     sent.feed(rendered(ask, "start.html", **values))

@@ -425,6 +425,7 @@ async def test_workflows_say_what_they_take(db: Path) -> None:
         listed = {one["name"]: one for one in (await http.get("/api/workflows")).json()}
         assert set(listed) == {
             "order", "waiting", "asking", "failing", "gated", "echo", "judging", "talking", "pausing",
+            "counting",
         }  # fmt: skip
         assert listed["order"]["description"] == "Double a number."
         assert listed["waiting"]["input"] is None
