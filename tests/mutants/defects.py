@@ -45,7 +45,7 @@ DEFECTS = (
         "store/journal.py",
         "        self._committer.submit(Logical(ops, done))",
         "        self._committer.submit(Logical(ops, bool))\n        self._loop.call_soon(done, None)",
-        "store/test_committer.py",
+        "store/test_committer.py::test_the_next_transaction_is_written_while_the_loop_tells_of_the_last",
     ),
     Defect(
         "drop the shield of an opening",
@@ -244,7 +244,7 @@ DEFECTS = (
         "engine/active.py",
         "return self.host.dispatching and not self.ending and self.steps.get(step.call.position) is step",
         "return self.host.dispatching",
-        "contract/test_cancel.py",
+        "contract/test_cancel.py::test_a_failed_attempt_that_was_on_its_way_to_the_disk_is_not_retried_after_a_cancel",
     ),
     Defect(
         "record a result that comes too late",
