@@ -33,8 +33,7 @@ from pikkupy.engine import acting, asking, signals
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.events import EngineEvents, Event, Past, RunEvents
 from pikkupy.engine.handle import RunHandle
-from pikkupy.engine.host import Host, in_callback, open_host
-from pikkupy.engine.host import Outside as Surroundings
+from pikkupy.engine.host import Host, Surroundings, in_callback, open_host
 from pikkupy.engine.missing import see_to_missing
 from pikkupy.engine.parts import Parts, encoded_input
 from pikkupy.engine.pruning import Pruning, Sweep, check_deletable
@@ -87,7 +86,7 @@ class Engine(Mounted):
         services: object,
         clock: Clock | None,
         config: Config,
-        outside: Surroundings | None = None,
+        surroundings: Surroundings | None = None,
         beside: Beside | None = None,
         mount: Mount | None = None,
     ) -> None:
@@ -96,7 +95,7 @@ class Engine(Mounted):
         self._services = services
         self._clock = SystemClock() if clock is None else clock
         self._config = config
-        self._outside = Surroundings() if outside is None else outside
+        self._surroundings = Surroundings() if surroundings is None else surroundings
         self._beside = beside
         self._mount = mount
         self._served: AbstractAsyncContextManager[None] | None = None
@@ -121,7 +120,7 @@ class Engine(Mounted):
             self._config,
             self._log,
             self._journal_failed,
-            self._outside,
+            self._surroundings,
         )
         self._unusable = _not_open()  # a failure of an earlier life is over: the file has decided
         self._has_failed.clear()

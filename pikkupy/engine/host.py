@@ -203,8 +203,8 @@ class Attachable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
-    """What an engine takes from outside beside the time; a simulation gives it something else."""
+class Surroundings:
+    """What an engine takes from around it beside the time; a simulation gives it something else."""
 
     open_journal: Callable[..., Awaitable[Journal]] | None = None  # default: `Journal.open`
     draw: Callable[[int], bytes] = os.urandom  # so many random bytes
@@ -220,10 +220,10 @@ async def open_host(
     config: Config,
     log: Logger,
     journal_failed: Callable[[JournalError], None],
-    outside: Outside,
+    surroundings: Surroundings,
 ) -> Host:
     """Open the journal and build the rooms around it."""
-    journal = await (outside.open_journal or Journal.open)(
+    journal = await (surroundings.open_journal or Journal.open)(
         path,
         durability=config.durability,
         now_us=clock.now_us(),
@@ -248,15 +248,15 @@ async def open_host(
         registry=registry,
         values=values,
         timers=timers,
-        workers=Workers(config, values, timers, services, registry.in_processes(), outside.threads(loop)),
+        workers=Workers(config, values, timers, services, registry.in_processes(), surroundings.threads(loop)),
         services=services,
         log=log,
         shown=Shown(loop, microseconds(config.show_running_after) / 1e6),
         watchdog=watchdog,
         now_us=clock.now_us,
-        jitter=random.Random(outside.draw(16)),  # noqa: S311 - it spreads retries
-        ids=Ids(outside.draw),
-        begins_at_once=outside.begins_at_once,
+        jitter=random.Random(surroundings.draw(16)),  # noqa: S311 - it spreads retries
+        ids=Ids(surroundings.draw),
+        begins_at_once=surroundings.begins_at_once,
         redact=safely(config.redact),
     )
     journal.on_stop = host.hold

@@ -22,7 +22,7 @@ from msgspec import structs
 from pikkupy import Attempt, JournalError, PikkuError, ReplayMismatch, Run, RunNotFound
 from pikkupy.config import Config
 from pikkupy.engine import Engine
-from pikkupy.engine.host import Outside
+from pikkupy.engine.host import Surroundings
 from pikkupy.store import Journal
 from pikkupy.store.connection import REFUSALS
 from pikkupy.testing import VirtualClock
@@ -71,8 +71,8 @@ async def read_out(db: Path, told: list[Record], keys: list[Key]) -> AsyncIterat
 
     clock = VirtualClock()
     config = Config(durability="process", watchdog_after=None, show_running_after="1h")
-    outside = Outside(noted_journal, random.Random(1).randbytes)
-    engine = Engine(db, pikku, World(told.append), clock, config, outside)
+    surroundings = Surroundings(noted_journal, random.Random(1).randbytes)
+    engine = Engine(db, pikku, World(told.append), clock, config, surroundings)
     try:
         await engine.__aenter__()
     except PikkuError as error:

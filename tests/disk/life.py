@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, TypeVar
 from pikkupy import JournalError
 from pikkupy.config import Config
 from pikkupy.engine import Engine
-from pikkupy.engine.host import Outside
+from pikkupy.engine.host import Surroundings
 from pikkupy.store import Journal, committer, connection, owner
 from pikkupy.store.connection import Connection, Told
 from pikkupy.store.journal import Connect
@@ -203,8 +203,8 @@ class Life:
             resident_runs=2,
             unload_after=0,
         )
-        outside = Outside() if plain else Outside(self._open_journal, self.rng.randbytes)
-        engine = Engine(self.db, pikku, World(self.log.add), self.clock, config, outside)
+        surroundings = Surroundings() if plain else Surroundings(self._open_journal, self.rng.randbytes)
+        engine = Engine(self.db, pikku, World(self.log.add), self.clock, config, surroundings)
         failed = engine._journal_failed
 
         def journal_failed(failure: JournalError) -> None:

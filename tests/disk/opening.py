@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pikkupy.config import Config
 from pikkupy.core.model import RunFilter, RunStatus
 from pikkupy.engine import Engine
-from pikkupy.engine.host import Outside
+from pikkupy.engine.host import Surroundings
 from pikkupy.engine.views import Step
 from pikkupy.store import Journal, connection
 from pikkupy.store.connection import Connection
@@ -144,8 +144,8 @@ async def check_end(db: Path, state: State, before: Iterable[Record]) -> None:
     records: list[Record] = []
     clock = VirtualClock(LATER)
     config = Config(durability="process", watchdog_after=None, show_running_after="1h")
-    outside = Outside(open_journal, random.Random(1).randbytes)
-    async with Engine(db, pikku, World(records.append), clock, config, outside) as engine:
+    surroundings = Surroundings(open_journal, random.Random(1).randbytes)
+    async with Engine(db, pikku, World(records.append), clock, config, surroundings) as engine:
         await finish(Caller(engine, clock, records.append))
         for run in (await engine.list_runs(limit=500)).runs:
             _check_run(run.id, str(run.status), run.output, state.runs)

@@ -16,7 +16,7 @@ import msgspec
 
 from pikkupy.config import Config
 from pikkupy.engine import Engine
-from pikkupy.engine.host import BEGINS_AT_ONCE, Outside
+from pikkupy.engine.host import BEGINS_AT_ONCE, Surroundings
 from pikkupy.engine.residents import Residents
 from pikkupy.errors import EngineClosed, JournalError
 from pikkupy.testing.simulation import phases
@@ -155,8 +155,8 @@ class History:
         self.people.next_life(self.life)
         pikku = self._pikku_without if self.code.missing else self._pikku
         at_once = AT_ONCE[self.scenario.seed % len(AT_ONCE)]
-        outside = Outside(self._disk.open_journal, self._rng.randbytes, SimulatedThreads, at_once)
-        engine = self._engine = Engine(":memory:", pikku, None, self._clock, self._config, outside)
+        surroundings = Surroundings(self._disk.open_journal, self._rng.randbytes, SimulatedThreads, at_once)
+        engine = self._engine = Engine(":memory:", pikku, None, self._clock, self._config, surroundings)
         life, ended = self.life, False
         asyncio.set_event_loop(loop)
         try:
