@@ -312,11 +312,15 @@ class Oracle:
         self._own_ended = {key: known for key, known in self._own_ended.items() if known.commits <= commits}
 
     def check_forked(self, source: str, fork: str, position: int, overrides: dict[str, Any]) -> None:
-        """What a fork shares with the run that it was made from is the same, but for the overrides."""
+        """What a fork shares with the run that it was made from is the same, but for the overrides.
+
+        Where that one has no outcome, there is nothing to share: the fork has come to the step itself, perhaps by now.
+        """
         if not self._disk.query(_IS_THERE, source):
             return  # it was deleted since then
         theirs = {name: rest for name, *rest in self._disk.query(_SHARED, source, position)}
+        theirs |= {name: ["succeeded", json.dumps(value), None] for name, value in overrides.items()}
         for name, *rest in self._disk.query(_SHARED, fork, position):
-            wanted = ["succeeded", json.dumps(overrides[name]), None] if name in overrides else theirs.get(name)
+            wanted = theirs.get(name, rest)
             if rest != wanted and source not in self.asked.accepted | self.asked.retried:
                 raise Violation(f"fork: step {name!r} of {fork!r} is {rest}, and not {wanted}")
