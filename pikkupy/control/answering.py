@@ -46,6 +46,7 @@ class Answerer:
             messages.Signal: self._signal,
             messages.Approve: self._approve,
             messages.Approvals: self._approvals,
+            messages.AwaitedSignals: self._awaited_signals,
             messages.Resume: self._resume,
             messages.Retry: self._retry,
             messages.Fork: self._fork,
@@ -176,6 +177,9 @@ class Answerer:
 
     async def _approvals(self, call: messages.Approvals) -> Raw:
         return json_of(await self._engine.approvals(call.run_id))
+
+    async def _awaited_signals(self, call: messages.AwaitedSignals) -> Raw:
+        return json_of(await self._engine.awaited_signals(call.run_id))
 
     async def _resume(self, call: messages.Resume) -> Raw:
         await self._engine.resume(call.run_id, accept=call.accept)  # type: ignore[arg-type]  # it says what is wrong

@@ -326,6 +326,13 @@ class Client(Mounted):
         )
         return found
 
+    async def awaited_signals(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """As `Engine.awaited_signals`."""
+        found: dict[str, dict[str, Any]] = await self._ask(
+            messages.AwaitedSignals(run_id), dict[str, dict[str, Any]], again=True
+        )
+        return found
+
     async def resume(self, run_id: str, *, accept: Literal["new"] | None = None) -> None:
         """As `Engine.resume`."""
         await self._ask(messages.Resume(run_id, accept), None)

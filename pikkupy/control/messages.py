@@ -160,6 +160,10 @@ class Approvals(Call, frozen=True):
     run_id: str
 
 
+class AwaitedSignals(Call, frozen=True):
+    run_id: str
+
+
 class Resume(Act, frozen=True):
     run_id: str
     accept: str | None = None
@@ -214,6 +218,7 @@ AnyCall = (
     | Signal
     | Approve
     | Approvals
+    | AwaitedSignals
     | Resume
     | Retry
     | Fork

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from pikkupy.core.commands import StepCall
 from pikkupy.core.machine import FINAL_RUNS
 from pikkupy.core.model import Change, Recorded, RunRow, RunStatus
 from pikkupy.engine import again, aside, gates, signals
@@ -80,8 +81,8 @@ async def check_no_decision(parts: Parts, recorded: Recorded, name: str) -> None
         raise signals.made_by_approve(recorded.run.run_id, name)
 
 
-async def asked_for(parts: Parts, run_id: str) -> dict[str, dict[str, Any]]:
-    """What the run waits to be decided. It is looked at where it is: it does not come into memory for that."""
+async def waits_of(parts: Parts, run_id: str) -> list[StepCall]:
+    """What the run waits for. It is looked at where it is: it does not come into memory for that."""
     host, residents, starts = parts
     await starts.settled(run_id)
     active = residents.active.get(run_id)
@@ -89,8 +90,8 @@ async def asked_for(parts: Parts, run_id: str) -> dict[str, dict[str, Any]]:
         recorded = await host.journal.recorded((await parts.row(run_id)).number)
         if recorded is None:
             raise not_found(run_id)
-        return await residents.asked_for(recorded)
-    return {} if active.ending else signals.asked_for(step.call for step in active.steps.values())
+        return await residents.waits_of(recorded)
+    return [] if active.ending else [step.call for step in active.steps.values()]
 
 
 async def resume(parts: Parts, run_id: str, *, accept: bool) -> None:

@@ -540,7 +540,14 @@ class Engine(Mounted):
 
         A run that waits in the file is read for that; one that is suspended waits for none. Raises `RunNotFound`.
         """
-        return await self._done(acting.asked_for(self._use(), run_id))
+        return signals.decisions_of(await self._done(acting.waits_of(self._use(), run_id)))
+
+    async def awaited_signals(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """The signals that the run waits for and that are no decisions: JSON Schema of the payload, by name.
+
+        As `approvals`; of one that may be anything the schema says nothing.
+        """
+        return signals.awaited_by(await self._done(acting.waits_of(self._use(), run_id)))
 
     async def resume(self, run_id: str, *, accept: Literal["new"] | None = None) -> None:
         """Let a suspended run go on: the gates in `Run.reason` open, or what else it names was mended.

@@ -137,6 +137,10 @@ class Look:
         """Nobody can decide. Raises `EngineClosed`."""
         raise _nobody()
 
+    async def awaited_signals(self, run_id: str) -> NoReturn:  # noqa: ARG002
+        """Nobody takes one. Raises `EngineClosed`."""
+        raise _nobody()
+
     async def has_input(self, run_id: str, data: Any) -> NoReturn:  # noqa: ARG002
         """What a start would record depends on code that is not here. Raises `EngineClosed`."""
         raise _nobody()

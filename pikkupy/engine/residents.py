@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from msgspec import structs
 
-from pikkupy.core.commands import Commands, Parked
+from pikkupy.core.commands import Commands, Parked, StepCall
 from pikkupy.core.machine import FINAL_RUNS, FINAL_STEPS, RUN, RunEvent, advance
 from pikkupy.core.model import (
     NO_WAKING,
@@ -29,7 +29,7 @@ from pikkupy.core.model import (
     StepsCancelled,
 )
 from pikkupy.durations import microseconds
-from pikkupy.engine import child_steps, signals
+from pikkupy.engine import child_steps
 from pikkupy.engine.active import ActiveRun
 from pikkupy.engine.ends import move_of
 from pikkupy.engine.events import EventKind, Hub, ended
@@ -266,15 +266,15 @@ class Residents:
         execution, _ = self._looked_at(workflow, recorded)
         return execution.approvals
 
-    async def asked_for(self, recorded: Recorded) -> dict[str, dict[str, Any]]:
-        """What a run that is not in memory waits to be decided, by the present code. Nothing is carried out."""
+    async def waits_of(self, recorded: Recorded) -> list[StepCall]:
+        """What a run that is not in memory waits for, by the present code. Nothing is carried out."""
         running = recorded.run.status is RunStatus.RUNNING and not self._starts_later(recorded)
         if not running or not self._has_workflow(recorded.run):
-            return {}
+            return []
         workflow: WorkflowFunction[Any, Any] = self._host.registry.find_workflow(recorded.run.workflow)
         commands = await self._looked_at_in_turns(workflow, recorded)
-        waits = (call for call in commands.calls if call.position not in commands.stopped)
-        return signals.asked_for(waits) if commands.end is None else {}
+        waits = [call for call in commands.calls if call.position not in commands.stopped]
+        return waits if commands.end is None else []
 
     def _looked_at(self, workflow: WorkflowFunction[Any, Any], recorded: Recorded) -> tuple[Execution, Commands]:
         """What the code asks for, of which nothing is carried out; it is gone from memory."""

@@ -123,9 +123,23 @@ def decide(run: Resident, name: str, decision: object, decided_by: str | None, d
     _take(run, step, Succeeded(text), row, partial(_is_on_disk, run, row, done))
 
 
-def asked_for(calls: Iterable[StepCall]) -> dict[str, dict[str, Any]]:
+def decisions_of(calls: Iterable[StepCall]) -> dict[str, dict[str, Any]]:
     """The decisions that these steps wait for, and JSON Schema of each."""
-    return {call.body: schema_of(decision_type(call.result_type)) for call in calls if call.approval}
+    return {call.body: schema_of(decision_type(call.result_type)) for call in _next_served(calls) if call.approval}
+
+
+def awaited_by(calls: Iterable[StepCall]) -> dict[str, dict[str, Any]]:
+    """The signals that these steps wait for and that are no decisions, and JSON Schema of the payload of each."""
+    return {call.body: schema_of(call.result_type) for call in _next_served(calls) if not call.approval}
+
+
+def _next_served(calls: Iterable[StepCall]) -> list[StepCall]:
+    """Of those that wait for one name, the first: what comes is for that."""
+    found = dict[str, StepCall]()
+    for call in calls:
+        if call.kind is StepKind.SIGNAL:
+            found.setdefault(call.body, call)
+    return list(found.values())
 
 
 def _first(run: Resident, name: str) -> LiveStep | None:

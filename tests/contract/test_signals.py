@@ -639,6 +639,28 @@ async def test_what_a_run_waits_to_be_decided_can_be_asked_and_changes_nothing(
             assert (await engine.get_run("r")).status == "running"
 
 
+@each_way
+async def test_which_signals_a_run_waits_for_can_be_asked(settings: dict[str, Any]) -> None:
+    """With their types; of several waits for one name that which is served first. A decision is none."""
+
+    async def body(workflow: Workflow) -> Any:
+        paid = workflow.wait_for_signal("paid", Payment), workflow.wait_for_signal("paid", int)
+        decided = workflow.approval("ok", bool), workflow.approval("ok", Payment)
+        return await asyncio.gather(*paid, workflow.wait_for_signal("any"), *decided)
+
+    async with opened(body, settings) as (engine, clock):
+        await clock.advance(0)
+        found = await engine.awaited_signals("r")
+        assert found == {"paid": found["paid"], "any": {}} and "amount" in str(found["paid"])
+        assert await engine.approvals("r") == {"ok": {"type": "boolean"}}
+        await engine.signal("r", "paid", Payment(1))
+        assert await engine.awaited_signals("r") == {"paid": {"type": "integer"}, "any": {}}
+        await engine.cancel("r", "enough")
+        assert await engine.awaited_signals("r") == {}
+        with pytest.raises(RunNotFound):
+            await engine.awaited_signals("nobody")
+
+
 async def test_a_long_run_that_is_asked_what_it_waits_for_gives_way_to_others(tmp_path: Path) -> None:
     """It is replayed for that, and others on the loop have their turns meanwhile."""
     passed = 0
