@@ -69,16 +69,16 @@ def fields_of(schema: Mapping[str, Any], given: Any = UNSET) -> list[Field] | No
     return [_field(name, part, schema, name in required, values.get(name, UNSET)) for name, part in properties.items()]
 
 
-def decision_fields(schema: Mapping[str, Any]) -> tuple[list[Field], bool]:
-    """The parts of a decision; True: there is one, which is the decision itself."""
+def parts_of(schema: Mapping[str, Any], called: str) -> tuple[list[Field], bool]:
+    """The parts of any value; True: there is one, which is the value itself, and so `called`."""
     found = fields_of(schema)
-    return ([_field("decision", schema, schema, True, UNSET)], True) if found is None else (found, False)
+    return ([_field(called, schema, schema, True, UNSET)], True) if found is None else (found, False)
 
 
-def decision_of(fields: Sequence[Field], whole: bool, form: Mapping[str, str]) -> Any:
-    """The decision that a form means. Raises `Refused`."""
+def value_of_parts(fields: Sequence[Field], whole: bool, form: Mapping[str, str]) -> Any:
+    """The value that a form means. Raises `Refused`."""
     found = value_of_fields(fields, form)
-    return found["decision"] if whole else found
+    return found[fields[0].name] if whole else found
 
 
 def written_in(form: Mapping[str, str]) -> dict[str, str]:

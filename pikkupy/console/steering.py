@@ -17,7 +17,7 @@ from pikkupy.clock import now
 from pikkupy.codec import Outside
 from pikkupy.console.copies import Copy, copy_of
 from pikkupy.console.finding import Find
-from pikkupy.console.forms import decision_fields, decision_of, fields_of, refilled, value_of_fields, written_in
+from pikkupy.console.forms import Field, fields_of, parts_of, refilled, value_of_fields, value_of_parts, written_in
 from pikkupy.console.notes import led_to
 from pikkupy.console.printing import printed
 from pikkupy.console.rendering import barred, page, problem_page
@@ -26,7 +26,7 @@ from pikkupy.core.model import RunStatus, StepKind
 from pikkupy.engine import Run, Step
 from pikkupy.engine.ids import Ids
 from pikkupy.engine.listing import MAX_PAGE
-from pikkupy.errors import PikkuError, RunConflict, RunNotFound
+from pikkupy.errors import PikkuError, RunConflict, RunNotFound, RunStateError
 from pikkupy.http.asked import Ask
 from pikkupy.http.guard import quoted
 from pikkupy.http.operations import Operation, operation
@@ -168,12 +168,10 @@ async def _confirm_values(ask: Ask, name: str, typed: Mapping[str, str]) -> dict
         case "signal":
             names = dict.fromkeys(without_ordinal(step.name) for step in waiting if step.kind is StepKind.SIGNAL)
             values["names"] = [one for one in names if one not in decisions]
+            typed_ones = await _typed_signals(ask, run) if action.why_not is None else {}
+            values["asked"] = _forms(typed_ones, "payload", typed)
         case "approve":
-            asked = {name: decision_fields(schema)[0] for name, schema in decisions.items()}
-            mine = typed.get("name", "")
-            if mine in asked and len(typed) > 1:
-                asked[mine] = refilled(asked[mine], typed)
-            values["asked"] = asked
+            values["asked"] = _forms(decisions, "decision", typed)
         case "fork":
             steps = await ask.engine.some_steps(run.id, limit=500)
             values["at"] = [step.name for step in steps.steps]
@@ -181,6 +179,24 @@ async def _confirm_values(ask: Ask, name: str, typed: Mapping[str, str]) -> dict
         case _:
             pass
     return values
+
+
+async def _typed_signals(ask: Ask, run: Run) -> dict[str, dict[str, Any]]:
+    """The signals that a run waits for and that may not be just anything, with JSON Schema of each."""
+    try:
+        found = await ask.engine.awaited_signals(run.id)
+    except PikkuError:  # its workflow is not known here, say
+        return {}
+    return {name: schema for name, schema in found.items() if schema}
+
+
+def _forms(schemas: Mapping[str, dict[str, Any]], called: str, typed: Mapping[str, str]) -> dict[str, list[Field]]:
+    """Of each name the parts of what is to be sent, filled with what was `typed` for it."""
+    forms = {name: parts_of(schema, called)[0] for name, schema in schemas.items()}
+    mine = typed.get("name", "")
+    if mine in forms and written_in(typed):
+        forms[mine] = refilled(forms[mine], typed)
+    return forms
 
 
 def _fresh(typed: Mapping[str, str]) -> str:
@@ -222,12 +238,14 @@ async def _acted(ask: Ask, action: str, form: Mapping[str, str]) -> Response:
             if why_parked(await ask.engine.get_run(run_id)) is not None:
                 return _to(ask, f"runs/{quoted(run_id)}", done="it was looked at again, and is suspended as before")
         case "signal":
-            await ask.engine.signal(run_id, form.get("name", ""), Outside(ask.json(text)))
+            if form.get("as") == "fields":
+                payload = _written(run_id, "signal", "payload", await ask.engine.awaited_signals(run_id), form)
+            else:
+                payload = ask.json(text)
+            await ask.engine.signal(run_id, form.get("name", ""), Outside(payload))
         case "approve":
-            name = form.get("name", "")
-            schema = (await ask.engine.approvals(run_id)).get(name, {})
-            decision = decision_of(*decision_fields(schema), form)
-            await ask.engine.approve(run_id, name, decision, decided_by=ask.caller.name)
+            decision = _written(run_id, "decision", "decision", await ask.engine.approvals(run_id), form)
+            await ask.engine.approve(run_id, form.get("name", ""), decision, decided_by=ask.caller.name)
         case "delete":
             await ask.engine.delete_run(run_id)
             return _to(ask, "", done=f"run {run_id} was deleted")
@@ -238,6 +256,14 @@ async def _acted(ask: Ask, action: str, form: Mapping[str, str]) -> Response:
             ask.made = handle.id
             return _to(ask, f"runs/{quoted(handle.id)}", done=f"forked from {run_id}")
     return _to(ask, f"runs/{quoted(run_id)}", done=ACTIONS[action].done)
+
+
+def _written(run_id: str, what: str, called: str, asked: Mapping[str, dict[str, Any]], form: Mapping[str, str]) -> Any:
+    """What a form that was made of one of these types means. Raises `Refused`, `RunStateError`."""
+    name = form.get("name", "")
+    if name not in asked:
+        raise RunStateError(f"run {run_id!r} does not wait for a {what} {name!r} any more; nothing was sent")
+    return value_of_parts(*parts_of(asked[name], called), form)
 
 
 async def _about(ask: Ask, action: str) -> Mapping[str, str | int]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from pikkupy import WorkflowInfo
-from pikkupy.console.forms import Field, decision_fields, decision_of, fields_of, refilled, value_of_fields
+from pikkupy.console.forms import Field, fields_of, parts_of, refilled, value_of_fields, value_of_parts
 from pikkupy.console.rendering import rendered
 from pikkupy.http.problems import Refused
 from pikkupy.mounting import Caller, Scope
@@ -99,8 +99,8 @@ def test_what_has_no_named_parts_is_written_as_json(annotation: Any) -> None:
     ],
 )  # fmt: skip
 def test_a_decision_is_made_by_a_form_of_its_type(annotation: Any, form: dict[str, str], decision: object) -> None:
-    fields, whole = decision_fields(schema_of(annotation))
-    assert decision_of(fields, whole, form) == decision
+    fields, whole = parts_of(schema_of(annotation), "decision")
+    assert value_of_parts(fields, whole, form) == decision
 
 
 class Every(TypedDict):
@@ -351,7 +351,7 @@ def test_what_has_to_be_decided_has_no_answer_yet() -> None:
         way: Literal["air", "sea"]
         again: bool = False
 
-    fields, _ = decision_fields(schema_of(Verdict))
+    fields, _ = parts_of(schema_of(Verdict), "decision")
     assert untouched(fields) == {"field:way": "", "field:again": "false"}
     for form in ({}, untouched(fields), {"field:good": "", "field:way": '"air"'}):
         with pytest.raises(Refused, match="Unprocessable"):

@@ -34,7 +34,7 @@ from pikkupy.http.shown import Shown
 from pikkupy.http.tokens import FAILURES, SESSION_S, Sessions
 from pikkupy.showing.mismatch import mismatch_of
 from pikkupy.showing.words import counted
-from tests.http.shop import HOST, TOKEN, caller, pikku, served
+from tests.http.shop import HOST, TOKEN, Order, caller, pikku, served
 from tests.http.test_streams import listening
 
 SAME = {"origin": HOST}
@@ -544,6 +544,7 @@ async def test_what_is_to_be_decided_is_known_of_a_run_in_the_file(db: Path) -> 
             pass
         assert found == {"ok": {"type": "boolean"}}
         assert await client.approvals("r") == found
+        assert await client.awaited_signals("r") == {}
         await engine.approve("r", "ok", True)
         await (await engine.handle("r")).result("30s")
         assert await engine.approvals("r") == {}
@@ -1006,6 +1007,7 @@ async def test_a_form_that_is_refused_comes_again_with_what_was_written(db: Path
              ("Expected `int`", '{"number": "x"}</textarea>')),
             ("runs/order/fork", {"at": "nothing", "value": ""}, 422, ('value="nothing"',)),
             ("runs/order/cancel", {"reason": "late"}, 409, ("That cannot be done now",)),
+            ("runs/judged/approve", {"name": "bad", "field:yes": "true"}, 409, ("does not wait for a decision 'bad'",)),
             ("runs/judged/approve", {"name": "good", "field:why": "so it is", "field:stars": "4"}, 422,
              ("yes: it has to be given", "so it is</textarea>", 'value="4"')),
         ):  # fmt: skip
@@ -1125,6 +1127,44 @@ async def test_a_run_says_whether_it_waits_for_a_signal_or_a_decision(db: Path) 
     async with Pikku().open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
         asked = (await http.get("/console/runs/r/confirm/signal")).text
         assert re.findall(r'<option value="([^"]*)">', asked) == ["papers", "account"]
+
+
+async def test_a_signal_is_sent_by_a_form_of_the_type_of_the_step_that_waits_for_it(db: Path) -> None:
+    """What anything may be, and what nobody waits for, is written as JSON."""
+    many = Pikku()
+
+    @many.workflow
+    async def sells(workflow: Workflow) -> Any:
+        paid, count = workflow.wait_for_signal("paid <b>", Order), workflow.wait_for_signal("count", int)
+        found = await asyncio.gather(paid, count, workflow.wait_for_signal("any"), workflow.approval("ok", bool))
+        return [*found[:3], await workflow.wait_for_signal("later", Order)]
+
+    async with many.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        await engine.start(sells, run_id="r")
+        while len((await engine.open_steps(["r"])).get("r", [])) < 4:
+            await asyncio.sleep(0)
+
+        async def send(**form: str) -> tuple[int, str]:
+            answer = await http.post("/console/runs/r/signal", data=form, headers=SAME)
+            return answer.status_code, html.unescape(answer.text)
+
+        asked = html.unescape((await http.get("/console/runs/r/confirm/signal")).text)
+        assert re.findall(r'<input type="hidden" name="name" value="([^"]*)">', asked) == ["paid <b>", "count"]
+        assert 'name="field:number"' in asked and 'name="field:payload"' in asked
+        assert re.findall(r'<option value="([^"]*)"></option>', asked) == ["paid <b>", "count", "any"]
+        assert 'list="names" required maxlength="256" value="any"' in asked
+        refused = {"as": "fields", "name": "paid <b>", "field:number": "many", "field:due": "soon"}
+        status, shown = await send(**refused)
+        assert (status, "number: 'many' is no whole number" in shown) == (422, True)
+        assert 'name="field:number" value="many"' in shown and 'name="field:due" value="soon"' in shown
+        assert (await send(**{**refused, "field:number": "7", "field:due": ""}))[0] == 303
+        assert (await send(**{"as": "fields", "name": "count", "field:payload": "3"}))[0] == 303
+        status, shown = await send(**{"as": "fields", "name": "count", "field:payload": "4"})
+        assert (status, "does not wait for a signal 'count' any more" in shown) == (409, True)
+        assert (await send(name="any", value='{"a": [1]}'))[0] == 303
+        assert (await send(name="later", value='{"number": 8}'))[0] == 303
+        await engine.approve("r", "ok", True)
+        assert await (await engine.handle("r")).result("30s") == [Order(7), 3, {"a": [1]}, Order(8)]
 
 
 async def test_the_events_of_a_run_are_shown_in_parts(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
