@@ -18,8 +18,7 @@ from pikkupy.engine.asking import types_of
 from pikkupy.errors import PayloadError
 from pikkupy.plain import plain as plain_of
 from pikkupy.registry import Registry, WorkflowFunction
-
-TURN = 200  # items made in one turn of the loop
+from pikkupy.turns import Turns
 
 Tell = Callable[[Raw], Awaitable[None]]  # sends one of many items
 
@@ -35,12 +34,10 @@ class Answerer:
             messages.Start: self._start,
             messages.Result: self._result,
             messages.GetRun: self._get_run,
-            messages.ListRuns: self._list_runs,
             messages.Counts: self._counts,
             messages.GetLoad: self._load,
             messages.HasInput: self._has_input,
             messages.Workflows: self._workflows,
-            messages.SomeSteps: self._some_steps,
             messages.SomeEvents: self._some_events,
             messages.Cancel: self._cancel,
             messages.Signal: self._signal,
@@ -54,7 +51,9 @@ class Answerer:
             messages.Stay: self._stay,
         }
         self._many: dict[type[Any], Callable[[Any, Tell], Awaitable[Raw]]] = {
+            messages.ListRuns: self._list_runs,
             messages.Steps: self._steps,
+            messages.SomeSteps: self._some_steps,
             messages.OpenSteps: self._open_steps,
             messages.History: self._history,
             messages.Events: self._events,
@@ -98,13 +97,14 @@ class Answerer:
     # Asking
 
     async def _get_run(self, call: messages.GetRun) -> Raw:
-        return json_of(self._sent_run(await self._engine.get_run(call.run_id), plain=call.plain))
+        return self._sent_run(await self._engine.get_run(call.run_id), plain=call.plain)
 
-    async def _list_runs(self, call: messages.ListRuns) -> Raw:
+    async def _list_runs(self, call: messages.ListRuns, tell: Tell) -> Raw:
         which = structs.asdict(call)
         sent = partial(self._sent_run, plain=which.pop("plain"))
         page = await self._engine.list_runs(**which)
-        return json_of(messages.SentPage(tuple(map(sent, page.runs)), page.next_cursor))
+        await _each(page.runs, sent, tell)
+        return json_of(page.next_cursor)
 
     async def _counts(self, _: messages.Counts) -> Raw:
         return json_of(await self._engine.counts())
@@ -127,12 +127,12 @@ class Answerer:
     async def _workflows(self, _: messages.Workflows) -> Raw:
         return json_of(await self._engine.workflows())
 
-    async def _some_steps(self, call: messages.SomeSteps) -> Raw:
+    async def _some_steps(self, call: messages.SomeSteps, tell: Tell) -> Raw:
         page = await self._engine.some_steps(
             call.run_id, first=call.first, limit=call.limit, with_errors=call.with_errors
         )
-        steps = [self._sent_step(step, plain=call.plain) for step in page.steps]
-        return json_of({"steps": steps, "attempts": page.attempts, "in_all": page.in_all})
+        await _each(page.steps, partial(self._sent_step, plain=call.plain), tell)
+        return json_of(structs.replace(page, steps=[]))
 
     async def _some_events(self, call: messages.SomeEvents) -> Raw:
         return json_of(await self._engine.some_events(call.run_id, after=call.after, limit=call.limit))
@@ -236,11 +236,11 @@ class Answerer:
             text = values.encode(value, what="value")
         return Raw(text.encode())
 
-    def _sent_run(self, run: Run, *, plain: bool) -> messages.SentRun:
+    def _sent_run(self, run: Run, *, plain: bool) -> Raw:
         given = structs.asdict(run)
         for name, annotation in zip(("input", "output"), types_of(self._registry, run.workflow), strict=True):
             given |= self._sent_field(name, given[name], annotation, plain=plain)
-        return messages.SentRun(**given)
+        return json_of(messages.SentRun(**given))
 
     def _sent_step(self, step: Step, *, plain: bool) -> Raw:
         given = structs.asdict(step)
@@ -264,10 +264,11 @@ async def _all(found: AsyncIterator[Any], sent: Callable[[Any], Raw], tell: Tell
 
 async def _each(found: Iterable[Any], sent: Callable[[Any], Raw], tell: Tell) -> Raw:
     """As `_all`, of what is there already: others on the loop have their turns meanwhile."""
-    for made, one in enumerate(found, 1):
-        await tell(sent(one))
-        if made % TURN == 0:
-            await asyncio.sleep(0)
+    turns = Turns()
+    for one in found:
+        item = sent(one)
+        await tell(item)
+        await turns.after(len(memoryview(item)))
     return messages.NULL
 
 

@@ -18,7 +18,7 @@ from pikkupy.codec import Outside
 from pikkupy.control import messages, places
 from pikkupy.control.line import Gone, Lines
 from pikkupy.control.messages import AnyCall, values
-from pikkupy.control.seeing import NotHere, chunk_of, run_of, steps_of
+from pikkupy.control.seeing import NotHere, chunk_of, run_of, step_of
 from pikkupy.core.model import RunStatus
 from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import Attempt, Chunk, Event, Load, Page, Run, RunHandle, Step, StepPage, WorkflowInfo
@@ -41,7 +41,7 @@ class Way(Protocol):
         """What the engine's method has returned. Raises what it has raised, or `Gone`."""
         ...
 
-    def answers(self, call: AnyCall) -> AsyncIterator[messages.Item | messages.Value]:
+    def answers(self, call: AnyCall) -> AsyncGenerator[messages.Item | messages.Value, None]:
         """The items of the answer, and its value. Raises as `ask` does."""
         ...
 
@@ -190,8 +190,11 @@ class Client(Mounted):
 
     async def get_run(self, run_id: str) -> Run:
         """As `Engine.get_run`."""
-        ask = partial(self._ask, kind=messages.SentRun, again=True)
-        return await self._seen(messages.GetRun(run_id), ask, self._run)
+
+        async def ask(call: messages.GetRun) -> Run:
+            return self._run(await self._ask(call, messages.SentRun, again=True), call.plain)
+
+        return await self._seen(messages.GetRun(run_id), ask)
 
     async def list_runs(
         self,
@@ -223,10 +226,12 @@ class Client(Mounted):
             values=values,
         )
 
-        def see(page: messages.SentPage, final: bool) -> Page:
-            return Page(runs=tuple(self._run(run, final) for run in page.runs), next_cursor=page.next_cursor)
+        async def ask(call: messages.ListRuns) -> Page:
+            see = partial(self._run, final=call.plain)
+            runs, next_cursor = await self._all(call, messages.SentRun, see, str | None)
+            return Page(runs=tuple(runs), next_cursor=next_cursor)
 
-        return await self._seen(call, partial(self._ask, kind=messages.SentPage, again=True), see)
+        return await self._seen(call, ask)
 
     async def counts(self) -> dict[str, dict[RunStatus, int]]:
         """As `Engine.counts`."""
@@ -255,16 +260,24 @@ class Client(Mounted):
 
     async def steps(self, run_id: str) -> list[Step]:
         """As `Engine.steps`."""
-        return await self._seen(messages.Steps(run_id), partial(self._all, kind=messages.SentStep), steps_of)
+
+        async def ask(call: messages.Steps) -> list[Step]:
+            steps, _ = await self._all(call, messages.SentStep, partial(step_of, final=call.plain))
+            return steps
+
+        return await self._seen(messages.Steps(run_id), ask)
 
     async def some_steps(self, run_id: str, *, first: int = 0, limit: int = 50, with_errors: bool = False) -> StepPage:
         """As `Engine.some_steps`."""
         call = messages.SomeSteps(run_id, first, limit, with_errors)
 
-        def see(page: messages.SentStepPage, final: bool) -> StepPage:
-            return StepPage(steps=steps_of(page.steps, final), attempts=page.attempts, in_all=page.in_all)
+        async def ask(call: messages.SomeSteps) -> StepPage:
+            see = partial(step_of, final=call.plain)
+            steps, page = await self._all(call, messages.SentStep, see, StepPage)
+            found: StepPage = structs.replace(page, steps=steps)
+            return found
 
-        return await self._seen(call, partial(self._ask, kind=messages.SentStepPage, again=True), see)
+        return await self._seen(call, ask)
 
     async def some_events(self, run_id: str, *, after: int | None = None, limit: int = 200) -> list[Event]:
         """As `Engine.some_events`."""
@@ -274,15 +287,19 @@ class Client(Mounted):
     async def open_steps(self, run_ids: Iterable[str]) -> dict[str, list[Step]]:
         """As `Engine.open_steps`."""
 
-        def see(found: list[messages.SentOpenSteps], final: bool) -> dict[str, list[Step]]:
-            return {one.run_id: steps_of(one.steps, final) for one in found}
+        async def ask(call: messages.OpenSteps) -> dict[str, list[Step]]:
+            def see(sent: messages.SentOpenSteps) -> tuple[str, list[Step]]:
+                return sent.run_id, [step_of(step, call.plain) for step in sent.steps]
 
-        call = messages.OpenSteps(list(run_ids))
-        return await self._seen(call, partial(self._all, kind=messages.SentOpenSteps), see)
+            found, _ = await self._all(call, messages.SentOpenSteps, see)
+            return dict(found)
+
+        return await self._seen(messages.OpenSteps(list(run_ids)), ask)
 
     async def history(self, run_id: str) -> list[Attempt]:
         """As `Engine.history`."""
-        return await self._all(messages.History(run_id), Attempt)
+        attempts, _ = await self._all(messages.History(run_id), Attempt, lambda attempt: attempt)
+        return attempts
 
     def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
         """As `Engine.events`, from when the engine has the question, which the first step of the iteration sends.
@@ -417,17 +434,22 @@ class Client(Mounted):
                 if not again:
                     raise _unknown(call) from None
 
-    async def _all(self, call: AnyCall, kind: type[Out]) -> list[Out]:
-        """All items of the answer, of one engine."""
+    async def _all(
+        self, call: AnyCall, kind: type[Sent], see: Callable[[Sent], Out], end: Any = None
+    ) -> tuple[list[Out], Any]:
+        """What is seen of each item of the answer, as they come, and its value, of one engine."""
         while True:
+            found, value = list[Out](), None
             try:
-                return [
-                    msgspec.json.decode(answer.value, type=kind)
-                    async for answer in self._way.answers(call)
-                    if isinstance(answer, messages.Item)
-                ]
+                async with aclosing(self._way.answers(call)) as answers:
+                    async for answer in answers:
+                        if isinstance(answer, messages.Item):
+                            found.append(see(msgspec.json.decode(answer.value, type=kind)))
+                        else:
+                            value = msgspec.json.decode(answer.value, type=end)
             except Gone:
-                pass
+                continue
+            return found, value
 
     async def _read(self, call: AnyCall, kind: type[Out], after: Callable[[Out], AnyCall]) -> AsyncGenerator[Out, None]:
         """The items of the answer as they come; from the next engine those that follow."""
@@ -459,19 +481,16 @@ class Client(Mounted):
                 except NotHere:
                     self._plain = True
 
-    async def _seen(
-        self, call: Shows, ask: Callable[[Shows], Awaitable[Sent]], see: Callable[[Sent, bool], Out]
-    ) -> Out:
+    async def _seen(self, call: Shows, ask: Callable[[Shows], Awaitable[Out]]) -> Out:
         """The answer as users see it: asked for again, with values in plain JSON too, if classes of it are not here.
 
         It is large then, so it is asked for so only by those who have met such a value.
         """
-        plain = self._plain
         try:
-            return see(await ask(structs.replace(call, plain=plain)), plain)
+            return await ask(structs.replace(call, plain=self._plain))
         except NotHere:
             self._plain = True
-            return see(await ask(structs.replace(call, plain=True)), True)
+            return await ask(structs.replace(call, plain=True))
 
     def _asked_for(self, workflow: Any) -> tuple[str, Any]:
         """Name and type of the input. Raises `WorkflowNotFound` for what is no workflow of this `Pikku`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from weakref import WeakSet
 
@@ -151,7 +151,7 @@ class Lines:
                 return answer.value
         raise Gone
 
-    async def answers(self, call: AnyCall) -> AsyncIterator[messages.Item | messages.Value]:
+    async def answers(self, call: AnyCall) -> AsyncGenerator[messages.Item | messages.Value, None]:
         """The items of the answer, and its value. Raises as `ask` does."""
         line = await self._line()
         over = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import Literal
 
@@ -167,7 +167,7 @@ class _Here:
                 return answer.value
         raise Gone
 
-    async def answers(self, call: AnyCall) -> AsyncIterator[messages.Item | messages.Value]:
+    async def answers(self, call: AnyCall) -> AsyncGenerator[messages.Item | messages.Value, None]:
         told: asyncio.Queue[messages.Item | messages.Value | Exception] = asyncio.Queue(1)
 
         async def tell(item: Raw) -> None:
@@ -205,5 +205,5 @@ class _Ways:
     async def ask(self, call: AnyCall) -> Raw:
         return await (self._lines.ask(call) if self.here is None else self.here.ask(call))
 
-    def answers(self, call: AnyCall) -> AsyncIterator[messages.Item | messages.Value]:
+    def answers(self, call: AnyCall) -> AsyncGenerator[messages.Item | messages.Value, None]:
         return self._lines.answers(call) if self.here is None else self.here.answers(call)

@@ -18,11 +18,11 @@ from msgspec import Raw
 from pikkupy import errors
 from pikkupy.codec import UNLIMITED, Codec
 from pikkupy.core.model import ErrorInfo, RunStatus
-from pikkupy.engine import Attempt, Chunk, Run, Step
+from pikkupy.engine import Chunk, Run, Step
 from pikkupy.errors import PikkuError, RunCancelled, RunFailed
 
 PROTOCOL: Final = 1
-LONGEST: Final = 1 << 30  # bytes of a message; a page of 500 runs with inputs and outputs of 2 MB would not be sent
+LONGEST: Final = 1 << 30  # bytes of a message: of many values each has one of its own
 HEAD: Final = struct.Struct(">I")
 NULL: Final = Raw(b"null")
 
@@ -324,14 +324,6 @@ class SentStep(Step, frozen=True, kw_only=True):
     plain_output: Plain = ()
 
 
-class SentStepPage(msgspec.Struct, frozen=True):
-    """A page of steps on the wire."""
-
-    steps: list[SentStep]
-    attempts: list[Attempt]
-    in_all: int
-
-
 class SentOpenSteps(msgspec.Struct, frozen=True):
     """Those of one run on the wire."""
 
@@ -344,13 +336,6 @@ class SentChunk(Chunk, frozen=True, kw_only=True):
 
     value: Raw
     plain_value: Plain = ()
-
-
-class SentPage(msgspec.Struct, frozen=True):
-    """A page on the wire."""
-
-    runs: tuple[SentRun, ...]
-    next_cursor: str | None
 
 
 SentCounts = dict[str, dict[RunStatus, int]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -25,12 +24,8 @@ def run_of(sent: messages.SentRun, types: tuple[Any, Any], final: bool) -> Run:
     return Run(**given)
 
 
-def steps_of(sent: Iterable[messages.SentStep], final: bool) -> list[Step]:
-    """Some steps."""
-    return [_step_of(step, final) for step in sent]
-
-
-def _step_of(sent: messages.SentStep, final: bool) -> Step:
+def step_of(sent: messages.SentStep, final: bool) -> Step:
+    """One step."""
     given = structs.asdict(sent)
     given["output"] = _value(sent.output, given.pop("plain_output"), Any, final)
     return Step(**given)

@@ -31,8 +31,10 @@ from pikkupy import (
     Workflow,
     WorkflowNotFound,
 )
-from pikkupy.control import messages, places
+from pikkupy.control import answering, messages, places, seeing
 from pikkupy.control.client import _unknown as unknown
+from pikkupy.registry import WorkflowFunction
+from pikkupy.turns import Turns
 
 pikku = Pikku()
 
@@ -106,6 +108,19 @@ async def engine(db: Path) -> AsyncIterator[Engine]:
 async def client(db: Path, engine: Engine) -> AsyncIterator[Client]:
     async with pikku.connect(db, wait="1s") as opened:
         yield opened
+
+
+@pikku.workflow
+async def copying(workflow: Workflow, data: str) -> None:
+    """Has its value many times."""
+    for _ in range(20):
+        await workflow.do("copy", lambda: data)
+
+
+@pikku.workflow
+async def keeping(workflow: Workflow, data: str) -> None:
+    """Has a value, and waits."""
+    await workflow.wait_for_signal("go")
 
 
 async def test_values_keep_their_types(engine: Engine, client: Client) -> None:
@@ -231,8 +246,64 @@ async def test_values_are_sent_once_to_who_has_their_classes(engine: Engine, cli
     run = await ask(messages.GetRun("r", plain=True))
     [order] = msgspec.json.decode(run, type=messages.SentRun).plain_input
     assert msgspec.json.decode(order) == {"number": 4, "parts": [9]}
-    page = await ask(messages.SomeSteps("r", 0, 50, False, plain=True))
-    assert [step.plain_output for step in msgspec.json.decode(page, type=messages.SentStepPage).steps] == [()]
+    some_steps = client._way.answers(messages.SomeSteps("r", 0, 50, False, plain=True))
+    sent = [one.value async for one in some_steps if isinstance(one, messages.Item)]
+    assert [msgspec.json.decode(step, type=messages.SentStep).plain_output for step in sent] == [()]
+
+
+@pytest.mark.parametrize("asked", ["list_runs", "steps", "some_steps", "open_steps"])
+async def test_many_values_come_one_by_one(
+    engine: Engine, client: Client, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So all of them may be longer than a message, and others on both loops have their turns meanwhile."""
+    text = "x" * 100_000
+    await engine.run(copying, text, run_id="r")
+    for _ in range(20):
+        await engine.start(keeping, text)
+    ids = [run.id for run in (await engine.list_runs()).runs]
+    while len(await engine.open_steps(ids)) < 20:
+        await asyncio.sleep(0)
+    turns, sizes, seen, see = 0, list[int](), list[int](), seeing._value
+
+    class Watched(Turns):
+        async def after(self, size: int) -> None:
+            sizes.append(size)
+            await super().after(size)
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    def watched(*args: Any) -> Any:
+        seen.append(turns)
+        return see(*args)
+
+    expected: Any = {
+        "list_runs": await engine.list_runs(limit=20),
+        "steps": await engine.steps("r"),
+        "some_steps": await engine.some_steps("r", first=1, limit=18),
+        "open_steps": await engine.open_steps(ids),
+    }[asked]
+    monkeypatch.setattr(messages, "LONGEST", 1_000_000)
+    monkeypatch.setattr(answering, "Turns", Watched)
+    monkeypatch.setattr(seeing, "_value", watched)
+    counting = asyncio.ensure_future(count())
+    match asked:
+        case "list_runs":
+            page = await client.list_runs(limit=20)
+            assert [(run.id, run.input) for run in page.runs] == [(run.id, run.input) for run in expected.runs]
+            assert page.next_cursor == expected.next_cursor
+        case "steps":
+            assert await client.steps("r") == expected
+        case "some_steps":
+            assert await client.some_steps("r", first=1, limit=18) == expected
+        case _:
+            assert await client.open_steps(ids) == expected
+    counting.cancel()
+    assert len(sizes) >= 18
+    assert asked == "open_steps" or (sum(sizes) > 18 * 100_000 and len(set(seen)) >= 5)
 
 
 async def test_starting_twice_is_one_run(client: Client) -> None:
@@ -344,7 +415,7 @@ async def test_a_client_knows_what_the_engine_can_start(db: Path, engine: Engine
         found = {one.name: one for one in await stranger.workflows()}
 
     assert msgspec.json.encode(list(found.values())) == msgspec.json.encode(await engine.workflows())
-    assert list(found) == sorted(["doubled", "waiting", "asking", "failing", "stopped", "telling"])
+    assert list(found) == sorted([one.name for one in globals().values() if isinstance(one, WorkflowFunction)])
     assert found["waiting"].input is None
     assert found["doubled"].description == "A value of a class in, one out."
     assert "Order" in str(found["doubled"].input)
