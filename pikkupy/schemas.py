@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec import inspect
+
+from pikkupy.codec import is_pydantic
 
 _FORMATS = {None: "date-time", True: "date-time", False: "date-time-local"}  # by whether there has to be a time zone
 
 
 def schema_of(annotation: Any) -> dict[str, Any]:
     """JSON Schema of a type; one that says nothing for what there is none of."""
+    parts = dict[str, Any]()
     try:
-        schema = msgspec.json.schema(annotation, schema_hook=anything)
+        schema = msgspec.json.schema(annotation, schema_hook=partial(_of_class, parts=parts))
         say_moments(inspect.type_info(annotation), schema, schema.get("$defs", {}))
     except Exception:  # noqa: BLE001 - whatever users' types do
         return {}
+    if parts:
+        schema.setdefault("$defs", {}).update(parts)
     return schema
 
 
-def anything(_: type[Any]) -> dict[str, Any]:
-    """Of a class that msgspec does not know."""
-    return {}
+def _of_class(cls: type[Any], parts: dict[str, Any]) -> dict[str, Any]:
+    """Of a class that msgspec does not know: a pydantic model says it itself, with `parts` that are named in it.
+
+    Of any other there is its name: msgspec takes no schema that is empty.
+    """
+    if is_pydantic(cls):
+        prefix = f"{cls.__module__}.{cls.__qualname__}."
+        with suppress(Exception):  # it holds what there is no schema of
+            schema: dict[str, Any] = cls.model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
+            parts |= {f"{prefix}{name}": part for name, part in schema.pop("$defs", {}).items()}
+            return schema
+    return {"title": cls.__name__}
 
 
 def say_moments(kind: inspect.Type, schema: dict[str, Any], components: Mapping[str, dict[str, Any]]) -> None:

@@ -19,10 +19,11 @@ from pikkupy.codec.fit import fitter
 from pikkupy.codec.outside import Outside
 from pikkupy.codec.pack import Packer, TooLarge
 from pikkupy.codec.refusal import Refused, class_name
+from pikkupy.codec.shapes import is_pydantic
 from pikkupy.codec.unpack import Unpacker
 from pikkupy.errors import PayloadError
 
-__all__ = ["UNLIMITED", "Codec", "Outside", "check_annotation"]
+__all__ = ["UNLIMITED", "Codec", "Outside", "check_annotation", "is_pydantic"]
 
 UNLIMITED = 1 << 62  # bytes, for values that somebody else has limited, or that were recorded
 _INT64 = 1 << 63

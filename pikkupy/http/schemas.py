@@ -11,7 +11,7 @@ from msgspec import inspect, structs
 from pikkupy.http.kinds import Name
 from pikkupy.http.operations import Operation
 from pikkupy.http.problems import MEDIA_TYPE, Problem
-from pikkupy.schemas import anything, say_moments
+from pikkupy.schemas import say_moments
 
 REF = "#/components/schemas/{name}"
 EVERYWHERE = {
@@ -123,7 +123,7 @@ class _Document:
             yield {"name": field.encode_name, "in": where, "description": said, "schema": schema}
 
     def _schema(self, kind: Any) -> dict[str, Any]:
-        [found], components = msgspec.json.schema_components([kind], schema_hook=anything, ref_template=REF)
+        [found], components = msgspec.json.schema_components([kind], ref_template=REF)
         for name, schema in components.items():
             if name not in self.components:
                 self.components[name] = schema

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 from uuid import UUID
 
 import msgspec
+import pydantic
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -341,6 +343,69 @@ def test_what_is_no_object_with_these_parts_is_written_as_json() -> None:
     """So that nothing of it is lost."""
     assert fields_of(DEFAULTS, None) is None
     assert fields_of(DEFAULTS, {"text": "x", "other": 1}) is None
+
+
+class Strange:
+    """A class that nobody can say anything of."""
+
+
+class Parcel(pydantic.BaseModel):
+    """A pydantic model, with another one in it, and itself."""
+
+    name: str = pydantic.Field(description="Whose")
+    count: int = 3
+    to: Street | None = None
+    within: list[Parcel] = []
+
+
+class Street(pydantic.BaseModel):
+    """Part of it."""
+
+    name: str
+    at: Literal["door", "shop"] = "door"
+
+
+class Unsaid(pydantic.BaseModel):
+    """One that has no JSON Schema."""
+
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    strange: Strange
+
+
+class Shipment(msgspec.Struct):
+    """What msgspec knows, with parts that it does not know."""
+
+    number: int
+    strange: Strange
+    parcel: Parcel
+    street: Street | None = None
+    unsaid: Unsaid | None = None
+
+
+def test_a_form_is_made_of_what_holds_classes_that_msgspec_does_not_know() -> None:
+    """These are written as JSON."""
+    fields = fields_of(schema_of(Shipment))
+    assert fields is not None
+    assert [(one.name, one.kind) for one in fields] == [
+        ("number", "integer"), ("strange", "json"), ("parcel", "json"), ("street", "json"), ("unsaid", "json")
+    ]  # fmt: skip
+    assert fields_of(schema_of(Strange)) is None
+
+
+def test_a_form_is_made_of_a_pydantic_model() -> None:
+    schema = schema_of(Parcel)
+    fields = fields_of(schema)
+    assert fields is not None
+    assert [(one.name, one.kind, one.required, one.value) for one in fields] == [
+        ("name", "text", True, ""), ("count", "integer", False, "3"), ("to", "json", False, ""),
+        ("within", "json", False, "[]"),
+    ]  # fmt: skip
+    assert fields[0].said == "Whose"
+    for annotation in (Parcel, Shipment, list[Parcel], Parcel | None):
+        said = schema_of(annotation)
+        refs = set(re.findall(r"'#/\$defs/([^']*)'", str(said)))
+        assert refs and refs <= said["$defs"].keys()
+        assert "'enum': ['door', 'shop']" in str(said)
 
 
 def test_what_has_to_be_decided_has_no_answer_yet() -> None:
