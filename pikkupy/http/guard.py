@@ -22,6 +22,7 @@ HOSTS_ARE_NAMED = "pikkupy.hosts"  # in the connection: how that is done where n
 ENDS = "pikkupy.ends"  # in the connection where the server is ours: an event, set when no answer is to go on
 LET_IN = "pikkupy.let_in"  # in the connection where the server is ours: is called when its caller is known
 SLASH = "\udc2f"  # stands for a slash within a segment of a path; no path that was sent can have it
+NO_STEP = "\u2028"  # before a name that browsers take for a step within the path, however it is quoted; no name has it
 OPEN = frozenset({"/healthz", "/readyz"})
 USUAL_PORTS = {"http": 80, "https": 443}
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -178,12 +179,12 @@ def caller_in(connection: MutableMapping[str, Any]) -> Caller | None:
 
 def segment(text: str) -> str:
     """A name from a path, as it was meant."""
-    return text.replace(SLASH, "/")
+    return text.removeprefix(NO_STEP).replace(SLASH, "/")
 
 
 def quoted(text: str) -> str:
     """A name as a segment of a path."""
-    return quote(text, safe="")
+    return quote(NO_STEP + text if text in (".", "..") else text, safe="")
 
 
 def _check_origin(headers: dict[str, str], method: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 import pytest
@@ -1080,6 +1081,22 @@ async def test_what_was_done_is_said_once_and_by_no_link(db: Path, base: str) ->
                 assert told(await http.get(f"{base}/console/", headers={"cookie": cookie})) == []
             assert told(await http.get(f"{base}/console/runs/other?done=call+this+number")) == []
             assert "call this number" not in (await http.get(f"{base}/console/?done=call+this+number")).text
+
+
+@pytest.mark.parametrize("run_id", [".", ".."])
+async def test_a_run_whose_id_browsers_take_for_a_step_in_the_path_can_be_opened(db: Path, run_id: str) -> None:
+    """Quoted they do so, too: a link to it would lead to the list, and nobody could cancel it."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        await engine.start("waiting", run_id=run_id)
+        [link] = re.findall(r'<a href="(/console/runs/[^"]*)">', (await http.get("/console/")).text)
+        assert unquote(link).rpartition("/")[2] not in (".", "..")
+        shown = (await http.get(link)).text
+        assert f"<span>{run_id}</span>" in shown
+        cancel = re.search(r'href="([^"]*/confirm/cancel)"', shown)
+        assert cancel is not None and (await http.get(cancel[1])).status_code == 200
+        answer = await http.post(f"{link}/cancel", data={"reason": ""}, headers=SAME)
+        assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, link)
+        assert (await engine.get_run(run_id)).status == "cancelled"
 
 
 async def test_only_what_waits_for_a_decision_is_decided(db: Path) -> None:
