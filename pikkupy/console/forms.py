@@ -14,6 +14,7 @@ from pikkupy.http.problems import Refused
 PREFIX = "field:"
 JSON = "json:"  # instead of it, for what is written as JSON
 EMPTY = "empty:"  # what a part means that is left empty
+NULL = "null"  # of the button that says that there is nothing
 TEXTS = ("text", "formatted")  # kinds that are written as they are
 HINTS = {  # how texts are written that have a format
     "date-time": "2026-12-24T18:00:00Z",
@@ -56,6 +57,25 @@ class Field(NamedTuple):
         return EMPTY + self.name
 
 
+class Form(NamedTuple):
+    """How a value is asked for."""
+
+    fields: Sequence[Field]
+    whole: bool
+    """There is one part, which is the value itself."""
+    nullable: bool
+    """It has parts, and may be null all the same: there is a button for that."""
+
+    @property
+    def is_json(self) -> bool:
+        """It is written as JSON, all in one."""
+        return self.whole and self.fields[0].kind == "json"
+
+    def refilled(self, form: Mapping[str, str]) -> Form:
+        """The same with what a form says."""
+        return self._replace(fields=refilled(self.fields, form))
+
+
 def fields_of(schema: Mapping[str, Any], given: Any = UNSET) -> list[Field] | None:
     """The parts of an object, filled with what is `given`; `None` if one of the two is no object with named parts."""
     found, _ = _resolved(schema, schema)
@@ -69,16 +89,22 @@ def fields_of(schema: Mapping[str, Any], given: Any = UNSET) -> list[Field] | No
     return [_field(name, part, schema, name in required, values.get(name, UNSET)) for name, part in properties.items()]
 
 
-def parts_of(schema: Mapping[str, Any], called: str) -> tuple[list[Field], bool]:
-    """The parts of any value; True: there is one, which is the value itself, and so `called`."""
-    found = fields_of(schema)
-    return ([_field(called, schema, schema, True, UNSET)], True) if found is None else (found, False)
+def form_of(schema: Mapping[str, Any], called: str, given: Any = UNSET) -> Form:
+    """The form of any value, filled with what is `given`; one without named parts is a single part, so `called`."""
+    fields = fields_of(schema, given)
+    if fields is None:
+        return Form([_field(called, schema, schema, True, given)], whole=True, nullable=False)
+    return Form(fields, whole=False, nullable=_resolved(schema, schema)[1])
 
 
-def value_of_parts(fields: Sequence[Field], whole: bool, form: Mapping[str, str]) -> Any:
+def value_of_form(asked: Form, form: Mapping[str, str]) -> Any:
     """The value that a form means. Raises `Refused`."""
-    found = value_of_fields(fields, form)
-    return found[fields[0].name] if whole else found
+    if form.get(NULL):
+        if not asked.nullable:
+            raise Refused(422, "Unprocessable content", "it may not be null")
+        return None
+    found = value_of_fields(asked.fields, form)
+    return found[asked.fields[0].name] if asked.whole else found
 
 
 def written_in(form: Mapping[str, str]) -> dict[str, str]:

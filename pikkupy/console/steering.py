@@ -17,7 +17,7 @@ from pikkupy.clock import now
 from pikkupy.codec import Outside
 from pikkupy.console.copies import Copy, copy_of
 from pikkupy.console.finding import Find
-from pikkupy.console.forms import Field, fields_of, parts_of, refilled, value_of_fields, value_of_parts, written_in
+from pikkupy.console.forms import NULL, Form, form_of, value_of_form, written_in
 from pikkupy.console.notes import led_to
 from pikkupy.console.printing import printed
 from pikkupy.console.rendering import barred, page, problem_page
@@ -39,6 +39,7 @@ from pikkupy.showing.mismatch import why_parked
 
 MOST_AT_ONCE = 10_000  # runs of one action on all that match: some seconds
 MOST_LOOKED_AT = 200_000  # runs, to find the oldest of them: some seconds, too
+INPUT = "Input"  # the name of the part of a form that is all of it
 TOGETHER = 100  # of them under way at once, so that they are written together
 
 
@@ -190,12 +191,12 @@ async def _typed_signals(ask: Ask, run: Run) -> dict[str, dict[str, Any]]:
     return {name: schema for name, schema in found.items() if schema}
 
 
-def _forms(schemas: Mapping[str, dict[str, Any]], called: str, typed: Mapping[str, str]) -> dict[str, list[Field]]:
-    """Of each name the parts of what is to be sent, filled with what was `typed` for it."""
-    forms = {name: parts_of(schema, called)[0] for name, schema in schemas.items()}
+def _forms(schemas: Mapping[str, dict[str, Any]], called: str, typed: Mapping[str, str]) -> dict[str, Form]:
+    """Of each name the form of what is to be sent, filled with what was `typed` for it."""
+    forms = {name: form_of(schema, called) for name, schema in schemas.items()}
     mine = typed.get("name", "")
     if mine in forms and written_in(typed):
-        forms[mine] = refilled(forms[mine], typed)
+        forms[mine] = forms[mine].refilled(typed)
     return forms
 
 
@@ -263,7 +264,7 @@ def _written(run_id: str, what: str, called: str, asked: Mapping[str, dict[str, 
     name = form.get("name", "")
     if name not in asked:
         raise RunStateError(f"run {run_id!r} does not wait for a {what} {name!r} any more; nothing was sent")
-    return value_of_parts(*parts_of(asked[name], called), form)
+    return value_of_form(form_of(asked[name], called), form)
 
 
 async def _about(ask: Ask, action: str) -> Mapping[str, str | int]:
@@ -278,7 +279,7 @@ async def _about(ask: Ask, action: str) -> Mapping[str, str | int]:
             return {"name": name}
         case "approve":
             given = written_in(form)
-            decision = given["decision"] if given.keys() == {"decision"} else given
+            decision = None if form.get(NULL) else given["decision"] if given.keys() == {"decision"} else given
             return {"name": name, "decision": ask.noted(decision), "decided_by": ask.caller.name}
         case "fork":
             return {"at": form.get("at", "")[:MAX_NAME], "input_edited": bool(form.get("value"))}
@@ -321,9 +322,9 @@ async def start_page(ask: Ask) -> Response:
         what, copy = StartWhat(run.workflow, run.id), await copy_of(ask, run)
     workflow = await ask.workflow_named(what.workflow) if what.workflow else None
     takes = None if workflow is None else workflow.input
-    fields = None if takes is None else fields_of(takes, copy.given)
+    asked = None if takes is None else form_of(takes, INPUT, copy.given)
     names = [one.name for one in await ask.engine.workflows()]
-    values: dict[str, Any] = {"workflow": workflow, "takes": takes, "fields": fields, "typed": {"value": copy.text}}
+    values: dict[str, Any] = {"workflow": workflow, "takes": takes, "asked": asked, "typed": {"value": copy.text}}
     values |= {"names": names, "what": what, "why_not": copy.why_not, "fresh": _fresh({})}
     return page(ask, "start.html", _status(ask), **values)
 
@@ -338,17 +339,17 @@ async def start_in_console(ask: Ask) -> Response:
     form = await ask.form()
     workflow = await ask.workflow_named(form.get("workflow", ""))
     takes = workflow.input
-    fields = fields_of(takes) if takes is not None and form.get("as") == "fields" else None
+    asked = form_of(takes, INPUT) if takes is not None and form.get("as") == "fields" else None
     try:
         data = None
         if takes is not None:
-            data = ask.json(form.get("value", "")) if fields is None else value_of_fields(fields, form)
+            data = ask.json(form.get("value", "")) if asked is None else value_of_form(asked, form)
         ask.take_start()
         run_id = form.get("id") or form.get("fresh") or None
         handle = await ask.engine.start(workflow.name, Outside(data), run_id=run_id)
     except (Refused, PikkuError) as error:
-        fields = None if fields is None else refilled(fields, form)
-        values = {"workflow": workflow, "takes": takes, "fields": fields, "fresh": _fresh(_kept(form, error))}
+        asked = None if asked is None else asked.refilled(form)
+        values = {"workflow": workflow, "takes": takes, "asked": asked, "fresh": _fresh(_kept(form, error))}
         return _again(ask, error, "start.html", **values, typed=form, why_not=None)
     ask.made = handle.id
     return _to(ask, f"runs/{quoted(handle.id)}", done="started")

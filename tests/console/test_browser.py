@@ -605,7 +605,7 @@ LONG = ["", "overview", "workflows", "start", "start?from_run={}", "runs/{}", "r
 PAGES = [
     "", "?status=failed", "runs/fails", "runs/fails/events", "runs/waits", "runs/held", "runs/order%201",
     "runs/nothing", "workflows", "start", "start?workflow=order", "start?workflow=echo", "runs/fails/confirm/retry",
-    "runs/waits/confirm/cancel", "runs/waits/confirm/signal",
+    "runs/waits/confirm/cancel", "runs/waits/confirm/signal", "runs/counts/confirm/signal",
     "runs/asks/confirm/approve", "runs/order%201/confirm/fork", "runs/order%201/confirm/cancel", "all/retry",
     "overview", "runs/parked",
 ]  # fmt: skip
@@ -624,6 +624,7 @@ def test_no_page_is_wider_than_a_telephone(browser: Browser, stage: Stage, watch
     with staged(wide, f"{stage.path}.wide") as other:
         other.call(other.engine.run(long, {"k" * 300: "v" * 900}, run_id=run_id, tags={"t" * 100: "u" * 200}))
         stage.call(some(stage))
+        stage.call(stage.engine.start("counting", run_id="counts"))
         found = {}
         for one, paths in ((stage, PAGES), (other, [path.format(run_id) for path in LONG])):
             page = entered(browser, one, watched, viewport=phone)
@@ -672,6 +673,7 @@ def test_everybody_can_use_it(browser: Browser, db: Path, watched: Watched, sche
         stage.call(parked(stage))
     with staged(pikku, db) as stage:
         stage.call(some(stage))
+        stage.call(stage.engine.start("counting", run_id="counts"))
         page = entered(browser, stage, watched, color_scheme=scheme)
         found = {}
         for path in PAGES:

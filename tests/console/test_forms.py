@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from pikkupy import WorkflowInfo
-from pikkupy.console.forms import Field, fields_of, parts_of, refilled, value_of_fields, value_of_parts
+from pikkupy.console.forms import Field, Form, fields_of, form_of, refilled, value_of_fields, value_of_form
 from pikkupy.console.rendering import rendered
 from pikkupy.http.problems import Refused
 from pikkupy.mounting import Caller, Scope
@@ -98,11 +98,19 @@ def test_what_has_no_named_parts_is_written_as_json(annotation: Any) -> None:
         (Given, {"field:name": "x", "field:count": "1"}, {"name": "x", "count": 1, "address": None}),
         (Any, {"json:decision": '{"a": 1}'}, {"a": 1}), (list[int], {"json:decision": "[1]"}, [1]),
         (bool | None, {"field:decision": "null"}, None), (str | None, {"empty:decision": "null"}, None),
+        (Given | None, {"field:name": "", "field:count": "", "null": "true"}, None),
+        (Given | None, {"field:name": "x", "field:count": "1"}, {"name": "x", "count": 1, "address": None}),
     ],
 )  # fmt: skip
 def test_a_decision_is_made_by_a_form_of_its_type(annotation: Any, form: dict[str, str], decision: object) -> None:
-    fields, whole = parts_of(schema_of(annotation), "decision")
-    assert value_of_parts(fields, whole, form) == decision
+    assert value_of_form(form_of(schema_of(annotation), "decision"), form) == decision
+
+
+def test_null_is_taken_only_where_it_may_be() -> None:
+    """Also if there is something in the parts: the audit line says null."""
+    with pytest.raises(Refused) as refused:
+        value_of_form(form_of(schema_of(Given), "decision"), {"field:name": "x", "field:count": "1", "null": "true"})
+    assert refused.value.problem.detail == "it may not be null"
 
 
 class Every(TypedDict):
@@ -188,7 +196,8 @@ def untouched(fields: list[Field]) -> dict[str, str]:
         base="", caller=Caller("a", Scope.OPERATE), read_only=False, away=None, session="", request=request
     )
     workflow = WorkflowInfo(name="w", description=None, input={}, output={})
-    values = {"workflow": workflow, "takes": {}, "fields": fields, "typed": {}, "why_not": None, "fresh": ""}
+    asked = Form(fields, whole=False, nullable=False)
+    values = {"workflow": workflow, "takes": {}, "asked": asked, "typed": {}, "why_not": None, "fresh": ""}
     sent.feed(rendered(ask, "start.html", **values))
     sent.close()
     return {name: text for name, text in sent.form.items() if ":" in name}
@@ -416,7 +425,7 @@ def test_what_has_to_be_decided_has_no_answer_yet() -> None:
         way: Literal["air", "sea"]
         again: bool = False
 
-    fields, _ = parts_of(schema_of(Verdict), "decision")
+    fields = form_of(schema_of(Verdict), "decision").fields
     assert untouched(fields) == {"field:way": "", "field:again": "false"}
     for form in ({}, untouched(fields), {"field:good": "", "field:way": '"air"'}):
         with pytest.raises(Refused, match="Unprocessable"):

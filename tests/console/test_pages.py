@@ -1020,6 +1020,75 @@ async def test_a_form_that_is_refused_comes_again_with_what_was_written(db: Path
                 assert text in found, (path, text, found)
 
 
+async def test_null_is_decided_by_a_button_and_told_in_the_audit_line(
+    db: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    many = Pikku()
+
+    @many.workflow
+    async def asks(workflow: Workflow) -> Any:
+        first = await workflow.approval("order", Order | None)
+        return first, await workflow.wait_for_signal("again", Order | None)
+
+    caplog.set_level("INFO", "pikkupy")
+    async with many.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        await engine.start(asks, run_id="r")
+        for verb, name, said in (("approve", "order", "Decide null"), ("signal", "again", "Send null")):
+            while not (await engine.approvals("r") or await engine.awaited_signals("r")):
+                await asyncio.sleep(0)
+            assert (
+                f'formnovalidate>{said}<span class="hidden">: {name}<'
+                in (await http.get(f"/console/runs/r/confirm/{verb}")).text
+            )
+            form = {"name": name, "as": "fields", "field:number": "", "field:due": "", "null": "true"}
+            assert (await http.post(f"/console/runs/r/{verb}", data=form, headers=SAME)).status_code == 303
+        decided, sent = await (await engine.handle("r")).result("30s")
+        assert (decided.decision, sent) == (None, None)
+    facts = [getattr(record, "pikku", {}) for record in caplog.records]
+    assert [one["decision"] for one in facts if one.get("action") == "approve_in_console"] == ["null"]
+
+
+async def test_a_run_is_started_by_a_form_whatever_it_takes(db: Path) -> None:
+    """A text needs no quotes, and what may be null can be; only what has no simple parts is written as JSON."""
+    many = Pikku()
+
+    @many.workflow
+    async def text(workflow: Workflow, data: str) -> str:
+        return data
+
+    @many.workflow
+    async def maybe(workflow: Workflow, data: Order | None = None) -> Order | None:
+        return data
+
+    @many.workflow
+    async def several(workflow: Workflow, data: list[int]) -> list[int]:
+        return data
+
+    async with many.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+
+        async def begun(**form: str) -> Any:
+            answer = await http.post("/console/start", data=form, headers=SAME)
+            assert answer.status_code == 303, answer.text
+            run_id = answer.headers["location"].rpartition("/")[2]
+            return run_id, await (await engine.handle(run_id)).result("30s")
+
+        asked = (await http.get("/console/start?workflow=text")).text
+        assert 'name="field:Input"' in asked and 'name="null"' not in asked
+        run_id, found = await begun(**{"workflow": "text", "as": "fields", "field:Input": "ada@example.org"})
+        assert found == "ada@example.org"
+        assert ">\nada@example.org</textarea>" in (await http.get(f"/console/start?from_run={run_id}")).text
+        asked = (await http.get("/console/start?workflow=maybe")).text
+        assert 'name="field:number"' in asked
+        assert '<button name="null" value="true" formnovalidate>Start with null</button>' in asked
+        run_id, found = await begun(**{"workflow": "maybe", "as": "fields", "field:number": "", "null": "true"})
+        assert found is None
+        assert 'name="value"' in (await http.get(f"/console/start?from_run={run_id}")).text
+        assert (await begun(**{"workflow": "maybe", "as": "fields", "field:number": "3"}))[1] == Order(3)
+        asked = (await http.get("/console/start?workflow=several")).text
+        assert 'name="value"' in asked and 'name="as"' not in asked
+        assert (await begun(workflow="several", value="[1]"))[1] == [1]
+
+
 @pytest.mark.parametrize(
     ("path", "to", "form", "other"),
     [
