@@ -25,6 +25,7 @@ HINTS = {  # how texts are written that have a format
     "duration": "PT1H30M",
     "uuid": "6f1f2b9c-7d3e-4d7a-9a54-0c7b6f7f2d11",
     "decimal": "12.50",
+    "base64": "base64: aGVsbG8=",
 }
 NUMBERS = {"integer": ("whole number", "12"), "number": ("number", "12.5")}
 LOST_IN_TEXTS = "\r\0"  # what no browser gives back of the text in a form
@@ -184,7 +185,8 @@ def _field(name: str, declared: Mapping[str, Any], schema: Mapping[str, Any], re
     default = {**declared, **part}.get("default", UNSET)
     kind, choices = _kind_of(part)
     present = default if given is UNSET else given
-    empties = ["text"] if kind == "text" and "format" not in part else []  # no date and no UUID is empty
+    written = _format_of(part)
+    empties = ["text"] if kind in TEXTS and written in ("", "base64") else []  # no date and no UUID is empty
     if nullable and not choices:
         empties.append("null")
     leaves_out = default is UNSET or (default is not None and kind not in ("text", "boolean", "choice"))
@@ -202,7 +204,7 @@ def _field(name: str, declared: Mapping[str, Any], schema: Mapping[str, Any], re
         value = _json(present)
         if kind in TEXTS or (choices and value not in dict(choices)):
             kind = "json"
-    said, hint = str({**declared, **part}.get("description", "")), HINTS[part["format"]] if kind == "formatted" else ""
+    said, hint = str({**declared, **part}.get("description", "")), HINTS[written] if kind == "formatted" else ""
     return Field(name, kind, required, value, choices, said, empties, hint)
 
 
@@ -213,8 +215,12 @@ def _kind_of(part: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
     if "enum" in part:
         return "choice", [(_json(one), one if isinstance(one, str) else _json(one)) for one in part["enum"]]
     if part.get("type") == "string":
-        return "formatted" if part.get("format") in HINTS else "text", []
+        return "formatted" if _format_of(part) in HINTS else "text", []
     return (part["type"] if part.get("type") in ("integer", "number") else "json"), []
+
+
+def _format_of(part: Mapping[str, Any]) -> str:
+    return str(part.get("format", part.get("contentEncoding", "")))
 
 
 def _is_kept(text: str, kind: str) -> bool:

@@ -106,6 +106,21 @@ def test_a_decision_is_made_by_a_form_of_its_type(annotation: Any, form: dict[st
     assert value_of_form(form_of(schema_of(annotation), "decision"), form) == decision
 
 
+def test_bytes_are_asked_for_as_they_are_written() -> None:
+    """Or a word is taken for the base64 of other bytes. None at all are bytes, too."""
+
+    class Blob(msgspec.Struct):
+        data: bytes
+        more: bytes | None = None
+
+    fields = fields_of(schema_of(Blob), {"data": "", "more": "aGVsbG8="})
+    assert fields is not None
+    assert [(one.kind, one.hint, one.value) for one in fields] == [
+        ("formatted", "base64: aGVsbG8=", ""), ("formatted", "base64: aGVsbG8=", "aGVsbG8=")
+    ]  # fmt: skip
+    assert value_of_fields(fields, untouched(fields)) == {"data": "", "more": "aGVsbG8="}
+
+
 def test_null_is_taken_only_where_it_may_be() -> None:
     """Also if there is something in the parts: the audit line says null."""
     with pytest.raises(Refused) as refused:
