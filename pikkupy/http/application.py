@@ -125,7 +125,7 @@ def _no_route(
         elif (place := _with_other_slash(request, routes)) is not None:
             return RedirectResponse(place, 307)
         else:
-            refused = Refused(404, "No such route", f"{request.url.path} is none; /openapi.json lists them")
+            refused = Refused(404, "No such route", f"{segment(request.url.path)} is none; /openapi.json lists them")
         answer = None if pages is None else pages.lost(Ask(api, request), refused)
         return answer or response_to(refused)
 

@@ -176,7 +176,9 @@ async def test_a_person_is_led_to_the_console(db: Path, base: str) -> None:
         assert (answer.status_code, answer.headers["location"]) == (307, f"{base}/console/?status=failed")
         answer = await http.get(f"{base}/api/runs/a%2Fb/")
         assert (answer.status_code, answer.headers["location"]) == (307, f"{base}/api/runs/a%2Fb")
-        for path, method, status in (("nothing", "GET", 404), ("runs/r/cancel", "GET", 405), ("nothing", "POST", 404)):
+        for path, method, status in (
+            ("nothing", "GET", 404), ("runs/r/cancel", "GET", 405), ("nothing", "POST", 404), ("a%2Fb", "GET", 404),
+        ):  # fmt: skip
             answer = await http.request(method, f"{base}/console/{path}", headers=SAME)
             assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (status, "text/html")
             assert 'role="alert"' in answer.text

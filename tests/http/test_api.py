@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx2
 import pytest
@@ -347,8 +348,10 @@ async def test_what_there_is_not_is_said(db: Path) -> None:
             assert "'nothing'" in problem["detail"]
         workflow = await http.post("/api/runs", json={"workflow": "nothing"})
         assert (workflow.status_code, workflow.json()["type"]) == (404, "urn:pikkupy:workflow-not-found")
-        route = await http.get("/api/nothing")
-        assert (route.status_code, route.json()["title"]) == (404, "No such route")
+        for path in ("/api/nothing", "/api/runs/a%2Fb/nothing"):
+            route = await http.get(path)
+            assert (route.status_code, route.json()["title"]) == (404, "No such route")
+            assert route.json()["detail"].startswith(f"{unquote(path)} is none")
         method = await http.put("/api/runs/x", json={})
         assert (method.status_code, "GET" in method.headers["allow"]) == (405, True)
 
