@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any, Protocol
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote_to_bytes
 
 from starlette.responses import Response
 
@@ -113,6 +113,8 @@ class Guard:
     async def _admitted(self, connection: Connection) -> Connection:
         """The connection with its caller, and with a path that can be taken apart. Raises `Refused`."""
         connection = _placed(connection)
+        if not connection["query_string"].isascii():  # not every server refuses that itself
+            raise Refused(400, "Bad request", "the query has to be percent-encoded")
         headers = _headers_of(connection)
         address = (connection.get("client") or ("-",))[0]
         try:
@@ -192,10 +194,9 @@ def _check_origin(headers: dict[str, str], method: str) -> None:
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin == "null" and site == "same-origin":
         origin = None  # a form of our own page, which has no referrer to tell; the browser knows where it is from
-    if origin is not None:
-        parts = urlsplit(origin)
-        if parts.scheme not in ("http", "https") or parts.netloc.lower() != headers.get("host", "").lower():
-            raise Refused(403, "Forbidden origin", f"a page of {origin} must not call this server")
+    own = {f"{scheme}://{headers.get('host', '')}".lower() for scheme in USUAL_PORTS}
+    if origin is not None and origin.lower() not in own:
+        raise Refused(403, "Forbidden origin", f"a page of {origin} must not call this server")
     if site in (None, "same-origin", "none"):
         return
     follows_link = method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate" and origin is None

@@ -116,7 +116,8 @@ async def test_another_host_is_refused(app: Any, one: Way) -> None:
 async def test_a_page_of_another_site_is_refused(app: Any, one: Way) -> None:
     """S5: whatever it knows."""
     async with caller(app) as http:
-        for origin in ("http://evil.example", "null", "http://127.0.0.1:8701", "https://localhost:8700", "file://", ""):
+        for origin in ("http://evil.example", "null", "http://127.0.0.1:8701", "https://localhost:8700", "file://", "",
+                       "http://[", "http://a]"):  # fmt: skip
             answer = await ask(http, one, origin=origin)
             assert answer.status_code == 403, origin
         for site in ("cross-site", "same-site"):
@@ -157,6 +158,30 @@ async def test_every_answer_has_the_headers(app: Any, one: Way) -> None:
 
 HOSTS = {"127.0.0.1:8700": True, "LOCALHOST:8700": True, "shop.example": True, "shop.example:8443": False, "a.b": False}
 ORIGINS = {None: True, "same": True, "http://a.b": False, "null": False}
+
+
+async def test_a_query_that_is_no_text_cannot_be_read(db: Path) -> None:
+    """Not every server refuses it itself."""
+    sent = list[Any]()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with pikku.open(db) as engine:
+        app = engine.asgi(token=TOKEN, console=True)
+        for path in ("/console/", "/api/runs", "/api/nothing", "/console/nothing"):
+            headers = [(b"host", b"127.0.0.1:8700"), (b"authorization", f"Bearer {TOKEN}".encode())]
+            scope = {"type": "http", "method": "GET", "scheme": "http", "path": path, "raw_path": path.encode(),
+                     "query_string": b"q=\xff", "headers": headers, "server": ("127.0.0.1", 8700)}  # fmt: skip
+            sent.clear()
+            await app(scope, never, send)
+            assert sent[0]["status"] == 400, path
+
+
+async def never() -> dict[str, Any]:
+    raise AssertionError("nothing is read of it")
+
+
 SITES = {None: True, "none": True, "same-origin": True, "same-site": False, "cross-site": False}
 
 
