@@ -17,6 +17,8 @@ _FORMATS = {None: "date-time", True: "date-time", False: "date-time-local"}  # b
 
 def schema_of(annotation: Any) -> dict[str, Any]:
     """JSON Schema of a type; one that says nothing for what there is none of."""
+    if annotation is object:
+        return {}
     parts = dict[str, Any]()
     try:
         schema = msgspec.json.schema(annotation, schema_hook=partial(_of_class, parts=parts))

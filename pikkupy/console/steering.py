@@ -169,8 +169,9 @@ async def _confirm_values(ask: Ask, name: str, typed: Mapping[str, str]) -> dict
         case "signal":
             names = dict.fromkeys(without_ordinal(step.name) for step in waiting if step.kind is StepKind.SIGNAL)
             values["names"] = [one for one in names if one not in decisions]
-            typed_ones = await _typed_signals(ask, run) if action.why_not is None else {}
-            values["asked"] = _forms(typed_ones, "payload", typed)
+            awaited = await _awaited(ask, run) if action.why_not is None else {}
+            forms = _forms(awaited, "payload", typed)
+            values["asked"] = {name: form for name, form in forms.items() if not form.is_json}
         case "approve":
             values["asked"] = _forms(decisions, "decision", typed)
         case "fork":
@@ -182,13 +183,12 @@ async def _confirm_values(ask: Ask, name: str, typed: Mapping[str, str]) -> dict
     return values
 
 
-async def _typed_signals(ask: Ask, run: Run) -> dict[str, dict[str, Any]]:
-    """The signals that a run waits for and that may not be just anything, with JSON Schema of each."""
+async def _awaited(ask: Ask, run: Run) -> dict[str, dict[str, Any]]:
+    """The signals that a run waits for, as far as that is known here, with JSON Schema of each."""
     try:
-        found = await ask.engine.awaited_signals(run.id)
-    except PikkuError:  # its workflow is not known here, say
+        return await ask.engine.awaited_signals(run.id)
+    except PikkuError:  # its workflow is not, say
         return {}
-    return {name: schema for name, schema in found.items() if schema}
 
 
 def _forms(schemas: Mapping[str, dict[str, Any]], called: str, typed: Mapping[str, str]) -> dict[str, Form]:

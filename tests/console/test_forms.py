@@ -414,6 +414,7 @@ def test_a_form_is_made_of_what_holds_classes_that_msgspec_does_not_know() -> No
         ("number", "integer"), ("strange", "json"), ("parcel", "json"), ("street", "json"), ("unsaid", "json")
     ]  # fmt: skip
     assert fields_of(schema_of(Strange)) is None
+    assert schema_of(object) == schema_of(Any) == {}
 
 
 def test_a_form_is_made_of_a_pydantic_model() -> None:

@@ -1224,12 +1224,13 @@ async def test_a_signal_is_sent_by_a_form_of_the_type_of_the_step_that_waits_for
     @many.workflow
     async def sells(workflow: Workflow) -> Any:
         paid, count = workflow.wait_for_signal("paid <b>", Order), workflow.wait_for_signal("count", int)
-        found = await asyncio.gather(paid, count, workflow.wait_for_signal("any"), workflow.approval("ok", bool))
-        return [*found[:3], await workflow.wait_for_signal("later", Order)]
+        anything, several = workflow.wait_for_signal("any"), workflow.wait_for_signal("several", list[int])
+        found = await asyncio.gather(paid, count, anything, several, workflow.approval("ok", bool))
+        return [*found[:4], await workflow.wait_for_signal("later", Order)]
 
     async with many.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
         await engine.start(sells, run_id="r")
-        while len((await engine.open_steps(["r"])).get("r", [])) < 4:
+        while len((await engine.open_steps(["r"])).get("r", [])) < 5:
             await asyncio.sleep(0)
 
         async def send(**form: str) -> tuple[int, str]:
@@ -1239,7 +1240,7 @@ async def test_a_signal_is_sent_by_a_form_of_the_type_of_the_step_that_waits_for
         asked = html.unescape((await http.get("/console/runs/r/confirm/signal")).text)
         assert re.findall(r'<input type="hidden" name="name" value="([^"]*)">', asked) == ["paid <b>", "count"]
         assert 'name="field:number"' in asked and 'name="field:payload"' in asked
-        assert re.findall(r'<option value="([^"]*)"></option>', asked) == ["paid <b>", "count", "any"]
+        assert re.findall(r'<option value="([^"]*)"></option>', asked) == ["paid <b>", "count", "any", "several"]
         assert 'list="names" required maxlength="256" value="any"' in asked
         refused = {"as": "fields", "name": "paid <b>", "field:number": "many", "field:due": "soon"}
         status, shown = await send(**refused)
@@ -1250,9 +1251,10 @@ async def test_a_signal_is_sent_by_a_form_of_the_type_of_the_step_that_waits_for
         status, shown = await send(**{"as": "fields", "name": "count", "field:payload": "4"})
         assert (status, "does not wait for a signal 'count' any more" in shown) == (409, True)
         assert (await send(name="any", value='{"a": [1]}'))[0] == 303
+        assert (await send(name="several", value="[1]"))[0] == 303
         assert (await send(name="later", value='{"number": 8}'))[0] == 303
         await engine.approve("r", "ok", True)
-        assert await (await engine.handle("r")).result("30s") == [Order(7), 3, {"a": [1]}, Order(8)]
+        assert await (await engine.handle("r")).result("30s") == [Order(7), 3, {"a": [1]}, [1], Order(8)]
 
 
 async def test_the_events_of_a_run_are_shown_in_parts(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
