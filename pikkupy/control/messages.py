@@ -19,7 +19,8 @@ from pikkupy import errors
 from pikkupy.codec import UNLIMITED, Codec
 from pikkupy.core.model import ErrorInfo, RunStatus
 from pikkupy.engine import Chunk, Run, Step
-from pikkupy.errors import PikkuError, RunCancelled, RunFailed
+from pikkupy.errors import BadValue, PikkuError, RunCancelled, RunFailed
+from pikkupy.names import short
 
 PROTOCOL: Final = 1
 LONGEST: Final = 1 << 30  # bytes of a message: of many values each has one of its own
@@ -366,8 +367,11 @@ def json_of(value: Any) -> Raw:
 
 
 def message_of(value: msgspec.Struct) -> bytes:
-    """As it is sent. Raises `PikkuError` for one that is too long."""
-    body = _encode(value)
+    """As it is sent. Raises `PikkuError` for one that is too long, `BadValue` for a text that is no Unicode."""
+    try:
+        body = _encode(value)
+    except UnicodeEncodeError as error:
+        raise BadValue(f"{short(error.object)} cannot be sent: it holds half of a surrogate pair") from None
     if len(body) > LONGEST:
         raise PikkuError(f"an answer of {len(body):,} bytes is more than {LONGEST:,}; ask for less at once (limit=)")
     return HEAD.pack(len(body)) + body

@@ -33,6 +33,7 @@ from pikkupy import (
 )
 from pikkupy.control import answering, messages, places, seeing
 from pikkupy.control.client import _unknown as unknown
+from pikkupy.errors import BadValue
 from pikkupy.registry import WorkflowFunction
 from pikkupy.turns import Turns
 
@@ -335,6 +336,17 @@ async def test_errors_are_the_engine_s(engine: Engine, client: Client) -> None:
         await client.list_runs(limit=0)
     with pytest.raises(TypeError):
         await client.cancel("f", 3)  # type: ignore[arg-type]
+
+
+async def test_a_text_that_cannot_be_sent_is_said(client: Client) -> None:
+    """As bytes of a command line that are no UTF-8; nothing of it comes to the engine."""
+    for call in (
+        client.start("\udcff"), client.get_run("\udcff"), client.cancel("r", "\udcff"), client.list_runs(text="\udcff"),
+        client.steps("\udcff"), client.signal("r", "\udcff"),
+    ):  # fmt: skip
+        with pytest.raises(BadValue, match=r"'\\udcff' cannot be sent"):
+            await call
+    assert (await client.list_runs()).runs == ()
 
 
 async def test_runs_are_steered(client: Client) -> None:
