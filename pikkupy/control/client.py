@@ -136,7 +136,7 @@ class Client(Mounted):
             workflow=name,
             run_id=self._ids.uuid7(self._now_us()) if run_id is None else run_id,  # so that it can be asked again
             data=_sent(data, annotation, "input of workflow", name),
-            tags=None if tags is None else dict(tags),
+            tags=_tags(tags),
             at=at,
             delay_us=None if delay is None else microseconds(delay),
             outside=outside,
@@ -215,7 +215,7 @@ class Client(Mounted):
         call = messages.ListRuns(
             workflow=workflow.name if isinstance(workflow, WorkflowFunction) else workflow,
             status=_texts(status),
-            tags=None if tags is None else dict(tags),
+            tags=_tags(tags),
             id_prefix=id_prefix,
             error=error,
             text=text,
@@ -509,6 +509,12 @@ def _after(call: messages.Stream, chunk: messages.SentChunk) -> messages.Stream:
 
 def _sent(value: Any, annotation: Any, what: str, name: str) -> Raw:
     return messages.NULL if value is None else Raw(values.encode(value, annotation, what=what, name=name).encode())
+
+
+def _tags(tags: Mapping[str, str] | None) -> dict[str, str] | None:
+    if tags is None or isinstance(tags, Mapping):
+        return None if tags is None else dict(tags)
+    raise BadType(f"tags={tags!r}: use a dict of names and values, both str")
 
 
 def _texts(status: RunStatus | str | Iterable[RunStatus | str] | None) -> list[str] | None:

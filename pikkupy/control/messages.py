@@ -19,7 +19,7 @@ from pikkupy import errors
 from pikkupy.codec import UNLIMITED, Codec
 from pikkupy.core.model import ErrorInfo, RunStatus
 from pikkupy.engine import Chunk, Run, Step
-from pikkupy.errors import BadValue, PikkuError, RunCancelled, RunFailed
+from pikkupy.errors import BadType, BadValue, PikkuError, RunCancelled, RunFailed
 from pikkupy.names import short
 
 PROTOCOL: Final = 1
@@ -367,9 +367,11 @@ def json_of(value: Any) -> Raw:
 
 
 def message_of(value: msgspec.Struct) -> bytes:
-    """As it is sent. Raises `PikkuError` for one that is too long, `BadValue` for a text that is no Unicode."""
+    """As it is sent. Raises `PikkuError` for one that is too long, `BadType` and `BadValue` for what cannot be sent."""
     try:
         body = _encode(value)
+    except TypeError as error:
+        raise BadType(f"{value.__struct_config__.tag}: {error}") from None
     except UnicodeEncodeError as error:
         raise BadValue(f"{short(error.object)} cannot be sent: it holds half of a surrogate pair") from None
     if len(body) > LONGEST:

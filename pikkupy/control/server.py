@@ -179,8 +179,9 @@ class _Connection(asyncio.Protocol):
             try:
                 call = messages.read_call(message)
             except (msgspec.MsgspecError, UnicodeError) as error:
-                self._refuse(BadType(f"the engine cannot read the call: {error}"))
-                return
+                problem = messages.problem_of(BadType(f"the engine cannot read the call: {error}"))
+                self._write(messages.message_of(problem))
+                continue
             self._call = asyncio.ensure_future(self._carry_out(call))
             self._call.add_done_callback(self._has_ended)
 

@@ -33,7 +33,7 @@ from pikkupy import (
 )
 from pikkupy.control import answering, messages, places, seeing
 from pikkupy.control.client import _unknown as unknown
-from pikkupy.errors import BadValue
+from pikkupy.errors import BadType, BadValue
 from pikkupy.registry import WorkflowFunction
 from pikkupy.turns import Turns
 
@@ -347,6 +347,29 @@ async def test_a_text_that_cannot_be_sent_is_said(client: Client) -> None:
         with pytest.raises(BadValue, match=r"'\\udcff' cannot be sent"):
             await call
     assert (await client.list_runs()).runs == ()
+
+
+async def test_after_a_call_that_makes_no_sense_the_next_is_carried_out(client: Client) -> None:
+    """It was said that the engine had gone away, and that it may be done or not: which is no use to anybody."""
+    handle = await client.start(waiting, run_id="r")
+    wrong: Any = 5
+    for _ in range(3):
+        with pytest.raises(TypeError, match="run_id"):
+            await client.get_run(wrong)
+        with pytest.raises(RunNotFound):
+            await client.signal("nobody", "go")
+    await client.signal("r", "go", 1)
+    assert await handle.result() == 1
+
+
+async def test_what_cannot_be_sent_is_a_wrong_argument(client: Client) -> None:
+    """The error says which call, as one of the engine's says what is wrong."""
+    wrong: Any = object()
+    with pytest.raises(BadType, match="get_run: Encoding objects of type object is unsupported"):
+        await client.get_run(wrong)
+    for call in (client.start("waiting", tags="a=b"), client.list_runs(tags="a=b")):  # type: ignore[arg-type]
+        with pytest.raises(BadType, match="tags='a=b': use a dict"):
+            await call
 
 
 async def test_runs_are_steered(client: Client) -> None:
