@@ -19,11 +19,12 @@ from pikkupy import errors
 from pikkupy.codec import UNLIMITED, Codec
 from pikkupy.core.model import ErrorInfo, RunStatus
 from pikkupy.engine import Chunk, Run, Step
-from pikkupy.errors import BadType, BadValue, PikkuError, RunCancelled, RunFailed
+from pikkupy.errors import BadType, BadValue, PayloadError, PikkuError, RunCancelled, RunFailed
 from pikkupy.names import short
 
 PROTOCOL: Final = 1
 LONGEST: Final = 1 << 30  # bytes of a message: of many values each has one of its own
+LONGEST_CALL: Final = 1 << 26  # what a call carries is bounded by `max_payload`, which has a default of 2 MB
 HEAD: Final = struct.Struct(">I")
 NULL: Final = Raw(b"null")
 
@@ -374,6 +375,11 @@ def message_of(value: msgspec.Struct) -> bytes:
         raise BadType(f"{value.__struct_config__.tag}: {error}") from None
     except UnicodeEncodeError as error:
         raise BadValue(f"{short(error.object)} cannot be sent: it holds half of a surrogate pair") from None
+    if isinstance(value, Call) and len(body) > LONGEST_CALL:
+        raise PayloadError(
+            f"a call of {len(body):,} bytes is more than {LONGEST_CALL:,}; "
+            "store the value elsewhere and hand over a reference"
+        )
     if len(body) > LONGEST:
         raise PikkuError(f"an answer of {len(body):,} bytes is more than {LONGEST:,}; ask for less at once (limit=)")
     return HEAD.pack(len(body)) + body

@@ -20,7 +20,6 @@ from pikkupy.log import logger
 from pikkupy.registry import Registry
 
 MOST_CONNECTIONS = 1_000  # each may have one call under way
-LONGEST_CALL = 1 << 26  # bytes; what a call carries is bounded by `max_payload`, which has a default of 2 MB
 MOST_STRANGERS = 128  # connections to a port without the token yet: the next one takes the place of the first
 TOKEN_S = 5.0  # that they may take to say it
 LONGEST_TOKEN = 1_024  # bytes of what they say before
@@ -124,7 +123,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if self._call is not None and len(self._received) > LONGEST_CALL:
+        if self._call is not None and len(self._received) > messages.LONGEST_CALL:
             self.abort()
         self._next()
 
@@ -165,8 +164,8 @@ class _Connection(asyncio.Protocol):
             if self._token is not None and size > LONGEST_TOKEN:
                 self._turn_away("no token")
                 return
-            if size > LONGEST_CALL:
-                self._refuse(BadType(f"a call of {size:,} bytes is more than {LONGEST_CALL:,}"))
+            if size > messages.LONGEST_CALL:
+                self._refuse(BadType(f"a call of {size:,} bytes is more than {messages.LONGEST_CALL:,}"))
                 return
             end = messages.HEAD.size + size
             if len(self._received) < end:

@@ -362,6 +362,16 @@ async def test_after_a_call_that_makes_no_sense_the_next_is_carried_out(client: 
     assert await handle.result() == 1
 
 
+async def test_a_call_that_is_too_long_is_not_sent(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine would close the connection in the midst of it: a start was sent again and again, for ever."""
+    monkeypatch.setattr(messages, "LONGEST_CALL", 1_000)
+    for call in (client.start("waiting", "x" * 1_000, run_id="r"), client.signal("r", "go", "x" * 1_000)):
+        with pytest.raises(PayloadError, match=r"a call of 1,\d\d\d bytes is more than 1,000"):
+            await call
+    with pytest.raises(RunNotFound):
+        await client.signal("r", "go", "x" * 500)
+
+
 async def test_what_cannot_be_sent_is_a_wrong_argument(client: Client) -> None:
     """The error says which call, as one of the engine's says what is wrong."""
     wrong: Any = object()
