@@ -102,7 +102,7 @@ class Asked:
 
     async def row(self, run_id: str) -> RunRow:
         """The run as it stands on disk. Raises `RunNotFound`, and `TypeError` for an id that is no text."""
-        row: RunRow | None = await self.reading.run(run_id) if _can_be(run_id) else None
+        row: RunRow | None = await self.reading.run(run_id) if can_be(run_id) else None
         if row is None:
             raise not_found(run_id)
         return row
@@ -113,7 +113,7 @@ def not_found(run_id: str) -> RunNotFound:
     return RunNotFound(f"no run with the id {run_id!r}")
 
 
-def _can_be(run_id: object) -> bool:
+def can_be(run_id: object) -> bool:
     """True if a run may have that id. Raises `TypeError` for what is no text."""
     if not isinstance(run_id, str):
         raise BadType(f"run_id must be a str, not {type(run_id).__name__}: {run_id!r}")

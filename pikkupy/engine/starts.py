@@ -13,6 +13,7 @@ from msgspec import structs
 
 from pikkupy.core.model import Change, RunRow, RunStatus, StepRow
 from pikkupy.durations import Duration, named_microseconds
+from pikkupy.engine.asking import can_be
 from pikkupy.engine.host import Host
 from pikkupy.engine.residents import Begun, Residents
 from pikkupy.engine.tags import checked_tags, tags_text
@@ -102,8 +103,8 @@ class Starts:
         return self._submit(workflow, text, self._host.ids.uuid7(now_us), variables, terms, now_us)
 
     async def settled(self, run_id: str) -> None:
-        """Wait until a start of that id that is on its way is on disk."""
-        pending = self._pending.get(run_id)
+        """Wait until a start of that id that is on its way is on disk. Raises `TypeError` for an id that is no text."""
+        pending = self._pending.get(run_id) if can_be(run_id) else None
         if pending is not None:
             await pending.on_disk(self._host.loop)
 

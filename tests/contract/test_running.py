@@ -177,12 +177,15 @@ async def test_other_run_ids_are_refused(run_id: Any) -> None:
 async def test_an_id_that_cannot_be_is_not_there(run_id: Any) -> None:
     """Running: whatever is handed over as an id is told off by every call, and the engine goes on."""
     async with sleepers().open(":memory:") as engine:
-        calls = (engine.get_run, engine.handle, engine.steps, engine.history, engine.resume, engine.delete_run)
-        for call in calls:
-            with pytest.raises((RunNotFound, TypeError)):
-                await call(run_id)
-        with pytest.raises((RunNotFound, TypeError)):
-            await engine.cancel(run_id, "why")
+        error, said = (RunNotFound, "no run") if isinstance(run_id, str) else (TypeError, "run_id must be a str")
+        for call in (
+            engine.get_run(run_id), engine.handle(run_id), engine.steps(run_id), engine.history(run_id),
+            engine.resume(run_id), engine.delete_run(run_id), engine.retry(run_id), engine.approvals(run_id),
+            engine.awaited_signals(run_id), engine.cancel(run_id, "why"), engine.signal(run_id, "go"),
+            engine.approve(run_id, "ok", True),
+        ):  # fmt: skip
+            with pytest.raises(error, match=said):
+                await call
         assert await engine.run("echo", 1) == 1
 
 
