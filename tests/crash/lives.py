@@ -96,9 +96,11 @@ class Case:
         """One life. Raises `AssertionError` for one that fails or hangs."""
         self.lives += 1
         self.report.unlink(missing_ok=True)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it can be caught
         pid = os.fork()
         if pid == 0:
-            self._be_born(plan)
+            self._be_born(plan, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         with suppress(PermissionError):  # both do it, so that there is a group before it is needed
             os.setpgid(pid, pid)
         status = self._disturb(pid, plan)
@@ -137,15 +139,17 @@ class Case:
 
     # The process that lives
 
-    def _be_born(self, plan: Plan) -> None:
+    def _be_born(self, plan: Plan, mask: set[signal.Signals]) -> None:
         """In the new process. Does not return."""
         status = 1
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.setpgid(0, 0)
             os.dup2(os.open(self.folder / ERRORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
             in_writes = plan.how in (Kill.NOTHING, Kill.FAILPOINT)
             status = self._live(failpoints.install(plan.failpoint, plan.nth, in_writes=in_writes))
-        except KeyboardInterrupt:  # before it was in its loop
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        except KeyboardInterrupt:  # before it was in its loop, or after that
             status = LEFT
         except BaseException:
             traceback.print_exc()

@@ -36,3 +36,34 @@ def test_a_life_passes_failpoints_in_its_writes_only_to_be_killed_there(tmp_path
     command = [sys.executable, "-c", LIFE, tmp_path / "case", how]
 
     assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True, timeout=60).returncode == code
+
+
+INTERRUPTED = """
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tests.crash.lives import Case, Ended, Kill, Plan
+
+fork = os.fork
+
+
+def interrupted():
+    pid = fork()
+    if pid == 0:
+        os.kill(os.getpid(), signal.SIGINT)
+    return pid
+
+
+os.fork = interrupted
+assert Case(Path(sys.argv[1]), "resident").live(Plan(Kill.NOTHING)) is Ended.LEFT
+"""
+
+
+def test_a_life_that_is_interrupted_before_its_first_line_was_told_to_end(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, tmp_path / "case"], cwd=ROOT, check=False, capture_output=True, timeout=60
+    )
+
+    assert ran.returncode == 0, ran.stderr.decode()
