@@ -76,11 +76,10 @@ class Answerer:
 
     async def _start(self, call: messages.Start) -> Raw:
         found: WorkflowFunction[Any, Any] = self._registry.find_workflow(call.workflow)
-        annotation = Any if call.outside else found.data_type
-        data = _received(call.data, annotation, "input of workflow", found.name)
+        data = _received(call.data, found.data_type, "input of workflow", found.name, outside=call.outside)
         handle: RunHandle[Any] = await self._engine.start(
             found,
-            Outside(data) if call.outside else data,
+            data,
             run_id=call.run_id,
             tags=call.tags,
             at=call.at,
@@ -166,8 +165,8 @@ class Answerer:
         return messages.NULL
 
     async def _signal(self, call: messages.Signal) -> Raw:
-        payload = _received(call.payload, Any, "payload of signal", call.name)
-        await self._engine.signal(call.run_id, call.name, Outside(payload) if call.outside else payload)
+        payload = _received(call.payload, Any, "payload of signal", call.name, outside=call.outside)
+        await self._engine.signal(call.run_id, call.name, payload)
         return messages.NULL
 
     async def _approve(self, call: messages.Approve) -> Raw:
@@ -190,11 +189,13 @@ class Answerer:
         return messages.NULL
 
     async def _fork(self, call: messages.Fork) -> Raw:
-        data = _received(call.data, Any, "input of run", call.run_id) if call.has_data else UNSET
+        data: Any = UNSET
+        if call.has_data:
+            data = _received(call.data, Any, "input of run", call.run_id, outside=call.outside)
         handle = await self._engine.fork(
             call.run_id,
             at=call.at,
-            input=Outside(data) if call.outside else data,
+            input=data,
             overrides={name: _received(text, Any, "override of step", name) for name, text in call.overrides.items()},
             new_run_id=call.new_run_id,
         )
@@ -272,9 +273,11 @@ async def _each(found: Iterable[Any], sent: Callable[[Any], Raw], tell: Tell) ->
     return messages.NULL
 
 
-def _received(text: Raw, annotation: Any, what: str, name: str) -> Any:
+def _received(text: Raw, annotation: Any, what: str, name: str, *, outside: bool = False) -> Any:
     data = bytes(text)
-    return None if data == b"null" else values.decode(data.decode(), annotation, what=what, name=name)
+    annotation = Any if outside else annotation  # the engine says what fits
+    value = None if data == b"null" else values.decode(data.decode(), annotation, what=what, name=name)
+    return Outside(value) if outside else value
 
 
 def _duration(us: int | None) -> timedelta | None:

@@ -24,6 +24,7 @@ from pikkupy.durations import Duration, microseconds
 from pikkupy.engine import Attempt, Chunk, Event, Load, Page, Run, RunHandle, Step, StepPage, WorkflowInfo
 from pikkupy.engine.asking import types_of
 from pikkupy.engine.ids import Ids
+from pikkupy.engine.tags import checked_tags
 from pikkupy.errors import BadType, BadValue, EngineClosed, EventsLost
 from pikkupy.mounting import Mount, Mounted
 from pikkupy.registry import Registry, WorkflowFunction
@@ -129,9 +130,6 @@ class Client(Mounted):
     ) -> RunHandle[Any]:
         """As `Engine.start`. The workflow may be one that only the engine's process knows: give its name then."""
         name, annotation = self._asked_for(workflow)
-        outside = isinstance(data, Outside)
-        if outside:
-            data, annotation = data.value, Any  # it is for the engine to say what fits
         call = messages.Start(
             workflow=name,
             run_id=self._ids.uuid7(self._now_us()) if run_id is None else run_id,  # so that it can be asked again
@@ -139,7 +137,7 @@ class Client(Mounted):
             tags=_tags(tags),
             at=at,
             delay_us=None if delay is None else microseconds(delay),
-            outside=outside,
+            outside=isinstance(data, Outside),
         )
         return RunHandle(self, await self._ask(call, str, again=True))
 
@@ -326,11 +324,8 @@ class Client(Mounted):
 
     async def signal(self, run_id: str, name: str, payload: Any = None) -> None:
         """As `Engine.signal`."""
-        outside = isinstance(payload, Outside)
-        if outside:
-            payload = payload.value
         sent = _sent(payload, Any, "payload of signal", name)
-        await self._ask(messages.Signal(run_id, name, sent, outside), None)
+        await self._ask(messages.Signal(run_id, name, sent, isinstance(payload, Outside)), None)
 
     async def approve(self, run_id: str, name: str, decision: Any, *, decided_by: str | None = None) -> None:
         """As `Engine.approve`."""
@@ -371,9 +366,6 @@ class Client(Mounted):
         given = {} if overrides is None else overrides
         if not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
             raise BadType(f"overrides={overrides!r}: use a mapping of names of steps to values, {{'step': value}}")
-        outside = isinstance(input, Outside)
-        if outside:
-            input = input.value
         call = messages.Fork(
             run_id,
             at,
@@ -381,7 +373,7 @@ class Client(Mounted):
             messages.NULL if input is UNSET else _sent(input, Any, "input of run", run_id),
             {name: _sent(value, Any, "override of step", name) for name, value in given.items()},
             has_data=input is not UNSET,
-            outside=outside,
+            outside=isinstance(input, Outside),
         )
         return RunHandle(self, await self._ask(call, str))
 
@@ -508,13 +500,13 @@ def _after(call: messages.Stream, chunk: messages.SentChunk) -> messages.Stream:
 
 
 def _sent(value: Any, annotation: Any, what: str, name: str) -> Raw:
+    if isinstance(value, Outside):
+        value, annotation = value.value, Any  # it is for the engine to say what fits
     return messages.NULL if value is None else Raw(values.encode(value, annotation, what=what, name=name).encode())
 
 
 def _tags(tags: Mapping[str, str] | None) -> dict[str, str] | None:
-    if tags is None or isinstance(tags, Mapping):
-        return None if tags is None else dict(tags)
-    raise BadType(f"tags={tags!r}: use a dict of names and values, both str")
+    return None if tags is None else dict(checked_tags(tags))
 
 
 def _texts(status: RunStatus | str | Iterable[RunStatus | str] | None) -> list[str] | None:
