@@ -380,7 +380,7 @@ async def run_workflow(ask: Ask) -> Response:
 @operation("GET", "/workflow/{workflow}/status/{run_id}", READ, {200: StatusOfRun}, problems=(404,))
 async def workflow_status(ask: Ask) -> Response:
     """How a run of the workflow stands, with its steps."""
-    return Response(await status_of(ask), media_type="application/json")
+    return json_of(await status_of(ask))
 
 
 @operation(
@@ -404,7 +404,7 @@ async def approve_workflow(ask: Ask) -> Response:
     body = await ask.body(kinds.Decide)
     await status_of(ask)
     await _decide(ask, body)
-    return Response(await status_of(ask), media_type="application/json")
+    return json_of(await status_of(ask))
 
 
 OPERATIONS = tuple(one for one in globals().values() if isinstance(one, Operation))

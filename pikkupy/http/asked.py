@@ -307,7 +307,7 @@ class Ask:
 
 async def list_of(items: Iterable[T], told: Callable[[T], Any]) -> Response:
     """An answer with many values."""
-    return Response(bytes(await encoded(items, told)), media_type="application/json")
+    return json_of(await encoded(items, told))
 
 
 async def encoded(items: Iterable[T], told: Callable[[T], Any]) -> msgspec.Raw:

@@ -43,12 +43,12 @@ class _Told(NamedTuple):
     """Made of the text: who has seen this status knows it by that, also in another life of the engine."""
 
 
-async def status_of(ask: Ask) -> bytes:
+async def status_of(ask: Ask) -> msgspec.Raw:
     """How the run stands, as JSON of a `StatusOfRun`. Raises `RunNotFound`, also for a run of another workflow."""
     run = await _run(ask)
     steps = await encoded(await ask.engine.steps(run.id), ask.shown)
     shown = ask.shown(run)
-    return msgspec.json.encode({name: shown[name] for name in TOLD} | {"steps": steps})
+    return msgspec.Raw(msgspec.json.encode({name: shown[name] for name in TOLD} | {"steps": steps}))
 
 
 async def statuses_of(ask: Ask) -> Response:
@@ -71,7 +71,7 @@ async def _run(ask: Ask) -> Run:
 
 
 async def _told(ask: Ask) -> _Told:
-    text = await status_of(ask)
+    text = bytes(await status_of(ask))
     return _Told(text.decode(), int.from_bytes(hashlib.sha256(text).digest()[:7]))
 
 
