@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from pikkupy.engine import Attempt, Chunk, Event, EventKind, Run, Step, Workflow
 from pikkupy.errors import EngineClosed, PayloadError
 from pikkupy.http import kinds
 from pikkupy.http.asked import END, LONGEST_WAIT_S, Ask, Seen, encoded, json_of, list_of
-from pikkupy.http.operations import Operation, operation
+from pikkupy.http.operations import About, Handler, Operation, operation
 from pikkupy.http.problems import Refused
 from pikkupy.http.queries import arguments_of, length_us
 from pikkupy.http.statuses import StatusOfRun, status_of, statuses_of
@@ -232,15 +232,13 @@ async def all_events(ask: Ask) -> Response:
 # Acting
 
 
-@operation(
-    "POST",
-    "/api/runs/{run_id}/cancel",
-    OPERATE,
-    {200: Run},
-    body=kinds.CancelRun,
-    about=_about_cancel,
-    problems=(404, 409),
-)
+def _on_run(verb: str, body: type[Any], about: About | None = None) -> Callable[[Handler], Operation]:
+    """Declare what is done to a run, and answered with the run as it is then."""
+    path = f"/api/runs/{{run_id}}/{verb}"
+    return operation("POST", path, OPERATE, {200: Run}, body=body, about=about, problems=(404, 409))
+
+
+@_on_run("cancel", kinds.CancelRun, _about_cancel)
 async def cancel_run(ask: Ask) -> Response:
     """Cancel a run: when this answers, no further step of it starts."""
     body = await ask.body(kinds.CancelRun)
@@ -248,15 +246,7 @@ async def cancel_run(ask: Ask) -> Response:
     return await ask.run_now(ask.run_id)
 
 
-@operation(
-    "POST",
-    "/api/runs/{run_id}/signal",
-    OPERATE,
-    {200: Run},
-    body=kinds.SendSignal,
-    about=_about_signal,
-    problems=(404, 409),
-)
+@_on_run("signal", kinds.SendSignal, _about_signal)
 async def signal_run(ask: Ask) -> Response:
     """Send a run a signal: when this answers, it is on disk."""
     body = await ask.body(kinds.SendSignal)
@@ -264,30 +254,14 @@ async def signal_run(ask: Ask) -> Response:
     return await ask.run_now(ask.run_id)
 
 
-@operation(
-    "POST",
-    "/api/runs/{run_id}/approve",
-    OPERATE,
-    {200: Run},
-    body=kinds.Decide,
-    about=_about_approve,
-    problems=(404, 409),
-)
+@_on_run("approve", kinds.Decide, _about_approve)
 async def approve_run(ask: Ask) -> Response:
     """Decide what a run waits for."""
     await _decide(ask, await ask.body(kinds.Decide))
     return await ask.run_now(ask.run_id)
 
 
-@operation(
-    "POST",
-    "/api/runs/{run_id}/resume",
-    OPERATE,
-    {200: Run},
-    body=kinds.ResumeRun,
-    about=_about_resume,
-    problems=(404, 409),
-)
+@_on_run("resume", kinds.ResumeRun, _about_resume)
 async def resume_run(ask: Ask) -> Response:
     """Let a suspended run go on."""
     body = await ask.body(kinds.ResumeRun)
@@ -295,7 +269,7 @@ async def resume_run(ask: Ask) -> Response:
     return await ask.run_now(ask.run_id)
 
 
-@operation("POST", "/api/runs/{run_id}/retry", OPERATE, {200: Run}, body=kinds.RetryRun, problems=(404, 409))
+@_on_run("retry", kinds.RetryRun)
 async def retry_run(ask: Ask) -> Response:
     """Let a failed run go on from its failed step."""
     await ask.body(kinds.RetryRun)
