@@ -27,10 +27,10 @@ class Stage:
         self.settings = settings
         self.url = ""
         self.engine: Engine
-        self.loop = asyncio.new_event_loop()
+        self.loop: asyncio.AbstractEventLoop
         self._open = threading.Event()
         self._end: asyncio.Event
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def call(self, asked: Coroutine[Any, Any, T]) -> T:
         """What the engine's method returns."""
@@ -42,12 +42,10 @@ class Stage:
         return HttpConfig().max_requests - free
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(self._live())
-        self.loop.close()
+        asyncio.run(self._live())
 
     async def _live(self) -> None:
-        self._end = asyncio.Event()
+        self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         engine = self.pikku.open(self.path, shutdown_grace=0)
         settings = {"token": TOKEN, "console": True, "starts_per_second": 1e6, **self.settings}
         prefix = settings.pop("prefix", "")
@@ -71,3 +69,5 @@ def staged(pikku: Pikku, path: object, **settings: Any) -> Iterator[Stage]:
     finally:
         stage.loop.call_soon_threadsafe(stage._end.set)
         stage._thread.join(20)
+        if stage._thread.is_alive():
+            raise TimeoutError("the application did not end")

@@ -46,6 +46,7 @@ from pathlib import Path
 
 from tests.crash.lives import Case, Ended, Kill, Plan
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell began in the background
 fork = os.fork
 
 
