@@ -26,6 +26,7 @@ from pikkupy import JournalError, JournalLocked, Pikku, RunFailed, Services, Wor
 from pikkupy.engine.looking import Look
 from pikkupy.store import connection
 from pikkupy.testing import VirtualClock
+from tests.children import child
 from tests.cli.shell import command, environment
 from tests.contract.waiting import BOTH
 from tests.disk.acknowledging import pikku as acknowledging
@@ -182,21 +183,18 @@ def test_a_storm_of_signals_ends_the_engine_as_a_second_one_does(numbers: list[s
     (tmp_path / "shop.py").write_text(BUSY)
     asyncio.run(left_to_begin(db, str(ledger)))
     instant = random.randrange(1, 300)
-    with subprocess.Popen(
+    with child(
         command("run", "shop:pikku", db, "--app-dir", ".", "--grace", "1h"),
         cwd=tmp_path,
         stderr=subprocess.DEVNULL,
         env=environment(),
     ) as process:
-        try:
-            while not ledger.exists() or ledger.read_bytes().count(b"\n") < instant:
-                assert process.poll() is None
-            for _ in range(STORM):  # without end it would keep the process from doing anything else
-                if process.poll() is None:
-                    process.send_signal(random.choice(numbers))
-            process.wait(60)
-        finally:
-            process.kill()
+        while not ledger.exists() or ledger.read_bytes().count(b"\n") < instant:
+            assert process.poll() is None
+        for _ in range(STORM):  # without end it would keep the process from doing anything else
+            if process.poll() is None:
+                process.send_signal(random.choice(numbers))
+        process.wait(60)
 
     # In its very last moments Python has no handlers any more: it is killed by the signal, which shells call the same.
     assert process.returncode in {128 + number for number in numbers} | {-number for number in numbers}

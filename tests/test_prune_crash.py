@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from pikkupy import Pikku
+from tests.children import child
 from tests.crash.pruning import CHILDREN, STEPS, fill, later
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +29,7 @@ RUNS = 4_000
 
 def killed(db: Path, wait_s: float) -> int:
     """Prune in a process that is killed so long after it has begun; how many runs it told to be gone."""
-    with subprocess.Popen([sys.executable, "-c", LIFE, str(db)], cwd=ROOT, stdout=subprocess.PIPE) as process:
+    with child([sys.executable, "-c", LIFE, str(db)], cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"
         time.sleep(wait_s)  # the moment of the kill is what is tried; nothing is waited for

@@ -17,6 +17,7 @@ import pytest
 
 from pikkupy import Config, DurationError, Pikku, Services, Workflow
 from pikkupy.testing import VirtualClock
+from tests.children import child
 
 LIMIT = "50ms"
 BLOCK_S = 0.25  # several times 1.5 limits: the machine may be busy with other things
@@ -291,7 +292,7 @@ asyncio.run(main())
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs job control")
 def test_the_time_in_which_the_process_was_stopped_does_not_count() -> None:
     """Code that takes less than the limit does not block the loop, however long the process sleeps meanwhile."""
-    with subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True) as process:
+    with child([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = []
         for line in process.stdout:

@@ -14,6 +14,8 @@ import termios
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.children import child
+
 ROOT = Path(__file__).parents[2]
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # all that a terminal gets beside printable text
 
@@ -71,7 +73,7 @@ def unread(*arguments: str | Path, cwd: Path | None = None) -> Ended:
 def asked(*arguments: str | Path, answer: str | signal.Signals, **env: str) -> Ended:
     """A command with a person at a terminal who answers what it asks there, or presses Ctrl-C."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
+    with child(
         command(*arguments),
         stdin=theirs,
         stdout=subprocess.PIPE,
@@ -99,7 +101,7 @@ def on_terminal(*arguments: str | Path, columns: int = 110, **env: str) -> Ended
     """Standard output is a terminal of so many columns, standard error a pipe."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    with subprocess.Popen(
+    with child(
         command(*arguments), stdout=theirs, stdin=theirs, stderr=subprocess.PIPE, env=environment(**env)
     ) as process:
         os.close(theirs)

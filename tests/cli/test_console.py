@@ -22,6 +22,7 @@ import msgspec
 
 from pikkupy import Pikku, Workflow
 from pikkupy.http.serving import Tls
+from tests.children import child
 from tests.cli.shell import command, environment, piped
 from tests.http.test_serving import tls as tls
 
@@ -125,15 +126,10 @@ class Shown:
 
 @contextmanager
 def shown(folder: Path, *arguments: str) -> Iterator[Shown]:
-    with subprocess.Popen(
-        command(*arguments), cwd=folder, stderr=subprocess.PIPE, text=True, env=environment()
-    ) as process:
-        try:
-            yield Shown(process)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0
-        finally:
-            process.kill()
+    with child(command(*arguments), cwd=folder, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        yield Shown(process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
 
 
 async def test_a_file_that_nobody_has_open_can_be_looked_at(tmp_path: Path) -> None:

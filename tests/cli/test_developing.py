@@ -13,6 +13,7 @@ import pytest
 
 from pikkupy import Pikku
 from pikkupy.http.serving import Tls
+from tests.children import child
 from tests.cli.shell import command, environment, piped
 from tests.cli.test_console import shown
 from tests.http.test_serving import tls as tls
@@ -127,7 +128,7 @@ def test_an_engine_has_its_own_file(tmp_path: Path) -> None:
 
 def block(folder: Path) -> None:
     """Start a run whose step lets nobody else do anything, not even answer who has started it."""
-    with subprocess.Popen(command("start", folder / "dev.db", "blocks", "--id", "r"), env=environment()) as start:
+    with child(command("start", folder / "dev.db", "blocks", "--id", "r"), env=environment()) as start:
         while not (folder / "blocked").exists():
             pass
         start.kill()
@@ -208,9 +209,7 @@ def test_an_engine_ends_with_who_has_begun_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     place = ("--http", f"127.0.0.1:{port}")
-    with subprocess.Popen(
-        command(*DEV, *place), cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment()
-    ) as dev:
+    with child(command(*DEV, *place), cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment()) as dev:
         assert dev.stderr is not None
         assert any("#token=" in line for line in dev.stderr)
         dev.kill()
@@ -223,26 +222,23 @@ def test_what_changes_while_the_engine_begins_is_seen(tmp_path: Path) -> None:
     """The one that has begun with the old code begins anew."""
     shop = tmp_path / "shop.py"
     shop.write_text(SLOW)
-    with subprocess.Popen(
+    with child(
         command(*DEV, "--http", ":0"), cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment()
     ) as dev:
-        try:
-            while not (tmp_path / "begins").exists():
-                pass
-            shop.write_text(SHOP)
-            (tmp_path / "go").touch()
-            assert dev.stderr is not None
-            said = []
-            for line in dev.stderr:
-                said.append(line)
-                if "changed: shop.py" in line:
-                    break
-            else:
-                pytest.fail("".join(said))
-            dev.send_signal(signal.SIGINT)
-            assert dev.wait(20) == 0
-        finally:
-            dev.kill()
+        while not (tmp_path / "begins").exists():
+            pass
+        shop.write_text(SHOP)
+        (tmp_path / "go").touch()
+        assert dev.stderr is not None
+        said = []
+        for line in dev.stderr:
+            said.append(line)
+            if "changed: shop.py" in line:
+                break
+        else:
+            pytest.fail("".join(said))
+        dev.send_signal(signal.SIGINT)
+        assert dev.wait(20) == 0
 
 
 @pytest.mark.slow

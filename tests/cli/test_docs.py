@@ -23,6 +23,7 @@ from cyclopts import App
 from pikkupy.cli.app import app
 from pikkupy.engine.health import checks_of, code_check
 from pikkupy.store import back_up, facts_of
+from tests.children import child
 from tests.cli.shell import COLOURS, ROOT, environment
 from tests.journals import fill
 from tests.test_docs import program_of, run_script
@@ -126,7 +127,7 @@ def on_terminal(command: str, folder: Path) -> str:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 100, 0, 0))
     path = f"{folder / 'bin'}:{os.environ['PATH']}"
-    with subprocess.Popen(
+    with child(
         ["sh", "-c", command], cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(PATH=path)
     ) as process:
         os.close(theirs)
@@ -181,16 +182,15 @@ def engine_in(shop: Path) -> Iterator[None]:
     """With the page's workflows, on its journal."""
     (shop / "shop.py").write_text(program_of(PAGE).partition("async def main")[0])
     (shop / "engine.py").write_text(SERVE)
-    with subprocess.Popen(
+    with child(
         [sys.executable, "engine.py"], cwd=shop, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
     ) as engine:
         assert engine.stdout is not None
         assert engine.stdout.readline() == b"open\n"
-        try:
-            yield
-        finally:
-            assert engine.stdin is not None
-            engine.stdin.close()
+        yield
+        assert engine.stdin is not None
+        engine.stdin.close()
+        assert engine.wait(20) == 0
 
 
 SERVE = """

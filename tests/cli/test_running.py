@@ -19,6 +19,7 @@ import pytest
 from pikkupy.cli.http import tokens_in
 from pikkupy.errors import BadValue
 from pikkupy.http import Caller, Scope
+from tests.children import child
 from tests.cli.shell import command, environment, piped
 
 SHOP = """
@@ -75,13 +76,10 @@ def shop(tmp_path: Path) -> Path:
 
 @contextmanager
 def running(shop: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(
+    with child(
         command("run", *arguments, "--app-dir", "."), cwd=shop, stderr=subprocess.PIPE, env=environment()
     ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+        yield process
 
 
 def lines(process: subprocess.Popen[bytes]) -> list[dict[str, object]]:
@@ -220,7 +218,7 @@ def test_a_person_is_told_the_link_of_the_console(is_terminal: bool, shop: Path)
     """On a terminal: a log is no place for a token."""
     ours, theirs = pty.openpty() if is_terminal else os.pipe()
     arguments = command("run", "shop:pikku", "app.db", "--app-dir", ".", "--http", "127.0.0.1:0", "--console")
-    with subprocess.Popen(arguments, cwd=shop, stderr=theirs, env=environment(), start_new_session=True) as process:
+    with child(arguments, cwd=shop, stderr=theirs, env=environment(), start_new_session=True) as process:
         os.close(theirs)
         said = b""
         while b"engine_opened" not in said or (is_terminal and b"#token=" not in said):

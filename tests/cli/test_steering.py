@@ -17,6 +17,7 @@ import pytest
 
 from pikkupy import Client, EngineClosed, Pikku, Workflow
 from pikkupy.cli.app import run
+from tests.children import child
 from tests.cli.shell import ROOT, Ended, asked, command, environment, minds_ctrl_c, on_terminal, piped, unread
 from tests.journals import application, contents, fill
 
@@ -98,7 +99,7 @@ asyncio.run(main())
 def journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file that an engine has open."""
     path = tmp_path_factory.mktemp("steering") / "app.db"
-    with subprocess.Popen(
+    with child(
         [sys.executable, "-c", ENGINE, path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -156,7 +157,7 @@ def test_a_run_is_waited_for(pikku: Any, tmp_path: Path) -> None:
 
 def test_who_waits_for_a_run_is_told_if_it_is_suspended(pikku: Any, journal: Path) -> None:
     """It would be silent for ever otherwise."""
-    with subprocess.Popen(
+    with child(
         command("start", journal, "gate", "--id", "shut in", "--wait"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -438,7 +439,7 @@ def test_without_a_status_only_runs_are_meant_that_it_can_be_done_to(verb: str, 
 
 def test_what_happens_to_all_runs_is_shown_as_it_happens(pikku: Any, journal: Path) -> None:
     """Until Ctrl-C."""
-    with subprocess.Popen(
+    with child(
         command("runs", "tail", journal, "--all", "--jsonl"),
         stdout=subprocess.PIPE,
         env=environment(),
@@ -629,7 +630,7 @@ def test_without_an_engine_what_is_recorded_is_told(db: Path, capsys: pytest.Cap
 async def test_an_engine_that_comes_goes_on_where_the_file_has_ended(db: Path) -> None:
     """No event is told twice."""
     await fill(db)
-    with subprocess.Popen(
+    with child(
         command("runs", "tail", db, "asking", "--jsonl", "--engine-wait", "30s"),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -17,6 +17,7 @@ import pytest
 
 from pikkupy import Config
 from pikkupy.workers import processes
+from tests.children import child
 from tests.workers import functions
 from tests.workers.scene import Scene, scene, turns, until
 from tests.workers.test_processes import is_alive
@@ -393,7 +394,7 @@ async def test_a_spare_ends_when_its_engine_is_killed(tmp_path: Path, module_nam
     notes = tmp_path / f"{module_name}.imports"
     program = PROGRAM.format(module=module_name)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment) as engine:
+    with child([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment) as engine:
         assert engine.stdout is not None and engine.stdout.readline() == b"served\n"
         await until(lambda: len(notes.read_text().split()) == 3)
         spare = int(notes.read_text().split()[2])
