@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
@@ -40,9 +41,11 @@ FOR_EVER = 1_000_000  # runs: until it is ended from outside
 IS_ROOT = os.geteuid() == 0
 
 
-def life(path: Path, *arguments: str, before: Sequence[str] = (), env: dict[str, str] | None = None) -> Any:
+def life(
+    path: Path, *arguments: str, before: Sequence[str] = (), env: dict[str, str] | None = None
+) -> AbstractContextManager[subprocess.Popen[Any]]:
     """A process whose engine starts runs and says what it is told, behind another command if need be."""
-    return subprocess.Popen(
+    return child(
         [*before, sys.executable, "-B", "-m", "tests.disk.acknowledging", str(path), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from pikkupy.core.outcomes import Stopped, Succeeded
 from pikkupy.services import invocation_id
 from pikkupy.workers import processes
+from tests.children import child
 from tests.workers import functions
 from tests.workers.scene import Scene, scene, turns, until
 
@@ -323,17 +325,18 @@ if __name__ == "__main__":
 """
 
 
-def start_program(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start_program(folder: Path, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
     script = folder / "program.py"
     script.write_text(PROGRAM)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-u", str(script), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def test_functions_and_types_of_a_script_work(tmp_path: Path) -> None:
     """The script is imported again; what is `__main__.Order` in it is that in the process, too."""
-    out, err = start_program(tmp_path).communicate(timeout=60)
+    with start_program(tmp_path) as program:
+        out, err = program.communicate(timeout=60)
 
     assert (out, err) == ("fine\n", "")
 
