@@ -54,7 +54,7 @@ def test_the_same_seed_is_the_same_history() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(500)
 def test_20_000_crashes_break_no_promise() -> None:
     """Each fault meets everything that an engine may be doing, if it can. Other seeds are for the command itself."""
     ended = simulate("--seed", str(FIRST_SEED), "--crashes", str(CRASHES), "--jobs", "2", "--json")
