@@ -209,3 +209,36 @@ async def test_no_body_begins_after_the_journal_has_stopped(kind: str, db: Path)
             await (await engine.start(flow)).result()
 
     assert begun == []
+
+
+@pytest.mark.parametrize("kind", ["inline", "async", "thread"])
+async def test_no_body_begins_that_was_about_to_when_the_journal_stopped(kind: str, db: Path) -> None:
+    """Its attempt is there already; that the journal has stopped is told behind it, in the next turn of the loop."""
+    pikku, begun, journals = Pikku(), list[str](), list[Journal]()
+
+    async def stop() -> None:
+        journals[0].fail(JournalError("the disk is gone"))
+
+    async def body() -> None:
+        begun.append(kind)
+
+    @pikku.function
+    async def in_async(services: Any) -> None:
+        begun.append(kind)
+
+    @pikku.function
+    def on_thread(services: Any) -> None:
+        begun.append(kind)
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        about_to = {"inline": body, "async": in_async, "thread": on_thread}[kind]
+        await asyncio.gather(workflow.do("stop", stop), workflow.do("step", about_to))
+
+    engine = pikku.open(db)
+    with pytest.raises(JournalError, match="the disk is gone"):
+        async with engine:
+            journals.append(engine._use().host.journal)
+            await (await engine.start(flow)).result()
+
+    assert begun == []

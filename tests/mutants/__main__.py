@@ -30,9 +30,9 @@ from tests.mutants.defects import DEFECTS, QUICK, Defect
 
 PROJECT = Path(__file__).parents[2]
 CRASHES = 2_000  # simulated, for a defect that the first tests let pass
-LONGEST_S = 1800.0  # of one command; all tests take a tenth of it
+LONGEST_S = 3600.0  # of one command; all tests, one after another, take half of it
 LINE = 160  # characters of what is said of one finding
-FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
+FAILED = re.compile(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", re.MULTILINE)
 TEST = re.compile(r"tests/[\w/]+\.py(?:::\w+)*")  # with all its parameters
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "dist", "build")
 SIMULATOR = ["-m", "pikkupy.testing.simulation", "--crashes", str(CRASHES), "--seed", "1", "--jobs", "1"]
