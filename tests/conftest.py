@@ -84,6 +84,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[GUARD].start()
 
 
+def pytest_enter_pdb(config: pytest.Config) -> None:
+    """Somebody looks at the test, for as long as that takes."""
+    config.stash[GUARD].rest()
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     guard = item.config.stash[GUARD]

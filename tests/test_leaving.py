@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pikkupy import EngineClosed, JournalError, Pikku, Workflow
+from pikkupy import Engine, EngineClosed, JournalError, Pikku, Workflow
 from pikkupy.core.model import Recorded
 from pikkupy.store import Journal, connection
 from pikkupy.testing import VirtualClock
@@ -187,7 +187,7 @@ async def test_a_worker_process_that_starts_is_asked_for_nothing_after_the_journ
 
 @pytest.mark.parametrize("kind", ["function", "inline"])
 async def test_no_body_begins_after_the_journal_has_stopped(kind: str, db: Path) -> None:
-    """Not that of an attempt either that got its task before that was told: what it does would be in no record."""
+    """Nor of a step that is asked for before that is told: what it does would be in no record."""
     pikku, begun, journals = Pikku(), list[str](), list[Journal]()
 
     async def body() -> None:
@@ -202,11 +202,7 @@ async def test_no_body_begins_after_the_journal_has_stopped(kind: str, db: Path)
         journals[0].fail(JournalError("the disk is gone"))  # it is told in the next turn of the loop
         await workflow.do("step", body if kind == "inline" else work)
 
-    engine = pikku.open(db)
-    with pytest.raises(JournalError, match="the disk is gone"):
-        async with engine:
-            journals.append(engine._use().host.journal)
-            await (await engine.start(flow)).result()
+    await run_until_it_stops(pikku.open(db), journals)
 
     assert begun == []
 
@@ -235,10 +231,14 @@ async def test_no_body_begins_that_was_about_to_when_the_journal_stopped(kind: s
         about_to = {"inline": body, "async": in_async, "thread": on_thread}[kind]
         await asyncio.gather(workflow.do("stop", stop), workflow.do("step", about_to))
 
-    engine = pikku.open(db)
+    await run_until_it_stops(pikku.open(db), journals)
+
+    assert begun == []
+
+
+async def run_until_it_stops(engine: Engine, journals: list[Journal]) -> None:
+    """Run `flow`, which makes the journal fail that it finds in the list."""
     with pytest.raises(JournalError, match="the disk is gone"):
         async with engine:
             journals.append(engine._use().host.journal)
-            await (await engine.start(flow)).result()
-
-    assert begun == []
+            await (await engine.start("flow")).result()

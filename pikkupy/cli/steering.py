@@ -151,7 +151,10 @@ async def _tell_why_it_waits(client: Client, run_id: str) -> None:
 
 
 async def _once_on_disk(client: Client, run_id: str, at: datetime) -> Run:
-    """The run as of then or later: a gate that is reached is told of at once, before it is on disk."""
+    """The run as of then or later: a gate that is reached is told of at once, before it is on disk.
+
+    One more look at the end, as the status of a run is read before its latest time.
+    """
     while (await client.get_run(run_id)).updated_at < at:  # noqa: ASYNC110 - nobody tells when it is
         await asyncio.sleep(LOOK_AGAIN_S)
     return await client.get_run(run_id)
