@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from pikkupy import EngineClosed, Event, EventKind, EventsLost, Pikku, RunNotFound, StepFailed, Workflow, current_step
+from pikkupy.core.model import Change, RunMove
 from pikkupy.engine import events as events_module
+from pikkupy.store import Done, Journal
 from pikkupy.testing import VirtualClock
 from tests.contract.waiting import BOTH, IN_THE_FILE
 
@@ -691,6 +693,91 @@ async def test_who_hears_that_a_run_is_parked_can_accept_its_code(db: Path) -> N
 
         assert (await engine.get_run("r")).status == "running"
         await waking
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["to be written", "written"])
+@pytest.mark.parametrize("comes", ["before", "meanwhile", "after"])
+async def test_who_hears_that_a_run_is_at_a_gate_finds_it_suspended(
+    comes: str, written: bool, db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slow the disk is and whenever the reader comes; what happens beside the gate is told after it."""
+    pikku, submit = Pikku(), Journal.submit
+    slow, held = asyncio.Event(), list[partial[None]]()
+
+    def flaky() -> None:
+        step = current_step()
+        assert step is not None
+        if step.attempt_count == 1:
+            raise OSError("first")
+
+    @pikku.workflow
+    async def flow(workflow: Workflow) -> None:
+        async def beside() -> None:
+            await workflow.do("beside", flaky, retries=1)
+            await workflow.do("later", lambda: 2)
+
+        await workflow.do("first", lambda: 1)
+        await asyncio.gather(workflow.suspend("gate"), beside())
+
+    def answer(done: Done, error: Exception | None) -> None:
+        if released:
+            done(error)
+        else:
+            held.append(partial(done, error))
+
+    def wait(journal: Journal, changes: Sequence[Change], done: Done) -> None:
+        if not released and any(isinstance(change, RunMove) for change in changes):
+            slow.set()
+        if not slow.is_set() or released:
+            submit(journal, changes, done)
+        elif written:
+            submit(journal, changes, partial(answer, done))
+        else:
+            held.append(partial(submit, journal, changes, done))
+
+    async def read(events: AsyncIterator[Event]) -> None:
+        async for event in events:
+            heard.append(told(event)[:2])
+            if event.kind is EventKind.SUSPENDED:
+                run = await engine.get_run("r")
+                on_disk.append((run.status, run.reason))
+            if heard[-1] == ("step_recorded", "later"):
+                await engine.cancel("r", "enough")
+
+    monkeypatch.setattr(Journal, "submit", wait)
+    released, heard, on_disk = False, list[tuple[str, ...]](), list[tuple[str, str | None]]()
+    async with asyncio.timeout(60), pikku.open(db, clock=VirtualClock()) as engine:
+        every = engine.events() if comes == "before" else None
+        reading = asyncio.ensure_future(read((await engine.start("flow", run_id="r")).events()))
+        if comes != "before":
+            reading.cancel()
+            await asyncio.wait([reading])
+        await slow.wait()
+        if comes == "meanwhile":
+            reading = asyncio.ensure_future(read(engine.run_events("r")))
+        for _ in range(100):
+            await engine.get_run("r")
+        seen = [*heard]
+        shown = [told(event)[:2] for event in await engine.some_events("r")]
+        released = True
+        for go_on in held:
+            go_on()
+        if comes == "after":
+            while (await engine.get_run("r")).status != "suspended":
+                await asyncio.sleep(0)
+            reading = asyncio.ensure_future(read(engine.run_events("r")))
+        await reading
+        everything = [] if every is None else [told(event)[:2] for event in await until(every, EventKind.RUN_ENDED)]
+
+    begun = [("run_started",), ("step_started", "first"), ("step_recorded", "first")]
+    assert shown == begun
+    assert seen == ([] if comes == "after" else begun)
+    assert on_disk == [("suspended", "gate")]
+    assert heard == [
+        *begun, ("suspended", "gate"), ("step_started", "beside"), ("attempt_failed", "beside"),
+        ("step_recorded", "beside"), ("step_started", "later"), ("step_recorded", "later"), ("run_ended", "enough"),
+    ]  # fmt: skip
+    assert everything in ([], heard)
 
 
 @pytest.mark.parametrize("question", [1, 2, 3])

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from msgspec import UNSET
 
-from pikkupy import Client, Run, RunHandle, clock
+from pikkupy import Client, RunHandle, clock
 from pikkupy.cli.exits import Exit, exit_of
 from pikkupy.cli.given import (
     PATIENCE,
@@ -59,7 +59,6 @@ from pikkupy.showing.words import clean, counted, record, short
 
 AT_ONCE = 16  # calls of one command on many runs
 TOLD = 20  # refusals that are told, a line each; `--json` has all
-LOOK_AGAIN_S = 0.02  # for what is about to be on disk
 SHOWN = 200  # characters of a value or reason in a line
 _OR_NEW = ", or let it go on with the code as it is: --accept new"
 
@@ -142,22 +141,12 @@ async def _tell_why_it_waits(client: Client, run_id: str) -> None:
     told: str | None = None
     async for event in client.run_events(run_id):
         if event.kind is EventKind.SUSPENDED:
-            run = await _once_on_disk(client, run_id, event.at)  # it may have been long ago
+            run = await client.get_run(run_id)  # it may have been long ago
             if run.status is RunStatus.SUSPENDED and run.reason != told:
                 told = run.reason
                 say(f"run {run_id} is suspended: {told}; `pikku runs resume` lets it go on")
         elif event.kind is EventKind.RESUMED:
             told = None
-
-
-async def _once_on_disk(client: Client, run_id: str, at: datetime) -> Run:
-    """The run as of then or later: a gate that is reached is told of at once, before it is on disk.
-
-    One more look at the end, as the status of a run is read before its latest time.
-    """
-    while (await client.get_run(run_id)).updated_at < at:  # noqa: ASYNC110 - nobody tells when it is
-        await asyncio.sleep(LOOK_AGAIN_S)
-    return await client.get_run(run_id)
 
 
 @runs.command

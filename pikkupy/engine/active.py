@@ -101,6 +101,7 @@ class ActiveRun:
         "_seq",
         "_set_aside",
         "_taken_over",
+        "_untold",
         "changed_at",
         "children",
         "ending",
@@ -135,6 +136,7 @@ class ActiveRun:
         self.home = home
         self._own_timers: OwnTimers | None = None  # most runs have none
         self.gates: dict[int, LiveStep] = {}  # that are shut, by position
+        self._untold: tuple[int, ...] = ()  # positions of those that are on their way to the disk
         self.reason = recorded.run.reason
         self.parked = recorded.run.parked
         self.children: dict[int | None, RunRow] = {}  # as recorded; the last attempt counts
@@ -173,6 +175,11 @@ class ActiveRun:
         """How many steps the run has reached."""
         return self._execution.reached
 
+    @property
+    def told(self) -> int:
+        """How many of them may be told of: nobody hears of a gate, and what came after it, before that is on disk."""
+        return self._untold[0] if self._untold else self._execution.reached
+
     # Commands
 
     def carry_out(self, commands: Commands) -> None:
@@ -186,11 +193,17 @@ class ActiveRun:
         self._keep_to_changes(commands)
         steps = self.steps
         self._take_over(calls)
+        gate = None
         for call in calls:
-            steps[call.position] = self._reached(call, now_us)
+            steps[call.position] = step = self._reached(call, now_us)
+            if call.kind is StepKind.SUSPEND and gate is None and self._is_new(step):
+                gate = call.position
         if commands.end is not None:
             self._end(commands.end)
             return
+        if gate is not None:
+            self._untold = (*self._untold, gate)
+            self.home.events.hold(self.run)
         if self.home.events.listening:
             self._tell_reached(calls, now_us)
         if commands.dropped or commands.armed:
@@ -202,6 +215,13 @@ class ActiveRun:
             gates.show(self)
         elif not calls:
             self.may_rest()
+        if gate is not None:
+            self.host.write([], self._gate_is_on_disk)
+
+    def _gate_is_on_disk(self) -> None:
+        self._untold = self._untold[1:]
+        if not self._untold:
+            self.home.events.release(self.run)
 
     def _dispatch_all(self, calls: Sequence[StepCall]) -> None:
         """Give all of these steps that are still asked for their next move: of very many some later."""
@@ -247,12 +267,16 @@ class ActiveRun:
     def _tell_reached(self, calls: Sequence[StepCall], now_us: int) -> None:
         for call in calls:
             step = self.steps.get(call.position)
-            if step is None or (step.recorded and call.position not in self._taken_over):
+            if step is None or not self._is_new(step):
                 continue  # it was told before
             row = step.unfinished_row()
             if call.kind is StepKind.SLEEP and row.wake_at is None:
                 row = structs.replace(row, wake_at=due_at(call, now_us))
             self.home.events.reached(self.run, row)
+
+    def _is_new(self, step: LiveStep) -> bool:
+        """True if the run has not reached it before, there."""
+        return not step.recorded or step.call.position in self._taken_over
 
     def _reached(self, call: StepCall, now_us: int) -> LiveStep:
         row = self._rows.pop(call.position, None) if self._rows else None

@@ -68,6 +68,11 @@ class UnderWay(Protocol):
         """How many steps it has reached."""
         ...
 
+    @property
+    def told(self) -> int:
+        """How many of them events may tell of."""
+        ...
+
     def live_rows(self) -> list[StepRow]:
         """Its steps without an outcome."""
         ...
@@ -413,10 +418,11 @@ async def past_of(asked: Asked, run_id: str, place: int, reached: int) -> Past:
 
     while True:
         active = asked.memory.active.get(run_id)
-        here = math.inf if active is None else active.reached
-        rows = await _step_rows(asked, row, read)
+        here = math.inf if active is None else active.told
+        rows = [step for step in await _step_rows(asked, row, read) if step.position < here]
         # Of later steps, which are left out, nothing is told yet; nor of what came after: its place would hide theirs.
-        until = min((step.seq for step in found if step.seq and step.position >= here), default=MAX_INTEGER)
+        placed: list[StepRow | AttemptRow] = [*found, *(attempt for attempt in attempts if not attempt.name)]
+        until = min((row.seq for row in placed if row.seq and row.position >= here), default=MAX_INTEGER)
         before, row = row, await asked.row(run_id)
         if row.status is before.status:
             begun = row.starts_at <= asked.now_us()

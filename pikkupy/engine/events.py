@@ -113,6 +113,7 @@ class Hub:
         self._kept: deque[Event] = deque(maxlen=KEPT)
         self._everything: WeakSet[EngineEvents] = WeakSet()
         self._of_runs: dict[int, set[ReferenceType[RunEvents]]] = {}  # by number; those who are gone go
+        self._held: dict[int, list[_Told]] = {}  # what is told of a run that is held, by number
 
     # What is told
 
@@ -139,11 +140,24 @@ class Hub:
         self.tell(run, _told(run, kind, at, **facts))
 
     def set_aside(self, run: RunRow, row: SignalRow) -> None:
-        for reader in self._readers_of(run.number):
-            reader.hear(_set_aside(row))
+        self.tell(run, _set_aside(row))
+
+    def hold(self, run: RunRow) -> None:
+        """Until `release`, what is told of the run is kept back, whoever comes to listen meanwhile."""
+        self._held.setdefault(run.number, [])
+        self.listening = True
+
+    def release(self, run: RunRow) -> None:
+        """Tell what was kept back."""
+        for told in self._held.pop(run.number):
+            self.tell(run, told)
+        self._still_listening()
 
     def tell(self, run: RunRow, told: _Told) -> None:
         """To everybody who listens."""
+        if run.number in self._held:
+            self._held[run.number].append(told)
+            return
         if self._keeps and told.event is not None:
             self._next += 1
             event = structs.replace(told.event, seq=self._next)
@@ -189,7 +203,10 @@ class Hub:
             readers.discard(reader)
             if not readers:
                 del self._of_runs[number]
-        self.listening = self._keeps or bool(self._of_runs)
+        self._still_listening()
+
+    def _still_listening(self) -> None:
+        self.listening = self._keeps or bool(self._of_runs) or bool(self._held)
 
     def close(self, error: Exception) -> None:
         """The engine is left."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pikkupy.core.machine import RunEvent
 from pikkupy.core.model import Change
 from pikkupy.core.outcomes import Succeeded
@@ -18,13 +20,20 @@ def show(run: Resident) -> None:
     for step in gates:
         step.recorded = True
     reason = "; ".join(without_ordinal(step.call.name) for step in gates) or None
+    back = False  # at them, after a mend
     if run.parked is not None or reason != run.reason:
-        if gates and not changes and run.reason is None and run.home.events.listening:  # back at them after a mend
-            run.home.events.moved(run.run, EventKind.SUSPENDED, run.host.now_us(), reason=reason)
+        back = bool(gates) and not changes and run.reason is None
         changes.append(run.moved(RunEvent.SUSPEND if gates else RunEvent.RESUME, reason))
         run.log().info("run_suspended" if gates else "run_resumed", **({"reason": reason} if reason else {}))
     if changes:
-        run.host.write(changes, run.may_rest)
+        run.host.write(changes, partial(_is_shown, run, run.host.now_us(), reason) if back else run.may_rest)
+
+
+def _is_shown(run: Resident, now_us: int, reason: str | None) -> None:
+    """It is on disk that the run is suspended again."""
+    if run.home.events.listening:
+        run.home.events.moved(run.run, EventKind.SUSPENDED, now_us, reason=reason)
+    run.may_rest()
 
 
 def resume(run: Resident, done: Done) -> bool:

@@ -10,17 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from pikkupy import Client, EngineClosed, Pikku, Run, Workflow
-from pikkupy.cli import steering
+from pikkupy import Client, EngineClosed, Pikku, Workflow
 from pikkupy.cli.app import run
-from pikkupy.core.model import RunStatus
 from tests.children import child
 from tests.cli.shell import ROOT, Ended, asked, command, environment, minds_ctrl_c, on_terminal, piped, unread
 from tests.journals import application, contents, fill
@@ -174,42 +170,6 @@ def test_who_waits_for_a_run_is_told_if_it_is_suspended(pikku: Any, journal: Pat
         assert waits.stderr.readline() == said
         assert pikku("runs", "resume", "shut in").code == 0
         assert (waits.wait(20), waits.stdout.read(), waits.stderr.read()) == (0, '"open"\n', "")
-
-
-async def test_a_gate_that_is_not_on_disk_yet_when_it_is_told_of_is_waited_for(
-    db: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nobody would say again that the run is suspended."""
-    own, looks = Pikku(), list[RunStatus]()
-
-    @own.workflow
-    async def gate(workflow: Workflow) -> None:
-        await workflow.suspend("look")
-
-    async def look(self: Client, run_id: str) -> Run:
-        run = await get_run(self, run_id)
-        while run.status is not RunStatus.SUSPENDED:
-            run = await get_run(self, run_id)
-        if len(looks) < 3:
-            run = msgspec.structs.replace(
-                run, status=RunStatus.RUNNING, reason=None, updated_at=run.created_at - timedelta(days=1)
-            )
-        looks.append(run.status)
-        return run
-
-    get_run = Client.get_run
-    monkeypatch.setattr(Client, "get_run", look)
-    async with asyncio.timeout(60), own.open(db) as engine, own.connect(db) as client:
-        await engine.start(gate, run_id="r")
-        telling = asyncio.ensure_future(steering._tell_why_it_waits(client, "r"))
-        said = ""
-        while not said:
-            await asyncio.sleep(0)
-            said = capsys.readouterr().err
-        telling.cancel()
-
-    assert said == "pikku: run r is suspended: look; `pikku runs resume` lets it go on\n"
-    assert looks == [RunStatus.RUNNING] * 3 + [RunStatus.SUSPENDED] * 2
 
 
 def test_an_output_of_a_class_that_only_the_application_has_is_shown_plainly(pikku: Any) -> None:

@@ -504,6 +504,13 @@ DEFECTS = (
         "LONGEST_NAP_S = 86_400.0",
         "test_simulation.py::test_a_timer_that_oversleeps_is_found",
     ),
+    Defect(
+        "tell of a gate before it is on disk",
+        "engine/active.py",
+        "            self.host.write([], self._gate_is_on_disk)\n",
+        "            self._gate_is_on_disk()\n",
+        "test_events.py",
+    ),
     # What the simulator finds by what it knows from outside
     Defect(
         "tell of a resume before it is on disk",
