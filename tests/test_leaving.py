@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 
 from pikkupy import Engine, EngineClosed, JournalError, Pikku, Workflow
 from pikkupy.core.model import Recorded
+from pikkupy.core.outcomes import Outcome
 from pikkupy.store import Journal, connection
 from pikkupy.testing import VirtualClock
+from pikkupy.workers.thread_attempts import ThreadAttempt
 from tests.contract.waiting import IN_THE_FILE
 
 elsewhere = Pikku()
@@ -208,12 +211,24 @@ async def test_no_body_begins_after_the_journal_has_stopped(kind: str, db: Path)
 
 
 @pytest.mark.parametrize("kind", ["inline", "async", "thread"])
-async def test_no_body_begins_that_was_about_to_when_the_journal_stopped(kind: str, db: Path) -> None:
-    """Its attempt is there already; that the journal has stopped is told behind it, in the next turn of the loop."""
+async def test_no_body_begins_that_was_about_to_when_the_journal_stopped(
+    kind: str, db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its attempt is there already; that the journal has stopped is told behind it, in the next turn of the loop. A
+    thread comes to it only then."""
     pikku, begun, journals = Pikku(), list[str](), list[Journal]()
+    stopped, over, work = threading.Event(), threading.Event(), ThreadAttempt._work
+
+    def late(attempt: ThreadAttempt) -> Outcome:
+        stopped.wait(30)
+        try:
+            return work(attempt)
+        finally:
+            over.set()
 
     async def stop() -> None:
         journals[0].fail(JournalError("the disk is gone"))
+        asyncio.get_running_loop().call_soon(stopped.set)
 
     async def body() -> None:
         begun.append(kind)
@@ -231,8 +246,10 @@ async def test_no_body_begins_that_was_about_to_when_the_journal_stopped(kind: s
         about_to = {"inline": body, "async": in_async, "thread": on_thread}[kind]
         await asyncio.gather(workflow.do("stop", stop), workflow.do("step", about_to))
 
+    monkeypatch.setattr(ThreadAttempt, "_work", late)
     await run_until_it_stops(pikku.open(db), journals)
 
+    assert kind != "thread" or over.wait(30)
     assert begun == []
 
 
