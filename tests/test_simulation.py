@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -379,10 +381,47 @@ def test_a_history_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch, capsys: p
         assert told["histories"] > 1
 
 
+@pytest.mark.parametrize("is_terminal", [False, True], ids=["file", "terminal"])
+def test_progress_is_told_as_often_as_it_is_wanted(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal as a bar that stays in its line and is gone at the end, elsewhere as lines."""
+    screen, now_s = io.StringIO(), [0.0]
+    monkeypatch.setattr(screen, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(simulation, "monotonic_s", lambda: now_s[0])
+    progress = simulation.Progress(200)
+    for done in (0, 50, 100):
+        now_s[0] += simulation.LINE_S / 2
+        progress.tell(done)
+    progress.clear()
+
+    lines = [
+        "0 of 200 crashes, 0/s, 1,000 s to go",
+        "50 of 200 crashes, 5/s, 30 s to go",
+        "100 of 200 crashes, 7/s, 15 s to go",
+    ]
+    bars = [" " * 30, "#" * 7 + " " * 23, "#" * 15 + " " * 15]
+    if is_terminal:
+        told = "".join(f"\r[{bar}] {line}\x1b[K" for bar, line in zip(bars, lines, strict=True))
+        assert screen.getvalue() == f"{told}\r\x1b[K"
+    else:
+        assert screen.getvalue() == f"{lines[1]}\n"
+
+
+@pytest.mark.parametrize("option", ["--crashes", "--jobs"])
+@pytest.mark.parametrize("value", ["0", "-5", "1.5", "many"])
+def test_a_number_that_none_can_be_is_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is simulated."""
+    with pytest.raises(SystemExit) as ended:
+        simulation.main([option, value])
+    assert ended.value.code == 2
+    assert f"argument {option}: {value!r}: use a whole number of 1 or more" in capsys.readouterr().err
+
+
 def test_progress_is_told_in_plain_lines_where_no_terminal_is() -> None:
     """No control characters; the table at the end names what cannot happen."""
     ended = simulate("--seed", "1", "--crashes", "40", "--jobs", "1")
     assert ended.returncode == 0, ended.stderr
     assert "\x1b" not in ended.stdout + ended.stderr
     assert "-: cannot happen" in ended.stdout
+    assert re.search(r"^0: \d+ that can happen have not; ", ended.stdout, re.MULTILINE)
     assert "from seed 1 (version " in ended.stdout

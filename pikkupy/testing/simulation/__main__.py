@@ -53,9 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pikkupy.testing.simulation", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--crashes", type=int, default=1_000, help="simulated crashes (1000)")
+    parser.add_argument("--crashes", type=_at_least_one, default=1_000, help="simulated crashes (1000)")
     parser.add_argument("--seed", type=int, help="of the first history (another one each time)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one per core)")
+    parser.add_argument("--jobs", type=_at_least_one, default=os.cpu_count() or 1, help="processes (one per core)")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     parser.add_argument(
         "--only", type=int, metavar="SEED", help="one history: its trace, or the promise that it breaks"
@@ -69,6 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.histories is not None:
         return _work(first, options.histories)
     return _all(first, options.crashes, options.jobs, as_json=options.json)
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: use a whole number of 1 or more")
+    return int(text)
 
 
 def _say(text: str) -> None:
@@ -246,7 +252,10 @@ class Totals:
             f"{self.counts['idle crashes']:,} of them while nothing was under way, in {took_s:,.0f} s "
             f"({self.crashes / max(took_s, 1e-9):,.0f}/s), {len(self.violations)} violations"
         )
-        return "\n".join([head, *rows, "-: cannot happen. A fault counts in each line that it meets.", "", said])
+        notes = ["-: cannot happen. A fault counts in each line that it meets."]
+        if self.missed:
+            notes.append(f"0: {len(self.missed)} that can happen have not; 20,000 crashes have met all.")
+        return "\n".join([head, *rows, *notes, "", said])
 
     def _cell(self, what: str, phase: str) -> str:
         return f"{self.cells[f'{what} in {phase}']:,}" if is_possible(what, phase) else "-"
