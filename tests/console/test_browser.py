@@ -13,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from pikkupy import Pikku, StepFailed, Workflow
+from pikkupy import Pikku, StepFailed, Workflow, current_step
 from tests.console.conftest import Watched
 from tests.console.stage import Stage, staged
 from tests.http.shop import TOKEN, pikku
@@ -117,9 +117,12 @@ def test_a_link_from_another_site_leads_to_its_page(browser: Browser, stage: Sta
     context.close()
 
 
-def test_the_list_is_filtered_by_what_is_in_the_url(browser: Browser, stage: Stage, watched: Watched) -> None:
+@pytest.mark.parametrize("scripted", [True, False], ids=["JavaScript", "no JavaScript"])
+def test_the_list_is_filtered_by_what_is_in_the_url(
+    browser: Browser, stage: Stage, watched: Watched, scripted: bool
+) -> None:
     stage.call(some(stage))
-    page = entered(browser, stage, watched)
+    page = entered(browser, stage, watched, java_script_enabled=scripted)
     rows = page.locator("tbody tr")
     expect(rows).to_have_count(8)
     expect(page.get_by_role("link", name="failed 1")).to_be_visible()
@@ -740,3 +743,159 @@ def test_under_a_prefix_and_read_only(browser: Browser, db: Path, watched: Watch
         stage.call(stage.engine.retry("fails"))
         page.goto(f"{stage.url}/console/runs/fails/confirm/retry")
         expect(page.get_by_role("alert")).to_contain_text("read-only")
+
+
+family = Pikku()
+
+
+@family.workflow
+async def errand(workflow: Workflow) -> str:
+    """What the child does."""
+    return await workflow.do("buy", lambda: "bread")
+
+
+@family.workflow
+async def household(workflow: Workflow) -> str:
+    """A step that fails at first, a sleep and a child."""
+
+    def light() -> str:
+        step = current_step()
+        assert step is not None
+        if step.attempt_count == 1:
+            raise ValueError("too damp")
+        return "lit"
+
+    await workflow.do("light", light, retries=1, retry_delay="200ms")
+    await workflow.sleep("rest", "200ms")
+    return await workflow.do("errand", errand)
+
+
+@pytest.mark.parametrize("scripted", [True, False], ids=["JavaScript", "no JavaScript"])
+def test_a_run_leads_to_its_child_and_back(browser: Browser, db: Path, watched: Watched, scripted: bool) -> None:
+    with staged(family, db) as stage:
+        assert stage.call(stage.engine.run(household, run_id="parent")) == "bread"
+        page = entered(browser, stage, watched, "runs/parent", java_script_enabled=scripted)
+        expect(page.locator("dt", has_text="Parent")).to_have_count(0)
+        page.get_by_role("link", name="parent/errand", exact=True).click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("parent/errand")
+        expect(page.get_by_role("cell", name="buy", exact=True)).to_be_visible()
+        page.locator(".facts div", has_text="Parent").get_by_role("link", name="parent", exact=True).click()
+        expect(page).to_have_url(f"{stage.url}/console/runs/parent")
+        expect(page.get_by_role("cell", name="rest", exact=True)).to_be_visible()
+
+
+def test_a_retry_is_hatched_and_a_sleep_is_thin(browser: Browser, db: Path, watched: Watched) -> None:
+    """What is between attempts is told from work by more than its colour, and so is what only waits."""
+    with staged(family, db) as stage:
+        stage.call(stage.engine.run(household, run_id="parent"))
+        page = entered(browser, stage, watched, "runs/parent")
+        kinds = "bars => bars.map(bar => bar.getAttribute('class'))"
+        bars = page.locator(".bars .bar")
+        expect(bars).to_have_count(5)
+        assert sorted(bars.evaluate_all(kinds)) == ["bar child", "bar failed", "bar retry", "bar sleep", "bar work"]
+
+        def drawn(kind: str) -> tuple[str, float, float]:
+            bar = page.locator(f".bars .bar.{kind}")
+            box = bar.bounding_box()
+            assert box is not None
+            return bar.evaluate("bar => getComputedStyle(bar).fill"), box["width"], box["height"]
+
+        retry, sleep, work, failed = (drawn(kind) for kind in ("retry", "sleep", "work", "failed"))
+        assert retry[0] == 'url("#hatch")'
+        stripe, pattern = page.locator("#hatch .hatch"), page.locator("#hatch")
+        assert float(stripe.get_attribute("width") or 0) < float(pattern.get_attribute("width") or 0)
+        assert "rotate(45)" in (pattern.get_attribute("patternTransform") or "")
+        assert stripe.evaluate("one => getComputedStyle(one).fill") not in ("none", "rgb(0, 0, 0)")
+        assert all(one[0].startswith("rgb(") for one in (sleep, work, failed))
+        assert len({sleep[0], work[0], failed[0]}) == 3
+        assert retry[1] > 20 and sleep[1] > 20  # both have lasted, and can be seen
+        assert sleep[2] < work[2] / 2 and failed[2] == pytest.approx(work[2], abs=1)
+        legend = page.get_by_role("list", name="What the bars mean").locator("li")
+        expect(legend.filter(has_text="between attempts").locator(".bar.retry")).to_have_count(1)
+        expect(legend.filter(has_text="sleep").locator(".bar.sleep")).to_have_attribute("height", "4")
+
+
+@pytest.mark.parametrize("scripted", [True, False], ids=["JavaScript", "no JavaScript"])
+def test_what_is_recorded_is_beside_what_the_code_asks_for(
+    browser: Browser, db: Path, watched: Watched, scripted: bool
+) -> None:
+    with staged(older, db) as stage:
+        stage.call(parked(stage))
+    with staged(pikku, db) as stage:
+        page = entered(browser, stage, watched, "runs/parked", java_script_enabled=scripted)
+        table = page.get_by_role("table", name="The first difference")
+        heads = table.get_by_role("columnheader")
+        expect(heads).to_have_text(["Step", "Recorded", "The code asks for"])
+        cells = table.get_by_role("cell")
+        expect(cells).to_have_count(3)
+        expect(cells.nth(0)).to_have_text("1: Charge")
+        expect(cells.nth(1)).to_contain_text("'Charge' (")
+        expect(cells.nth(2)).to_contain_text("'go' (")
+        left, right = (cells.nth(number).bounding_box() for number in (1, 2))
+        assert left is not None and right is not None
+        assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"] + 1
+
+
+@family.workflow
+async def counts_up(workflow: Workflow, data: int) -> int:
+    """So many steps."""
+    for number in range(data):
+        await workflow.do(f"step {number}", lambda number=number: number)
+    return data
+
+
+def test_every_page_is_read_without_scripts(browser: Browser, db: Path, watched: Watched) -> None:
+    """The list by its parts, the overview, the workflows, the events and the steps by theirs."""
+    with staged(family, db) as stage:
+        for number in range(70):
+            stage.call(stage.engine.run(errand, run_id=f"run {number}"))
+        stage.call(stage.engine.run(counts_up, 450, run_id="long"))
+        page = entered(browser, stage, watched, "?workflow=errand", java_script_enabled=False)
+        rows = page.locator("tbody tr")
+        expect(rows).to_have_count(50)
+        expect(rows.first).to_contain_text("run 69")
+        page.get_by_role("link", name="Older", exact=True).click()
+        expect(rows).to_have_count(20)
+        expect(rows.last).to_contain_text("run 0")
+        expect(page.get_by_role("link", name="Older", exact=True)).to_have_count(0)
+        page.get_by_role("link", name="Newest", exact=True).click()
+        expect(rows.first).to_contain_text("run 69")
+
+        page.get_by_role("link", name="Overview").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+        expect(page.locator("svg.chart rect")).not_to_have_count(0)
+        expect(page.locator("section", has_text="Workers").locator("tbody tr")).to_have_count(3)
+        page.get_by_role("link", name="completed 71").click()
+        expect(page).to_have_url(f"{stage.url}/console/?status=completed")
+
+        page.get_by_role("link", name="Workflows").click()
+        row = page.get_by_role("row", name="errand")
+        expect(row).to_contain_text("What the child does.")
+        row.get_by_role("link", name="70", exact=True).click()
+        expect(page).to_have_url(f"{stage.url}/console/?workflow=errand&status=completed")
+        expect(rows).to_have_count(50)
+
+        page.goto(f"{stage.url}/console/runs/long?page=1")
+        steps = page.locator("tr[id^=step]")
+        for count, first in ((200, "step 0"), (200, "step 200"), (50, "step 400")):
+            expect(steps).to_have_count(count)
+            expect(steps.first.locator("td").nth(1)).to_have_text(first)
+            if count == 200:
+                page.get_by_role("link", name="later", exact=True).click()
+        expect(page.locator(".pages")).to_contain_text("page 3 of 3")
+        expect(page.get_by_role("link", name="later", exact=True)).to_have_count(0)
+        page.get_by_role("link", name="earlier", exact=True).click()
+        expect(steps.first.locator("td").nth(1)).to_have_text("step 200")
+
+        page.get_by_role("link", name="Events", exact=True).click()
+        names, seen = page.locator("tbody td:nth-child(3)"), list[str]()
+        seen += names.all_text_contents()
+        while (further := page.get_by_role("link", name="Further", exact=True)).count():
+            before = page.url
+            further.click()
+            expect(page).not_to_have_url(before)
+            expect(page.get_by_role("link", name="from the beginning")).to_be_visible()
+            seen += names.all_text_contents()
+        assert {name.partition(" attempt")[0] for name in seen} >= {f"step {number}" for number in range(450)}
+        page.get_by_role("link", name="Back to the run").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("long")
