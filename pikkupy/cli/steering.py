@@ -243,7 +243,11 @@ async def approvals(
     engine_wait: Wait = PATIENCE,
     json: AsJson = False,
 ) -> Exit:
-    """Say what a run waits to be decided, with JSON Schema of each decision: not which signals it waits for."""
+    """Say what a run waits to be decided, with JSON Schema of each decision: not which signals it waits for.
+
+    It changes nothing, but asks an engine, as only the workflow's code knows the type of a decision. `pikku runs show`
+    says from the file alone for which signals or decisions a run waits.
+    """
     path, run_id = named(file, run)
     async with connected(path, engine_wait) as client:
         waits = await client.approvals(run_id)
@@ -316,7 +320,8 @@ async def tail(
 ) -> Exit:
     """Show what has happened to a run, and what happens, until it has ended; then the exit code says how.
 
-    Of a run that has ended the file alone tells it. With `--all` what happens to all runs, until Ctrl-C; what happens
+    Of a run that has ended the file alone tells it; of another one, without an engine, what is recorded, and then an
+    engine is waited for. With `--all` what happens to all runs, until Ctrl-C; what happens
     while one engine follows another is not told, and that is said.
     """
     screen = Screen()
