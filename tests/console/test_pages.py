@@ -23,7 +23,7 @@ from starlette.routing import Mount
 
 from pikkupy import Engine, EngineClosed, Pikku, Run, RunFailed, RunNotFound, StepFailed, Workflow
 from pikkupy.clock import SystemClock
-from pikkupy.console import CONSOLE, finding, pages, steering
+from pikkupy.console import CONSOLE, finding, pages, rendering, steering
 from pikkupy.console.overview import at_most
 from pikkupy.console.printing import LONGEST, printed
 from pikkupy.console.rendering import STATIC
@@ -607,6 +607,40 @@ async def test_each_attempt_says_what_went_wrong(db: Path, monkeypatch: pytest.M
         page = (await http.get("/console/runs/r")).text
         assert "try 20 of ***</p>" in page and "line two of 20\n" not in page
         assert page.count("Traceback (most recent") == 4
+
+
+@pytest.mark.parametrize(
+    ("message", "traceback", "whole"),
+    [
+        ("no money", "", "ValueError: no money"),
+        ("no money\nat all", "", "ValueError: no money\nat all"),
+        ("no money", "File x\nValueError: no money", "File x\nValueError: no money"),
+        ("no <money>", "File x", "ValueError: no <money>\n\nFile x"),
+    ],
+    ids=["one line", "lines", "traceback", "traceback without it"],
+)
+def test_every_error_can_be_copied_whole(message: str, traceback: str, whole: str) -> None:
+    """What is copied is what stands before the button: the type, the message, and the traceback if there is one."""
+    macros: Any = rendering._templates().get_template("_macros.html").module
+    shown = str(macros.error({"type": "ValueError", "message": message, "traceback": traceback}))
+    before, button, after = shown.partition('<button type="button" class="copy"')
+    assert button and "<button" not in after
+    element = re.split(r"<(?:p|pre)\b[^>]*>", before)[-1].rstrip()
+    assert element.endswith(("</p>", "</pre>"))
+    assert html.unescape(re.sub(r"<[^>]*>", "", element)) == whole
+
+
+async def test_a_value_is_taken_away_as_a_file_and_never_shown(db: Path) -> None:
+    """S4: a browser keeps it, whatever stands in it, and does not guess what it is."""
+    async with pikku.open(db) as engine, caller(engine.asgi(token=TOKEN, console=True)) as http:
+        await engine.run("echo", "<script>alert(1)</script>", run_id="r")
+        await engine.run("order", {"number": 1}, run_id="o")
+        for path in ("r/value/input", "r/value/output", "o/value/step:double"):
+            answer = await http.get(f"/console/runs/{path}")
+            assert answer.status_code == 200
+            assert answer.headers["content-type"] == "application/octet-stream"
+            assert answer.headers["content-disposition"] == "attachment; filename=value.json"
+            assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_a_run_under_way_is_sent_anew_only_when_it_has_changed(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
