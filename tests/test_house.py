@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,3 +143,32 @@ def test_each_thing_has_its_one_place(path: Path) -> None:
     assert "pickle" not in names
     if room not in {"cli", "core", "__main__"}:
         assert "print(" not in source
+
+
+SECRET = re.compile("token|digest|signature|signed|secret|seal", re.IGNORECASE)  # in the name of what holds one
+COMPARED = {"control/server.py": 1, "http/tokens.py": 3}  # so often in constant time
+
+
+@pytest.mark.parametrize("room", ["console", "control", "http"])
+def test_secrets_are_compared_in_constant_time(room: str) -> None:
+    """S7: by `hmac.compare_digest`, and never by `==`, which ends at the first difference.
+
+    A digest may be looked up (`in`): who does not know the secret cannot choose how a digest of a guess begins.
+    """
+    counted = dict[str, int]()
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) == "hmac.compare_digest":
+                counted[name] = counted.get(name, 0) + 1
+            if isinstance(node, ast.Compare) and any(isinstance(one, ast.Eq | ast.NotEq) for one in node.ops):
+                assert not secrets_in(node), f"{path}:{node.lineno}: {ast.unparse(node)}"
+    assert counted == {name: times for name, times in COMPARED.items() if name.startswith(f"{room}/")}
+
+
+def secrets_in(node: ast.AST) -> set[str]:
+    """Names in it that say that they hold a secret; how long one is may be known."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "len":
+        return set()
+    own = {getattr(node, "id", ""), getattr(node, "attr", "")}
+    return {name for name in own if SECRET.search(name)}.union(*map(secrets_in, ast.iter_child_nodes(node)))
