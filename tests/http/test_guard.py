@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
+import select
+import socket
 import stat
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +28,8 @@ from pikkupy.http.limits import Rate, Streams
 from pikkupy.http.problems import Refused
 from pikkupy.http.tokens import FAILURES, LONGEST_WAIT_S, MOST_ADDRESSES, Failures, token_of_file, token_path
 from pikkupy.mounting import HttpSettings
+from tests.children import child
+from tests.cli.shell import command, environment
 from tests.http.shop import HOST, TOKEN, caller, pikku, served
 
 READER = "may-look-at-everything"
@@ -399,6 +406,49 @@ async def test_a_body_is_counted_as_it_arrives(db: Path) -> None:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
             answer = await http.post("/api/runs", content=b"{}", headers={"content-type": kind})
             assert answer.status_code == 415
+
+
+def test_no_body_takes_much_memory(tmp_path: Path) -> None:
+    """S8: one without end, a wide one and a deep one are refused by a real server, which hardly grows meanwhile."""
+    arguments = command("run", "tests.http.shop:pikku", "app.db", "--http", "127.0.0.1:0")
+    with child(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stderr is not None
+        said = (json.loads(line) for line in process.stderr)
+        next(line for line in said if line["event"] == "engine_opened")
+        url = next(line["url"] for line in said if line["event"] == "http_serving")
+        port, token = int(url.rpartition(":")[2]), (tmp_path / "app.db.token").read_text().strip()
+
+        def status(parts: Iterable[bytes], length: int | None) -> int:
+            """Of the answer to a body that is sent until there is one."""
+            kind = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+            head = f"POST /api/runs HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n"
+            with socket.create_connection(("127.0.0.1", port), 30) as line:
+                line.sendall(f"{head}Content-Type: application/json\r\n{kind}\r\n\r\n".encode())
+                with suppress(ConnectionError):  # once it has answered it need not listen
+                    for part in parts:
+                        line.sendall(part if length is not None else b"%x\r\n%b\r\n" % (len(part), part))
+                        if select.select([line], [], [], 0.005)[0]:
+                            break
+                return int(line.recv(65_536).split()[1])
+
+        def body(text: bytes) -> int:
+            return status((text[at : at + 65_536] for at in range(0, len(text), 65_536)), len(text))
+
+        def peak() -> int:
+            """Bytes that it has had in memory at most."""
+            facts = Path(f"/proc/{process.pid}/status").read_text()
+            return int(facts.partition("VmHWM:")[2].split()[0]) * 1024
+
+        start = b'{"workflow": "echo", "input": %b}'
+        assert (body(start % b"1"), body(start % (b"[" * 100 + b"]" * 100)), body(start)) == (202, 422, 400)
+        before = peak()
+        assert status(itertools.repeat(b"[" * 65_536), None) == 413
+        wide = b"{%b}" % b",".join(b'"%d":0' % number for number in range(1_000_000))
+        assert body(start % wide) == 413
+        assert body(start % (b"{%b}" % b",".join([b'"":0'] * 200_000))) == 422  # as wide as it may be long
+        assert body(start % (b"[" * 100_000 + b"]" * 100_000)) == 422
+        assert peak() - before <= 8 * HttpConfig().max_body
+        assert body(start % b"2") == 202
 
 
 @pytest.mark.parametrize(
