@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from pikkupy.cli.app import run
-from tests.cli.shell import COLOURS, command, environment, on_terminal, piped
+from tests.children import child
+from tests.cli.shell import COLOURS, command, environment, minds_ctrl_c, on_terminal, piped
+from tests.cli.test_console import Shown
 from tests.journals import cut_off, fill
 from tests.security.hostile import HOSTILE, NAMES, VALUES, ids, make, poison
 
@@ -120,9 +123,11 @@ WATCH = """
 import sys
 FORBIDDEN = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pickle.find_class"}
 FORBIDDEN |= {"socket.connect", "marshal.load"}
+if {"tail", "console"} & set(sys.argv):
+    FORBIDDEN.remove("socket.connect")  # they ask whether an engine has the file open
 seen = []
-READ = (".db", ".db.owner")  # of which the doctor reads the beginning
-MADE = (".pikku-backup-", "made.")  # what becomes the copy, and what is written where it was asked for
+READ = (".db", ".db.owner", ".db.port")  # the doctor reads how the first begins, who asks an engine where it is
+MADE = (".pikku-backup-", "made.", "app.db.token")  # what becomes the copy, what was asked for, the key of the console
 def hook(event, arguments):
     if event in ("open", "os.remove", "os.rename") and not isinstance(arguments[0], int):
         folder = arguments[1] if event == "os.remove" else -1
@@ -149,6 +154,7 @@ sys.exit(code)
     [
         ["runs", "list"],
         ["runs", "show", "done"],
+        ["runs", "tail", "done"],
         ["counts"],
         ["doctor"],
         ["runs", "list", "--json"],
@@ -161,14 +167,7 @@ sys.exit(code)
 )
 def test_commands_that_read_run_nothing_of_the_folder_they_are_in(tmp_path: Path, arguments: list[str]) -> None:
     """Neither an application, nor what has the name of a library, nor a configuration: no such file is even opened."""
-    for name in ("app", "sitecustomize", "usercustomize", "rich", "cyclopts", "msgspec", "pikkupy", "json"):
-        (tmp_path / f"{name}.py").write_text("open('pwned', 'w')\n")
-    (tmp_path / "app.pth").write_text("import os; open('pwned', 'w')\n")
-    for name in ("pikkupy.toml", "pyproject.toml", ".env"):
-        (tmp_path / name).write_text("[tool.pikkupy]\napp = 'app:pikku'\n")
-    journal = tmp_path / "app.db"
-    cut_off(journal)
-    poison(journal, HOSTILE["class"], VALUES, checksums=True)
+    lay_traps(tmp_path)
 
     done = subprocess.run(
         [sys.executable, "-P", "-c", WATCH, *arguments],
@@ -182,6 +181,38 @@ def test_commands_that_read_run_nothing_of_the_folder_they_are_in(tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
     assert not (tmp_path / "pwned").exists()
+
+
+def test_the_console_of_a_file_runs_nothing_of_the_folder_it_is_in(tmp_path: Path) -> None:
+    """Nor do the pages that it shows."""
+    lay_traps(tmp_path)
+    arguments = [sys.executable, "-P", "-c", WATCH, "console", "app.db", "--engine-wait", "0s", "--http", "127.0.0.1:0"]
+
+    with child(
+        arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=minds_ctrl_c
+    ) as process:
+        console = Shown(process)
+        pages = [console.ask(f"/console/{path}")[0] for path in ("", "runs/done", "runs/done/events", "overview")]
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        code = process.wait(20)
+
+    assert (code, pages) == (0, [200] * 4), said
+    assert said.splitlines()[-1] == "[]"
+    assert not (tmp_path / "pwned").exists()
+
+
+def lay_traps(folder: Path) -> None:
+    """A journal, beside files that would be run or read by who looks for them there."""
+    for name in ("app", "sitecustomize", "usercustomize", "rich", "cyclopts", "msgspec", "pikkupy", "json"):
+        (folder / f"{name}.py").write_text("open('pwned', 'w')\n")
+    (folder / "app.pth").write_text("import os; open('pwned', 'w')\n")
+    for name in ("pikkupy.toml", "pyproject.toml", ".env"):
+        (folder / name).write_text("[tool.pikkupy]\napp = 'app:pikku'\n")
+    journal = folder / "app.db"
+    cut_off(journal)
+    poison(journal, HOSTILE["class"], VALUES, checksums=True)
 
 
 @pytest.mark.parametrize("umask", ["000", "022", "077"])
