@@ -64,7 +64,7 @@ class Writer:
     def __init__(self, path: str, epoch: int, failpoint: Failpoint | None) -> None:
         self._path = path
         self._epoch = epoch
-        self._reach = failpoint or _pass_by
+        self._reach = failpoint
 
     def prepare(self, db: sqlite3.Connection) -> None:
         """Make the view and the triggers of `writing.sql`, in the connection alone, if it has none."""
@@ -102,33 +102,31 @@ class Writer:
             if op.error is not None:
                 raise JournalError(op.error)
         planned = list(statements(ops, self._epoch))
-        if not planned:
-            return
-        self._reach("before_begin")
-        if len(planned) == 1:
-            self._write_alone(db, *planned[0])
-        else:
+        if len(planned) > 1 or self._reach is not None:
             self._write_between(db, planned)
-        self._reach("after_commit")
-
-    def _write_alone(self, db: sqlite3.Connection, sql: str, parameters: Sequence[object]) -> None:
-        """One statement is a transaction by itself; none of its places can be told but those before it."""
-        self._reach("after_begin")
-        self._reach("before_commit")
-        db.execute(sql, parameters)
+            return
+        for sql, parameters in planned:  # one statement is a transaction by itself
+            db.execute(sql, parameters)
 
     def _write_between(self, db: sqlite3.Connection, planned: Sequence[Statement]) -> None:
-        """Many with BEGIN and COMMIT."""
+        """The same with BEGIN and COMMIT, for many statements, or if somebody wants to know of the places between."""
+        reach = self._reach
+        if reach is not None:
+            reach("before_begin")
         db.execute("BEGIN IMMEDIATE")
         try:
-            self._reach("after_begin")
+            if reach is not None:
+                reach("after_begin")
             for sql, parameters in planned:
                 db.execute(sql, parameters)
-            self._reach("before_commit")
+            if reach is not None:
+                reach("before_commit")
             db.execute("COMMIT")
         except BaseException:
             _roll_back(db)
             raise
+        if reach is not None:
+            reach("after_commit")
 
     def _halted(self, error: Exception) -> Written | None:
         """What is to be said of the batch if the error is not the fault of a change."""
@@ -148,10 +146,6 @@ class Writer:
         refusal = JournalError(f"{self._path}: a change was refused: {error}")
         refusal.__cause__ = error
         return refusal
-
-
-def _pass_by(_place: str) -> None:
-    """Nobody wants to know of the places within a write."""
 
 
 def _told(error: Exception) -> str:
