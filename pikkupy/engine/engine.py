@@ -424,9 +424,9 @@ class Engine(Mounted):
         """What happens to runs from now on, or after the event of that `seq`: to be read with `async for`.
 
         Raises `EventsLost` if what followed is not known any more: the last 10,000 events of this life of the engine
-        are kept from the first call on. Raises `EngineClosed` when the engine is left. Steps that begin are
-        told at once, everything else when it is on disk; what happens beside a gate is told after it. `retry` is told
-        as `resumed`, with that as its reason.
+        are kept from the first call on. Raises `EngineClosed` when the engine is left. Steps that begin are told at
+        once, everything else, gates too, when it is on disk; what happens beside a gate is told after it. `retry` is
+        told as `resumed`, with that as its reason.
         """
         return EngineEvents(self._use().residents.events, after)
 
